@@ -1,0 +1,30 @@
+"""pauca: perception and training with few events, few labels and few bits.
+
+The systems (`pauca.events`, `pauca.fewshot`, `pauca.moe`) are imported when they are first used, so `import pauca`
+loads neither torch nor matplotlib.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+from pauca.errors import ConfigError, DeviceError, InputError, PaucaError
+
+__version__ = "0.1.0"
+__all__ = [
+    "ConfigError",
+    "DeviceError",
+    "InputError",
+    "PaucaError",
+    "__version__",
+    "events",
+    "fewshot",
+    "moe",
+]
+
+_SYSTEMS = ("events", "fewshot", "moe")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _SYSTEMS:
+        return import_module(f"pauca.{name}")
+    raise AttributeError(f"module 'pauca' has no attribute {name!r}")

@@ -1,0 +1,23 @@
+"""What pauca raises. Each message is one line: what came in and where, what was expected, what to do."""
+
+
+class PaucaError(Exception):
+    """Base of every error that pauca raises on purpose; the command line shows it as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(PaucaError):
+    """A file or an array that cannot be used as it is. The message names it, the place in it, and the remedy."""
+
+    exit_code = 2
+
+
+class ConfigError(PaucaError):
+    """Options that contradict each other or lie outside their range."""
+
+    exit_code = 2
+
+
+class DeviceError(PaucaError):
+    """This machine cannot do what was asked. The message says what it would need; `pauca doctor` says what it has."""

@@ -1,0 +1,24 @@
+"""What every long job shares: run folder, config files, seeds, progress, metric log, report, safe writing."""
+
+from pauca.runs.config import from_dict, from_yaml, to_dict, to_yaml
+from pauca.runs.files import atomic_write, check_can_write, write_text
+from pauca.runs.folder import Run, describe_machine, processor_name
+from pauca.runs.progress import Progress
+from pauca.runs.report import Report
+from pauca.runs.seeds import seed_all
+
+__all__ = [
+    "Progress",
+    "Report",
+    "Run",
+    "atomic_write",
+    "check_can_write",
+    "describe_machine",
+    "from_dict",
+    "from_yaml",
+    "processor_name",
+    "seed_all",
+    "to_dict",
+    "to_yaml",
+    "write_text",
+]

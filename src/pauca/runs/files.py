@@ -1,0 +1,57 @@
+"""Writing files so that nothing is ever lost or half written."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from pauca.errors import InputError, PaucaError
+
+
+def check_can_write(path: Path, force: bool = False) -> None:
+    """Refuse early, before long work, what `atomic_write` would refuse after it.
+
+    Raises:
+        InputError: `path` exists and `force` is not set, or a parent of it is no folder.
+    """
+    if path.exists() and not force:
+        raise InputError(f"{path}: exists already; choose another name or add --force to replace it")
+    for parent in path.parents:
+        if parent.exists():
+            if not parent.is_dir():
+                raise InputError(f"{path}: cannot be written, because {parent} is a file and not a folder")
+            return
+
+
+@contextmanager
+def atomic_write(path: Path, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it replaces `path` in one step, on failure it is removed.
+
+    Readers therefore see the old file or the new one, never a part, even if the process is killed.
+
+    Raises:
+        InputError: `path` exists and `force` is not set.
+        PaucaError: the disk refuses (full, read-only); what was there before is untouched.
+    """
+    check_can_write(path, force)
+    # The suffix stays last: libraries such as numpy and matplotlib choose the format by it.
+    temporary = path.with_name(f".{path.stem}.{uuid4().hex[:8]}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise PaucaError(
+            f"{path}: could not be written ({error.strerror or error}); nothing was replaced"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, force: bool = False) -> None:
+    """Write `text` to `path` atomically (see `atomic_write`)."""
+    with atomic_write(path, force) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,19 @@
+"""Seeds: one number repeats a run."""
+
+import random
+import sys
+
+import numpy as np
+
+
+def seed_all(seed: int) -> np.random.Generator:
+    """Seed Python, numpy and, where it is already loaded, torch; return a numpy generator for the caller's own draws.
+
+    Our own code draws from generators that it is given. The global ones are seeded because libraries use them.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries still read the legacy state
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(seed)
+    return np.random.default_rng(seed)

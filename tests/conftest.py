@@ -1,0 +1,36 @@
+"""Shared test setup: shapes and types are checked at run time, real data is found or its absence is said."""
+
+import os
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+# One thread a test process: the suite runs in parallel (xdist), and torch would oversubscribe the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+install_import_hook("pauca", "beartype.beartype")
+
+import pytest  # noqa: E402
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def pauca_data() -> Path:
+    """The folder of real recordings, images and text (environment variable PAUCA_DATA)."""
+    folder = Path(os.environ.get("PAUCA_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real data not found at {folder}: set PAUCA_DATA to the folder that holds it")
+    return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked `gpu` where there is no GPU, saying so."""
+    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu_items:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in gpu_items:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU, and this machine has none"))
