@@ -1,0 +1,214 @@
+"""The pinhole camera with Brown-Conrady distortion, its calibration files, and the table that undoes it."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import yaml
+from jaxtyping import Float
+
+from pauca.errors import InputError
+
+_Coordinates = Float[np.ndarray, "*n"]
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Intrinsics (pixels) and distortion as OpenCV counts it. Bearings: (x, y, 1), x right, y down, z forward."""
+
+    size: tuple[int, int]  # width, height
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    k1: float = 0.0
+    k2: float = 0.0
+    p1: float = 0.0
+    p2: float = 0.0
+    k3: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise InputError(f"camera: size {self.size} is no (width, height) in pixels")
+        numbers = (*self.intrinsics, *self.distortion)
+        if not np.all(np.isfinite(numbers)) or min(self.fx, self.fy) <= 0:
+            raise InputError(f"camera: fx {self.fx}, fy {self.fy} must be positive, all numbers finite")
+
+    @property
+    def intrinsics(self) -> tuple[float, float, float, float]:
+        """fx, fy, cx, cy."""
+        return self.fx, self.fy, self.cx, self.cy
+
+    @property
+    def distortion(self) -> tuple[float, float, float, float, float]:
+        """k1, k2, p1, p2, k3."""
+        return self.k1, self.k2, self.p1, self.p2, self.k3
+
+    @classmethod
+    def from_file(cls, path: str | Path, size: tuple[int, int] | None = None) -> Self:
+        """Read a calibration: UZH `calib.txt`, or YAML of ROS camera_info, Kalibr camchain or OpenCV.
+
+        Args:
+            path: the file.
+            size: width and height of the sensor, for files that do not say it (`calib.txt` never does).
+
+        Raises:
+            InputError: where the file is none of these, or its lens model is not Brown-Conrady.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read as a calibration ({error})") from None
+        found_size, numbers = _parse_numbers(text, path) or _parse_yaml(text, path)
+        if size and found_size and tuple(size) != tuple(found_size):
+            raise InputError(f"{path}: calibrated for {found_size} pixels, but the sensor has {tuple(size)}")
+        chosen = found_size or size
+        if chosen is None:
+            raise InputError(f"{path}: does not say the size of the sensor; give it, such as size=(240, 180)")
+        return cls((int(chosen[0]), int(chosen[1])), *numbers)
+
+    def distort(self, x: Float[np.ndarray, "*n"], y: Float[np.ndarray, "*n"]) -> tuple[np.ndarray, np.ndarray]:
+        """Bearings (x, y, 1) to the distorted pixels at which the sensor sees them (OpenCV's formula)."""
+        u, v, *_ = _distort(x, y, self.distortion)
+        return self.fx * u + self.cx, self.fy * v + self.cy
+
+    def undistort(self, u: Float[np.ndarray, "*n"], v: Float[np.ndarray, "*n"]) -> tuple[np.ndarray, np.ndarray]:
+        """Distorted pixels to bearings (x, y, 1), by Newton's method to convergence in float64.
+
+        Raises:
+            InputError: where the distortion folds over inside the sensor: a pixel that no bearing gives back.
+        """
+        u_target, v_target = (
+            (np.asarray(u, float) - self.cx) / self.fx,
+            (np.asarray(v, float) - self.cy) / self.fy,
+        )
+        x, y = u_target.copy(), v_target.copy()
+        for _ in range(50):
+            u_now, v_now, a, b, c, d = _distort(x, y, self.distortion)
+            du, dv = u_target - u_now, v_target - v_now
+            determinant = a * d - b * c
+            determinant = np.where(np.abs(determinant) < 1e-3, 1e-3, determinant)
+            x, y = x + (d * du - b * dv) / determinant, y + (a * dv - c * du) / determinant
+            if max(np.abs(du).max(initial=0), np.abs(dv).max(initial=0)) < 1e-13:
+                break
+        u_back, v_back, a, b, c, d = _distort(x, y, self.distortion)
+        lost = ~((np.hypot(u_back - u_target, v_back - v_target) < 1e-9) & (a * d - b * c > 0))
+        if lost.any():
+            i = int(np.argmax(lost))
+            raise InputError(
+                f"camera: the distortion {self.distortion} has no inverse at pixel "
+                f"({np.ravel(u)[i]:.0f}, {np.ravel(v)[i]:.0f}); check the order k1 k2 p1 p2 k3 and the size"
+            )
+        return x, y
+
+
+@lru_cache(maxsize=8)
+def undistortion_table(camera: Camera) -> Float[np.ndarray, "height width 2"]:
+    """Bearing (x, y) of each pixel of the sensor, float32; computed once for each camera."""
+    width, height = camera.size
+    v, u = np.mgrid[0:height, 0:width].astype(float)
+    table = np.stack(camera.undistort(u, v), axis=-1).astype(np.float32)
+    table.flags.writeable = False
+    return table
+
+
+def _distort(x: np.ndarray, y: np.ndarray, coefficients: tuple[float, ...]) -> tuple[np.ndarray, ...]:
+    """Distorted normalised coordinates, and their Jacobian du/dx, du/dy, dv/dx, dv/dy."""
+    k1, k2, p1, p2, k3 = coefficients
+    r2 = x * x + y * y
+    radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
+    slope = 2 * (k1 + r2 * (2 * k2 + 3 * r2 * k3))  # d radial / d x = slope * x
+    u = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
+    v = y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+    cross = slope * x * y + 2 * p1 * x + 2 * p2 * y
+    du_dx = radial + slope * x * x + 2 * p1 * y + 6 * p2 * x
+    dv_dy = radial + slope * y * y + 6 * p1 * y + 2 * p2 * x
+    return u, v, du_dx, cross, cross, dv_dy
+
+
+_Calibration = tuple[tuple[int, int] | None, list[float]]
+
+
+def _parse_numbers(text: str, path: Path) -> _Calibration | None:
+    """UZH calib.txt: fx fy cx cy k1 k2 p1 p2 k3 on one line; None where the text is something else."""
+    try:
+        numbers = [float(word) for word in text.split()]
+    except ValueError:
+        return None
+    if len(numbers) not in (4, 8, 9):
+        raise InputError(f"{path}: {len(numbers)} numbers, expected fx fy cx cy k1 k2 p1 p2 k3")
+    return None, numbers
+
+
+def _parse_yaml(text: str, path: Path) -> _Calibration:
+    text = re.sub(r"\A%YAML:1\.0\s*", "", text)  # OpenCV's first line is no valid YAML directive
+    try:
+        tree = yaml.load(text, Loader=_CalibrationLoader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: neither nine numbers nor YAML ({' '.join(str(error).split())})") from None
+    if isinstance(tree, dict) and isinstance(tree.get("cam0"), dict):
+        tree = tree["cam0"]
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: no calibration; expected calib.txt, or YAML of ROS, Kalibr or OpenCV")
+    projection = str(tree.get("camera_model", "pinhole")).lower()
+    distortion = str(tree.get("distortion_model", "plumb_bob")).lower()
+    if projection != "pinhole" or distortion not in ("plumb_bob", "radtan"):
+        raise InputError(
+            f"{path}: lens model {projection} with {distortion} distortion is not supported; calibrate as pinhole "
+            "with plumb_bob (radtan), or undistort the events before and use float32 pixels"
+        )
+    return _size_of(tree), [*_intrinsics_of(tree, path), *_distortion_of(tree, path)]
+
+
+class _CalibrationLoader(yaml.SafeLoader):
+    """Safe YAML that also reads OpenCV's matrices."""
+
+
+_CalibrationLoader.add_constructor(
+    "tag:yaml.org,2002:opencv-matrix", lambda loader, node: loader.construct_mapping(node, deep=True)
+)
+
+
+def _numbers(node: Any) -> list[float]:
+    """The numbers of a matrix, written as a mapping with `data` (ROS, OpenCV) or as a list, nested or not."""
+    values = node.get("data", []) if isinstance(node, dict) else node
+    try:
+        return [float(value) for value in np.ravel(values)]
+    except (TypeError, ValueError):
+        return []
+
+
+def _first(tree: dict[str, Any], *names: str) -> Any:
+    return next((tree[name] for name in names if name in tree), None)
+
+
+def _size_of(tree: dict[str, Any]) -> tuple[int, int] | None:
+    pair = _numbers(_first(tree, "resolution")) or [
+        _first(tree, "image_width", "width") or 0,
+        _first(tree, "image_height", "height") or 0,
+    ]
+    return (int(pair[0]), int(pair[1])) if len(pair) == 2 and min(pair) > 0 else None
+
+
+def _intrinsics_of(tree: dict[str, Any], path: Path) -> list[float]:
+    matrix = _numbers(_first(tree, "camera_matrix", "K", "k", "Camera_Matrix"))
+    if len(matrix) == 9:
+        return [matrix[0], matrix[4], matrix[2], matrix[5]]
+    intrinsics = _numbers(_first(tree, "intrinsics"))
+    if len(intrinsics) == 4:
+        return intrinsics
+    raise InputError(f"{path}: no camera_matrix, K or intrinsics with fx, fy, cx, cy")
+
+
+def _distortion_of(tree: dict[str, Any], path: Path) -> list[float]:
+    name = next((n for n in ("distortion_coefficients", "distortion_coeffs", "D", "d") if n in tree), None)
+    if name is None:
+        return [0.0] * 5
+    found = _numbers(tree[name])
+    if len(found) not in (0, 4, 5) and any(found[5:]):
+        raise InputError(f"{path}: {len(found)} distortion coefficients; supported are k1 k2 p1 p2 and k3")
+    return (found + [0.0] * 5)[:5]

@@ -1,0 +1,199 @@
+"""What travels through `pauca.events`: events, recordings, packets and their alignments.
+
+Times are int64 microseconds on the recording's own clock; pixels count right and down from the centre of the
+top left pixel; the camera frame is x right, y down, z forward; velocities are rad/s (rotation) or focal lengths
+per second (translation parallel to the image).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, Self
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64, Num, Shaped, UInt8
+
+from pauca.errors import InputError
+from pauca.events.camera import Camera
+
+Motion = Literal["rotation", "translation"]
+Objective = Literal["st-ppp", "contrast"]
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """Events in time order, as four parallel arrays of one length, and the size of the sensor that saw them.
+
+    `events[a:b]` is a view: nothing is copied and nothing is checked again. `Events.from_arrays` converts
+    other types of numbers.
+
+    Raises:
+        InputError: with the index of the first event that breaks a rule below.
+    """
+
+    t_us: Int64[np.ndarray, "n"]  # microseconds, never decreasing
+    x: Shaped[np.ndarray, "n"]  # uint16 pixel column, or float32 where a recording is already undistorted
+    y: Shaped[np.ndarray, "n"]  # uint16 pixel row, or float32
+    p: UInt8[np.ndarray, "n"]  # 0 OFF, 1 ON
+    size: tuple[int, int]  # width, height in pixels
+
+    def __post_init__(self) -> None:
+        _check_layout(self)
+        _check_values(self)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        t_us: Num[np.ndarray, "n"],
+        x: Num[np.ndarray, "n"],
+        y: Num[np.ndarray, "n"],
+        p: Num[np.ndarray, "n"] | Bool[np.ndarray, "n"],
+        size: tuple[int, int],
+    ) -> Self:
+        """Events from arrays of any number type: integer microseconds, pixels, polarity 0/1, -1/1 or boolean.
+
+        Raises:
+            InputError: where a value would change, such as a time with a fraction of a microsecond.
+        """
+        floating = np.issubdtype(np.asarray(x).dtype, np.floating) or np.issubdtype(np.asarray(y).dtype, np.floating)
+        pixel = np.float32 if floating else np.uint16
+        polarity = np.asarray(p)
+        if polarity.dtype != np.bool_:
+            polarity = np.where(polarity == -1, 0, polarity)
+        return cls(
+            _exactly(t_us, np.int64, "time (microseconds)"),
+            np.asarray(x, np.float32) if floating else _exactly(x, pixel, "x"),
+            np.asarray(y, np.float32) if floating else _exactly(y, pixel, "y"),
+            _exactly(polarity, np.uint8, "polarity"),
+            (int(size[0]), int(size[1])),
+        )
+
+    def __len__(self) -> int:
+        return len(self.t_us)
+
+    def __getitem__(self, window: slice) -> "Events":
+        if not isinstance(window, slice):
+            raise TypeError(f"events are cut with a slice such as events[:1000], not with {window!r}")
+        if window.step is not None and window.step < 0:
+            raise InputError(f"events[{window.start}:{window.stop}:{window.step}] would run backwards in time")
+        view = object.__new__(Events)
+        for name in ("t_us", "x", "y", "p"):
+            object.__setattr__(view, name, getattr(self, name)[window])
+        object.__setattr__(view, "size", self.size)
+        return view
+
+    @property
+    def duration_us(self) -> int:
+        """Microseconds from the first to the last event; 0 when there are none."""
+        return int(self.t_us[-1] - self.t_us[0]) if len(self) else 0
+
+    @property
+    def undistorted(self) -> bool:
+        """Whether pixels are float32: the lens distortion was undone before, and is not undone again."""
+        return self.x.dtype == np.float32
+
+    def between(self, t0_us: int, t1_us: int) -> "Events":
+        """The events with t0_us <= t < t1_us, as a view."""
+        first, last = np.searchsorted(self.t_us, [t0_us, t1_us])
+        return self[first : max(first, last)]
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """What a reader hands over: events, the camera where the file told it, and what was repaired."""
+
+    events: Events
+    camera: Camera | None = None
+    name: str = ""  # file name, for messages and titles
+    notes: tuple[str, ...] = ()  # one line for each repair, with its count
+
+
+class Status(StrEnum):
+    """How far an estimate can be trusted."""
+
+    CONVERGED = "converged"
+    STALLED = "stalled"  # the budget of evaluations was used up, or no further step helped
+    DEGENERATE = "degenerate"  # too few events, no duration, or a motion that the events do not show
+
+
+@dataclass(frozen=True, eq=False)
+class Packet:
+    """A window of events ready for alignment: bearings on the plane z = 1, times relative to `t_ref_us`."""
+
+    x: Float[np.ndarray, "n"]  # float32, focal lengths right of the optical axis
+    y: Float[np.ndarray, "n"]  # float32, focal lengths below it
+    dt_s: Float[np.ndarray, "n"]  # float32 seconds since t_ref_us, subtracted as int64 microseconds before
+    p: UInt8[np.ndarray, "n"]
+    t_ref_us: int
+    start_us: int
+    end_us: int
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Maximum-likelihood registration of one packet of events."""
+
+    motion: Motion
+    velocity: Float[np.ndarray, "k"]  # rad/s about camera x, y, z; or focal lengths per second along x, y
+    covariance: Float[np.ndarray, "k k"]  # inverse of the observed information; infinite where it is singular
+    log_likelihood: float  # nats, whole image; the variance of the image for the contrast objective
+    status: Status
+    evaluations: int  # images of warped events that were formed
+    t_ref_us: int  # the time the velocity is valid for
+    start_us: int  # first event of the packet
+    end_us: int  # last event of the packet
+    n_events: int
+
+
+def _exactly(values: np.ndarray, dtype: type, name: str) -> np.ndarray:
+    values = np.asarray(values)
+    if values.dtype == dtype:
+        return values
+    limits = np.iinfo(dtype)
+    with np.errstate(invalid="ignore"):
+        inside = (values >= limits.min) & (values <= limits.max) if values.dtype != np.bool_ else None
+        converted = values.astype(dtype)
+    bad = np.flatnonzero(converted != values if inside is None else ~inside | (converted != values))
+    if bad.size:
+        raise InputError(f"event {bad[0]}: {name} {values[bad[0]]} is no {np.dtype(dtype).name}")
+    return converted
+
+
+def _check_layout(events: Events) -> None:
+    n = len(events.t_us)
+    floating = events.x.dtype == np.float32
+    pixel = np.dtype(np.float32 if floating else np.uint16)
+    for name, dtype in (("t_us", np.dtype(np.int64)), ("x", pixel), ("y", pixel), ("p", np.dtype(np.uint8))):
+        array = getattr(events, name)
+        if array.dtype != dtype or array.shape != (n,):
+            raise InputError(
+                f"events: {name} is {array.dtype} of shape {array.shape}, expected {dtype} of shape ({n},); "
+                "Events.from_arrays converts"
+            )
+    if len(events.size) != 2 or min(events.size) < 1:
+        raise InputError(f"events: size {events.size} is no (width, height) in pixels")
+
+
+def _check_values(events: Events) -> None:
+    if len(events) == 0:
+        return
+    for name, axis_size in (("x", events.size[0]), ("y", events.size[1])):
+        pixels = getattr(events, name)
+        if events.undistorted:
+            _refuse_first(~np.isfinite(pixels), f"{name} is not finite", pixels)
+        elif pixels.max() >= axis_size:
+            _refuse_first(pixels >= axis_size, f"{name} is beyond the sensor's {axis_size} pixels", pixels)
+    if events.p.max() > 1:
+        _refuse_first(events.p > 1, "polarity is neither 0 nor 1", events.p)
+    backwards = events.t_us[1:] < events.t_us[:-1]
+    if backwards.any():
+        i = int(np.argmax(backwards)) + 1
+        raise InputError(f"event {i}: time {events.t_us[i]} us follows {events.t_us[i - 1]} us; sort by time before")
+
+
+def _refuse_first(bad: np.ndarray, complaint: str, values: np.ndarray) -> None:
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise InputError(f"event {i}: {complaint} (value {values[i]})")
