@@ -6,8 +6,12 @@ loads neither torch nor matplotlib.
 
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from pauca.errors import ConfigError, DeviceError, InputError, PaucaError
+
+if TYPE_CHECKING:
+    from pauca import events, fewshot, moe
 
 __version__ = "0.1.0"
 __all__ = [

@@ -44,9 +44,7 @@ def atomic_write(path: Path, force: bool = False) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise PaucaError(
-            f"{path}: could not be written ({error.strerror or error}); nothing was replaced"
-        ) from error
+        raise PaucaError(f"{path}: could not be written ({error.strerror or error}); nothing was replaced") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -51,9 +51,7 @@ class Run:
             run.metrics_path.unlink(missing_ok=True)
         for folder in (run.path, run.checkpoints, run.figures):
             folder.mkdir(parents=True, exist_ok=True)
-        write_text(
-            run.path / "machine.json", json.dumps(describe_machine(command), indent=2) + "\n", force=True
-        )
+        write_text(run.path / "machine.json", json.dumps(describe_machine(command), indent=2) + "\n", force=True)
         write_text(run.config_path, text, force=True)
         return run
 

@@ -62,9 +62,7 @@ class Progress:
         if self.total:
             of_total = f"/{self.total}"
             remaining = f", {(self.total - self.done) / max(self.rate, 1e-9):.0f} s left"
-        return (
-            f"{self.title}: {self.done}{of_total} {self.unit}, {self.rate:,.1f}/s{remaining} {note}".rstrip()
-        )
+        return f"{self.title}: {self.done}{of_total} {self.unit}, {self.rate:,.1f}/s{remaining} {note}".rstrip()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

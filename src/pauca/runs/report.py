@@ -20,7 +20,8 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e6e3; --paper: #16191c; --line: #363c42; --soft: #9aa3ab; } }
 body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper);
        max-width: 62rem; margin: 2.5rem auto; padding: 0 1.25rem; }
-h1 { font-size: 1.9rem; margin-bottom: .2rem } h2 { margin-top: 2.6rem; border-top: 1px solid var(--line); padding-top: 1.2rem }
+h1 { font-size: 1.9rem; margin-bottom: .2rem }
+h2 { margin-top: 2.6rem; border-top: 1px solid var(--line); padding-top: 1.2rem }
 figure { margin: 1.2rem 0 } figure img { max-width: 100%; background: white; border-radius: 4px }
 figcaption, .soft { color: var(--soft); font-size: .92rem }
 .scroll { overflow-x: auto } table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
@@ -66,7 +67,8 @@ class Report:
         page = (
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>'
-            f'<body><h1>{title}</h1><p class="soft">{html.escape(self.subtitle)}</p>{"".join(self._parts)}</body></html>\n'
+            f'<body><h1>{title}</h1><p class="soft">{html.escape(self.subtitle)}</p>{"".join(self._parts)}'
+            "</body></html>\n"
         )
         write_text(path, page, force)
 

@@ -1,0 +1,47 @@
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import yaml
+
+from pauca.errors import ConfigError, InputError
+from pauca.runs import Run
+
+
+@dataclass(frozen=True)
+class Config:
+    steps: int = 10
+    rate: float = 0.1
+
+
+def test_a_run_folder_says_how_to_repeat_it(tmp_path):
+    run = Run.create(tmp_path / "first", Config(), command="pauca fewshot train")
+    assert yaml.safe_load(run.config_path.read_text()) == {"steps": 10, "rate": 0.1}
+    machine = json.loads((run.path / "machine.json").read_text())
+    assert machine["command"] == "pauca fewshot train"
+    assert machine["packages"]["numpy"] == np.__version__
+
+
+def test_metrics_are_plain_json_lines(tmp_path):
+    run = Run.create(tmp_path / "run", Config())
+    run.log(step=1, loss=np.float32(0.5))
+    run.log(step=2, loss=math.nan)
+    assert [(line["step"], line["loss"]) for line in run.metrics()] == [(1, 0.5), (2, "nan")]
+
+
+def test_nothing_is_overwritten_without_force(tmp_path):
+    run = Run.create(tmp_path / "run", Config())
+    run.log(step=1)
+    with pytest.raises(InputError, match="holds a run already; continue it with --resume"):
+        Run.create(tmp_path / "run", Config())
+    assert len(list(run.metrics())) == 1
+    assert not list(Run.create(tmp_path / "run", Config(), force=True).metrics())
+
+
+def test_resume_wants_the_same_config(tmp_path):
+    Run.create(tmp_path / "run", Config()).log(step=1)
+    assert len(list(Run.create(tmp_path / "run", Config(), resume=True).metrics())) == 1
+    with pytest.raises(ConfigError, match="started with `steps: 10` and is resumed with `steps: 11`"):
+        Run.create(tmp_path / "run", Config(steps=11), resume=True)

@@ -1,0 +1,56 @@
+import json
+
+import pytest
+
+from pauca import cli, commands
+from pauca.errors import DeviceError, InputError
+
+
+def test_overview_names_every_system_and_verb(capsys):
+    assert cli.main([]) == 0
+    overview = capsys.readouterr().out
+    for name in [*cli.SYSTEMS, *commands.COMMANDS]:
+        assert f"\n  {name}" in overview
+
+
+def test_wrong_usage_is_2(capsys):
+    assert cli.main(["nonsense"]) == 2
+    assert "unknown command 'nonsense'; there are: events" in capsys.readouterr().err
+    assert cli.main(["doctor", "--no-such-option"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("a.txt: no such file"), 2, "pauca: a.txt: no such file\n"),
+        (DeviceError("needs\n  a GPU"), 1, "pauca: needs a GPU\n"),
+        (ZeroDivisionError("oops"), 1, "pauca: unexpected error: ZeroDivisionError: oops (--debug shows where)\n"),
+    ],
+)
+def test_an_error_is_one_line(monkeypatch, capsys, error, code, line):
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(commands, "COMMANDS", {"fail": fail, "doctor": commands.doctor})
+    assert cli.main(["fail"]) == code
+    assert capsys.readouterr().err == line
+    assert cli.main(["fail", "--debug"]) == code
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_missing_extra_says_what_to_install(monkeypatch, capsys):
+    def no_torch(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(cli, "import_module", no_torch)
+    assert cli.main(["fewshot", "train"]) == 1
+    assert capsys.readouterr().err == (
+        "pauca: `pauca fewshot` needs torch, which is not installed: pip install 'pauca[fewshot]'\n"
+    )
+
+
+def test_doctor_as_json(capsys):
+    assert cli.main(["doctor", "--json"]) == 0
+    checks = json.loads(capsys.readouterr().out)
+    assert {"machine", "packages", "systems"} <= {check["group"] for check in checks}
+    assert all(check["remedy"] for check in checks if not check["available"])
