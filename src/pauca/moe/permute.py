@@ -1,0 +1,76 @@
+"""Which row of the grouped products belongs to which copy of which token.
+
+The copies of the tokens (`top_k` of each) are sorted by expert, each expert's rows padded to a multiple of 16, the
+granularity of torch's grouped FP8 product. The number of rows that are really used stays on the device: tensors are
+sized by an upper bound, so nothing waits for the host and a CUDA graph can hold it all. The sort is stable and moves
+integers only, so the same routing always gives the same rows, and sums over them the same bits.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int, Int32
+from torch import Tensor
+
+from pauca.errors import InputError
+
+GROUP_MULTIPLE = 16
+"""Every expert's rows start and end at a multiple of this."""
+
+PADDING = -1
+"""What stands for a row that holds no token."""
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """Rows sorted by expert and padded, and the way back.
+
+    Rows beyond `offsets[-1]` belong to no expert: products leave them unwritten, and nothing may read them.
+    """
+
+    row_to_copy: Int32[Tensor, " rows"]  # token * top_k + choice, or PADDING
+    row_to_token: Int32[Tensor, " rows"]  # or PADDING
+    copy_to_row: Int32[Tensor, "tokens top_k"]
+    offsets: Int32[Tensor, " experts"]  # end of each expert's rows, multiples of GROUP_MULTIPLE
+
+
+def row_bound(copies: int, experts: int) -> int:
+    """Rows that always suffice for `copies` over `experts`, whatever the routing."""
+    occupied = min(copies, experts)  # an expert without tokens takes no padding
+    rows = copies + occupied * (GROUP_MULTIPLE - 1)
+    return -(-rows // GROUP_MULTIPLE) * GROUP_MULTIPLE
+
+
+def permute(expert_ids: Int[Tensor, "tokens top_k"], experts: int) -> Permutation:
+    """Sort the copies of the tokens by expert.
+
+    Args:
+        expert_ids: the experts that each token was routed to, 0 to experts - 1. Not checked on a GPU: that would wait
+            for the device.
+        experts: number of experts; any of them may get no token.
+    """
+    tokens, top_k = expert_ids.shape
+    if (
+        expert_ids.device.type == "cpu"
+        and expert_ids.numel()
+        and not 0 <= int(expert_ids.min()) <= int(expert_ids.max()) < experts
+    ):
+        raise InputError(f"expert ids must lie in 0..{experts - 1}, got {expert_ids.min()}..{expert_ids.max()}")
+    copies = tokens * top_k
+    device = expert_ids.device
+    sorted_ids, sorted_to_copy = torch.sort(expert_ids.reshape(-1), stable=True)
+    boundaries = torch.arange(experts + 1, device=device, dtype=sorted_ids.dtype)
+    starts = torch.searchsorted(sorted_ids, boundaries, out_int32=True)  # the last entry is the number of copies
+    counts = starts.diff()
+    padded = (counts + GROUP_MULTIPLE - 1) // GROUP_MULTIPLE * GROUP_MULTIPLE
+    offsets = padded.cumsum(0, dtype=torch.int32)
+    shift = offsets - padded - starts[:-1]  # how far padding has moved each expert's first row
+    rows = torch.arange(copies, device=device, dtype=torch.int32) + shift[sorted_ids.long()]
+
+    row_to_copy = torch.full((row_bound(copies, experts),), PADDING, device=device, dtype=torch.int32)
+    row_to_copy[rows.long()] = sorted_to_copy.int()
+    copy_to_row = torch.empty(copies, device=device, dtype=torch.int32)
+    copy_to_row[sorted_to_copy] = rows
+    # Floor division keeps PADDING as it is: -1 // top_k == -1.
+    row_to_token = row_to_copy.div(top_k, rounding_mode="floor")
+    return Permutation(row_to_copy, row_to_token, copy_to_row.view(tokens, top_k), offsets)

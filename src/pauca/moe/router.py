@@ -1,0 +1,138 @@
+"""Which experts a token goes to, and with what weight: a top-k router in fp32.
+
+Two ways of scoring: softmax over all experts (Switch, Mixtral, Qwen3-MoE, DeepSeek-V2) and sigmoid of each (DeepSeek-V3).
+Two ways of keeping experts equally busy: an auxiliary loss (arXiv 2101.03961, equation 4), and a bias that counts in the
+choice but not in the weight, raised for idle experts and lowered for busy ones after each step (arXiv 2408.15664).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from pauca.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RouterConfig:
+    """How tokens choose experts."""
+
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    normalise: bool = True
+    """Divide the weights of the chosen experts by their sum."""
+    scale: float = 1.0
+    """Factor on the weights, after normalising (2.5 in DeepSeek-V3)."""
+    bias_rate: float = 0.0
+    """Step of the balancing bias at each `Router.update_bias`; 0 keeps the bias where it is."""
+    groups: int = 1
+    """Experts are divided into this many groups, and a token chooses within the best `top_groups` of them. A group is
+    judged by its best expert (softmax) or its best two (sigmoid), as DeepSeek-V2 and V3 do."""
+    top_groups: int = 1
+
+    def __post_init__(self) -> None:
+        if self.scoring not in ("softmax", "sigmoid"):
+            raise ConfigError(f"router scoring must be 'softmax' or 'sigmoid', got {self.scoring!r}")
+        if not 1 <= self.top_groups <= self.groups:
+            raise ConfigError(f"top_groups must lie in 1..groups, got {self.top_groups} of {self.groups} groups")
+        if self.bias_rate < 0:
+            raise ConfigError(f"bias_rate must not be negative, got {self.bias_rate}")
+
+
+@dataclass(frozen=True)
+class Routing:
+    """The router's decision about a batch of tokens."""
+
+    expert_ids: Int[Tensor, "tokens top_k"]
+    probabilities: Float[Tensor, "tokens top_k"]  # fp32 weights of the chosen experts' outputs
+    auxiliary_loss: Float[Tensor, ""]  # 1 when both choices and scores are balanced, more otherwise
+
+
+class _Fp32Linear(torch.autograd.Function):
+    """x @ weight.T in fp32 that keeps x as it came for backward, not an fp32 copy of it twice the size."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return x.float() @ weight.float().t()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return (gradient @ weight.float()).to(x.dtype), (gradient.t() @ x.float()).to(weight.dtype)
+
+
+def _normalised(scores: Float[Tensor, "tokens n"]) -> Float[Tensor, "tokens n"]:
+    # The sum is 0 only where every sigmoid has underflowed: such a token gets no output, not NaN.
+    return scores / (scores.sum(-1, keepdim=True) + torch.finfo(torch.float32).tiny)
+
+
+class Router(nn.Module):
+    """Scores each token against each expert and picks the best `top_k`."""
+
+    bias: Tensor
+    load: Tensor
+
+    def __init__(self, hidden: int, experts: int, top_k: int, config: RouterConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or RouterConfig()
+        if not 1 <= top_k <= experts:
+            raise ConfigError(f"top_k must lie in 1..experts, got top_k {top_k} of {experts} experts")
+        if experts % self.config.groups:
+            raise ConfigError(f"{experts} experts cannot be divided into {self.config.groups} groups")
+        if top_k > experts // self.config.groups * self.config.top_groups:
+            raise ConfigError(f"top_k {top_k} is more than the experts in {self.config.top_groups} group(s)")
+        self.top_k = top_k
+        self.weight = nn.Parameter(torch.empty(experts, hidden))
+        self.register_buffer("bias", torch.zeros(experts))
+        self.register_buffer("load", torch.zeros(experts, dtype=torch.int64), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
+        nn.init.zeros_(self.bias)
+        nn.init.zeros_(self.load)
+
+    def forward(self, x: Float[Tensor, "tokens hidden"]) -> Routing:
+        with torch.autocast(x.device.type, enabled=False):
+            logits = _Fp32Linear.apply(x, self.weight)
+            scores = logits.softmax(-1) if self.config.scoring == "softmax" else logits.sigmoid()
+            expert_ids = self._choose(scores.detach())
+            chosen = scores.gather(1, expert_ids)
+            if self.config.normalise:
+                chosen = _normalised(chosen)
+            copies = torch.zeros_like(self.load).scatter_add_(
+                0, expert_ids.reshape(-1), torch.ones_like(expert_ids).reshape(-1)
+            )
+            if self.training:
+                self.load += copies
+            return Routing(expert_ids, chosen * self.config.scale, self._auxiliary_loss(scores, copies))
+
+    def _choose(self, scores: Float[Tensor, "tokens experts"]) -> Int[Tensor, "tokens top_k"]:
+        scores = scores + self.bias
+        groups = self.config.groups
+        if self.config.top_groups < groups:
+            by_group = scores.unflatten(1, (groups, -1))
+            best = min(2 if self.config.scoring == "sigmoid" else 1, by_group.shape[-1])
+            worth = by_group.topk(best, -1).values.sum(-1)
+            chosen = torch.zeros_like(worth, dtype=torch.bool)
+            chosen.scatter_(1, worth.topk(self.config.top_groups, -1).indices, True)
+            scores = by_group.masked_fill(~chosen[..., None], float("-inf")).flatten(1)
+        return scores.topk(self.top_k, -1, sorted=False).indices
+
+    def _auxiliary_loss(self, scores: Float[Tensor, "tokens experts"], copies: Int[Tensor, " experts"]) -> Tensor:
+        """experts * sum of (share of the copies) * (mean share of the score), per expert (Switch Transformer, eq. 4)."""
+        shares = scores if self.config.scoring == "softmax" else _normalised(scores)
+        tokens, experts = scores.shape
+        return experts * (copies / max(1, tokens * self.top_k) * shares.sum(0) / max(1, tokens)).sum()
+
+    @torch.no_grad()
+    def update_bias(self) -> None:
+        """Move the bias towards equal load and start counting anew; call it after each optimiser step.
+
+        Several processes that share a model sum `load` over them first (`torch.distributed.all_reduce`).
+        """
+        load = self.load.float()
+        self.bias += self.config.bias_rate * torch.sign(load.mean() - load)
+        self.load.zero_()
