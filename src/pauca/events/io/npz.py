@@ -1,0 +1,109 @@
+"""NPZ recordings: arrays by name, with camera and ground truth where they are present. What `write` writes."""
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from pauca.errors import InputError
+from pauca.events.io.recording import Finding, GroundTruth, Remedy
+from pauca.events.io.repair import RawColumns, TimeUnit
+
+_NAMES = {
+    "t": ("t_us", "t", "ts", "timestamp", "timestamps", "time"),
+    "x": ("x", "xs"),
+    "y": ("y", "ys"),
+    "p": ("p", "ps", "pol", "polarity"),
+}
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError)
+
+
+def read_npz(path: Path, time_unit: TimeUnit | None) -> RawColumns:
+    """Read an NPZ recording.
+
+    Args:
+        path: holds `t_us` (integer microseconds) or `t` (floating point: seconds; integers: microseconds), `x`, `y`,
+            `p`; perhaps `size` (width, height), `K` (fx fy cx cy) and `D` (k1 k2 p1 p2 k3), or `calib` (these nine,
+            width, height); perhaps `gt_t` (s), `gt_w` (rad/s) and `gt_q` (quaternion xyzw), the ground truth.
+            Where there is no `p`, a second column of `extra` is the polarity (EventEMin's samples).
+        time_unit: unit of the times; None as above.
+
+    Raises:
+        InputError: where the file is damaged or an array is missing.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except _DAMAGE as error:
+        raise InputError(f"{path}: damaged or cut short, cannot be read as NPZ ({error}); copy it again") from None
+    if "p" not in arrays and arrays.get("extra", np.empty(0)).ndim == 2 and arrays["extra"].shape[1] > 1:
+        arrays["p"] = arrays["extra"][:, 1]
+    names = {role: next((name for name in known if name in arrays), None) for role, known in _NAMES.items()}
+    if missing := [role for role, name in names.items() if name is None]:
+        raise InputError(
+            f"{path}: no {', '.join(missing)} among its arrays ({', '.join(arrays) or 'none'}); "
+            "expected t (or t_us), x, y, p"
+        )
+    columns = {role: np.asarray(arrays[name]) for role, name in names.items() if name}
+    in_name = names["t"] == "t_us"
+    findings = []
+    if columns["t"].dtype.kind not in "f" and not time_unit and not in_name:
+        findings.append(Finding(Remedy.NOTED, "times are whole numbers: taken as microseconds"))
+    size, calibration = camera_of(arrays, path)
+    return RawColumns(
+        "npz",
+        columns["t"],
+        columns["x"],
+        columns["y"],
+        columns["p"],
+        unit=time_unit or ("s" if columns["t"].dtype.kind == "f" and not in_name else "us"),
+        unit_is_certain=time_unit is not None or in_name,
+        size=size,
+        calibration=calibration,
+        ground_truth=ground_truth_of(arrays, path),
+        findings=findings,
+    )
+
+
+def camera_of(arrays: Mapping[str, np.ndarray], path: Path) -> tuple[tuple[int, int] | None, tuple[float, ...] | None]:
+    """Size of the sensor and fx fy cx cy k1 k2 p1 p2 k3, each None where it is not there."""
+    size = _numbers(arrays, "size", (2,), path)
+    calibration = _numbers(arrays, "K", (4, 9), path)
+    if calibration is not None and len(calibration) == 9:  # a 3 x 3 matrix
+        calibration = (calibration[0], calibration[4], calibration[2], calibration[5])
+    if calibration is not None:
+        calibration += _numbers(arrays, "D", (0, 4, 5), path) or ()
+    both = _numbers(arrays, "calib", (9, 11), path)
+    if both is not None:
+        calibration = calibration or both[:9]
+        size = size or both[9:] or None
+    return (None if size is None else (int(size[0]), int(size[1]))), calibration
+
+
+def ground_truth_of(arrays: Mapping[str, np.ndarray], path: Path) -> GroundTruth | None:
+    """The true rotation from gt_t, gt_w and, where it is there, gt_q."""
+    if "gt_t" not in arrays or "gt_w" not in arrays:
+        return None
+    t_s, omega = np.asarray(arrays["gt_t"], float), np.asarray(arrays["gt_w"], float)
+    quaternions = np.asarray(arrays["gt_q"], float) if "gt_q" in arrays else None
+    n = len(t_s) if t_s.ndim == 1 else -1
+    if omega.shape != (n, 3) or (quaternions is not None and quaternions.shape != (n, 4)):
+        raise InputError(f"{path}: ground truth of shapes gt_t {t_s.shape}, gt_w {omega.shape}; expected (n,), (n, 3)")
+    return GroundTruth(t_s, omega, quaternions)
+
+
+def _numbers(
+    arrays: Mapping[str, np.ndarray], name: str, counts: tuple[int, ...], path: Path
+) -> tuple[float, ...] | None:
+    if name not in arrays:
+        return None
+    try:
+        numbers = tuple(float(number) for number in np.ravel(arrays[name]))
+    except (TypeError, ValueError):
+        numbers = None
+    if numbers is None or len(numbers) not in counts:
+        expected = " or ".join(str(count) for count in counts)
+        raise InputError(f"{path}: {name} is {arrays[name]!r:.80}, expected {expected} numbers")
+    return numbers

@@ -1,0 +1,93 @@
+"""A recording as it comes from a file: events, camera, ground truth, and an account of what was wrong with it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from pauca.events import types
+
+
+class Remedy(StrEnum):
+    """What a reader did about a finding."""
+
+    DROPPED = "dropped"
+    REPAIRED = "repaired"
+    NOTED = "noted"  # nothing was changed or lost; strict reading accepts it
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of trouble met while reading: how often, and where first."""
+
+    remedy: Remedy
+    reason: str
+    count: int = 0
+    place: str = ""  # first place: a line of the file or the number of an event, both counted from 1
+
+    def __str__(self) -> str:
+        first = f" (first: {self.place})" if self.place and self.count > 1 else f" ({self.place})" if self.place else ""
+        counted = f"{self.count:,} " if self.count else ""
+        return f"{self.remedy} {counted}{self.reason}{first}" if self.remedy != Remedy.NOTED else self.reason + first
+
+
+@dataclass(frozen=True)
+class ReadReport:
+    """What reading a recording met and did; nothing is dropped or changed without a line here."""
+
+    path: str
+    format: str
+    found: int  # events and bad lines in the file
+    kept: int
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def clean(self) -> bool:
+        """Whether every event was taken over as it was."""
+        return all(finding.remedy == Remedy.NOTED for finding in self.findings)
+
+    def count(self, remedy: Remedy) -> int:
+        """How many events (or lines) met this remedy, over all reasons."""
+        return sum(finding.count for finding in self.findings if finding.remedy == remedy)
+
+    def summary(self) -> str:
+        """One line for people."""
+        told = "; ".join(str(finding) for finding in self.findings) or "nothing to repair"
+        return f"{self.path}: {self.kept:,} of {self.found:,} events ({self.format}); {told}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for machines: plain numbers, strings, lists and dictionaries."""
+        return {
+            "path": self.path,
+            "format": self.format,
+            "found": self.found,
+            "kept": self.kept,
+            "findings": [
+                {"remedy": str(f.remedy), "reason": f.reason, "count": f.count, "place": f.place} for f in self.findings
+            ],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """The camera's true rotation, on the clock of the events."""
+
+    t_s: Float[np.ndarray, "n"]  # seconds, increasing
+    omega_rad_s: Float[np.ndarray, "n 3"]  # about camera x, y, z (right, down, forward); linear between samples
+    quat_xyzw: Float[np.ndarray, "n 4"] | None = None  # camera to world
+
+
+@dataclass(frozen=True, eq=False)
+class Recording(types.Recording):
+    """Events and all that the file told about them. `notes` are the findings of the report in words."""
+
+    report: ReadReport | None = None  # None for what was not read from a file
+    ground_truth: GroundTruth | None = None
+
+
+def in_words(findings: Iterable[Finding]) -> tuple[str, ...]:
+    """One line for each finding."""
+    return tuple(str(finding) for finding in findings)
