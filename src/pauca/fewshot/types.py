@@ -29,17 +29,13 @@ class ImageSet:
 
     def __post_init__(self):
         if len(self.labels) != len(self.images):
-            raise InputError(
-                f"{self.name}: {len(self.images)} images but {len(self.labels)} labels; give one each"
-            )
+            raise InputError(f"{self.name}: {len(self.images)} images but {len(self.labels)} labels; give one each")
         if self.sources and len(self.sources) != len(self.images):
             raise InputError(f"{self.name}: {len(self.images)} images but {len(self.sources)} sources")
-        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(
-            self.class_names
-        ):
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.class_names):
             raise InputError(
-                f"{self.name}: labels run from {int(self.labels.min())} to {int(self.labels.max())}, but there "
-                f"are {len(self.class_names)} class names; labels are positions in class_names "
+                f"{self.name}: labels run from {int(self.labels.min())} to {int(self.labels.max())}, but "
+                f"there are {len(self.class_names)} class names; labels are positions in class_names "
                 "(image_set_from_arrays maps any others)"
             )
 
@@ -80,9 +76,7 @@ class ImageSet:
         labels = new_label.to(self.labels.device)[self.labels]
         kept = (labels != PADDING).nonzero().squeeze(1)
         sources = tuple(self.sources[i] for i in kept.tolist()) if self.sources else ()
-        return ImageSet(
-            self.images[kept], labels[kept], tuple(class_names), split or self.split, self.name, sources
-        )
+        return ImageSet(self.images[kept], labels[kept], tuple(class_names), split or self.split, self.name, sources)
 
 
 @dataclass(frozen=True)
@@ -103,9 +97,7 @@ class EpisodeConfig:
     def __post_init__(self):
         for name, (low, high) in {"way": self.way_range, "shot": self.shot_range}.items():
             if not 1 <= low <= high:
-                raise ConfigError(
-                    f"{name} {getattr(self, name)}: give a number of at least 1 or a pair low <= high"
-                )
+                raise ConfigError(f"{name} {getattr(self, name)}: give a number of at least 1 or a pair low <= high")
         if self.way_range[0] < 2:
             raise ConfigError(f"way {self.way}: an episode needs at least 2 classes")
         if self.query < 1:
@@ -154,7 +146,7 @@ class Episodes:
 
 
 class BaseLearner(Protocol):
-    """Fits a classifier to each episode's support and scores its queries; any `nn.Module` with this call will do.
+    """Fits a classifier to each episode's support and scores its queries; any `nn.Module` of this call fits.
 
     Support slots with label `PADDING` count for nothing. A class without support gets -inf logits.
     """

@@ -1,0 +1,44 @@
+"""Base learners: what is fitted to the few labelled images of an episode."""
+
+from pauca.errors import ConfigError
+from pauca.fewshot.base_learners.cosine import Cosine
+from pauca.fewshot.base_learners.head import Head, check_episodes
+from pauca.fewshot.base_learners.logistic import LogisticRegression
+from pauca.fewshot.base_learners.prototypes import Prototypes
+from pauca.fewshot.base_learners.ridge import Ridge
+from pauca.fewshot.base_learners.svm import SupportVectorMachine
+
+BASE_LEARNERS: dict[str, type[Head]] = {
+    "ridge": Ridge,
+    "svm": SupportVectorMachine,
+    "prototypes": Prototypes,
+    "logistic": LogisticRegression,
+    "cosine": Cosine,
+}
+
+
+def base_learner(name: str, **options: float | bool) -> Head:
+    """The base learner of a name, with options for its constructor: `base_learner("ridge", penalty=10.0)`.
+
+    Raises:
+        ConfigError: no such name, or an option that this base learner does not have.
+    """
+    if name not in BASE_LEARNERS:
+        raise ConfigError(f"base learner {name!r} is unknown; choose one of {', '.join(BASE_LEARNERS)}")
+    try:
+        return BASE_LEARNERS[name](**options)  # pyright: ignore[reportArgumentType]
+    except TypeError as error:
+        raise ConfigError(f"base learner {name}: {error}") from error
+
+
+__all__ = [
+    "BASE_LEARNERS",
+    "Cosine",
+    "Head",
+    "LogisticRegression",
+    "Prototypes",
+    "Ridge",
+    "SupportVectorMachine",
+    "base_learner",
+    "check_episodes",
+]
