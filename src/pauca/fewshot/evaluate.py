@@ -1,0 +1,248 @@
+"""Evaluation as papers do it: many fixed episodes, a mean with its 95 % interval, and paired comparison of models.
+
+Each image is embedded once; an episode is then a lookup of features and one batched fit of the base learner.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from scipy import stats
+from torch import Tensor
+
+from pauca.errors import ConfigError, InputError
+from pauca.fewshot.model import MCRNet
+from pauca.fewshot.types import PADDING, Episodes, ImageSet
+
+CALIBRATION_BINS = 15
+# Enough episodes to fill the device, few enough that support, query and kernel fit beside the features.
+_VALUES_PER_HEAD_CALL = {"cpu": 4_000_000, "cuda": 256_000_000}
+
+
+class Interval(NamedTuple):
+    """A mean and half the width of its 95 % confidence interval (Student's t over episodes)."""
+
+    mean: float
+    half_width: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.2f} ± {100 * self.half_width:.2f}"
+
+
+def mean_interval(values: Float[np.ndarray, "n"]) -> Interval:
+    """The mean of independent values with its 95 % interval; infinite for a single value."""
+    n = len(values)
+    if n < 2:
+        return Interval(float(values.mean()), float("inf"))
+    return Interval(float(values.mean()), float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)))
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Stated confidence against observed accuracy, in bins of equal width from 0 to 1; NaN where a bin is empty."""
+
+    confidence: Float[np.ndarray, "bins"]
+    accuracy: Float[np.ndarray, "bins"]
+    counts: Int64[np.ndarray, "bins"]
+
+    @property
+    def expected_error(self) -> float:
+        """Expected calibration error: mean |confidence - accuracy|, weighted by the queries in each bin."""
+        filled = self.counts > 0
+        gaps = np.abs(self.confidence[filled] - self.accuracy[filled])
+        return float((gaps * self.counts[filled]).sum() / self.counts.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a model did on a list of episodes."""
+
+    episode_accuracy: Float[np.ndarray, "e"]  # share of each episode's queries
+    confusion: Int64[np.ndarray, "classes classes"]  # [true, predicted] counts of queries
+    calibration: Calibration
+    class_names: tuple[str, ...]
+    episodes: Episodes
+    data_fingerprint: str
+
+    @property
+    def accuracy(self) -> Interval:
+        """Mean accuracy over episodes with its 95 % interval."""
+        return mean_interval(self.episode_accuracy)
+
+    @property
+    def class_accuracy(self) -> Float[np.ndarray, "classes"]:
+        """Share of each class's queries that were recognised; NaN for a class that was never asked for."""
+        asked = self.confusion.sum(1)
+        return np.divide(self.confusion.diagonal(), asked, out=np.full(len(asked), np.nan), where=asked > 0)
+
+    def confused_pairs(self, count: int = 10) -> list[tuple[str, str, int]]:
+        """The most frequent mistakes: true class, predicted class, number of queries."""
+        mistakes = self.confusion.copy()
+        np.fill_diagonal(mistakes, 0)
+        order = np.argsort(mistakes, axis=None, kind="stable")[::-1][:count]
+        pairs = ((int(i), int(j)) for i, j in zip(*np.unravel_index(order, mistakes.shape), strict=True))
+        return [(self.class_names[i], self.class_names[j], int(mistakes[i, j])) for i, j in pairs if mistakes[i, j]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same episodes: the mean of the differences in accuracy, which is far sharper than the
+    difference of the means, because hard episodes are hard for both."""
+
+    difference: Interval  # first minus second
+    p_value: float  # two-sided paired t test
+    wins: int  # episodes in which the first is better
+    losses: int
+
+    @property
+    def significant(self) -> bool:
+        """Whether the 95 % interval of the difference leaves out zero."""
+        return abs(self.difference.mean) > self.difference.half_width
+
+
+@torch.no_grad()
+def embed_images(
+    model: MCRNet,
+    images: ImageSet,
+    device: torch.device | str = "cpu",
+    batch_size: int = 512,
+    bf16: bool = False,
+    seed: int = 0,
+) -> Float32[Tensor, "n d"]:
+    """The features of every image, on `device`.
+
+    Args:
+        model: put into evaluation mode and moved to `device`.
+        images: of the model's size and channels.
+        device: where to compute.
+        batch_size: images in one pass.
+        bf16: compute convolutions in bfloat16, as training does on a GPU.
+        seed: of the noise of latent settings that sample at test time.
+    """
+    check_images(model, images)
+    model = model.to(device).eval()
+    generator = torch.Generator(device).manual_seed(seed)
+    rows = []
+    for start in range(0, len(images), batch_size):
+        batch = images.images[start : start + batch_size].to(device, non_blocking=True)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+            features = model.embed(batch.contiguous(memory_format=torch.channels_last), generator)
+        rows.append(features.float())
+    features = torch.cat(rows)
+    if not bool(torch.isfinite(features).all()):
+        bad = int((~torch.isfinite(features)).any(1).nonzero()[0])
+        raise InputError(
+            f"{images.name}: the features of image {bad} are not finite; the model has diverged, load an earlier one"
+        )
+    return features
+
+
+def check_images(model: MCRNet, images: ImageSet) -> None:
+    """Refuse images of another size or with other channels than the model was made for."""
+    expected = (model.config.channels, model.config.image_size, model.config.image_size)
+    found = tuple(images.images.shape[1:])
+    if found != expected:
+        raise InputError(
+            f"{images.name}: images are {found} (channels, height, width), the model takes {expected}; "
+            "prepare the data at the model's size"
+        )
+
+
+@torch.no_grad()
+def evaluate(
+    model: MCRNet,
+    images: ImageSet,
+    episodes: Episodes,
+    device: torch.device | str = "cpu",
+    features: Float[Tensor, "n d"] | None = None,
+    bf16: bool = False,
+) -> Evaluation:
+    """Classify the queries of every episode.
+
+    Args:
+        model: a trained model.
+        images: the split that the episodes index.
+        episodes: saved or freshly drawn tasks.
+        device: where to compute.
+        features: of `images`, if `embed_images` has given them already.
+        bf16: as for `embed_images`.
+    """
+    if not len(episodes):
+        raise InputError("evaluation needs at least one episode")
+    if features is None:
+        features = embed_images(model, images, device, bf16=bf16)
+    tally = _Tally(len(images.class_names), features.device)
+    for part in _head_batches(episodes.to(features.device), features):
+        logits = model.classify(features[part.support], part.support_labels, features[part.query], part.way)
+        tally.add(logits, part)
+    return Evaluation(
+        episode_accuracy=torch.cat(tally.episode_accuracy).double().cpu().numpy(),
+        confusion=tally.confusion.cpu().numpy(),
+        calibration=tally.calibration(),
+        class_names=images.class_names,
+        episodes=episodes,
+        data_fingerprint=images.fingerprint,
+    )
+
+
+def compare(first: Evaluation, second: Evaluation) -> Comparison:
+    """Compare two models episode by episode.
+
+    Raises:
+        ConfigError: the evaluations were not made on the same episodes of the same images.
+    """
+    if first.data_fingerprint != second.data_fingerprint or not _same_episodes(first.episodes, second.episodes):
+        raise ConfigError(
+            "the two evaluations saw different images or episodes, so their difference cannot be paired; "
+            "evaluate both on one saved episode file"
+        )
+    differences = first.episode_accuracy - second.episode_accuracy
+    interval = mean_interval(differences)
+    p_value = float(stats.ttest_1samp(differences, 0.0)[1]) if np.any(differences) else 1.0
+    return Comparison(interval, p_value, int((differences > 0).sum()), int((differences < 0).sum()))
+
+
+def _same_episodes(first: Episodes, second: Episodes) -> bool:
+    return all(
+        torch.equal(getattr(first, field).cpu(), getattr(second, field).cpu())
+        for field in Episodes.__dataclass_fields__
+    )
+
+
+def _head_batches(episodes: Episodes, features: Tensor) -> Iterator[Episodes]:
+    """Runs of episodes whose gathered features fit the device."""
+    images_in_episode = episodes.support.shape[1] + episodes.query.shape[1]
+    values = _VALUES_PER_HEAD_CALL["cuda" if features.is_cuda else "cpu"]
+    size = max(1, values // (images_in_episode * features.shape[1]))
+    for start in range(0, len(episodes), size):
+        yield episodes[start : start + size]
+
+
+class _Tally:
+    """Sums over batches of episodes, kept on the device until the end."""
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self.episode_accuracy: list[Tensor] = []
+        self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+        self.bins = torch.zeros(3, CALIBRATION_BINS, dtype=torch.float64, device=device)  # count, confidence, hits
+
+    def add(self, logits: Float[Tensor, "e q way"], episodes: Episodes) -> None:
+        counted = episodes.query_labels != PADDING
+        confidence, predicted = logits.softmax(-1).max(-1)
+        hit = (predicted == episodes.query_labels) & counted
+        self.episode_accuracy.append(hit.sum(1) / counted.sum(1))
+        true_class = episodes.classes.gather(1, episodes.query_labels.clamp_min(0))[counted]
+        predicted_class = episodes.classes.gather(1, predicted)[counted]
+        pairs = true_class * len(self.confusion) + predicted_class
+        self.confusion += torch.bincount(pairs, minlength=self.confusion.numel()).view_as(self.confusion)
+        place = (confidence[counted] * CALIBRATION_BINS).long().clamp_max(CALIBRATION_BINS - 1)
+        weights = torch.stack([counted[counted], confidence[counted], hit[counted]]).double()
+        self.bins.index_add_(1, place, weights)
+
+    def calibration(self) -> Calibration:
+        count, confidence, hits = self.bins.cpu().numpy()
+        with np.errstate(invalid="ignore"):
+            return Calibration(confidence / count, hits / count, count.astype(np.int64))

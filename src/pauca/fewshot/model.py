@@ -1,0 +1,222 @@
+"""MCRNet: latent stem, feature network and base learner as one module, with its loss and its file."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pauca.errors import ConfigError, InputError
+from pauca.fewshot.backbones import make_backbone
+from pauca.fewshot.base_learners import base_learner as named_base_learner
+from pauca.fewshot.latent import LATENT_CHANNELS, LatentConfig, LatentStem, draws_at_test
+from pauca.fewshot.types import PADDING
+
+CUSTOM = "custom"  # the name in the config of a part that was handed over as an object
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a few-shot model is made of."""
+
+    backbone: str = "resnet12"
+    """Feature network, a key of `BACKBONES`. MetaOptNet's plain network is `resnet12-plain` with latent mode `none`."""
+    base_learner: str = "ridge"
+    """Classifier fitted to each episode's support, a key of `BASE_LEARNERS`."""
+    image_size: int = 32
+    """Side of the square images, in pixels."""
+    channels: int = 3
+    """3 for colour images, 1 for grey ones."""
+    latent: LatentConfig = field(default_factory=LatentConfig)
+    """The latent space in front of the feature network."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Features of a batch and, while training, the terms that the latent space adds to the loss."""
+
+    features: Float[Tensor, "b d"]
+    kl: Float[Tensor, ""]  # nats per latent value
+    reconstruction: Float[Tensor, ""]  # squared error per value of the normalised image
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The training loss of a batch of episodes and its parts; all on the device, so that reading them may wait."""
+
+    total: Float[Tensor, ""]
+    cross_entropy: Float[Tensor, ""]
+    kl: Float[Tensor, ""]
+    reconstruction: Float[Tensor, ""]
+    accuracy: Float[Tensor, ""]
+
+
+class MCRNet(nn.Module):
+    """Image -> latent code -> features -> a classifier fitted to the support of each episode.
+
+    Args:
+        config: the parts by name.
+        backbone: any module `[b, c, h, w] -> [b, d]` in place of the named one; it reads the latent code of 64
+            channels, or the image itself in latent mode `none`.
+        base_learner: any `BaseLearner` module in place of the named one.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self, config: ModelConfig, backbone: nn.Module | None = None, base_learner: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        if config.channels not in (1, 3):
+            raise ConfigError(f"{config.channels} image channels; use 3 for colour or 1 for grey")
+        self.config = config
+        self.stem = None if config.latent.mode == "none" else LatentStem(config.channels, config.latent)
+        code_channels = config.channels if self.stem is None else LATENT_CHANNELS
+        self.backbone = backbone or make_backbone(config.backbone, code_channels, config.image_size)
+        self.base_learner = base_learner or named_base_learner(config.base_learner)
+        # Set from the training images by `train`; the model carries them, so that its users need not know.
+        self.register_buffer("mean", torch.full((config.channels,), 0.5))
+        self.register_buffer("deviation", torch.full((config.channels,), 0.25))
+
+    def normalise(self, images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Shift and scale images (bytes, or values from 0 to 1) by the statistics of the training set."""
+        pixels = images / 255 if images.dtype == torch.uint8 else images
+        return (pixels - self.mean[:, None, None]) / self.deviation[:, None, None]
+
+    def embed(
+        self,
+        images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"],
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "b d"]:
+        """Features at test time, read from the latent space as `config.latent.test_code` says.
+
+        Over `mc:N` samples the features are averaged: base learners with linear scores, like ridge, then give the
+        average of the scores.
+        """
+        normalised = self.normalise(images)
+        if self.stem is None:
+            return self.backbone(normalised)
+        samples = draws_at_test(self.config.latent.test_code)
+        if samples == 0:
+            return self.backbone(self.stem.mean(normalised))
+        posterior = self.stem.posterior(normalised)
+        features = self.backbone(posterior.sample(generator))
+        for _ in range(samples - 1):
+            features = features + self.backbone(posterior.sample(generator))
+        return features / samples
+
+    def encode(self, images: Float[Tensor, "b c h w"]) -> Encoding:
+        """Features while training: one sample of the code, and the terms of the variational loss if there are any."""
+        normalised = self.normalise(images)
+        none = torch.zeros((), device=images.device)
+        if self.stem is None:
+            return Encoding(self.backbone(normalised), none, none)
+        posterior = self.stem.posterior(normalised)
+        code = posterior.sample()
+        variational = self.config.latent.mode == "variational"
+        kl = posterior.kl_to_standard_normal() if variational else none
+        reconstruction = none
+        if self.stem.decoder is not None:
+            reconstruction = (self.stem.reconstruct(code).float() - normalised.float()).square().mean()
+        return Encoding(self.backbone(code), kl, reconstruction)
+
+    def classify(
+        self,
+        support: Float[Tensor, "e n d"],
+        support_labels: Int64[Tensor, "e n"],
+        query: Float[Tensor, "e q d"],
+        way: int,
+    ) -> Float[Tensor, "e q way"]:
+        """Logits of the queries by classifiers fitted to the supports, in float32: kernels of 25 or more images are
+        too ill-conditioned for less."""
+        with torch.autocast(support.device.type, enabled=False):
+            return self.base_learner(support.float(), support_labels, query.float(), way)
+
+    def losses(
+        self,
+        encoding: Encoding,
+        support_labels: Int64[Tensor, "e n"],
+        query_labels: Int64[Tensor, "e q"],
+        way: int,
+        smoothing: float = 0.0,
+        step: int = 0,
+    ) -> Losses:
+        """The training loss of episodes whose images, support before query, are encoded in `encoding`."""
+        episodes, shots = support_labels.shape
+        features = encoding.features.unflatten(0, (episodes, shots + query_labels.shape[1]))
+        logits = self.classify(features[:, :shots], support_labels, features[:, shots:], way)
+        cross_entropy = episode_cross_entropy(logits, query_labels, smoothing)
+        latent = self.config.latent
+        warm_up = self.stem.warm_up(step) if self.stem is not None else 0.0
+        total = cross_entropy
+        if latent.mode == "variational":
+            total = total + warm_up * (
+                latent.kl_weight * encoding.kl + latent.reconstruction_weight * encoding.reconstruction
+            )
+        counted = query_labels != PADDING
+        accuracy = ((logits.argmax(-1) == query_labels) & counted).sum() / counted.sum()
+        return Losses(total, cross_entropy, encoding.kl, encoding.reconstruction, accuracy)
+
+    def save(self, path: Path, force: bool = True) -> None:
+        """Write weights and config to one safetensors file, atomically."""
+        from pauca.runs import atomic_write
+
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        with atomic_write(path, force) as temporary:
+            save_file(weights, temporary, metadata={"pauca.fewshot": json.dumps(asdict(self.config))})
+
+    @classmethod
+    def load(cls, path: Path, backbone: nn.Module | None = None, base_learner: nn.Module | None = None) -> "MCRNet":
+        """Read a model that `save` wrote, ready for evaluation, on the CPU.
+
+        A part that was handed over as an object when the model was made must be handed over again.
+        """
+        weights, metadata = read_safetensors(path)
+        if "pauca.fewshot" not in metadata:
+            raise InputError(f"{path}: holds weights but no pauca.fewshot config; give a file written by MCRNet.save")
+        model = cls(config_from_json(metadata["pauca.fewshot"]), backbone, base_learner)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"{path}: its weights do not fit the model ({reason})") from error
+        return model.eval()
+
+
+def config_from_json(text: str) -> ModelConfig:
+    """The model config in the metadata of a safetensors file."""
+    values: dict[str, Any] = json.loads(text)
+    latent = dict(values.pop("latent"))
+    latent["log_sigma_range"] = tuple(latent["log_sigma_range"])
+    return ModelConfig(latent=LatentConfig(**latent), **values)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{path}: is not a readable safetensors file ({error}); give the path of a saved model"
+        ) from error
+
+
+def episode_cross_entropy(
+    logits: Float[Tensor, "e q way"], labels: Int64[Tensor, "e q"], smoothing: float
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy of the queries in nats; the share `smoothing` of the target is spread over the episode's
+    classes. Padded queries, and classes that an episode lacks (logit -inf), count for nothing."""
+    log_probabilities = torch.log_softmax(logits.float(), dim=-1)
+    present = torch.isfinite(log_probabilities)
+    counted = labels != PADDING
+    of_label = log_probabilities.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    of_classes = torch.where(present, log_probabilities, 0).sum(-1) / present.sum(-1)
+    loss = -((1 - smoothing) * of_label + smoothing * of_classes)
+    return torch.where(counted, loss, 0).sum() / counted.sum()

@@ -1,0 +1,151 @@
+"""Evaluation: intervals against scipy, confusion, calibration and pairing against counts done by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from pauca.errors import ConfigError, InputError
+from pauca.fewshot.evaluate import Calibration, compare, embed_images, evaluate, mean_interval
+from pauca.fewshot.latent import LatentConfig
+from pauca.fewshot.model import MCRNet, ModelConfig
+
+
+def flat_model(base_learner="prototypes") -> MCRNet:
+    """Raw pixels as features: nothing to train, and the toy classes are easy to tell by them."""
+    config = ModelConfig(base_learner=base_learner, image_size=16, latent=LatentConfig(mode="none"))
+    return MCRNet(config, backbone=nn.Flatten()).eval()
+
+
+class Oracle(nn.Module):
+    """Reads a query's class off its feature and answers with fixed confidence, wrong for class 0."""
+
+    def forward(self, support, support_labels, query, way):
+        true = query[..., 0].long()
+        answer = torch.where(true == 0, 1, true)
+        return torch.log(torch.where(nn.functional.one_hot(answer, way) > 0, 0.8, 0.2 / (way - 1)))
+
+
+def test_interval_is_students_over_episodes():
+    values = np.random.default_rng(0).normal(0.6, 0.1, 50)
+    low, high = stats.t.interval(0.95, 49, values.mean(), stats.sem(values))
+    interval = mean_interval(values)
+    assert interval.mean == pytest.approx(values.mean())
+    assert interval.mean - interval.half_width == pytest.approx(low)
+    assert interval.mean + interval.half_width == pytest.approx(high)
+    assert str(interval).startswith(f"{100 * values.mean():.2f} ± ")
+
+
+def test_a_single_episode_has_no_interval():
+    assert mean_interval(np.array([0.5])).half_width == float("inf")
+
+
+def test_interval_covers_the_truth_in_95_of_100_repeats():
+    generator = np.random.default_rng(1)
+    covered = 0
+    for _ in range(400):
+        interval = mean_interval(generator.binomial(15, 0.6, 30) / 15)
+        covered += abs(interval.mean - 0.6) <= interval.half_width
+    assert 0.92 < covered / 400 < 0.98
+
+
+def test_separable_classes_are_recognised(toy_images, toy_episodes):
+    evaluation = evaluate(flat_model(), toy_images, toy_episodes)
+    assert evaluation.accuracy.mean == 1.0
+    assert evaluation.episode_accuracy.shape == (40,)
+    assert evaluation.confusion.sum() == 40 * 12
+    assert np.array_equal(evaluation.confusion, np.diag(evaluation.confusion.diagonal()))
+
+
+def test_batches_of_episodes_do_not_change_the_result(toy_images, toy_episodes, monkeypatch):
+    whole = evaluate(flat_model("ridge"), toy_images, toy_episodes)
+    monkeypatch.setattr("pauca.fewshot.evaluate._VALUES_PER_HEAD_CALL", {"cpu": 1})
+    one_by_one = evaluate(flat_model("ridge"), toy_images, toy_episodes)
+    assert np.array_equal(whole.episode_accuracy, one_by_one.episode_accuracy)
+    assert np.array_equal(whole.confusion, one_by_one.confusion)
+
+
+def test_confusion_and_calibration_count_what_an_oracle_does(toy_images, toy_episodes):
+    chosen = dataclasses.replace(
+        toy_episodes, classes=torch.arange(3).repeat(40, 1), query_labels=toy_images.labels[toy_episodes.query] % 3
+    )
+    model = flat_model()
+    model.base_learner = Oracle()
+    features = (toy_images.labels % 3).float()[:, None]
+    evaluation = evaluate(model, toy_images, chosen, features=features)
+    asked = torch.bincount(chosen.query_labels.flatten(), minlength=3).numpy()
+    assert evaluation.confusion[0, 1] == asked[0]
+    assert list(evaluation.confusion.diagonal()[:3]) == [0, asked[1], asked[2]]
+    assert evaluation.confused_pairs() == [("class-0", "class-1", asked[0])]
+    assert evaluation.class_accuracy[:3].tolist() == [0.0, 1.0, 1.0]
+    assert np.isnan(evaluation.class_accuracy[3:]).all()
+    accuracy = (asked[1] + asked[2]) / asked.sum()
+    assert evaluation.calibration.expected_error == pytest.approx(abs(accuracy - 0.8))
+
+
+def test_padded_queries_are_not_counted(toy_images, toy_episodes):
+    shortened = dataclasses.replace(toy_episodes, query_labels=toy_episodes.query_labels.clone())
+    shortened.query_labels[:, -5:] = -1
+    evaluation = evaluate(flat_model(), toy_images, shortened)
+    assert evaluation.accuracy.mean == 1.0
+    assert evaluation.confusion.sum() == 40 * 7
+
+
+def test_expected_calibration_error_by_hand():
+    calibration = Calibration(np.array([0.3, np.nan, 0.9]), np.array([0.5, np.nan, 0.8]), np.array([30, 0, 10]))
+    assert calibration.expected_error == pytest.approx((30 * 0.2 + 10 * 0.1) / 40)
+
+
+def test_comparison_is_paired(toy_images, toy_episodes):
+    base = evaluate(flat_model(), toy_images, toy_episodes)
+    generator = np.random.default_rng(0)
+    hard = generator.uniform(0.3, 0.9, 40)  # episodes differ far more than the models do
+    first = dataclasses.replace(base, episode_accuracy=hard + generator.normal(0.02, 0.01, 40))
+    second = dataclasses.replace(base, episode_accuracy=hard)
+    comparison = compare(first, second)
+    differences = first.episode_accuracy - second.episode_accuracy
+    expected = stats.ttest_rel(first.episode_accuracy, second.episode_accuracy)
+    low, high = expected.confidence_interval(0.95)
+    assert comparison.p_value == pytest.approx(expected.pvalue)
+    assert comparison.difference.mean - comparison.difference.half_width == pytest.approx(low)
+    assert comparison.difference.mean + comparison.difference.half_width == pytest.approx(high)
+    assert comparison.significant
+    assert abs(first.accuracy.mean - second.accuracy.mean) < first.accuracy.half_width  # unpaired, nothing is seen
+    assert comparison.wins == int((differences > 0).sum())
+    assert comparison.losses == int((differences < 0).sum())
+
+
+def test_a_model_does_not_differ_from_itself(toy_images, toy_episodes):
+    evaluation = evaluate(flat_model("ridge"), toy_images, toy_episodes)
+    comparison = compare(evaluation, evaluation)
+    assert comparison.difference == (0.0, 0.0)
+    assert comparison.p_value == 1.0
+    assert not comparison.significant
+
+
+def test_evaluations_on_other_episodes_are_not_compared(toy_images, toy_episodes):
+    first = evaluate(flat_model(), toy_images, toy_episodes[:20])
+    second = evaluate(flat_model(), toy_images, toy_episodes[20:])
+    with pytest.raises(ConfigError, match="cannot be paired"):
+        compare(first, second)
+
+
+def test_images_of_the_wrong_size_are_refused(toy_images):
+    model = MCRNet(ModelConfig(backbone="conv4", image_size=32, latent=LatentConfig(mode="none")))
+    with pytest.raises(InputError, match=r"toy: images are \(3, 16, 16\).*model takes \(3, 32, 32\)"):
+        embed_images(model, toy_images)
+
+
+def test_a_diverged_model_is_named(toy_images):
+    model = flat_model()
+    model.deviation.fill_(0)
+    with pytest.raises(InputError, match="features of image 0 are not finite"):
+        embed_images(model, toy_images)
+
+
+def test_no_episodes_are_no_evaluation(toy_images, toy_episodes):
+    with pytest.raises(InputError, match="at least one episode"):
+        evaluate(flat_model(), toy_images, toy_episodes[:0])

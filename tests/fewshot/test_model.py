@@ -1,0 +1,147 @@
+"""MCRNet: its loss term by term, its test-time codes, its file."""
+
+import pytest
+import torch
+from torch import nn
+
+from pauca.errors import ConfigError, InputError
+from pauca.fewshot.base_learners import BASE_LEARNERS
+from pauca.fewshot.latent import LatentConfig
+from pauca.fewshot.model import MCRNet, ModelConfig, episode_cross_entropy
+
+MODES = ["none", "deterministic", "released", "variational"]
+
+
+def small(mode="variational", base_learner="ridge", backbone="conv4-32", **latent) -> MCRNet:
+    torch.manual_seed(0)
+    return MCRNet(
+        ModelConfig(
+            backbone=backbone, base_learner=base_learner, image_size=16, latent=LatentConfig(mode=mode, **latent)
+        )
+    )
+
+
+def one_episode(seed=0):
+    """Images of one 2-way 2-shot episode with 3 queries a class, and its labels."""
+    torch.manual_seed(seed)
+    return torch.rand(10, 3, 16, 16), torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 0, 0, 1, 1, 1]])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("base_learner", BASE_LEARNERS)
+def test_every_mode_trains_through_every_base_learner(mode, base_learner):
+    model = small(mode, base_learner)
+    images, support_labels, query_labels = one_episode()
+    losses = model.losses(model.encode(images), support_labels, query_labels, way=2, step=10_000)
+    losses.total.backward()
+    assert all(
+        torch.isfinite(p.grad).all() and p.grad.any() for n, p in model.backbone.named_parameters() if "weight" in n
+    )
+    if model.stem is not None:
+        assert model.stem.encoder.weight.grad.any()
+
+
+def test_total_is_cross_entropy_plus_weighted_terms_under_warm_up():
+    model = small(kl_weight=0.5, reconstruction_weight=0.25, warm_up_steps=100)
+    images, support_labels, query_labels = one_episode()
+    encoding = model.encode(images)
+    for step, warm_up in ((0, 0.0), (40, 0.4), (400, 1.0)):
+        losses = model.losses(encoding, support_labels, query_labels, way=2, step=step)
+        expected = losses.cross_entropy + warm_up * (0.5 * losses.kl + 0.25 * losses.reconstruction)
+        torch.testing.assert_close(losses.total, expected)
+    assert losses.kl > 0
+    assert losses.reconstruction > 0
+
+
+@pytest.mark.parametrize("mode", ["none", "deterministic", "released"])
+def test_only_the_variational_mode_adds_to_the_loss(mode):
+    model = small(mode, kl_weight=1.0, reconstruction_weight=1.0)
+    images, support_labels, query_labels = one_episode()
+    losses = model.losses(model.encode(images), support_labels, query_labels, way=2, step=10_000)
+    assert torch.equal(losses.total, losses.cross_entropy)
+
+
+def test_cross_entropy_is_torchs_and_smoothing_spreads_over_the_classes():
+    logits, labels = torch.randn(3, 6, 4), torch.randint(0, 4, (3, 6))
+    for smoothing in (0.0, 0.1):
+        expected = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=smoothing)
+        torch.testing.assert_close(episode_cross_entropy(logits, labels, smoothing), expected)
+
+
+def test_padded_queries_and_absent_classes_count_for_nothing():
+    logits = torch.randn(2, 3, 4)
+    logits[1, :, 3] = -torch.inf  # the second episode has three classes
+    labels = torch.tensor([[0, 1, 3], [2, -1, -1]])
+    expected = -(logits[0].log_softmax(-1)[[0, 1, 2], [0, 1, 3]].sum() + logits[1, 0, :3].log_softmax(-1)[2]) / 4
+    logits.requires_grad_()
+    loss = episode_cross_entropy(logits, labels, 0.0)
+    torch.testing.assert_close(loss, expected)
+    episode_cross_entropy(logits, labels, 0.1).backward()
+    assert torch.isfinite(logits.grad).all()
+    assert not logits.grad[1, 1:].any()
+
+
+def test_bytes_and_numbers_from_0_to_1_are_the_same_image():
+    model = small().eval()
+    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    torch.testing.assert_close(model.embed(images), model.embed(images / 255))
+
+
+def test_mean_code_is_deterministic_and_samples_follow_their_generator():
+    images = torch.rand(2, 3, 16, 16)
+    mean = small(test_code="mean", log_sigma_start=0.0).eval()
+    assert torch.equal(mean.embed(images), mean.embed(images))
+    sampled = small(test_code="sample", log_sigma_start=0.0).eval()
+    first, second, other = (sampled.embed(images, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_mc_averages_the_features_of_its_samples():
+    images = torch.rand(2, 3, 16, 16)
+    several = small(test_code="mc:3", log_sigma_start=0.0).eval()
+    single = small(test_code="sample", log_sigma_start=0.0).eval()
+    together = several.embed(images, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    one_by_one = torch.stack([single.embed(images, generator) for _ in range(3)]).mean(0)
+    torch.testing.assert_close(together, one_by_one)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_saved_model_is_the_same_model(mode, tmp_path):
+    model = small(mode, reconstruction_weight=0.1)
+    model.mean.fill_(0.3)
+    model.train().encode(torch.rand(8, 3, 16, 16))  # running statistics that are not the initial ones
+    model.eval().save(tmp_path / "model.safetensors")
+    loaded = MCRNet.load(tmp_path / "model.safetensors")
+    images = torch.rand(2, 3, 16, 16)
+    assert loaded.config == model.config
+    assert torch.equal(loaded.embed(images), model.embed(images))
+
+
+def test_parts_can_be_objects():
+    class Flatten(nn.Module):
+        def forward(self, maps):
+            return maps.flatten(1)
+
+    model = MCRNet(
+        ModelConfig(latent=LatentConfig(mode="none")), backbone=Flatten(), base_learner=BASE_LEARNERS["cosine"]()
+    )
+    assert model.embed(torch.rand(2, 3, 32, 32)).shape == (2, 3072)
+
+
+def test_files_that_hold_no_model_are_refused(tmp_path):
+    text = tmp_path / "notes.safetensors"
+    text.write_text("not a model")
+    with pytest.raises(InputError, match=r"notes\.safetensors: is not a readable safetensors file"):
+        MCRNet.load(text)
+    with pytest.raises(InputError, match="is not a readable safetensors file"):
+        MCRNet.load(tmp_path / "absent.safetensors")
+    small().save(tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="do not fit the model"):
+        MCRNet.load(tmp_path / "model.safetensors", backbone=nn.Flatten())
+
+
+def test_image_channels_are_1_or_3():
+    with pytest.raises(ConfigError, match="4 image channels; use 3 for colour or 1"):
+        MCRNet(ModelConfig(channels=4))
