@@ -34,7 +34,7 @@ def texture_panorama(texels: int, pixels_per_radian: float, rng: np.random.Gener
     for octave in range(_OCTAVES):
         cell_pixels = 3.0 * 2**octave
         table = rng.standard_normal((_TABLE,) * 3)
-        frame = Rotation.random(random_state=rng).as_matrix()
+        frame = _random_frame(rng)
         amplitude = 0.2 * 2 ** (octave / 2)  # power over frequency as in photographs of natural scenes, roughly
         add_lattice_noise(
             out.reshape(-1), points.reshape(-1, 3), frame, pixels_per_radian / cell_pixels, amplitude, table
@@ -48,7 +48,7 @@ def shapes_panorama(texels: int, pixels_per_radian: float, rng: np.random.Genera
     out = np.zeros(points.shape[:-1], np.float32)
     rim = max(1.5 / pixels_per_radian, 2.0 / texels)  # as sharp as a lens draws, and as the texels can hold
     for _ in range(count):
-        frame = Rotation.random(random_state=rng).as_matrix()
+        frame = _random_frame(rng)
         corners = rng.integers(3, 9)
         angles = (np.arange(corners) + rng.uniform(-0.25, 0.25, corners)) * 2 * math.pi / corners
         radius = rng.uniform(10, 30) / pixels_per_radian
@@ -56,6 +56,10 @@ def shapes_panorama(texels: int, pixels_per_radian: float, rng: np.random.Genera
         level = rng.choice([-1, 1]) * rng.uniform(0.5, 1.5)
         draw_polygon(out.reshape(-1), points.reshape(-1, 3), frame[2], frame[0], vertices, rim, level)
     return out
+
+
+def _random_frame(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
+    return Rotation.from_quat(rng.standard_normal(4)).as_matrix()  # uniform over all rotations
 
 
 def image_panorama(path: Path, texels: int) -> Faces:

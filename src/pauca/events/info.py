@@ -1,0 +1,242 @@
+"""What a recording is like, before anything is computed from it: rates, balance, hot pixels, gaps, problems."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from pauca.errors import InputError
+from pauca.events.io.recording import Finding, Recording, Remedy, in_words
+from pauca.events.types import Events
+
+RATE_BIN_US = 10_000
+"""The peak rate is that of the busiest bin; 10 ms average over read-out bursts and still show fast motion."""
+
+_GAP_FACTOR = 100.0  # times the mean interval of bins of events, see `_gaps`
+_SHORTEST_GAP_US = 20_000
+_MANY_EVENTS = 10  # below so many events a pixel is not called hot
+
+
+@dataclass(frozen=True)
+class HotPixel:
+    """A pixel that fires far more than any other around it."""
+
+    x: int
+    y: int
+    rate_hz: float
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A stretch without any event."""
+
+    start_us: int
+    duration_us: int
+
+
+@dataclass(frozen=True)
+class Info:
+    """A recording in numbers; `table` says them in words."""
+
+    name: str
+    size: tuple[int, int]
+    count: int
+    start_us: int
+    duration_s: float
+    mean_rate_hz: float  # events a second
+    peak_rate_hz: float  # in the busiest 10 ms
+    on_share: float  # share of ON events, 0 to 1
+    active_pixels: int  # pixels with at least one event
+    hot_pixels: tuple[HotPixel, ...]  # hottest first
+    gaps: tuple[Gap, ...]  # longest first
+    same_time_share: float  # share of events at the very microsecond of the event before
+    camera: str
+    ground_truth: str
+    problems: tuple[str, ...]  # what a user should look at, in words; empty where all is well
+
+    def table(self) -> list[tuple[str, str]]:
+        """Rows of name and value, for people."""
+        width, height = self.size
+        pixels = width * height
+        hot = ", ".join(f"({p.x}, {p.y}) {p.rate_hz:,.0f} Hz" for p in self.hot_pixels[:5])
+        more = f" and {len(self.hot_pixels) - 5} more" if len(self.hot_pixels) > 5 else ""
+        gaps = ", ".join(f"{gap.duration_us / 1e3:,.0f} ms at {gap.start_us / 1e6:.3f} s" for gap in self.gaps[:3])
+        return [
+            ("recording", self.name),
+            ("sensor", f"{width} x {height} pixels"),
+            ("events", f"{self.count:,}"),
+            ("time", f"{self.start_us / 1e6:.6f} to {self.start_us / 1e6 + self.duration_s:.6f} s"),
+            ("duration", f"{self.duration_s:.3f} s"),
+            ("mean rate", f"{self.mean_rate_hz / 1e6:.3f} million events/s"),
+            ("peak rate", f"{self.peak_rate_hz / 1e6:.3f} million events/s (busiest {RATE_BIN_US // 1000} ms)"),
+            ("ON events", f"{100 * self.on_share:.1f} %"),
+            ("active pixels", f"{self.active_pixels:,} of {pixels:,} ({100 * self.active_pixels / pixels:.1f} %)"),
+            ("hot pixels", f"{len(self.hot_pixels)}: {hot}{more}" if hot else "none"),
+            ("gaps", f"{len(self.gaps)}: {gaps}" if gaps else "none"),
+            ("equal times", f"{100 * self.same_time_share:.1f} % of the events"),
+            ("camera", self.camera),
+            ("ground truth", self.ground_truth),
+            ("problems", "none" if not self.problems else self.problems[0]),
+            *(("", problem) for problem in self.problems[1:]),
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dictionaries, as for JSON."""
+        return {
+            **{name: value for name, value in vars(self).items() if name not in ("hot_pixels", "gaps")},
+            "size": list(self.size),
+            "problems": list(self.problems),
+            "hot_pixels": [vars(pixel) for pixel in self.hot_pixels],
+            "gaps": [vars(gap) for gap in self.gaps],
+        }
+
+
+def info(recording: Recording) -> Info:
+    """Describe a recording, and say what is wrong with it.
+
+    Raises:
+        InputError: the recording holds no events.
+    """
+    events = recording.events
+    if len(events) == 0:
+        raise InputError(f"{recording.name or 'recording'}: holds no events")
+    duration_s = events.duration_us / 1e6
+    counts = _counts(events)
+    hot = _hot_pixels(counts, duration_s)
+    gaps = _gaps(events)
+    camera, truth = recording.camera, recording.ground_truth
+    return Info(
+        name=recording.name,
+        size=events.size,
+        count=len(events),
+        start_us=int(events.t_us[0]),
+        duration_s=duration_s,
+        mean_rate_hz=len(events) / max(duration_s, 1e-6),
+        peak_rate_hz=_peak_rate(events),
+        on_share=float(np.count_nonzero(events.p)) / len(events),
+        active_pixels=int(np.count_nonzero(counts)),
+        hot_pixels=hot,
+        gaps=gaps,
+        same_time_share=float(np.count_nonzero(events.t_us[1:] == events.t_us[:-1])) / len(events),
+        camera=f"fx {camera.fx:.1f}, fy {camera.fy:.1f}, cx {camera.cx:.1f}, cy {camera.cy:.1f}"
+        if camera
+        else "unknown",
+        ground_truth=f"{len(truth.t_s):,} samples" if truth else "none",
+        problems=_problems(recording, counts, hot, gaps),
+    )
+
+
+def hot_pixel_mask(events: Events) -> Bool[np.ndarray, "height width"]:
+    """Which pixels fire far more than the others: True where hot.
+
+    A pixel is hot when its count stands out from those of all pixels (ten median absolute deviations above the
+    median, in the square root, which makes counts equally noisy) and is four times that of the second busiest of its
+    eight neighbours. The latter spares pixels on strong edges, whose neighbours fire as well; one neighbour may be
+    hot too.
+    """
+    return _is_hot(_counts(events))
+
+
+def remove_hot_pixels(recording: Recording) -> Recording:
+    """The recording without the events of hot pixels; its notes and its report say how many went."""
+    events = recording.events
+    hot = hot_pixel_mask(events)
+    if not hot.any():
+        return recording
+    column, row = _pixel_indices(events)
+    kept = ~hot[row, column]
+    cleaned = Events(events.t_us[kept], events.x[kept], events.y[kept], events.p[kept], events.size)
+    reason = f"events of {np.count_nonzero(hot)} hot pixels"
+    finding = Finding(Remedy.DROPPED, reason, len(events) - len(cleaned), f"event {int(np.argmin(kept)) + 1}")
+    report = recording.report
+    if report:
+        report = replace(report, kept=len(cleaned), findings=(*report.findings, finding))
+    return replace(recording, events=cleaned, notes=(*recording.notes, *in_words([finding])), report=report)
+
+
+def _pixel_indices(events: Events) -> tuple[np.ndarray, np.ndarray]:
+    """Column and row; undistorted (fractional) pixels go to the nearest, those outside to the edge."""
+    if not events.undistorted:
+        return events.x, events.y
+    column = np.clip(np.rint(events.x), 0, events.size[0] - 1).astype(np.int64)
+    return column, np.clip(np.rint(events.y), 0, events.size[1] - 1).astype(np.int64)
+
+
+def _counts(events: Events) -> Int64[np.ndarray, "height width"]:
+    width, height = events.size
+    column, row = _pixel_indices(events)
+    return np.bincount(row.astype(np.int64) * width + column, minlength=width * height).reshape(height, width)
+
+
+def _is_hot(counts: Int64[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
+    root = np.sqrt(counts)
+    middle = np.median(root)
+    # The floor: a Poisson count has a standard deviation of 1/2 in the square root, however many pixels are silent.
+    spread = max(1.4826 * float(np.median(np.abs(root - middle))), 0.5)
+    loud = (root > middle + 10 * spread) & (counts >= _MANY_EVENTS)
+    return loud & (counts > 4 * np.maximum(_second_busiest_neighbour(counts), 1))
+
+
+def _second_busiest_neighbour(counts: Int64[np.ndarray, "height width"]) -> Int64[np.ndarray, "height width"]:
+    padded = np.pad(counts, 1)
+    height, width = counts.shape
+    shifted = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3) if (i, j) != (1, 1)]
+    return np.partition(np.stack(shifted), -2, axis=0)[-2]
+
+
+def _hot_pixels(counts: Int64[np.ndarray, "height width"], duration_s: float) -> tuple[HotPixel, ...]:
+    rows, columns = np.nonzero(_is_hot(counts))
+    order = np.argsort(-counts[rows, columns], kind="stable")
+    seconds = max(duration_s, 1e-6)
+    return tuple(
+        HotPixel(int(x), int(y), float(counts[y, x] / seconds))
+        for x, y in zip(columns[order], rows[order], strict=True)
+    )
+
+
+def _peak_rate(events: Events) -> float:
+    """Events a second in the busiest bin; a recording shorter than a bin counts as one."""
+    t = events.t_us - events.t_us[0]
+    bins = max(1, int(t[-1]) // RATE_BIN_US)  # the last, partial bin would only be lower
+    edges = np.arange(bins + 1) * RATE_BIN_US
+    counts = np.diff(np.searchsorted(t, edges, side="left"))
+    seconds = min(RATE_BIN_US, max(events.duration_us, 1)) / 1e6
+    return float(counts.max() / seconds)
+
+
+def _gaps(events: Events) -> tuple[Gap, ...]:
+    """Silences longer than 20 ms and than a hundred mean intervals: dropped packets, or a camera at rest."""
+    step = np.diff(events.t_us)
+    if step.size == 0:
+        return ()
+    shortest = max(_SHORTEST_GAP_US, _GAP_FACTOR * events.duration_us / len(events))
+    where = np.flatnonzero(step > shortest)
+    longest_first = where[np.argsort(-step[where], kind="stable")]
+    return tuple(Gap(int(events.t_us[i]), int(step[i])) for i in longest_first)
+
+
+def _problems(
+    recording: Recording, counts: Int64[np.ndarray, "height width"], hot: tuple[HotPixel, ...], gaps: tuple[Gap, ...]
+) -> tuple[str, ...]:
+    events = recording.events
+    problems = list(in_words(recording.report.findings)) if recording.report else list(recording.notes)
+    on_share = np.count_nonzero(events.p) / len(events)
+    if on_share in (0.0, 1.0):
+        problems.append(f"all events are {'ON' if on_share else 'OFF'}: polarity is missing or was lost")
+    elif not 0.1 <= on_share <= 0.9:
+        problems.append(f"{100 * on_share:.0f} % of the events are ON: check the sensor's biases")
+    if hot:
+        share = sum(counts[p.y, p.x] for p in hot) / len(events)
+        problems.append(f"{len(hot)} hot pixels make {100 * share:.1f} % of the events: remove_hot_pixels drops them")
+    if gaps:
+        silent = sum(gap.duration_us for gap in gaps) / max(events.duration_us, 1)
+        problems.append(
+            f"{len(gaps)} gaps without any event, {100 * silent:.0f} % of the time: lost data or a camera at rest"
+        )
+    seen = np.nonzero(counts.any(axis=0))[0].max() + 1, np.nonzero(counts.any(axis=1))[0].max() + 1
+    if seen[0] * seen[1] < 0.5 * events.size[0] * events.size[1] and len(events) > 10 * counts.size:
+        problems.append(f"all events lie within {seen[0]} x {seen[1]} pixels: is the sensor's size right?")
+    if len(events) > 1000 and len(np.unique(events.t_us[:: max(1, len(events) // 1000)])) < 100:
+        problems.append("times are very coarse: velocities over short windows will suffer")
+    return tuple(problems)
