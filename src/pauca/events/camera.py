@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import yaml
@@ -48,7 +48,7 @@ class Camera:
         return self.k1, self.k2, self.p1, self.p2, self.k3
 
     @classmethod
-    def from_file(cls, path: str | Path, size: tuple[int, int] | None = None) -> Self:
+    def from_file(cls, path: str | Path, size: tuple[int, int] | None = None) -> "Camera":
         """Read a calibration: UZH `calib.txt`, or YAML of ROS camera_info, Kalibr camchain or OpenCV.
 
         Args:

@@ -7,7 +7,7 @@ per second (translation parallel to the image).
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64, Num, Shaped, UInt8
@@ -48,7 +48,7 @@ class Events:
         y: Num[np.ndarray, "n"],
         p: Num[np.ndarray, "n"] | Bool[np.ndarray, "n"],
         size: tuple[int, int],
-    ) -> Self:
+    ) -> "Events":
         """Events from arrays of any number type: integer microseconds, pixels, polarity 0/1, -1/1 or boolean.
 
         Raises:

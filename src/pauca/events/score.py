@@ -1,0 +1,102 @@
+"""Images of warped events, their score, and the score's derivatives by the motion, in one pass over the events."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from pauca.events.kernels.accumulate import accumulate_moments
+from pauca.events.kernels.gather import gather_gradient
+from pauca.events.kernels.image_pass import blur_image, score_image
+from pauca.events.kernels.vote import vote_bilinear
+from pauca.events.likelihood import NegativeBinomial, PixelScore, tabulate
+from pauca.events.types import Packet
+from pauca.events.warp import Frame, Warp
+
+PAD = 4  # margin of the images around the frame: two blurs of radius two
+
+_bell = np.exp(-0.5 * np.arange(3) ** 2)
+TAPS = tuple(np.float32(tap) for tap in _bell / (_bell[0] + 2 * _bell[1:].sum()))  # five taps of sigma 1
+
+
+class Score(NamedTuple):
+    """Score of one motion, with derivatives by (velocity, acceleration)."""
+
+    value: float  # summed over all pixels and both polarities
+    gradient: Float[np.ndarray, "2k"]
+    fisher: Float[np.ndarray, "2k 2k"]  # sum of outer products of the events' own gradients
+    inside: int  # events that the frame still holds
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """Scores motions of one camera; holds the images, so that nothing is allocated for each packet.
+
+    An event outside the frame counts as one that is spread thinly over an empty image: the score falls smoothly as
+    events leave, and nothing is won by pushing them out.
+    """
+
+    frame: Frame
+    warp: Warp = Warp()  # noqa: RUF009 - immutable
+    pixel_score: PixelScore = NegativeBinomial()  # noqa: RUF009 - immutable
+    _images: Float[np.ndarray, "2 h w"] = field(init=False, repr=False)
+    _slopes: Float[np.ndarray, "2 h w"] = field(init=False, repr=False)
+    _scratch: Float[np.ndarray, "h w"] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        width, height = self.frame.size
+        shape = (2, height + 2 * PAD, width + 2 * PAD)
+        object.__setattr__(self, "_images", np.zeros(shape, np.float32))
+        object.__setattr__(self, "_slopes", np.zeros(shape, np.float32))
+        object.__setattr__(self, "_scratch", np.zeros(shape[1:], np.float32))
+
+    def __call__(
+        self,
+        packet: Packet,
+        velocity: Float[np.ndarray, "k"],
+        acceleration: Float[np.ndarray, "k"] | None = None,
+    ) -> Score:
+        """Score of the packet for this motion."""
+        warped = self.warp.apply(packet, self.frame, velocity, acceleration)
+        lost, *box = vote_bilinear(warped[0], warped[1], packet.p, PAD, self._images)
+        above_empty = 0.0
+        if lost < len(packet):
+            for image, slopes in zip(self._images, self._slopes, strict=True):
+                table = tabulate(self.pixel_score)
+                above_empty += score_image(image, PAD, tuple(box), TAPS, *table, self._scratch, slopes)
+        at_events = np.empty((2, len(packet)), np.float32)
+        gather_gradient(warped[0], warped[1], packet.p, PAD, self._slopes, at_events[0], at_events[1])
+        by_motion = self.warp.slopes_by_motion(packet, self.frame, velocity, acceleration, warped, at_events)
+        value = above_empty + self._empty(len(packet))
+        return Score(value, *self._summed(by_motion, packet.dt_s), len(packet) - lost)
+
+    def images(
+        self,
+        packet: Packet,
+        velocity: Float[np.ndarray, "k"],
+        acceleration: Float[np.ndarray, "k"] | None = None,
+        blurred: bool = False,
+    ) -> Float[np.ndarray, "2 height width"]:
+        """Images of warped events, OFF and ON, of the size of the frame; a copy."""
+        warped = self.warp.apply(packet, self.frame, velocity, acceleration)
+        vote_bilinear(warped[0], warped[1], packet.p, PAD, self._images)
+        images = self._images.copy()
+        self._images[:] = 0
+        if blurred:
+            for image in images:
+                blur_image(image, PAD, TAPS)
+        return images[:, PAD:-PAD, PAD:-PAD]
+
+    def _empty(self, n_events: int) -> float:
+        """Score of an empty image, and of events spread thinly over it."""
+        width, height = self.frame.size
+        nothing = np.zeros(1)
+        pixels = 2 * width * height * self.pixel_score.value(nothing)[0]
+        return float(pixels + n_events * self.pixel_score.slope(nothing)[0])
+
+    def _summed(self, by_motion: np.ndarray, dt_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        k = len(by_motion)
+        gradient, fisher = np.empty((2, k)), np.empty((3, k, k))
+        accumulate_moments(by_motion, dt_s, gradient, fisher)
+        return gradient.ravel(), np.block([[fisher[0], fisher[1]], [fisher[1], fisher[2]]])
