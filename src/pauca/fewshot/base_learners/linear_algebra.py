@@ -42,7 +42,7 @@ class _PositiveSolve(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         factor, solution = ctx.saved_tensors
         right_gradient = torch.cholesky_solve(gradient, factor)
         return -right_gradient @ solution.mT, right_gradient

@@ -1,8 +1,8 @@
 """Multinomial logistic regression, differentiable through its optimum.
 
 In the dual, with K the Gram matrix over the penalty, the fitted logits are K a, and the optimum satisfies
-a = Y - softmax(K a). Newton's step is that of Laplace's approximation for Gaussian process classification (Rasmussen and
-Williams 2006, algorithm 3.3): one block a class, tied by one n x n matrix.
+a = Y - softmax(K a). Newton's step is that of Laplace's approximation for Gaussian process classification (Rasmussen
+and Williams 2006, algorithm 3.3): one block a class, tied by one n x n matrix.
 """
 
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ class _DualOptimum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         gram, targets, dual = ctx.saved_tensors
         curvature = Curvature.of(gram, _probabilities(gram @ dual, targets))
         return -curvature.project(gradient) @ dual.mT, None

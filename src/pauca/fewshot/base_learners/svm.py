@@ -66,7 +66,7 @@ class _DualOptimum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         gram, dual, weights = ctx.saved_tensors
         tangent, _ = TiedSystem.of(gram, weights).solve(gradient)
         return -tangent @ dual.mT, None, None
@@ -153,20 +153,29 @@ def _active_set(
     Returns dual variables, weights, and for which episodes the guess stands, which makes them optimal.
     """
     ask = problem.gram.device.type == "cpu"
+    dual, weights, corrected = _optimum_given(problem, held)
     for _ in range(steps):
-        weights = problem.blocking_weight * held
-        start = torch.where(held & ~problem.blocked, problem.upper, 0.0)
-        residual = problem.targets - problem.gram @ start
-        change, multipliers = TiedSystem.of(problem.gram, weights).solve(residual, -start.sum(-1))
-        dual = start + torch.where(held, 0.0, change)
-        pressure = problem.targets - problem.gram @ dual - multipliers.unsqueeze(-1)
-        corrected = torch.where(held, pressure > 0, dual > problem.upper) | problem.blocked
-        corrected &= corrected.logical_not().any(-1, keepdim=True) | problem.blocked  # never a whole row
         settled = (corrected == held).flatten(1).all(1)
         if ask and settled.all():
             break
         held = torch.where(settled[:, None, None], held, corrected)
-    return dual, weights, settled
+        dual, weights, corrected = _optimum_given(problem, held)
+    return dual, weights, (corrected == held).flatten(1).all(1)
+
+
+def _optimum_given(
+    problem: DualProblem, held: Bool[Tensor, "e n way"]
+) -> tuple[Float[Tensor, "e n way"], Float[Tensor, "e n way"], Bool[Tensor, "e n way"]]:
+    """The optimum with the held variables at their bounds, its weights, and which variables it says to hold."""
+    weights = problem.blocking_weight * held
+    start = torch.where(held & ~problem.blocked, problem.upper, 0.0)
+    residual = problem.targets - problem.gram @ start
+    change, multipliers = TiedSystem.of(problem.gram, weights).solve(residual, -start.sum(-1))
+    dual = start + torch.where(held, 0.0, change)
+    pressure = problem.targets - problem.gram @ dual - multipliers.unsqueeze(-1)
+    corrected = torch.where(held, pressure > 0, dual > problem.upper) | problem.blocked
+    whole_rows = corrected.all(-1, keepdim=True)  # would leave no room for the sum of the row
+    return dual, weights, (corrected & ~whole_rows) | problem.blocked
 
 
 def _interior_point(problem: DualProblem, ask: bool) -> tuple[Float[Tensor, "e n way"], Float[Tensor, "e n way"]]:
