@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pauca.errors import InputError
-from pauca.moe.permute import GROUP_MULTIPLE, PADDING, permute, row_bound
+from pauca.moe.formats import GROUP_ROWS
+from pauca.moe.permute import PADDING, row_bound, sort_by_expert
 
 
 @st.composite
@@ -21,7 +22,7 @@ def routings(draw: st.DrawFn) -> tuple[torch.Tensor, int]:
 @given(routings())
 def test_every_copy_has_one_row_among_its_experts_rows(routing):
     expert_ids, experts = routing
-    plan = permute(expert_ids, experts)
+    plan = sort_by_expert(expert_ids, experts)
     tokens, top_k = expert_ids.shape
     copies = torch.arange(tokens * top_k)
     rows = plan.copy_to_row.reshape(-1).long()
@@ -34,14 +35,14 @@ def test_every_copy_has_one_row_among_its_experts_rows(routing):
 @given(routings())
 def test_what_is_no_copy_is_padding_less_than_a_group_each(routing):
     expert_ids, experts = routing
-    plan = permute(expert_ids, experts)
+    plan = sort_by_expert(expert_ids, experts)
     used = plan.row_to_copy != PADDING
     assert int(used.sum()) == expert_ids.numel()
     assert torch.equal(plan.row_to_token == PADDING, ~used)
     sizes = plan.offsets.diff(prepend=torch.zeros(1, dtype=torch.int32))
     counts = torch.bincount(expert_ids.reshape(-1), minlength=experts)
-    assert torch.all(sizes % GROUP_MULTIPLE == 0)
-    assert torch.all((sizes >= counts) & (sizes - counts < GROUP_MULTIPLE))
+    assert torch.all(sizes % GROUP_ROWS == 0)
+    assert torch.all((sizes >= counts) & (sizes - counts < GROUP_ROWS))
     assert int(plan.offsets[-1]) <= row_bound(expert_ids.numel(), experts) == len(plan.row_to_copy)
     assert not used[int(plan.offsets[-1]) :].any()
 
@@ -49,7 +50,7 @@ def test_what_is_no_copy_is_padding_less_than_a_group_each(routing):
 @given(routings())
 def test_tokens_keep_their_order_within_an_expert(routing):
     expert_ids, experts = routing
-    plan = permute(expert_ids, experts)
+    plan = sort_by_expert(expert_ids, experts)
     start = 0
     for end in plan.offsets.tolist():
         kept = plan.row_to_copy[start:end]
@@ -60,11 +61,11 @@ def test_tokens_keep_their_order_within_an_expert(routing):
 
 def test_the_bound_is_reached_when_every_expert_has_one_token_over():
     experts, top_k = 4, 1
-    expert_ids = torch.arange(experts).repeat(GROUP_MULTIPLE + 1)[:, None]
-    plan = permute(expert_ids, experts)
-    assert int(plan.offsets[-1]) == experts * 2 * GROUP_MULTIPLE == row_bound(experts * 17 * top_k, experts)
+    expert_ids = torch.arange(experts).repeat(GROUP_ROWS + 1)[:, None]
+    plan = sort_by_expert(expert_ids, experts)
+    assert int(plan.offsets[-1]) == experts * 2 * GROUP_ROWS == row_bound(experts * 17 * top_k, experts)
 
 
 def test_an_expert_that_does_not_exist_is_refused():
     with pytest.raises(InputError, match=r"0\.\.3"):
-        permute(torch.tensor([[0, 4]]), 4)
+        sort_by_expert(torch.tensor([[0, 4]]), 4)

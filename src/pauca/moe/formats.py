@@ -166,12 +166,12 @@ class MxFp4Tensor:
         return self.data.shape[0], self.channels
 
     @property
-    def codes(self) -> UInt8[Tensor, "rows channels/2"]:
+    def codes(self) -> UInt8[Tensor, "rows half"]:
         """A view: two elements a byte, low nibble first."""
         return self.data[:, : self.channels // 2]
 
     @property
-    def scales(self) -> UInt8[Tensor, "rows channels/32"]:
+    def scales(self) -> UInt8[Tensor, "rows blocks"]:
         """A view: one E8M0 byte per block of 32."""
         start = self.channels // 2
         return self.data[:, start : start + self.channels // BLOCK]

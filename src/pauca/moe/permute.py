@@ -13,9 +13,7 @@ from jaxtyping import Int, Int32
 from torch import Tensor
 
 from pauca.errors import InputError
-
-GROUP_MULTIPLE = 16
-"""Every expert's rows start and end at a multiple of this."""
+from pauca.moe.formats import GROUP_ROWS
 
 PADDING = -1
 """What stands for a row that holds no token."""
@@ -31,17 +29,17 @@ class Permutation:
     row_to_copy: Int32[Tensor, " rows"]  # token * top_k + choice, or PADDING
     row_to_token: Int32[Tensor, " rows"]  # or PADDING
     copy_to_row: Int32[Tensor, "tokens top_k"]
-    offsets: Int32[Tensor, " experts"]  # end of each expert's rows, multiples of GROUP_MULTIPLE
+    offsets: Int32[Tensor, " experts"]  # end of each expert's rows, multiples of GROUP_ROWS
 
 
 def row_bound(copies: int, experts: int) -> int:
     """Rows that always suffice for `copies` over `experts`, whatever the routing."""
     occupied = min(copies, experts)  # an expert without tokens takes no padding
-    rows = copies + occupied * (GROUP_MULTIPLE - 1)
-    return -(-rows // GROUP_MULTIPLE) * GROUP_MULTIPLE
+    rows = copies + occupied * (GROUP_ROWS - 1)
+    return -(-rows // GROUP_ROWS) * GROUP_ROWS
 
 
-def permute(expert_ids: Int[Tensor, "tokens top_k"], experts: int) -> Permutation:
+def sort_by_expert(expert_ids: Int[Tensor, "tokens top_k"], experts: int) -> Permutation:
     """Sort the copies of the tokens by expert.
 
     Args:
@@ -50,19 +48,15 @@ def permute(expert_ids: Int[Tensor, "tokens top_k"], experts: int) -> Permutatio
         experts: number of experts; any of them may get no token.
     """
     tokens, top_k = expert_ids.shape
-    if (
-        expert_ids.device.type == "cpu"
-        and expert_ids.numel()
-        and not 0 <= int(expert_ids.min()) <= int(expert_ids.max()) < experts
-    ):
-        raise InputError(f"expert ids must lie in 0..{experts - 1}, got {expert_ids.min()}..{expert_ids.max()}")
+    if expert_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_ids(expert_ids, experts)
     copies = tokens * top_k
     device = expert_ids.device
     sorted_ids, sorted_to_copy = torch.sort(expert_ids.reshape(-1), stable=True)
     boundaries = torch.arange(experts + 1, device=device, dtype=sorted_ids.dtype)
     starts = torch.searchsorted(sorted_ids, boundaries, out_int32=True)  # the last entry is the number of copies
     counts = starts.diff()
-    padded = (counts + GROUP_MULTIPLE - 1) // GROUP_MULTIPLE * GROUP_MULTIPLE
+    padded = (counts + GROUP_ROWS - 1) // GROUP_ROWS * GROUP_ROWS
     offsets = padded.cumsum(0, dtype=torch.int32)
     shift = offsets - padded - starts[:-1]  # how far padding has moved each expert's first row
     rows = torch.arange(copies, device=device, dtype=torch.int32) + shift[sorted_ids.long()]
@@ -74,3 +68,11 @@ def permute(expert_ids: Int[Tensor, "tokens top_k"], experts: int) -> Permutatio
     # Floor division keeps PADDING as it is: -1 // top_k == -1.
     row_to_token = row_to_copy.div(top_k, rounding_mode="floor")
     return Permutation(row_to_copy, row_to_token, copy_to_row.view(tokens, top_k), offsets)
+
+
+def _check_ids(expert_ids: Int[Tensor, "tokens top_k"], experts: int) -> None:
+    if expert_ids.numel() == 0:
+        return
+    lowest, highest = int(expert_ids.min()), int(expert_ids.max())
+    if lowest < 0 or highest >= experts:
+        raise InputError(f"expert ids must lie in 0..{experts - 1}, got {lowest}..{highest}")

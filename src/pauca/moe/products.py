@@ -32,7 +32,7 @@ def rows_by_weights(
 ) -> Float[Tensor, "rows n"]:
     """Each expert's rows times its matrix, in BF16 with FP32 sums (forward, and gradient of the input)."""
     if rows.device.type == "cuda":
-        return torch._grouped_mm(rows, weights, offs=offsets)
+        return torch.nn.functional.grouped_mm(rows, weights, offs=offsets)
     return _rows_by_weights(rows, weights, offsets)
 
 
@@ -41,7 +41,7 @@ def columns_by_columns(
 ) -> Float[Tensor, "experts m n"]:
     """For each expert A B^T over its rows, in BF16 with FP32 sums (gradient of the weights). Zero where it has none."""
     if a.device.type == "cuda":
-        return torch._grouped_mm(a, b.t(), offs=offsets)
+        return torch.nn.functional.grouped_mm(a, b.t(), offs=offsets)
     return _columns_by_columns(a, b, offsets)
 
 
@@ -60,7 +60,7 @@ def fp8_rows_by_weights(
             come; up to a fifth faster, and less exact for long k.
     """
     if _is_hopper(rows.device):
-        return torch._scaled_grouped_mm(
+        return torch.ops.aten._scaled_grouped_mm(
             rows,
             weights.transpose(1, 2),
             row_scales,
@@ -83,7 +83,7 @@ def fp8_columns_by_columns(
 ) -> Float[Tensor, "experts m n"]:
     """For each expert A B^T over its rows, both contiguous along the rows. BF16 out, zero where it has no rows."""
     if _is_hopper(a.device):
-        return torch._scaled_grouped_mm(
+        return torch.ops.aten._scaled_grouped_mm(
             a,
             b.t(),
             a_scales.reshape(-1),

@@ -8,7 +8,7 @@ functions run on any device and take and return what `pauca.moe.ops` documents.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import BFloat16, Bool, Float, Int, Int32, UInt8
+from jaxtyping import BFloat16, Bool, Float, Int, Int32, Shaped, UInt8
 from torch import Tensor
 
 from pauca.moe.formats import (
@@ -302,7 +302,7 @@ def fp8_rows_to_columns(
     width = rows.shape[1] if rows.granularity is Granularity.ROW else TILE
     largest, spread = _group_maximum(_finite(by_tile), offsets)
 
-    def widen(scales: Int[Tensor, "n parts"]) -> Int[Tensor, "n channels"]:
+    def widen(scales: Shaped[Tensor, "_ parts"]) -> Shaped[Tensor, "_ channels"]:
         return scales.repeat_interleave(width, 1)[:, : rows.shape[1]]
 
     parts = split_e4m3(rows.codes)

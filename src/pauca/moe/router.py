@@ -1,8 +1,9 @@
 """Which experts a token goes to, and with what weight: a top-k router in fp32.
 
-Two ways of scoring: softmax over all experts (Switch, Mixtral, Qwen3-MoE, DeepSeek-V2) and sigmoid of each (DeepSeek-V3).
-Two ways of keeping experts equally busy: an auxiliary loss (arXiv 2101.03961, equation 4), and a bias that counts in the
-choice but not in the weight, raised for idle experts and lowered for busy ones after each step (arXiv 2408.15664).
+Two ways of scoring: softmax over all experts (Switch, Mixtral, Qwen3-MoE, DeepSeek-V2) and sigmoid of each
+(DeepSeek-V3). Two ways of keeping experts equally busy: an auxiliary loss (arXiv 2101.03961, equation 4), and a bias
+that counts in the choice but not in the weight, raised for idle experts and lowered for busy ones after each step
+(arXiv 2408.15664).
 """
 
 from dataclasses import dataclass
@@ -58,7 +59,8 @@ class _Fp32Linear(torch.autograd.Function):
         return x.float() @ weight.float().t()
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        (gradient,) = gradients
         x, weight = ctx.saved_tensors
         return (gradient @ weight.float()).to(x.dtype), (gradient.t() @ x.float()).to(weight.dtype)
 
@@ -122,7 +124,7 @@ class Router(nn.Module):
         return scores.topk(self.top_k, -1, sorted=False).indices
 
     def _auxiliary_loss(self, scores: Float[Tensor, "tokens experts"], copies: Int[Tensor, " experts"]) -> Tensor:
-        """experts * sum of (share of the copies) * (mean share of the score), per expert (Switch Transformer, eq. 4)."""
+        """experts * sum over them of (share of the copies) * (mean share of the score): Switch Transformer, eq. 4."""
         shares = scores if self.config.scoring == "softmax" else _normalised(scores)
         tokens, experts = scores.shape
         return experts * (copies / max(1, tokens * self.top_k) * shares.sum(0) / max(1, tokens)).sum()

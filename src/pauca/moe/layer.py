@@ -1,0 +1,180 @@
+"""The mixture-of-experts layer as a PyTorch module."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from pauca.errors import ConfigError, InputError
+from pauca.moe import ops
+from pauca.moe.experts import apply_experts
+from pauca.moe.formats import ScaleRule
+from pauca.moe.permute import sort_by_expert
+from pauca.moe.products import require_fp8
+from pauca.moe.recipe import Recipe, Recompute
+from pauca.moe.router import Router, RouterConfig
+
+
+class Experts(nn.Module):
+    """A bank of SwiGLU experts, each a pair of matrices, without biases.
+
+    Parameters hold master weights, BF16 or FP32; FP8 copies are made for each pass and never stored.
+    """
+
+    def __init__(
+        self, hidden: int, width: int, experts: int, recipe: Recipe | None = None, recompute: Recompute = "none"
+    ) -> None:
+        """See `MoE`; `width` is one expert's."""
+        super().__init__()
+        if recompute not in ("none", "activation", "experts"):
+            raise ConfigError(f"recompute must be none, activation or experts, got {recompute!r}")
+        if experts < 1:
+            raise ConfigError(f"at least one expert is needed, got {experts}")
+        self.gate_up = nn.Parameter(torch.empty(experts, 2 * width, hidden))
+        self.down = nn.Parameter(torch.empty(experts, hidden, width))
+        self.recompute: Recompute = recompute
+        self.recipe = recipe or Recipe.bf16()
+        self.reset_parameters()
+
+    @property
+    def recipe(self) -> Recipe:
+        return self._recipe
+
+    @recipe.setter
+    def recipe(self, recipe: Recipe) -> None:
+        _, hidden, width = self.down.shape
+        # Blocks of 32 share an MXFP4 scale; BF16 products ask for rows of 16 bytes.
+        multiple = 8 if recipe.precision == "bf16" else 32
+        for name, size in (("hidden", hidden), ("width", width)):
+            if size < 1 or size % multiple:
+                raise ConfigError(
+                    f"{name} must be a multiple of {multiple} under the {recipe.precision} recipe, got {size}"
+                )
+        self._recipe, self._recipe_text = recipe, recipe.to_json()
+
+    def reset_parameters(self) -> None:
+        for weight in (self.gate_up, self.down):
+            nn.init.normal_(weight, std=weight.shape[2] ** -0.5)
+
+    def forward(
+        self,
+        x: Float[Tensor, "tokens hidden"],
+        expert_ids: Int[Tensor, "tokens top_k"],
+        probabilities: Float[Tensor, "tokens top_k"],
+    ) -> Float[Tensor, "tokens hidden"]:
+        """The sum of each token's experts, weighted by the FP32 `probabilities`; computed in BF16, returned like x."""
+        self._check_input(x)
+        with torch.autocast(x.device.type, enabled=False):
+            y = apply_experts(
+                x.bfloat16().contiguous(),
+                self.gate_up,
+                self.down,
+                expert_ids,
+                probabilities.float(),
+                self._recipe_text,
+                self.recompute,
+            )
+            return y.to(x.dtype)
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.shape[-1] != self.down.shape[1]:
+            raise InputError(f"tokens have {x.shape[-1]} channels, but the experts were built for {self.down.shape[1]}")
+        if x.dtype not in (torch.bfloat16, torch.float32):
+            raise InputError(f"tokens must be bfloat16 or float32, got {x.dtype}; convert them first")
+        if self.recipe.precision != "bf16":
+            require_fp8(x.device)
+
+    def extra_repr(self) -> str:
+        count, hidden, width = self.down.shape
+        return f"{count} x (hidden={hidden}, width={width}), {self.recipe.precision}, recompute={self.recompute}"
+
+
+class MoE(nn.Module):
+    """A mixture-of-experts feed-forward layer: `y = sum over top-k of p_e(x) E_e(x)`, plus shared experts.
+
+    Dropless: every token reaches all its experts, whatever the load.
+
+    >>> layer = MoE(hidden=64, width=32, experts=8, top_k=2, recipe=Recipe.fp4())
+    >>> y = layer(torch.randn(2, 10, 64))
+    >>> loss = y.square().mean() + 0.01 * layer.auxiliary_loss
+
+    Attributes:
+        router, experts: the routed part; `experts.recipe` may be changed at any time.
+        shared: the shared experts as one wide expert that every token visits, or None.
+        auxiliary_loss: of the latest forward, 1 when the load is balanced; add a multiple of it to the loss. None
+            before the first.
+    """
+
+    auxiliary_loss: Tensor | None = None
+
+    def __init__(
+        self,
+        hidden: int,
+        width: int,
+        experts: int,
+        top_k: int,
+        *,
+        shared_experts: int = 0,
+        recipe: Recipe | None = None,
+        recompute: Recompute = "none",
+        router: RouterConfig | None = None,
+    ) -> None:
+        """Build a layer.
+
+        Args:
+            hidden: channels of a token; a multiple of 32 for the fp8 and fp4 recipes, of 8 for bf16.
+            width: channels inside one expert; likewise.
+            experts: number of routed experts.
+            top_k: experts that each token is routed to.
+            shared_experts: experts of the same width that every token visits, with weight 1.
+            recipe: numerics; `Recipe.bf16()` by default.
+            recompute: what backward computes again rather than keep. Never the routing.
+            router: scoring and balancing.
+        """
+        super().__init__()
+        if shared_experts < 0:
+            raise ConfigError(f"shared_experts must not be negative, got {shared_experts}")
+        self.router = Router(hidden, experts, top_k, router)
+        self.experts = Experts(hidden, width, experts, recipe, recompute)
+        self.shared = Experts(hidden, width * shared_experts, 1, recipe, recompute) if shared_experts else None
+
+    def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+        tokens = x.reshape(-1, x.shape[-1])
+        routing = self.router(tokens)
+        self.auxiliary_loss = routing.auxiliary_loss
+        y = self.experts(tokens, routing.expert_ids, routing.probabilities)
+        if self.shared is not None:
+            everyone = torch.zeros(len(tokens), 1, dtype=torch.int64, device=x.device)
+            y = y + self.shared(tokens, everyone, torch.ones_like(everyone, dtype=torch.float32))
+        return y.view(x.shape)
+
+    @torch.no_grad()
+    def inexact_shares(self, x: Float[Tensor, "*batch hidden"]) -> dict[str, Float[Tensor, ""]]:
+        """How much the shared scales cost on these tokens: a debugging aid, many times as slow as a forward.
+
+        FC1's input in MXFP4 goes to FP8 with one scale per row for FC1, and with one per expert and channel for FC1's
+        weight gradient. A block whose exponent is more than 14 below the largest under its scale loses bits.
+
+        Returns:
+            The share of the nonzero elements that lost bits: "fc1_rows" and "fc1_columns". On the device.
+        """
+        tokens = x.reshape(-1, x.shape[-1])
+        plan = sort_by_expert(self.router(tokens).expert_ids, len(self.experts.down))
+        blocks = ops.quantize_mxfp4(tokens.bfloat16(), ScaleRule(self.experts.recipe.scale_rule))
+        counts = {
+            "fc1_rows": ops.count_inexact(blocks, plan.row_to_token),
+            "fc1_columns": ops.count_inexact(blocks, plan.row_to_token, plan.offsets),
+        }
+        return {name: inexact / nonzero.clamp(min=1) for name, (inexact, nonzero) in counts.items()}
+
+
+def auxiliary_loss(model: nn.Module) -> Tensor | int:
+    """The sum of the balancing losses of a model's MoE layers in their latest forward; 0 if there is none."""
+    losses = [m.auxiliary_loss for m in model.modules() if isinstance(m, MoE) and m.auxiliary_loss is not None]
+    return sum(losses)
+
+
+def update_biases(model: nn.Module) -> None:
+    """`Router.update_bias` on all routers of a model; call it after each optimiser step."""
+    for module in model.modules():
+        if isinstance(module, Router):
+            module.update_bias()
