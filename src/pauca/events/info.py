@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64
+from scipy.ndimage import rank_filter
 
 from pauca.errors import InputError
 from pauca.events.io.recording import Finding, Recording, Remedy, in_words
@@ -132,8 +133,7 @@ def hot_pixel_mask(events: Events) -> Bool[np.ndarray, "height width"]:
 
     A pixel is hot when its count stands out from those of all pixels (ten median absolute deviations above the
     median, in the square root, which makes counts equally noisy) and is four times that of the second busiest of its
-    eight neighbours. The latter spares pixels on strong edges, whose neighbours fire as well; one neighbour may be
-    hot too.
+    24 neighbours. The latter spares pixels on edges, whose neighbours fire as well; one neighbour may be hot too.
     """
     return _is_hot(_counts(events))
 
@@ -175,14 +175,8 @@ def _is_hot(counts: Int64[np.ndarray, "height width"]) -> Bool[np.ndarray, "heig
     # The floor: a Poisson count has a standard deviation of 1/2 in the square root, however many pixels are silent.
     spread = max(1.4826 * float(np.median(np.abs(root - middle))), 0.5)
     loud = (root > middle + 10 * spread) & (counts >= _MANY_EVENTS)
-    return loud & (counts > 4 * np.maximum(_second_busiest_neighbour(counts), 1))
-
-
-def _second_busiest_neighbour(counts: Int64[np.ndarray, "height width"]) -> Int64[np.ndarray, "height width"]:
-    padded = np.pad(counts, 1)
-    height, width = counts.shape
-    shifted = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3) if (i, j) != (1, 1)]
-    return np.partition(np.stack(shifted), -2, axis=0)[-2]
+    third_busiest = rank_filter(counts, -3, size=5, mode="constant")  # of 25, the pixel itself among them
+    return loud & (counts > 4 * np.maximum(third_busiest, 1))
 
 
 def _hot_pixels(counts: Int64[np.ndarray, "height width"], duration_s: float) -> tuple[HotPixel, ...]:

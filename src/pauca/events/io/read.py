@@ -101,7 +101,8 @@ def _first_bytes(path: Path) -> bytes:
 def _refuse_unsupported(path: Path, start: bytes) -> None:
     """Say clearly what a file is that is neither text nor one of the binary formats we read."""
     suffix = path.suffix.lower()
-    binary = b"\0" in start and not start.startswith(_GZIP_MAGIC)
+    strange = len(start.translate(None, bytes(range(32, 127)) + b"\t\r\n"))
+    binary = strange > 0.1 * len(start) and not start.startswith(_GZIP_MAGIC)  # damaged text has fewer
     kind = next((end for magic, end in _UNSUPPORTED_MAGIC.items() if start.startswith(magic)), None)
     if kind is None and suffix in _UNSUPPORTED and (binary or start.startswith(b"%")):
         kind = suffix
