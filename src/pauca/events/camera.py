@@ -168,9 +168,13 @@ class _CalibrationLoader(yaml.SafeLoader):
     """Safe YAML that also reads OpenCV's matrices."""
 
 
-_CalibrationLoader.add_constructor(
-    "tag:yaml.org,2002:opencv-matrix", lambda loader, node: loader.construct_mapping(node, deep=True)
-)
+def _opencv_matrix(loader: yaml.SafeLoader, node: yaml.Node) -> dict[Any, Any]:
+    if not isinstance(node, yaml.MappingNode):
+        raise yaml.YAMLError("!!opencv-matrix without rows, cols and data")
+    return loader.construct_mapping(node, deep=True)
+
+
+_CalibrationLoader.add_constructor("tag:yaml.org,2002:opencv-matrix", _opencv_matrix)
 
 
 def _numbers(node: Any) -> list[float]:

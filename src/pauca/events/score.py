@@ -64,7 +64,7 @@ class Scorer:
         if lost < len(packet):
             for image, slopes in zip(self._images, self._slopes, strict=True):
                 table = tabulate(self.pixel_score)
-                above_empty += score_image(image, PAD, tuple(box), TAPS, *table, self._scratch, slopes)
+                above_empty += float(score_image(image, PAD, tuple(box), TAPS, *table, self._scratch, slopes))
         at_events = np.empty((2, len(packet)), np.float32)
         gather_gradient(warped[0], warped[1], packet.p, PAD, self._slopes, at_events[0], at_events[1])
         by_motion = self.warp.slopes_by_motion(packet, self.frame, velocity, acceleration, warped, at_events)

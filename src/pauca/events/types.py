@@ -136,12 +136,14 @@ class Alignment:
     """Maximum-likelihood registration of one packet of events."""
 
     motion: Motion
+    t_us: int  # the time the velocity is valid for
     velocity: Float[np.ndarray, "k"]  # rad/s about camera x, y, z; or focal lengths per second along x, y
-    covariance: Float[np.ndarray, "k k"]  # inverse of the observed information; infinite where it is singular
-    log_likelihood: float  # nats, whole image; the variance of the image for the contrast objective
+    acceleration: Float[np.ndarray, "k"]  # change of the velocity per second; zero where it was not estimated
+    covariance: Float[np.ndarray, "k k"]  # of the velocity, from the observed information; infinite if degenerate
+    score: float  # log-likelihood of the whole image in nats, or the sum of squares for contrast maximisation
     status: Status
     evaluations: int  # images of warped events that were formed
-    t_ref_us: int  # the time the velocity is valid for
+    t_ref_us: int  # the time to which events were warped
     start_us: int  # first event of the packet
     end_us: int  # last event of the packet
     n_events: int

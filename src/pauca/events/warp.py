@@ -10,6 +10,8 @@ from pauca.events.kernels.chain import chain_rotate, chain_rotate_first_order, c
 from pauca.events.kernels.warp import rotate, rotate_first_order, translate
 from pauca.events.types import Motion, Packet
 
+_Scalars = tuple[np.float32, ...]
+
 _WARPS = {
     ("rotation", True): (rotate, chain_rotate),
     ("rotation", False): (rotate_first_order, chain_rotate_first_order),
@@ -66,7 +68,8 @@ class Warp:
         """
         warped = np.empty((2, len(packet)), np.float32)
         kernel, _ = _WARPS[self.motion, self.exact]
-        kernel(packet.x, packet.y, packet.dt_s, *self._scalars(velocity, acceleration, frame), warped[0], warped[1])
+        v, a, f = self._scalars(velocity, acceleration, frame)
+        kernel(packet.x, packet.y, packet.dt_s, v, a, f, warped[0], warped[1])
         return warped
 
     def slopes_by_motion(
@@ -81,14 +84,15 @@ class Warp:
         """Chain rule: slopes by the warped pixels to slopes by each event's own rotation vector or shift."""
         out = np.empty((self.parameters, len(packet)), np.float32)
         _, kernel = _WARPS[self.motion, self.exact]
-        scalars = self._scalars(velocity, acceleration, frame)
-        kernel(packet.x, packet.y, packet.dt_s, *scalars, warped[0], warped[1], slopes[0], slopes[1], out)
+        v, a, f = self._scalars(velocity, acceleration, frame)
+        kernel(packet.x, packet.y, packet.dt_s, v, a, f, warped[0], warped[1], slopes[0], slopes[1], out)
         return out
 
     def _scalars(
         self, velocity: np.ndarray, acceleration: np.ndarray | None, frame: Frame
-    ) -> tuple[tuple[np.float32, ...], ...]:
+    ) -> tuple[_Scalars, _Scalars, _Scalars]:
         """Tuples of float32, which the kernels hold in registers."""
         still = np.zeros(self.parameters)
         vectors = (velocity, still if acceleration is None else acceleration, frame.intrinsics)
-        return tuple(tuple(np.float32(value) for value in vector) for vector in vectors)
+        v, a, f = (tuple(np.float32(value) for value in vector) for vector in vectors)
+        return v, a, f

@@ -1,0 +1,247 @@
+"""From events to velocities: cut a recording into packets, align each, warm-started from the one before."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from pauca.errors import ConfigError, InputError
+from pauca.events.camera import Camera, undistortion_table
+from pauca.events.contrast import Contrast
+from pauca.events.kernels.bearings import look_up_bearings, seconds_since
+from pauca.events.likelihood import NegativeBinomial, PixelScore
+from pauca.events.newton import Optimum, maximise
+from pauca.events.score import Score, Scorer
+from pauca.events.trajectory import Trajectory
+from pauca.events.types import Alignment, Events, Motion, Objective, Packet, Recording, Status
+from pauca.events.warp import Frame, Warp
+
+_FEWEST_EVENTS = 50  # below, a packet is DEGENERATE: noise alone aligns as well
+_STEP_PIXELS = 8.0  # longest step of the solver, as displacement of events at the ends of the packet
+_LOST_PIXELS = 1.0  # DEGENERATE from this standard deviation on: the likelihood knows nothing beyond its blur
+
+
+@dataclass(frozen=True)
+class AlignConfig:
+    """How a recording is cut into packets, and what is maximised over which motion.
+
+    A packet ends at `packet_events`, or earlier at `packet_s` if it holds `min_events` then: slow motion gives few
+    events, and long packets would blur the reversals of the motion.
+    """
+
+    motion: Motion = "rotation"
+    objective: Objective = "st-ppp"
+    packet_events: int = 30_000  # most events of a packet
+    min_events: int = 10_000  # a packet waits for so many, however long it takes
+    packet_s: float = 0.02  # seconds
+    acceleration: bool = True  # estimate it too: a packet may then turn the corner of a motion
+    exact: bool = True  # rotate bearings exactly, or to first order as in the paper
+    reference: Literal["middle", "first"] = "middle"  # warp to the middle of the packet, or to its first event
+    r: float = 0.1  # shape of the Gamma prior of the rate; must stay below 1
+    beta: float = 1.59  # its rate; changes the likelihood by a constant
+    border: int = 60  # pixels around the sensor
+    max_evaluations: int = 60
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_events <= self.packet_events:
+            raise ConfigError(f"min_events {self.min_events} must lie in 1..packet_events ({self.packet_events})")
+        if not self.packet_s > 0 or self.border < 0 or self.max_evaluations < 1:
+            raise ConfigError(
+                f"packet_s {self.packet_s} and max_evaluations {self.max_evaluations} must be positive, and "
+                f"border {self.border} not negative"
+            )
+        NegativeBinomial(self.r, self.beta)  # says what is wrong with r or beta
+
+    @classmethod
+    def paper(cls) -> "AlignConfig":
+        """The protocol of the paper: 30,000 events, first order, warped to the first event, constant velocity."""
+        return cls(min_events=30_000, packet_s=np.inf, acceleration=False, exact=False, reference="first")
+
+
+@dataclass(eq=False)
+class Aligner:
+    """Aligns packets one after the other, as they come: for a loop of one's own, or a live camera.
+
+    >>> aligner = Aligner(camera)
+    >>> for events in live:  # any windows of events
+    ...     velocity = aligner.align(events).velocity
+    """
+
+    camera: Camera
+    config: AlignConfig = AlignConfig()
+    _scorer: Scorer = field(init=False, repr=False)
+    _last: Alignment | None = field(default=None, init=False, repr=False)
+    _shape: Float[np.ndarray, "k k"] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        pixel_score: PixelScore = NegativeBinomial(config.r, config.beta)
+        if config.objective == "contrast":
+            pixel_score = Contrast()
+        warp = Warp(config.motion, config.exact)
+        self._scorer = Scorer(Frame(self.camera, config.border), warp, pixel_score)
+
+    def align(self, events: Events) -> Alignment:
+        """Velocity of one packet. Never fails on the events of a stream: see `Alignment.status`.
+
+        Raises:
+            InputError: if the events are from a sensor of another size.
+        """
+        if events.size != self.camera.size:
+            raise InputError(
+                f"events are from a sensor of {events.size} pixels, but the camera is calibrated for {self.camera.size}"
+            )
+        packet = self.packet(events)
+        if len(events) < _FEWEST_EVENTS or events.duration_us == 0:
+            return self._remember(self._degenerate(packet))
+        parameters = self._parameters()
+        optimum = maximise(
+            lambda point: self._evaluate(packet, point),
+            self._start(packet)[:parameters],
+            reach=_STEP_PIXELS / self._pixels_moved(packet)[:parameters],
+            shape=self._shape,
+            observed=self._scorer.warp.parameters,
+            max_evaluations=self.config.max_evaluations,
+        )
+        return self._remember(self._alignment(packet, optimum), optimum.shape)
+
+    def packet(self, events: Events) -> Packet:
+        """Bearings and relative times of the events."""
+        start = int(events.t_us[0]) if len(events) else 0
+        t_ref_us = start + (events.duration_us // 2 if self.config.reference == "middle" else 0)
+        x, y, dt_s = np.empty((3, len(events)), np.float32)
+        if events.undistorted:
+            fx, fy, cx, cy = self.camera.intrinsics
+            x[:], y[:] = (events.x - cx) / fx, (events.y - cy) / fy
+        else:
+            look_up_bearings(events.x, events.y, undistortion_table(self.camera), x, y)
+        seconds_since(events.t_us, t_ref_us, dt_s)
+        return Packet(x, y, dt_s, events.p, t_ref_us, start, start + events.duration_us)
+
+    def images(self, events: Events, alignment: Alignment | None = None) -> Float[np.ndarray, "2 height width"]:
+        """Images of the events, OFF and ON, warped by an alignment, or as they are: undistorted, with the border."""
+        packet = self.packet(events)
+        if alignment is None:
+            return self._scorer.images(packet, np.zeros(self._scorer.warp.parameters))
+        return self._scorer.images(packet, alignment.velocity, alignment.acceleration)
+
+    def _parameters(self) -> int:
+        return self._scorer.warp.parameters * (2 if self.config.acceleration else 1)
+
+    def _evaluate(self, packet: Packet, point: np.ndarray) -> Score:
+        k, n = self._scorer.warp.parameters, len(point)
+        score = self._scorer(packet, point[:k], point[k:] if n > k else None)
+        return score._replace(gradient=score.gradient[:n], fisher=score.fisher[:n, :n])
+
+    def _pixels_moved(self, packet: Packet) -> np.ndarray:
+        """Pixels by which one unit of each parameter moves an event at the end of the packet."""
+        k = self._scorer.warp.parameters
+        longest_s = max(packet.end_us - packet.t_ref_us, packet.t_ref_us - packet.start_us) * 1e-6
+        return self.camera.fx * np.repeat([longest_s, longest_s**2 / 2], k)
+
+    def _start(self, packet: Packet) -> np.ndarray:
+        """Velocity and acceleration expected of this packet: the last one's, or rest."""
+        k = self._scorer.warp.parameters
+        last = self._last
+        if last is None or last.status is Status.DEGENERATE:
+            return np.zeros(2 * k)
+        elapsed_s = (packet.t_ref_us - last.t_us) * 1e-6
+        return np.concatenate([last.velocity + elapsed_s * last.acceleration, last.acceleration])
+
+    def _alignment(self, packet: Packet, optimum: Optimum) -> Alignment:
+        k, n = self._scorer.warp.parameters, len(optimum.point)
+        covariance, status = np.full((k, k), np.inf), optimum.status
+        if status is not Status.DEGENERATE:
+            covariance = np.linalg.inv(optimum.information)[:k, :k]
+            if np.sqrt(np.diag(covariance).max()) * self._pixels_moved(packet)[0] > _LOST_PIXELS:
+                status = Status.DEGENERATE
+        middle_us = (packet.start_us + packet.end_us) // 2
+        return Alignment(
+            motion=self.config.motion,
+            t_us=packet.t_ref_us if self.config.acceleration else middle_us,
+            velocity=optimum.point[:k],
+            acceleration=optimum.point[k:] if n > k else np.zeros(k),
+            covariance=covariance,
+            score=optimum.value,
+            status=status,
+            evaluations=optimum.evaluations,
+            t_ref_us=packet.t_ref_us,
+            start_us=packet.start_us,
+            end_us=packet.end_us,
+            n_events=len(packet),
+        )
+
+    def _degenerate(self, packet: Packet) -> Alignment:
+        """The answer where there is nothing to align: rest, infinitely uncertain."""
+        still = np.zeros(self._parameters())
+        nothing = np.zeros((len(still), len(still)))
+        return self._alignment(packet, Optimum(still, 0.0, nothing, nothing, Status.DEGENERATE, 0))
+
+    def _remember(self, alignment: Alignment, shape: np.ndarray | None = None) -> Alignment:
+        self._last, self._shape = alignment, None if alignment.status is Status.DEGENERATE else shape
+        return alignment
+
+
+def cut_packets(events: Events, config: AlignConfig) -> Iterator[Events]:
+    """Consecutive windows as `AlignConfig` describes them; a rest at the end that fills less than half is left out,
+    unless it is all there is."""
+    first, t_us = 0, events.t_us
+    while first < len(events):
+        by_time = len(events)
+        if np.isfinite(config.packet_s):
+            by_time = int(np.searchsorted(t_us, t_us[first] + round(config.packet_s * 1e6)))
+        end = max(min(first + config.packet_events, by_time), first + config.min_events)
+        if end > len(events):
+            if first == 0:
+                yield events
+            return
+        yield events[first:end]
+        first = end
+
+
+def align_packets(
+    recording: Recording | Events, camera: Camera | None = None, config: AlignConfig | None = None
+) -> Iterator[Alignment]:
+    """Alignments of a recording, one by one as they are found.
+
+    Args:
+        recording: what `read` returned, or events alone.
+        camera: calibration; not needed where the recording brought its own.
+        config: the default `AlignConfig()` suits rotations; `AlignConfig.paper()` is the paper's protocol.
+    """
+    events = recording.events if isinstance(recording, Recording) else recording
+    if camera is None and isinstance(recording, Recording):
+        camera = recording.camera
+    if camera is None:
+        raise InputError("the recording does not say its camera: give one, such as Camera.from_file('calib.txt')")
+    aligner = Aligner(camera, config or AlignConfig())
+    for packet in cut_packets(events, aligner.config):
+        yield aligner.align(packet)
+
+
+def align(
+    recording: Recording | Events,
+    camera: Camera | None = None,
+    config: AlignConfig | None = None,
+    progress: Callable[[Alignment], None] | None = None,
+) -> Trajectory:
+    """Velocity of the camera over a whole recording.
+
+    >>> trajectory = align(read("recording.npz"))
+    >>> trajectory.to_csv("trajectory.csv")
+
+    Args:
+        recording, camera, config: as for `align_packets`.
+        progress: called with each alignment.
+
+    Raises:
+        InputError: where the camera is missing, of another size, or the recording is empty.
+    """
+    alignments = []
+    for alignment in align_packets(recording, camera, config):
+        alignments.append(alignment)
+        if progress is not None:
+            progress(alignment)
+    return Trajectory.from_alignments(alignments)

@@ -1,0 +1,161 @@
+"""Damped Newton for a score that is smooth on the scale of its own uncertainty, but rough below.
+
+Bilinear voting has a kink at every pixel, so second derivatives at a point mean nothing: curvature is learnt from
+differences of the exact gradient over steps of about one standard deviation (BFGS on the way, forward differences at
+the end). All steps are taken relative to the Fisher matrix, which comes with every evaluation: what is learnt about
+the curvature there (`shape`) holds for the next packet as well.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from pauca.events.types import Status
+
+_SHRINK = 0.5  # longest step kept after a failed one
+_FLATTEST = 0.1  # least curvature that is believed, relative to what the search had learnt
+_ROUGH = 1.0  # below this decrement (nats) the kinks can hide that a step would help
+
+
+class Evaluation(Protocol):
+    """A score with its derivatives."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def gradient(self) -> Float[np.ndarray, "k"]: ...
+    @property
+    def fisher(self) -> Float[np.ndarray, "k k"]: ...
+
+
+class Optimum(NamedTuple):
+    """Where the search ended: the best point that was evaluated."""
+
+    point: Float[np.ndarray, "k"]
+    value: float
+    information: Float[np.ndarray, "k k"]  # minus the second derivatives
+    shape: Float[np.ndarray, "k k"]  # the information relative to the Fisher matrix, for the next search
+    status: Status
+    evaluations: int
+
+
+def maximise(
+    evaluate: Callable[[Float[np.ndarray, "k"]], Evaluation],
+    start: Float[np.ndarray, "k"],
+    *,
+    reach: Float[np.ndarray, "k"],
+    shape: Float[np.ndarray, "k k"] | None = None,
+    observed: int,
+    tolerance: float = 0.04,
+    max_evaluations: int = 60,
+) -> Optimum:
+    """Climb to a maximum of the score.
+
+    Args:
+        evaluate: the score and its derivatives at a point.
+        start: where to begin.
+        reach: largest sensible step of each parameter; a longer step is cut to this ellipsoid.
+        shape: what an earlier, similar search returned as `shape`.
+        observed: how many of the first parameters get their curvature measured at the end, one evaluation each.
+        tolerance: stop when a Newton step promises less than half of this gain (nats): 0.04 is a fifth of a standard
+            deviation; a smaller one changes no figure of `benchmarks/events_accuracy.py` and costs a third more.
+        max_evaluations: give up (STALLED) after so many, those for the final curvature not counted.
+    """
+    point, here = start, evaluate(start)
+    count = 1
+    root = _cholesky(here.fisher)
+    if root is None:
+        return Optimum(point, here.value, np.zeros_like(here.fisher), np.eye(len(start)), Status.DEGENERATE, count)
+    information = root @ (np.eye(len(start)) if shape is None else shape) @ root.T
+    status = Status.STALLED
+    while count < max_evaluations:
+        step = np.linalg.solve(information, here.gradient)
+        decrement = float(here.gradient @ step)
+        if decrement < tolerance:
+            status = Status.CONVERGED
+            break
+        step /= max(1.0, float(np.linalg.norm(step / reach)))
+        tried = _search_along(evaluate, point, step, here, information, max_evaluations - count)
+        count += tried.evaluations
+        information = tried.information
+        if tried.evaluation is None:
+            status = Status.CONVERGED if decrement < _ROUGH else Status.STALLED
+            break
+        point, here = point + tried.step, tried.evaluation
+    information = _observed_information(evaluate, point, here, information, observed)
+    root = _cholesky(here.fisher)
+    if root is None:
+        shape, status = np.eye(len(start)), Status.DEGENERATE
+    else:
+        shape = np.linalg.solve(root, np.linalg.solve(root, information).T)
+    return Optimum(point, here.value, information, shape, status, count + observed)
+
+
+class _Tried(NamedTuple):
+    step: np.ndarray
+    evaluation: Evaluation | None  # None where no step helped
+    information: np.ndarray
+    evaluations: int
+
+
+def _search_along(
+    evaluate: Callable[[np.ndarray], Evaluation],
+    point: np.ndarray,
+    step: np.ndarray,
+    here: Evaluation,
+    information: np.ndarray,
+    budget: int,
+) -> _Tried:
+    """Backtrack along the step until the score rises; learn curvature from every trial."""
+    for count in range(1, min(8, budget) + 1):
+        there = evaluate(point + step)
+        information = _updated(information, step, here.gradient - there.gradient)
+        promised = float(here.gradient @ step)
+        gain = there.value - here.value
+        if gain > 1e-4 * promised:
+            return _Tried(step, there, information, count)
+        # Maximum of the parabola through the value and slope here and the value there.
+        step = step * np.clip(promised / (2 * (promised - gain)), 0.1, _SHRINK)
+    return _Tried(step, None, information, min(8, budget))
+
+
+def _updated(information: np.ndarray, step: np.ndarray, fall: np.ndarray) -> np.ndarray:
+    """BFGS: the nearest information that explains the fall of the gradient over this step; unchanged if none does."""
+    curvature = float(step @ fall)
+    expected = information @ step
+    if curvature <= 1e-3 * float(step @ expected):
+        return information
+    return information - np.outer(expected, expected) / (step @ expected) + np.outer(fall, fall) / curvature
+
+
+def _observed_information(
+    evaluate: Callable[[np.ndarray], Evaluation],
+    point: np.ndarray,
+    here: Evaluation,
+    guess: np.ndarray,
+    observed: int,
+) -> np.ndarray:
+    """Minus the second derivatives by the first `observed` parameters, from the gradient's change over one standard
+    deviation in each direction; the rest, and what kinks turned negative, as guessed."""
+    root = np.linalg.cholesky(guess)
+    directions = np.linalg.inv(root)  # rows: conjugate steps of one standard deviation, the i-th in parameters 0..i
+    whitened = np.eye(len(guess))  # the information in units of the guess
+    for i, direction in enumerate(directions[:observed]):
+        whitened[i] = directions @ (here.gradient - evaluate(point + direction).gradient)
+    whitened[observed:, :observed] = whitened[:observed, observed:].T
+    size, axes = np.linalg.eigh((whitened + whitened.T) / 2)
+    return root @ (axes * np.maximum(size, _FLATTEST)) @ axes.T @ root.T
+
+
+def _cholesky(matrix: np.ndarray) -> np.ndarray | None:
+    """Lower factor; None where the matrix is singular or not finite, whatever the units of its parameters."""
+    if not np.all(np.isfinite(matrix)) or not np.all(np.diag(matrix) > 0):
+        return None
+    scale = np.sqrt(np.diag(matrix))
+    try:
+        root = np.linalg.cholesky(matrix / np.outer(scale, scale))
+    except np.linalg.LinAlgError:
+        return None
+    return scale[:, None] * root if np.min(np.diag(root)) > 1e-4 else None

@@ -1,0 +1,181 @@
+"""The velocity of a camera over time: many alignments, to and from files, between packets, and summed up."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int64
+from scipy.spatial.transform import Rotation
+
+from pauca.errors import InputError
+from pauca.events.types import Alignment, Motion, Status
+
+_AXES: dict[Motion, tuple[str, ...]] = {
+    "rotation": ("wx_rad_s", "wy_rad_s", "wz_rad_s"),
+    "translation": ("vx_1_s", "vy_1_s"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Velocities in order of time, one for each packet.
+
+    Raises:
+        InputError: where it holds nothing, its arrays disagree in length, or times do not increase.
+    """
+
+    motion: Motion
+    t_us: Int64[np.ndarray, "n"]  # the time each velocity is valid for
+    velocity: Float[np.ndarray, "n k"]  # rad/s about camera x, y, z; or focal lengths per second along x, y
+    covariance: Float[np.ndarray, "n k k"]
+    start_us: Int64[np.ndarray, "n"]
+    end_us: Int64[np.ndarray, "n"]
+    n_events: Int64[np.ndarray, "n"]
+    evaluations: Int64[np.ndarray, "n"]
+    score: Float[np.ndarray, "n"]
+    status: tuple[Status, ...]
+
+    def __post_init__(self) -> None:
+        lengths = {len(getattr(self, column.name)) for column in fields(self) if column.name != "motion"}
+        if lengths == {0} or len(lengths) != 1:
+            raise InputError(f"trajectory: columns of lengths {sorted(lengths)}, expected one length above zero")
+        backwards = np.flatnonzero(np.diff(self.t_us) < 0)
+        if backwards.size:
+            raise InputError(f"trajectory: time {self.t_us[backwards[0] + 1]} us of row {backwards[0] + 1} runs back")
+
+    def __len__(self) -> int:
+        return len(self.t_us)
+
+    @property
+    def t_s(self) -> Float[np.ndarray, "n"]:
+        """Times in seconds on the recording's clock."""
+        return self.t_us * 1e-6
+
+    @property
+    def trusted(self) -> np.ndarray:
+        """Which rows are not DEGENERATE."""
+        return np.array([status is not Status.DEGENERATE for status in self.status])
+
+    @classmethod
+    def from_alignments(cls, alignments: Sequence[Alignment]) -> "Trajectory":
+        """Put alignments of one recording together."""
+        if not alignments:
+            raise InputError("no packet was aligned: the recording holds no events")
+
+        def integers(name: str) -> np.ndarray:
+            return np.array([getattr(alignment, name) for alignment in alignments], np.int64)
+
+        return cls(
+            motion=alignments[0].motion,
+            velocity=np.stack([alignment.velocity for alignment in alignments]),
+            covariance=np.stack([alignment.covariance for alignment in alignments]),
+            score=np.array([alignment.score for alignment in alignments]),
+            status=tuple(alignment.status for alignment in alignments),
+            **{name: integers(name) for name in ("t_us", "start_us", "end_us", "n_events", "evaluations")},
+        )
+
+    def at(self, t_us: Int64[np.ndarray, "m"]) -> Float[np.ndarray, "m k"]:
+        """Velocity at other times: linear between trusted packets, constant beyond the ends."""
+        keep = self.trusted if self.trusted.any() else np.ones(len(self), bool)
+        t, velocity = self.t_us[keep], self.velocity[keep]
+        return np.stack([np.interp(t_us, t, component) for component in velocity.T], axis=1)
+
+    def orientation(self) -> Float[np.ndarray, "n 4"]:
+        """Quaternions x, y, z, w that turn camera coordinates at each time into those at the first time.
+
+        The velocity is taken to change linearly between packets (rotation over each interval by the mean velocity).
+        """
+        if self.motion != "rotation":
+            raise InputError("orientation: this trajectory is a translation, which has none")
+        velocity = self.at(self.t_us)
+        steps = (velocity[1:] + velocity[:-1]) / 2 * np.diff(self.t_s)[:, None]
+        orientations = [Rotation.identity()]
+        for step in steps:
+            orientations.append(orientations[-1] * Rotation.from_rotvec(step))
+        return np.stack([orientation.as_quat() for orientation in orientations])
+
+    def to_csv(self, path: str | Path) -> None:
+        """One row a packet: time and velocity, window, covariance, score, status."""
+        k = self.velocity.shape[1]
+        upper = np.triu_indices(k)
+        axes = "xyz"
+        header = ["t_s", *_AXES[self.motion], "start_s", "end_s", "n_events"]
+        header += [f"cov_{axes[i]}{axes[j]}" for i, j in zip(*upper, strict=True)]
+        header += ["score", "evaluations", "status"]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        for i in range(len(self)):
+            times = [_seconds(self.t_us[i]), _seconds(self.start_us[i]), _seconds(self.end_us[i])]
+            covariance = [f"{value:.6g}" for value in self.covariance[i][upper]]
+            velocity = [f"{value:.9g}" for value in self.velocity[i]]
+            rest = [f"{self.score[i]:.6f}", self.evaluations[i], self.status[i].value]
+            writer.writerow([times[0], *velocity, *times[1:], self.n_events[i], *covariance, *rest])
+        Path(path).write_text(text.getvalue())
+
+    @classmethod
+    def from_csv(cls, path: str | Path) -> "Trajectory":
+        """Read what `to_csv` wrote."""
+        path = Path(path)
+        try:
+            rows = list(csv.DictReader(path.read_text().splitlines()))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read as a trajectory ({error})") from None
+        columns = set(rows[0]) if rows else set()
+        motion: Motion | None = next((motion for motion, axes in _AXES.items() if {"t_s", *axes} <= columns), None)
+        if motion is None:
+            raise InputError(
+                f"{path}: no trajectory; expected columns t_s,wx_rad_s,wy_rad_s,wz_rad_s or t_s,vx_1_s,vy_1_s"
+            )
+        try:
+            return cls._from_rows(rows, motion)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: incomplete or damaged trajectory ({error!r})") from None
+
+    @classmethod
+    def _from_rows(cls, rows: list[dict[str, str]], motion: Motion) -> "Trajectory":
+        def column(name: str) -> np.ndarray:
+            return np.array([float(row[name]) for row in rows])
+
+        axes = "xyz"[: len(_AXES[motion])]
+        covariance = [[column(f"cov_{min(a, b)}{max(a, b)}") for a in axes] for b in axes]
+        times = {f"{name}_us": np.round(column(f"{name}_s") * 1e6).astype(np.int64) for name in ("t", "start", "end")}
+        counts = {name: column(name).astype(np.int64) for name in ("n_events", "evaluations")}
+        return cls(
+            motion=motion,
+            velocity=np.stack([column(name) for name in _AXES[motion]], axis=1),
+            covariance=np.moveaxis(np.array(covariance), 2, 0),
+            score=column("score"),
+            status=tuple(Status(row["status"]) for row in rows),
+            **times,
+            **counts,
+        )
+
+    def to_npz(self, path: str | Path) -> None:
+        """All columns, exactly; rotations with their integrated orientation."""
+        columns = {column.name: getattr(self, column.name) for column in fields(self)}
+        columns["status"] = np.array([status.value for status in self.status])
+        if self.motion == "rotation":
+            columns["orientation_xyzw"] = self.orientation()
+        np.savez_compressed(path, **columns)
+
+    @classmethod
+    def from_npz(cls, path: str | Path) -> "Trajectory":
+        """Read what `to_npz` wrote."""
+        try:
+            with np.load(path) as file:
+                columns = {column.name: file[column.name] for column in fields(cls)}
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{path}: cannot be read as a trajectory ({error})") from None
+        columns["motion"] = str(columns["motion"])
+        columns["status"] = tuple(Status(str(status)) for status in columns["status"])
+        return cls(**columns)
+
+
+def _seconds(t_us: int) -> str:
+    """Microseconds as decimal seconds, exactly."""
+    sign, t_us = "-" if t_us < 0 else "", abs(int(t_us))
+    return f"{sign}{t_us // 1_000_000}.{t_us % 1_000_000:06d}"
