@@ -40,7 +40,7 @@ def row_bound(copies: int, experts: int) -> int:
 
 
 def sort_by_expert(expert_ids: Int[Tensor, "tokens top_k"], experts: int) -> Permutation:
-    """Sort the copies of the tokens by expert.
+    """Sort the copies of the tokens by expert (at most 32,767 experts).
 
     Args:
         expert_ids: the experts that each token was routed to, 0 to experts - 1. Not checked on a GPU: that would wait
@@ -52,7 +52,8 @@ def sort_by_expert(expert_ids: Int[Tensor, "tokens top_k"], experts: int) -> Per
         _check_ids(expert_ids, experts)
     copies = tokens * top_k
     device = expert_ids.device
-    sorted_ids, sorted_to_copy = torch.sort(expert_ids.reshape(-1), stable=True)
+    # A radix sort of 16-bit keys takes a quarter of the passes that one of 64-bit keys takes.
+    sorted_ids, sorted_to_copy = torch.sort(expert_ids.reshape(-1).to(torch.int16), stable=True)
     boundaries = torch.arange(experts + 1, device=device, dtype=sorted_ids.dtype)
     starts = torch.searchsorted(sorted_ids, boundaries, out_int32=True)  # the last entry is the number of copies
     counts = starts.diff()
