@@ -1,0 +1,173 @@
+"""Image files in folders, zip archives of folders, or a folder of such archives; the folder names the class."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Literal
+from zipfile import BadZipFile, ZipFile
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from pauca.errors import InputError
+from pauca.fewshot.data.decode import decode_image
+
+EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_THREADS = 4  # Pillow decodes outside Python's lock; more threads gain nothing on small images
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image that has not been read yet."""
+
+    path: str  # inside the archive, or on disk
+    archive: Path | None
+    stamp: int  # CRC in an archive, modification time on disk: changes when the file does
+    class_name: str  # "" for an image that lies in no class folder
+    split: str  # "all" unless folders named train, val, test stand above the class folders
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+        return f"{self.archive}:{self.path}" if self.archive else self.path
+
+
+class ImageReader:
+    """Reads image files, keeping their archives open; a context, safe to share between threads."""
+
+    def __init__(self, files: Sequence[ImageFile]):
+        self._archives = {archive: ZipFile(archive) for archive in {file.archive for file in files} if archive}
+
+    def __enter__(self) -> "ImageReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for archive in self._archives.values():
+            archive.close()
+
+    def read(self, file: ImageFile) -> bytes:
+        """The encoded bytes."""
+        try:
+            if file.archive is None:
+                return Path(file.path).read_bytes()
+            return self._archives[file.archive].read(file.path)
+        except (OSError, BadZipFile) as error:
+            raise InputError(f"{file.name}: cannot be read ({error}); restore the file") from error
+
+
+def list_images(path: Path) -> tuple[ImageFile, ...]:
+    """All image files below a folder, in a zip archive, or in the zip archives of a folder, sorted by name.
+
+    The class of an image is the path of its folder below the folder that all images share, without a last `images`;
+    a first folder named train, val or test is the split.
+
+    Raises:
+        InputError: there is no such path, it is no zip archive, or it holds no images.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    files = _on_disk(path) if path.is_dir() else _in_archive(path)
+    if not files and path.is_dir():
+        files = [file for archive in sorted(path.glob("*.zip")) for file in _in_archive(archive)]
+    if not files:
+        kinds = " ".join(sorted(EXTENSIONS))
+        raise InputError(f"{path}: holds no images ({kinds}), neither in folders nor in zip archives")
+    return tuple(sorted(files, key=lambda file: (file.split, file.class_name, file.path)))
+
+
+def read_files(
+    files: Sequence[ImageFile],
+    size: int | None = None,
+    channels: int = 3,
+    unreadable: Literal["refuse", "skip"] = "refuse",
+) -> tuple[UInt8[Tensor, "n c h w"], list[ImageFile]]:
+    """Decode image files to one tensor, and say which ones it holds.
+
+    Args:
+        files: what to decode.
+        size: side of the square that each image is fitted to; None takes them as they are, if all have one size.
+        channels: 3 for RGB, 1 for grey.
+        unreadable: stop at damaged files and name them, or leave them out.
+
+    Raises:
+        InputError: damaged files, or images of different sizes where `size` is None.
+    """
+
+    def decode(file: ImageFile) -> Tensor | InputError:
+        try:
+            return decode_image(reader.read(file), size, channels, file.name)
+        except InputError as error:
+            return error
+
+    with ImageReader(files) as reader, ThreadPoolExecutor(_THREADS) as pool:
+        decoded = list(pool.map(decode, files))
+    broken = [result for result in decoded if isinstance(result, InputError)]
+    if broken and (unreadable == "refuse" or len(broken) == len(files)):
+        more = f" ({len(broken) - 1} more; `pauca fewshot data scan` lists them all)" if len(broken) > 1 else ""
+        raise InputError(f"{broken[0]}{more}") from broken[0]
+    kept = [(file, image) for file, image in zip(files, decoded, strict=True) if isinstance(image, Tensor)]
+    first_file, first = kept[0]
+    for file, image in kept:
+        if image.shape != first.shape:
+            raise InputError(
+                f"{file.name}: is {image.shape[2]}x{image.shape[1]} pixels but {first_file.name} is "
+                f"{first.shape[2]}x{first.shape[1]}; give a size to fit them to"
+            )
+    return torch.stack([image for _, image in kept]), [file for file, _ in kept]
+
+
+def fingerprint_files(files: Sequence[ImageFile]) -> str:
+    """sha256 of names and stamps: changes when a file is added, removed or written, without reading any."""
+    described = [(file.path, file.stamp, file.class_name, file.split) for file in files]
+    return hashlib.sha256(repr(described).encode()).hexdigest()
+
+
+def _on_disk(path: Path) -> list[ImageFile]:
+    found = [
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in EXTENSIONS and not _hidden(file.relative_to(path)) and file.is_file()
+    ]
+    places = _place([file.relative_to(path) for file in found])
+    return [
+        ImageFile(str(file), None, file.stat().st_mtime_ns, class_name, split)
+        for file, (split, class_name) in zip(found, places, strict=True)
+    ]
+
+
+def _in_archive(path: Path) -> list[ImageFile]:
+    try:
+        with ZipFile(path) as archive:
+            members = [(PurePosixPath(member.filename), member.CRC) for member in archive.infolist()]
+    except (OSError, BadZipFile) as error:
+        raise InputError(f"{path}: neither a folder nor a readable zip archive ({error})") from error
+    found = [(name, crc) for name, crc in members if name.suffix.lower() in EXTENSIONS and not _hidden(name)]
+    places = _place([name for name, _ in found])
+    return [
+        ImageFile(str(name), path, crc, class_name, split)
+        for (name, crc), (split, class_name) in zip(found, places, strict=True)
+    ]
+
+
+def _hidden(path: PurePath) -> bool:
+    """Leftovers of file managers, such as .DS_Store and __MACOSX."""
+    return any(part.startswith((".", "__")) for part in path.parts)
+
+
+def _place(paths: Sequence[PurePath]) -> list[tuple[str, str]]:
+    """Split and class of each image by its folders."""
+    folders = [path.parts[:-2] if path.parts[-2:-1] == ("images",) else path.parts[:-1] for path in paths]
+    distinct = sorted(set(folders)) or [()]
+    shared = len(os.path.commonprefix(distinct)) if len(distinct) > 1 else max(0, len(distinct[0]) - 1)
+    below = [folder[shared:] for folder in folders]
+    first = {folder[0] for folder in below if folder}
+    split = bool(first) and first <= SPLIT_FOLDERS.keys()
+    return [
+        (SPLIT_FOLDERS[folder[0]] if split and folder else "all", "/".join(folder[1:] if split else folder))
+        for folder in below
+    ]
