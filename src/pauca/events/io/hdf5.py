@@ -144,7 +144,7 @@ def _read_columns(sources: _Sources, path: Path) -> tuple[dict[str, np.ndarray],
             if not blocks:
                 raise InputError(f"{path}: events cannot be decoded ({_why_not(sources['t'][0], error)})") from None
             reason = f"events after damage to the file ({_short(error)})"
-            findings.append(Finding(Remedy.DROPPED, reason, n - start, f"event {start + 1}"))
+            findings.append(Finding(Remedy.LOST, reason, n - start, f"event {start + 1}"))
             break
     columns = {role: np.concatenate([block[role] for block in blocks]) for role in sources}
     return columns, findings

@@ -34,7 +34,7 @@ def read_npz(path: Path, time_unit: TimeUnit | None) -> RawColumns:
         InputError: where the file is damaged or an array is missing.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except _DAMAGE as error:
         raise InputError(f"{path}: damaged or cut short, cannot be read as NPZ ({error}); copy it again") from None

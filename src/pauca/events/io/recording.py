@@ -15,6 +15,7 @@ class Remedy(StrEnum):
     """What a reader did about a finding."""
 
     DROPPED = "dropped"
+    LOST = "lost"  # what follows damage and cannot be read; all before it is kept
     REPAIRED = "repaired"
     NOTED = "noted"  # nothing was changed or lost; strict reading accepts it
 
@@ -40,7 +41,7 @@ class ReadReport:
 
     path: str
     format: str
-    found: int  # events and bad lines in the file
+    found: int  # events in the file, with bad lines, and lost events where their number is known
     kept: int
     findings: tuple[Finding, ...] = ()
 

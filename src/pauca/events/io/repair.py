@@ -41,10 +41,10 @@ class RawColumns:
     """What a format's reader found, as it was stored; `repair` turns it into a recording."""
 
     format: str
-    t: Shaped[np.ndarray, "n"]  # in `unit`; any type of number
-    x: Shaped[np.ndarray, "n"]
-    y: Shaped[np.ndarray, "n"]
-    p: Shaped[np.ndarray, "n"]
+    t: np.ndarray  # in `unit`; any type of number, and, before `repair`, of any shape
+    x: np.ndarray
+    y: np.ndarray
+    p: np.ndarray
     unit: TimeUnit
     unit_is_certain: bool  # said by the user or by the file, not guessed from the look of the numbers
     said_unit: TimeUnit | None = None  # the unit in the file, where the reader has converted `t` already
@@ -52,7 +52,6 @@ class RawColumns:
     calibration: tuple[float, ...] | None = None  # fx fy cx cy k1 k2 p1 p2 k3
     ground_truth: GroundTruth | None = None
     findings: list[Finding] = field(default_factory=list)
-    lost: int = 0  # events known to be lost before (bad lines)
     first_line: int | None = None  # line of the first event, where each further line is one event
 
 
@@ -71,7 +70,7 @@ def repair(raw: RawColumns, path: Path, size: tuple[int, int] | None, strict: bo
     """
     _check_shapes(raw, path)
     findings = list(raw.findings)
-    found = len(raw.t) + raw.lost
+    found = len(raw.t) + sum(finding.count for finding in findings if finding.remedy != Remedy.NOTED)
     t_us, no_time = _microseconds(raw.t, raw.unit)
     on, no_polarity = _polarity(raw.p, findings)
     x, y, no_pixel = _pixels(raw.x, raw.y)
@@ -204,6 +203,7 @@ def _drop(kept: np.ndarray, bad: np.ndarray, reason: str, raw: RawColumns, findi
 
 
 def _check_share(found: int, findings: list[Finding], path: Path) -> None:
+    found -= sum(finding.count for finding in findings if finding.remedy == Remedy.LOST)
     dropped = [finding for finding in findings if finding.remedy == Remedy.DROPPED]
     total = sum(finding.count for finding in dropped)
     if total == found or total > max(10, MAX_DROPPED_SHARE * found):

@@ -60,7 +60,6 @@ def read_text(path: Path, time_unit: TimeUnit | None) -> RawColumns:
         findings.append(Finding(Remedy.NOTED, "header lines skipped", header.skipped, "line 1"))
     if time_unit is None and unit == "us":
         findings.append(Finding(Remedy.NOTED, "times are whole numbers: taken as microseconds"))
-    lost = int(parsed.bad_count.sum())
     t, x, y, p = parsed.columns
     return RawColumns(
         "text",
@@ -73,7 +72,6 @@ def read_text(path: Path, time_unit: TimeUnit | None) -> RawColumns:
         said_unit=unit,
         size=header.size,
         findings=findings,
-        lost=lost,
         first_line=header.lines + 1 if parsed.lines == len(t) else None,
     )
 
@@ -213,11 +211,11 @@ def _unzipped(file: BufferedReader, findings: list[Finding]) -> Iterator[bytes]:
             try:
                 yield member.decompress(piece)
             except zlib.error as error:
-                findings.append(Finding(Remedy.DROPPED, f"all after damage to the gzip file ({error})"))
+                findings.append(Finding(Remedy.LOST, f"all after damage to the gzip file ({error})"))
                 return
             fed = True
             piece = member.unused_data.lstrip(b"\0")  # archivers pad with zeros
             if member.eof:
                 member, fed = zlib.decompressobj(wbits=31), False
     if fed:
-        findings.append(Finding(Remedy.DROPPED, "all after the end of a truncated gzip file"))
+        findings.append(Finding(Remedy.LOST, "all after the end of a truncated gzip file"))

@@ -1,0 +1,165 @@
+"""HDF5 recordings in the layouts of DSEC, Prophesee, e2vid, MVSEC and M3ED."""
+
+import h5py
+import hdf5plugin
+import numpy as np
+import pytest
+
+from pauca.errors import InputError
+from pauca.events.io import Remedy, read
+
+N = 500
+RNG = np.random.default_rng(0)
+T = np.cumsum(RNG.integers(1, 5, N))
+X = RNG.integers(0, 640, N).astype(np.uint16)
+Y = RNG.integers(0, 480, N).astype(np.uint16)
+P = RNG.integers(0, 2, N).astype(np.uint8)
+
+
+def _dsec(file, group="events", **changes):
+    columns = {"t": T.astype(np.uint32), "x": X, "y": Y, "p": P, **changes}
+    for name, column in columns.items():
+        file.create_dataset(f"{group}/{name}", data=column, **hdf5plugin.Blosc(cname="zstd"))
+    file["ms_to_idx"] = np.searchsorted(T, np.arange(0, T[-1], 1000))
+
+
+def _file(folder, fill, **options):
+    path = folder / "recording.h5"
+    with h5py.File(path, "w") as file:
+        fill(file, **options)
+    return path
+
+
+def _same(events, offset=0):
+    assert np.array_equal(events.t_us, T + offset)
+    assert np.array_equal(events.x, X)
+    assert np.array_equal(events.y, Y)
+    assert np.array_equal(events.p, P)
+
+
+def test_dsec(tmp_path):
+    """blosc, uint32 times and `t_offset`, as DSEC's events.h5 has them."""
+    path = _file(tmp_path, _dsec)
+    _same(read(path).events)
+    with h5py.File(path, "a") as file:
+        file["t_offset"] = 49_599_300_523
+    recording = read(path)
+    _same(recording.events, offset=49_599_300_523)
+    assert recording.events.size == (640, 480)
+    assert recording.report.format == "HDF5, events"
+
+
+def test_offset_of_zero(tmp_path):
+    path = _file(tmp_path, _dsec)
+    with h5py.File(path, "a") as file:
+        file["t_offset"] = 0
+    _same(read(path).events)
+
+
+def test_prophesee(tmp_path):
+    def fill(file):
+        table = np.zeros(N, [("x", "<u2"), ("y", "<u2"), ("p", "<i2"), ("t", "<i8")])
+        table["x"], table["y"], table["p"], table["t"] = X, Y, P, T
+        file["CD/events"] = table
+        file["CD/indexes"] = np.zeros(4, [("id", "<u8"), ("ts", "<i8")])
+        file.attrs["geometry"] = "1280x720"
+
+    recording = read(_file(tmp_path, fill))
+    _same(recording.events)
+    assert recording.events.size == (1280, 720)
+    assert recording.report.findings == ()
+
+
+def test_e2vid(tmp_path):
+    def fill(file):
+        for name, column in (("ts", 1467939998 + T / 1e6), ("xs", X), ("ys", Y), ("ps", P.astype(bool))):
+            file[f"events/{name}"] = column
+        file.attrs["sensor_resolution"] = (480, 640)
+
+    recording = read(_file(tmp_path, fill))
+    _same(recording.events, offset=1467939998_000_000)
+    assert recording.events.size == (640, 480)
+
+
+def test_mvsec_matrix_and_choice_of_the_camera(tmp_path):
+    def fill(file):
+        for side in ("left", "right"):
+            columns = np.stack([X, Y, 1506117891 + T / 1e6, np.where(P == 1, 1, -1)], axis=1)
+            file[f"davis/{side}/events"] = columns.astype(float)
+
+    path = _file(tmp_path, fill)
+    with pytest.raises(
+        InputError, match=r"2 recordings \(davis/left/events, davis/right/events\); say which with group"
+    ):
+        read(path)
+    recording = read(path, group="davis/left/events")
+    _same(recording.events, offset=1506117891_000_000)
+    assert "polarity -1/1 read as 0/1" in recording.notes
+    with pytest.raises(InputError, match=r"no events in 'davis/top'; they are in: davis/left/events"):
+        read(path, group="davis/top")
+
+
+@pytest.mark.parametrize("group", ["prophesee/left", "/"])
+def test_other_places(tmp_path, group):
+    _same(read(_file(tmp_path, _dsec, group=group)).events)
+
+
+def test_time_unit(tmp_path):
+    assert np.array_equal(read(_file(tmp_path, _dsec), time_unit="ms").events.t_us, T * 1000)
+
+
+def test_no_events_found(tmp_path):
+    def fill(file):
+        file["images"] = np.zeros((3, 4, 4))
+
+    with pytest.raises(InputError, match=r"no events found; expected events/t, x, y, p \(DSEC\)"):
+        read(_file(tmp_path, fill))
+
+
+def test_missing_keys(tmp_path):
+    def fill(file):
+        _dsec(file)
+        del file["events/p"]
+
+    with pytest.raises(InputError, match="no events found"):
+        read(_file(tmp_path, fill))
+
+
+def test_empty_recording(tmp_path):
+    with pytest.raises(InputError, match="holds no events"):
+        read(_file(tmp_path, _dsec, **{name: np.zeros(0, np.uint16) for name in "txyp"}))
+
+
+def test_mixed_lengths(tmp_path):
+    with pytest.raises(InputError, match=r"different length \(t \(500,\), x \(499,\)"):
+        read(_file(tmp_path, _dsec, x=X[:-1]))
+
+
+def test_truncated_file(tmp_path):
+    path = _file(tmp_path, _dsec)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(InputError, match=r"recording\.h5: cannot be read as HDF5 \(.*truncated.*\); copy it again"):
+        read(path)
+
+
+def test_damaged_chunk_gives_the_events_before_it(tmp_path, monkeypatch, caplog):
+    """Bits flipped inside a compressed chunk of a long file: the prefix is kept, and said to be one."""
+    monkeypatch.setattr("pauca.events.io.hdf5._BLOCK", 100)
+
+    def fill(file):
+        for name, column in (("t", T), ("x", X), ("y", Y), ("p", P)):
+            file.create_dataset(f"events/{name}", data=column, chunks=(100,), compression="gzip")
+
+    path = _file(tmp_path, fill)
+    with h5py.File(path) as file:
+        chunk = file["events/t"].id.get_chunk_info(3)
+    damaged = bytearray(path.read_bytes())
+    damaged[chunk.byte_offset : chunk.byte_offset + chunk.size] = b"\xff" * chunk.size
+    path.write_bytes(damaged)
+    recording = read(path)
+    assert np.array_equal(recording.events.t_us, T[:300])
+    assert recording.report.count(Remedy.LOST) == 200
+    assert "damage to the file" in caplog.text
+    assert recording.report.found == 500
+    with pytest.raises(InputError, match="refused, because strict"):
+        read(path, strict=True)
