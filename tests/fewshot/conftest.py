@@ -10,9 +10,10 @@ CLASSES, PER_CLASS, SIZE = 8, 12, 16
 
 @pytest.fixture(scope="session")
 def toy_images() -> ImageSet:
-    """8 classes of 12 colour images of 16 pixels: a pattern of the class under noise of the image."""
+    """8 classes of 12 colour images of 16 pixels: a coarse pattern of the class under noise of the image."""
     generator = torch.Generator().manual_seed(0)
-    patterns = torch.randint(0, 160, (CLASSES, 1, 3, SIZE, SIZE), generator=generator)
+    patterns = torch.randint(0, 160, (CLASSES, 1, 3, 4, 4), generator=generator)
+    patterns = patterns.repeat_interleave(SIZE // 4, 3).repeat_interleave(SIZE // 4, 4)
     noise = torch.randint(0, 96, (CLASSES, PER_CLASS, 3, SIZE, SIZE), generator=generator)
     images = (patterns + noise).to(torch.uint8).flatten(0, 1)
     labels = torch.arange(CLASSES).repeat_interleave(PER_CLASS)

@@ -201,7 +201,9 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
         )
     differences = first.episode_accuracy - second.episode_accuracy
     interval = mean_interval(differences)
-    p_value = float(stats.ttest_1samp(differences, 0.0)[1]) if np.any(differences) else 1.0
+    p_value = 1.0
+    if np.any(differences):
+        p_value = float(stats.ttest_1samp(differences, 0.0).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
     return Comparison(interval, p_value, int((differences > 0).sum()), int((differences < 0).sum()))
 
 

@@ -31,7 +31,7 @@ class LatentConfig:
     """How the latent space is trained and read."""
 
     mode: LatentMode = "variational"
-    """`none`: no latent space; `deterministic`: z = mu; `released`: sampled; `variational`: sampled, with both losses."""
+    """`none`: no latent space; `deterministic`: z = mu; `released`: sampled; `variational`: sampled, both losses."""
     kl_weight: float = 0.01
     """Weight of the Kullback-Leibler divergence to N(0, I), in nats per latent value (`variational` only)."""
     reconstruction_weight: float = 0.0

@@ -16,6 +16,7 @@ from pauca.fewshot.backbones import make_backbone
 from pauca.fewshot.base_learners import base_learner as named_base_learner
 from pauca.fewshot.latent import LATENT_CHANNELS, LatentConfig, LatentStem, draws_at_test
 from pauca.fewshot.types import PADDING
+from pauca.runs import atomic_write
 
 CUSTOM = "custom"  # the name in the config of a part that was handed over as an object
 
@@ -165,8 +166,6 @@ class MCRNet(nn.Module):
 
     def save(self, path: Path, force: bool = True) -> None:
         """Write weights and config to one safetensors file, atomically."""
-        from pauca.runs import atomic_write
-
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         with atomic_write(path, force) as temporary:
             save_file(weights, temporary, metadata={"pauca.fewshot": json.dumps(asdict(self.config))})
