@@ -30,12 +30,18 @@ def decode_image(
     """
     if channels not in (1, 3):
         raise ConfigError(f"{channels} image channels; use 3 for colour or 1 for grey")
-    name = name or (str(source) if isinstance(source, Path) else "image")
+    pixels = decode_array(source, size, channels, name or (str(source) if isinstance(source, Path) else "image"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def decode_array(source: Path | bytes, size: int | None, channels: int, name: str) -> UInt8[np.ndarray, "h w c"]:
+    """`decode_image` for many: numpy's order of dimensions, and no tensor made for each image."""
+    if channels not in (1, 3):
+        raise ConfigError(f"{channels} image channels; use 3 for colour or 1 for grey")
     image = _to_eight_bits(open_image(source, name), name).convert("RGB" if channels == 3 else "L")
-    if size is not None:
+    if size is not None and image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(image))
-    return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+    return np.array(image).reshape(image.height, image.width, channels)
 
 
 def open_image(source: Path | bytes, name: str) -> Image.Image:

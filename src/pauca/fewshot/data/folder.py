@@ -1,20 +1,21 @@
 """Image files in folders, zip archives of folders, or a folder of such archives; the folder names the class."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal
 from zipfile import BadZipFile, ZipFile
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from pauca.errors import InputError
-from pauca.fewshot.data.decode import decode_image
+from pauca.fewshot.data.decode import decode_array
 
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -98,9 +99,9 @@ def read_files(
         InputError: damaged files, or images of different sizes where `size` is None.
     """
 
-    def decode(file: ImageFile) -> Tensor | InputError:
+    def decode(file: ImageFile) -> np.ndarray | InputError:
         try:
-            return decode_image(reader.read(file), size, channels, file.name)
+            return decode_array(reader.read(file), size, channels, file.name)
         except InputError as error:
             return error
 
@@ -110,15 +111,16 @@ def read_files(
     if broken and (unreadable == "refuse" or len(broken) == len(files)):
         more = f" ({len(broken) - 1} more; `pauca fewshot data scan` lists them all)" if len(broken) > 1 else ""
         raise InputError(f"{broken[0]}{more}") from broken[0]
-    kept = [(file, image) for file, image in zip(files, decoded, strict=True) if isinstance(image, Tensor)]
+    kept = [(file, image) for file, image in zip(files, decoded, strict=True) if isinstance(image, np.ndarray)]
     first_file, first = kept[0]
     for file, image in kept:
         if image.shape != first.shape:
             raise InputError(
-                f"{file.name}: is {image.shape[2]}x{image.shape[1]} pixels but {first_file.name} is "
-                f"{first.shape[2]}x{first.shape[1]}; give a size to fit them to"
+                f"{file.name}: is {image.shape[1]}x{image.shape[0]} pixels but {first_file.name} is "
+                f"{first.shape[1]}x{first.shape[0]}; give a size to fit them to"
             )
-    return torch.stack([image for _, image in kept]), [file for file, _ in kept]
+    pixels = np.stack([image for _, image in kept]).transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(pixels)), [file for file, _ in kept]
 
 
 def fingerprint_files(files: Sequence[ImageFile]) -> str:
@@ -163,7 +165,11 @@ def _place(paths: Sequence[PurePath]) -> list[tuple[str, str]]:
     """Split and class of each image by its folders."""
     folders = [path.parts[:-2] if path.parts[-2:-1] == ("images",) else path.parts[:-1] for path in paths]
     distinct = sorted(set(folders)) or [()]
-    shared = len(os.path.commonprefix(distinct)) if len(distinct) > 1 else max(0, len(distinct[0]) - 1)
+    if len(distinct) == 1:
+        shared = max(0, len(distinct[0]) - 1)
+    else:  # the first and the last in order differ as early as any two
+        pairs = zip(distinct[0], distinct[-1], strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     below = [folder[shared:] for folder in folders]
     first = {folder[0] for folder in below if folder}
     split = bool(first) and first <= SPLIT_FOLDERS.keys()

@@ -46,10 +46,10 @@ def read_images(
     files = [file for file in list_images(path) if split in (None, file.split)]
     labelled = [file for file in files if file.class_name]
     if not labelled:
-        found = f"only images without a class folder, such as {files[0].name}" if files else "no images"
-        raise InputError(
-            f"{path}: {found}{f' in split {split}' if split else ''}; put the images of each class in a folder of its name"
+        found = (
+            f"only images without a class folder, such as {files[0].name}" if files else f"no images of split {split}"
         )
+        raise InputError(f"{path}: holds {found}; put the images of each class in a folder of its name")
     request = f"{fingerprint_files(labelled)} {size} {channels} {unreadable}"
     cached = cache / hashlib.sha256(request.encode()).hexdigest()[:16] if cache else None
     if cached and (cached / _DESCRIPTION).is_file():
@@ -122,7 +122,7 @@ def number_labels(labels: Sequence[Hashable]) -> tuple[Tensor, tuple[str, ...]]:
 
 
 def save_image_set(folder: Path, images: ImageSet, force: bool = False) -> None:
-    """Write an image set so that `load_image_set` can map it: images.npy, labels.npy and a description with checksums."""
+    """Write an image set for `load_image_set` to map: images.npy, labels.npy and a description with checksums."""
     arrays = {"images.npy": images.images.cpu().numpy(), "labels.npy": images.labels.cpu().numpy()}
     checksums = {}
     for file, array in arrays.items():
@@ -188,7 +188,7 @@ def check_disjoint(train: ImageSet, test: ImageSet) -> None:
         first, second = shared[0]
         raise InputError(
             f"{train.name}/{train.split} and {test.name}/{test.split} share {len(shared)} images, first "
-            f"{_describe(train, first)} = {_describe(test, second)}; take them out of one, or the accuracy is not honest"
+            f"{_describe(train, first)} = {_describe(test, second)}; take them out of one for an honest accuracy"
         )
 
 

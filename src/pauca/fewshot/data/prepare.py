@@ -1,0 +1,245 @@
+"""Standard benchmarks from their originals: found, checked, split as papers split them, and kept decoded."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from pauca.errors import ConfigError, InputError
+from pauca.fewshot.data.cifar import read_cifar100
+from pauca.fewshot.data.folder import list_images, read_files
+from pauca.fewshot.data.image_set import number_labels, read_images, save_image_set
+from pauca.fewshot.data.pickles import read_encoded_pickle, read_labelled_pickle
+from pauca.fewshot.data.splits import SPLITS, SplitLists, read_split_lists
+from pauca.fewshot.types import ImageSet
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a reader needs to know."""
+
+    source: Path
+    lists: Path | None
+    size: int
+    channels: int
+    allow_incomplete: bool
+    benchmark: "Benchmark"
+
+    def split_lists(self) -> SplitLists:
+        """The class lists: as given, else from PAUCA_DATA."""
+        if self.lists is not None:
+            return read_split_lists(self.lists)
+        data = os.environ.get("PAUCA_DATA")
+        default = Path(data, "fewshot", "splits", self.benchmark.lists) if data else None
+        if default is None or not (default.parent if "*" in default.name else default).is_dir():
+            raise InputError(
+                f"{self.benchmark.title}: its split lists are not part of pauca; get them from "
+                f"{self.benchmark.lists_origin} and give their folder with --splits"
+            )
+        return read_split_lists(default)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set that papers report on: where it comes from, and what the original holds."""
+
+    title: str
+    origin: str
+    lists: str  # below the folder of split lists
+    lists_origin: str
+    size: int
+    channels: int
+    classes: tuple[int, int, int]  # train, val, test
+    images: tuple[int, int, int] | None  # None where the original has no fixed number
+    read: Callable[[Request], dict[str, ImageSet]]
+
+
+@dataclass(frozen=True)
+class PreparedReport:
+    """What `prepare` made."""
+
+    folder: Path
+    splits: dict[str, ImageSet]
+    notes: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The report as lines of text."""
+        rows = [f"{self.folder}:"]
+        for split, images in self.splits.items():
+            smallest, largest = int(images.counts.min()), int(images.counts.max())
+            each = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
+            rows.append(f"  {split:5} {len(images.class_names):5} classes {len(images):8} images, {each} a class")
+        return rows + [f"  {note}" for note in self.notes]
+
+
+def prepare(
+    name: str,
+    source: Path,
+    out: Path,
+    size: int | None = None,
+    splits: Path | None = None,
+    allow_incomplete: bool = False,
+    force: bool = False,
+) -> PreparedReport:
+    """Make a benchmark's train, val and test sets from the original files, for `load_splits` to read.
+
+    Args:
+        name: a key of `BENCHMARKS`.
+        source: the folder or archive with the originals.
+        out: folder to write; the sets go to out/train, out/val and out/test.
+        size: side of the images in pixels; None takes the benchmark's own.
+        splits: folder of the class lists, or a path with `*` for the name of the split; None looks in PAUCA_DATA.
+        allow_incomplete: make do with a part of the classes or images.
+        force: replace what `out` holds.
+
+    Raises:
+        ConfigError: unknown name.
+        InputError: originals missing (the message says where to get them), damaged, or not of the expected counts.
+    """
+    if name not in BENCHMARKS:
+        raise ConfigError(f"data set {name!r} is unknown; choose one of {', '.join(BENCHMARKS)}")
+    benchmark = BENCHMARKS[name]
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder; get {benchmark.title} from {benchmark.origin}")
+    request = Request(source, splits, size or benchmark.size, benchmark.channels, allow_incomplete, benchmark)
+    sets = benchmark.read(request)
+    differences = _differences(benchmark, sets)
+    if differences and not allow_incomplete:
+        raise InputError(
+            f"{source}: not the whole of {benchmark.title}: {'; '.join(differences)}; get it from {benchmark.origin}, "
+            "or add --allow-incomplete"
+        )
+    for split, images in sets.items():
+        save_image_set(out / split, images, force)
+    return PreparedReport(out, sets, tuple(f"incomplete: {difference}" for difference in differences))
+
+
+def _differences(benchmark: Benchmark, sets: dict[str, ImageSet]) -> list[str]:
+    """How the sets differ in number from the original."""
+    differences = []
+    for place, split in enumerate(SPLITS):
+        expected = {"classes": benchmark.classes[place]}
+        if benchmark.images:
+            expected["images"] = benchmark.images[place]
+        found = {"classes": len(sets[split].class_names), "images": len(sets[split])}
+        differences += [
+            f"{split} has {found[what]} of {number} {what}"
+            for what, number in expected.items()
+            if found[what] != number
+        ]
+    return differences
+
+
+def _select(images: ImageSet, request: Request, lists: SplitLists) -> dict[str, ImageSet]:
+    """Split by class; where a part will do, the classes that are there."""
+    if request.allow_incomplete:
+        there = set(images.class_names)
+        classes = {split: tuple(n for n in names if n in there) for split, names in lists.classes.items()}
+        lists = SplitLists({split: names for split, names in classes.items() if names}, {})
+        if set(lists.classes) != set(SPLITS):
+            raise InputError(f"{request.source}: holds no class of some splits; it has {sorted(there)[:5]} ...")
+    return lists.apply(images)
+
+
+def _read_folders(request: Request) -> dict[str, ImageSet]:
+    """A folder or archive with a folder for each class, or with files that CSV lists name."""
+    lists = request.split_lists()
+    if lists.files:
+        return {split: _read_listed(request, split, lists.files[split]) for split in SPLITS}
+    return _select(read_images(request.source, request.size, request.channels), request, lists)
+
+
+def _read_listed(request: Request, split: str, class_of: dict[str, str]) -> ImageSet:
+    """The images that a CSV list names, wherever they lie below the source."""
+    files = [file for file in list_images(request.source) if PurePath(file.path).name in class_of]
+    missing = sorted(set(class_of) - {PurePath(file.path).name for file in files})
+    if (missing and not request.allow_incomplete) or not files:
+        raise InputError(
+            f"{request.source}: lacks {len(missing)} of the {len(class_of)} images that the {split} list names, first "
+            f"{missing[0]}; get {request.benchmark.title} from {request.benchmark.origin}, or add --allow-incomplete"
+        )
+    pixels, kept = read_files(files, request.size, request.channels)
+    labels, names = number_labels([class_of[PurePath(file.path).name] for file in kept])
+    return ImageSet(pixels, labels, names, split, request.source.stem, tuple(file.name for file in kept))
+
+
+def _read_cifar_fs(request: Request) -> dict[str, ImageSet]:
+    pickles = _labelled_pickles(request, "CIFAR_FS_{}.pickle")
+    if pickles:
+        return pickles
+    cifar = read_cifar100(request.source, verify=not request.allow_incomplete)
+    return _select(cifar.images, request, request.split_lists())
+
+
+def _read_fc100(request: Request) -> dict[str, ImageSet]:
+    pickles = _labelled_pickles(request, "FC100_{}.pickle")
+    if pickles:
+        return pickles
+    cifar = read_cifar100(request.source, verify=not request.allow_incomplete)
+    lists = request.split_lists().classes
+    return _select(cifar.images, request, SplitLists({split: cifar.classes_of(lists[split]) for split in SPLITS}, {}))
+
+
+def _read_mini(request: Request) -> dict[str, ImageSet]:
+    pickles = _labelled_pickles(request, "miniImageNet_category_split_{}.pickle", train="train_phase_train")
+    return pickles or _read_folders(request)
+
+
+def _read_tiered(request: Request) -> dict[str, ImageSet]:
+    paths = {s: (request.source / f"{s}_images_png.pkl", request.source / f"{s}_labels.pkl") for s in SPLITS}
+    if not all(path.is_file() for pair in paths.values() for path in pair):
+        return _read_folders(request)
+    return {
+        split: read_encoded_pickle(images, labels, split, request.source.stem, request.size)
+        for split, (images, labels) in paths.items()
+    }
+
+
+def _labelled_pickles(request: Request, pattern: str, train: str = "train") -> dict[str, ImageSet] | None:
+    """MetaOptNet's pickles, if the source folder holds all three."""
+    paths = {split: request.source / pattern.format(train if split == "train" else split) for split in SPLITS}
+    if not all(path.is_file() for path in paths.values()):
+        return None
+    sets = {split: read_labelled_pickle(path, split, request.source.stem) for split, path in paths.items()}
+    if any(images.images.shape[-1] != request.size for images in sets.values()):
+        found = sets["train"].images.shape[-1]
+        raise ConfigError(f"{request.source}: its pickles hold {found} pixel images; leave size at {found}")
+    return sets
+
+
+_CIFAR = "https://www.cs.toronto.edu/~kriz/cifar.html (cifar-100-python.tar.gz or cifar-100-binary.tar.gz)"
+_META = "github.com/kjunelee/MetaOptNet (pickles)"
+BENCHMARKS = {
+    "cifar-fs": Benchmark(
+        "CIFAR-FS", f"{_CIFAR} or {_META}", "cifar-fs", "github.com/bertinetto/r2d2 (splits/bertinetto)",
+        32, 3, (64, 16, 20), (38400, 9600, 12000), _read_cifar_fs,
+    ),
+    "fc100": Benchmark(
+        "FC100", f"{_CIFAR} or {_META}", "fc100", "the TADAM paper (Oreshkin et al. 2018), appendix, or torchmeta",
+        32, 3, (60, 20, 20), (36000, 12000, 12000), _read_fc100,
+    ),
+    "miniimagenet": Benchmark(
+        "miniImageNet", f"ImageNet (image-net.org) with the lists of Ravi and Larochelle, or {_META}",
+        "miniimagenet/ravi_larochelle", "github.com/twitter-research/meta-learning-lstm (data/miniImagenet)",
+        84, 3, (64, 16, 20), (38400, 9600, 12000), _read_mini,
+    ),
+    "tieredimagenet": Benchmark(
+        "tieredImageNet", "ImageNet (image-net.org), or github.com/renmengye/few-shot-ssl-public (pickles)",
+        "tieredimagenet", "github.com/renmengye/few-shot-ssl-public",
+        84, 3, (351, 97, 160), (448695, 124261, 206209), _read_tiered,
+    ),
+    "cub": Benchmark(
+        "CUB-200-2011", "https://www.vision.caltech.edu/datasets/cub_200_2011/", "cub/feat_*.csv.gz",
+        "github.com/Sha-Lab/FEAT (data/cub/split)", 84, 3, (100, 50, 50), None, _read_folders,
+    ),
+    "omniglot": Benchmark(
+        "Omniglot", "github.com/brendenlake/omniglot (python/images_background.zip and images_evaluation.zip)",
+        "omniglot_vinyals", "torchmeta (the split of Vinyals et al. 2016)",
+        28, 1, (1028, 172, 423), (20560, 3440, 8460), _read_folders,
+    ),
+    "tiny-imagenet": Benchmark(
+        "Tiny-ImageNet", "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "tiny-imagenet-200",
+        "any three lists of its classes: train.json, val.json and test.json, 128, 32 and 40 names",
+        64, 3, (128, 32, 40), None, _read_folders,
+    ),
+}  # fmt: skip

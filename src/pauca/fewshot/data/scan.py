@@ -1,0 +1,195 @@
+"""What is wrong with a folder of images, before it is learned from."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8, UInt64
+from PIL import Image
+
+from pauca.errors import InputError
+from pauca.fewshot.data.decode import open_image
+from pauca.fewshot.data.folder import ImageFile, ImageReader, list_images
+
+NEAR_BITS = 3  # of 64; pairs within 3 bits agree on one of 4 groups of 16, which is how they are found
+# Mean difference of 16 x 16 thumbnails in grey levels. Unrelated images may agree in their hash by chance, mostly where
+# little is to be seen; saved again or scaled, an image changes by less than this.
+NEAR_LEVELS = 6.0
+_THREADS = 4
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images that look alike, and what they should differ in."""
+
+    first: str
+    second: str
+    across: str  # "classes", "splits" or "" within one class of one split
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """What a scan found; every list names files."""
+
+    path: str
+    images: int
+    classes: int
+    unreadable: dict[str, str]  # file: reason
+    unlabelled: list[str]
+    modes: dict[str, int]
+    unusual_modes: dict[str, list[str]]  # all but RGB
+    sizes: dict[str, int]
+    exact_duplicates: list[Pair]
+    near_duplicates: list[Pair]
+    small_classes: dict[str, int]
+
+    @property
+    def harmful(self) -> bool:
+        """Whether training or testing on these images as they are would fail or mislead."""
+        pairs = self.exact_duplicates + self.near_duplicates
+        return bool(self.unreadable or self.small_classes or any(pair.across for pair in pairs))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data, for JSON."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """The report as lines of text, long lists cut short."""
+        rows = [f"{self.path}: {self.images} images in {self.classes} classes"]
+        rows += [f"  sizes: {_counts(self.sizes)}", f"  modes: {_counts(self.modes)}"]
+        rows += _listed("unreadable", [f"{file}: {reason}" for file, reason in self.unreadable.items()])
+        rows += _listed("outside class folders", self.unlabelled)
+        rows += _listed("classes with too few images", [f"{k} ({n})" for k, n in self.small_classes.items()])
+        for kind, pairs in (("exact", self.exact_duplicates), ("near", self.near_duplicates)):
+            for across in ("splits", "classes", ""):
+                found = [f"{pair.first} = {pair.second}" for pair in pairs if pair.across == across]
+                rows += _listed(f"{kind} duplicates {f'across {across}' if across else 'within a class'}", found)
+        return rows
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one image shows of itself."""
+
+    mode: str
+    size: str
+    digest: bytes  # of pixels, mode and size
+    hash: int
+    thumbnail: UInt8[np.ndarray, "16 16"]
+
+
+def scan(path: Path, min_images: int = 20) -> ScanReport:
+    """Look at every image below a path.
+
+    Args:
+        path: folder or zip archive, as `list_images` reads it.
+        min_images: classes with fewer readable images are reported.
+    """
+    files = list_images(path)
+    with ImageReader(files) as reader, ThreadPoolExecutor(_THREADS) as pool:
+        looks = list(pool.map(lambda file: _look(reader, file), files))
+    good = [(file, look) for file, look in zip(files, looks, strict=True) if isinstance(look, _Look)]
+    broken = {file.name: str(look) for file, look in zip(files, looks, strict=True) if isinstance(look, InputError)}
+    unusual = defaultdict(list)
+    for file, look in good:
+        if look.mode != "RGB":
+            unusual[look.mode].append(file.name)
+    members = {(file.split, file.class_name): 0 for file in files if file.class_name}
+    members.update(Counter((file.split, file.class_name) for file, _ in good if file.class_name))
+    return ScanReport(
+        path=str(path),
+        images=len(files),
+        classes=len(members),
+        unreadable=broken,
+        unlabelled=[file.name for file in files if not file.class_name],
+        modes=dict(Counter(look.mode for _, look in good).most_common()),
+        unusual_modes=dict(unusual),
+        sizes=dict(Counter(look.size for _, look in good).most_common()),
+        exact_duplicates=_exact(good),
+        near_duplicates=_near(good),
+        small_classes={name: n for (_, name), n in sorted(members.items()) if n < min_images},
+    )
+
+
+def _look(reader: ImageReader, file: ImageFile) -> _Look | InputError:
+    try:
+        image = open_image(reader.read(file), file.name)
+    except InputError as error:
+        return error
+    size = f"{image.width}x{image.height}"
+    digest = hashlib.sha256(f"{image.mode} {size}".encode() + image.tobytes()).digest()
+    return _Look(image.mode, size, digest, *_perceive(image))
+
+
+def _perceive(image: Image.Image) -> tuple[int, UInt8[np.ndarray, "16 16"]]:
+    """Difference hash (which of two neighbours is brighter, on a 9 x 8 grid) and a grey thumbnail."""
+    grey = image.convert("RGB" if image.mode == "P" else image.mode).convert("L")
+    grid = np.array(grey.resize((9, 8), Image.Resampling.BOX))
+    bits = np.packbits(grid[:, 1:] > grid[:, :-1])
+    return int.from_bytes(bits.tobytes(), "big"), np.array(grey.resize((16, 16), Image.Resampling.BOX))
+
+
+def _exact(good: Sequence[tuple[ImageFile, _Look]]) -> list[Pair]:
+    """Each repetition of the same pixels, paired with their first appearance."""
+    first: dict[bytes, ImageFile] = {}
+    pairs = []
+    for file, look in good:
+        earlier = first.setdefault(look.digest, file)
+        if earlier is not file:
+            pairs.append(_pair(earlier, file))
+    return pairs
+
+
+def _near(good: Sequence[tuple[ImageFile, _Look]]) -> list[Pair]:
+    """Pairs whose hashes and thumbnails are close, but not their pixels."""
+    if not good:
+        return []
+    hashes = np.array([look.hash for _, look in good], np.uint64)
+    thumbnails = np.stack([look.thumbnail for _, look in good]).astype(np.int16)
+    pairs = close_pairs(hashes, NEAR_BITS)
+    difference = np.array([np.abs(thumbnails[i] - thumbnails[j]).mean() for i, j in pairs])
+    return [
+        _pair(good[i][0], good[j][0])
+        for (i, j), levels in zip(pairs.tolist(), difference, strict=True)
+        if levels < NEAR_LEVELS and good[i][1].digest != good[j][1].digest
+    ]
+
+
+def close_pairs(hashes: UInt64[np.ndarray, "n"], bits: int) -> Int[np.ndarray, "pairs 2"]:
+    """All pairs of 64-bit hashes that differ in at most `bits` bits, for bits <= 3.
+
+    Such a pair agrees wholly on at least one of four groups of 16 bits, so only members of equal groups are compared.
+    """
+    found = set()
+    for shift in range(0, 64, 16):
+        group = (hashes >> np.uint64(shift)) & np.uint64(0xFFFF)
+        order = np.argsort(group, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+            for place, row in enumerate(rows[:-1]):
+                others = rows[place + 1 :]
+                close = others[np.bitwise_count(hashes[row] ^ hashes[others]) <= bits]
+                found.update((min(row, other), max(row, other)) for other in close)
+    return np.array(sorted(found), np.int64).reshape(-1, 2)
+
+
+def _pair(first: ImageFile, second: ImageFile) -> Pair:
+    across = "splits" if first.split != second.split else "classes" if first.class_name != second.class_name else ""
+    return Pair(first.name, second.name, across)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    shown = ", ".join(f"{name} {number}" for name, number in list(counts.items())[:_SHOWN])
+    return shown + (f" and {len(counts) - _SHOWN} more kinds" if len(counts) > _SHOWN else "")
+
+
+def _listed(title: str, entries: list[str]) -> list[str]:
+    if not entries:
+        return []
+    rest = [f"    ... and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else []
+    return [f"  {title}: {len(entries)}", *(f"    {entry}" for entry in entries[:_SHOWN]), *rest]
