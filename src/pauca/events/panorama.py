@@ -12,9 +12,8 @@ from pauca.errors import InputError
 from pauca.events.kernels.simulate import add_lattice_noise, directions, draw_polygon
 
 Scene = Literal["texture", "shapes"]
-Faces = Float[
-    np.ndarray, "6 m m"
-]  # float32 log intensity: +x, -x, +y, -y, +z, -z (right, down, forward), one texel border
+Faces = Float[np.ndarray, "6 side side"]
+"""Log intensity, float32, on the faces +x, -x, +y, -y, +z, -z (x right, y down, z forward), each with a border."""
 
 _DARK = 0.02  # added to intensity before the logarithm: what a pixel sees in the dark (stray light, dark current)
 _OCTAVES = 5
@@ -75,16 +74,15 @@ def image_panorama(path: Path, texels: int) -> Faces:
 
     try:
         with Image.open(path) as opened:
-            grey = opened.convert("L")
+            light = Image.fromarray((np.asarray(opened.convert("L"), np.float32) / 255) ** 2.2)
     except (OSError, UnidentifiedImageError) as error:
         raise InputError(f"{path}: cannot be read as an image ({error})") from None
-    whole = abs(grey.width / grey.height - 2) < 0.02
+    whole = abs(light.width / light.height - 2) < 0.02
     span = 2 * math.pi if whole else math.pi / 2
-    width = min(grey.width, math.ceil(span * texels / 2))  # finer than the texels would only alias
-    height = max(2, round(grey.height * width / grey.width))
-    grey = grey.resize((max(2, width), height), Image.Resampling.LANCZOS)
-    intensity = (np.asarray(grey, np.float32) / 255) ** 2.2
-    return _wrap(np.log(intensity + np.float32(_DARK)), span, mirrored=not whole, texels=texels)
+    width = max(2, min(light.width, math.ceil(span * texels / 2)))  # finer than the texels would only alias
+    height = max(2, round(light.height * width / light.width))
+    light = light.resize((width, height), Image.Resampling.BOX)  # the mean of the light, without ringing at edges
+    return _wrap(np.log(np.asarray(light) + np.float32(_DARK)), span, mirrored=not whole, texels=texels)
 
 
 def _wrap(image: Float[np.ndarray, "h w"], span: float, mirrored: bool, texels: int) -> Faces:
