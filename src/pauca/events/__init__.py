@@ -3,14 +3,17 @@
 from pauca.events.align import AlignConfig, Aligner, align, align_packets, cut_packets
 from pauca.events.camera import Camera
 from pauca.events.contrast import Contrast
-from pauca.events.io import Finding, GroundTruth, ReadReport, Recording, Remedy, TimeUnit, read, write
+from pauca.events.info import Info, hot_pixel_mask, info, remove_hot_pixels
+from pauca.events.io import Finding, GroundTruth, ReadReport, Recording, Remedy, TimeUnit, read, read_motion, write
 from pauca.events.likelihood import NegativeBinomial
 from pauca.events.score import Score, Scorer
+from pauca.events.simulate import DAVIS240C, SimulateConfig, simulate
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Alignment, Events, Motion, Objective, Packet, Status
 from pauca.events.warp import Frame, Warp
 
 __all__ = [
+    "DAVIS240C",
     "AlignConfig",
     "Aligner",
     "Alignment",
@@ -20,6 +23,7 @@ __all__ = [
     "Finding",
     "Frame",
     "GroundTruth",
+    "Info",
     "Motion",
     "NegativeBinomial",
     "Objective",
@@ -29,6 +33,7 @@ __all__ = [
     "Remedy",
     "Score",
     "Scorer",
+    "SimulateConfig",
     "Status",
     "TimeUnit",
     "Trajectory",
@@ -36,6 +41,11 @@ __all__ = [
     "align",
     "align_packets",
     "cut_packets",
+    "hot_pixel_mask",
+    "info",
     "read",
+    "read_motion",
+    "remove_hot_pixels",
+    "simulate",
     "write",
 ]

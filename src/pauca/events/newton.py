@@ -7,7 +7,7 @@ the curvature there (`shape`) holds for the next packet as well.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -19,15 +19,12 @@ _FLATTEST = 0.1  # least curvature that is believed, relative to what the search
 _ROUGH = 1.0  # below this decrement (nats) the kinks can hide that a step would help
 
 
-class Evaluation(Protocol):
-    """A score with its derivatives."""
+class Trial(NamedTuple):
+    """The score and its derivatives at one point."""
 
-    @property
-    def value(self) -> float: ...
-    @property
-    def gradient(self) -> Float[np.ndarray, "k"]: ...
-    @property
-    def fisher(self) -> Float[np.ndarray, "k k"]: ...
+    value: float
+    gradient: Float[np.ndarray, "k"]
+    fisher: Float[np.ndarray, "k k"]
 
 
 class Optimum(NamedTuple):
@@ -42,7 +39,7 @@ class Optimum(NamedTuple):
 
 
 def maximise(
-    evaluate: Callable[[Float[np.ndarray, "k"]], Evaluation],
+    evaluate: Callable[[Float[np.ndarray, "k"]], Trial],
     start: Float[np.ndarray, "k"],
     *,
     reach: Float[np.ndarray, "k"],
@@ -80,10 +77,10 @@ def maximise(
         tried = _search_along(evaluate, point, step, here, information, max_evaluations - count)
         count += tried.evaluations
         information = tried.information
-        if tried.evaluation is None:
+        if tried.trial is None:
             status = Status.CONVERGED if decrement < _ROUGH else Status.STALLED
             break
-        point, here = point + tried.step, tried.evaluation
+        point, here = point + tried.step, tried.trial
     information = _observed_information(evaluate, point, here, information, observed)
     root = _cholesky(here.fisher)
     if root is None:
@@ -95,16 +92,16 @@ def maximise(
 
 class _Tried(NamedTuple):
     step: np.ndarray
-    evaluation: Evaluation | None  # None where no step helped
+    trial: Trial | None  # None where no step helped
     information: np.ndarray
     evaluations: int
 
 
 def _search_along(
-    evaluate: Callable[[np.ndarray], Evaluation],
+    evaluate: Callable[[np.ndarray], Trial],
     point: np.ndarray,
     step: np.ndarray,
-    here: Evaluation,
+    here: Trial,
     information: np.ndarray,
     budget: int,
 ) -> _Tried:
@@ -131,9 +128,9 @@ def _updated(information: np.ndarray, step: np.ndarray, fall: np.ndarray) -> np.
 
 
 def _observed_information(
-    evaluate: Callable[[np.ndarray], Evaluation],
+    evaluate: Callable[[np.ndarray], Trial],
     point: np.ndarray,
-    here: Evaluation,
+    here: Trial,
     guess: np.ndarray,
     observed: int,
 ) -> np.ndarray:

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from pauca.errors import InputError
 from pauca.events.types import Alignment, Motion, Status
+from pauca.runs import atomic_write, write_text
 
 _AXES: dict[Motion, tuple[str, ...]] = {
     "rotation": ("wx_rad_s", "wy_rad_s", "wz_rad_s"),
@@ -97,8 +98,12 @@ class Trajectory:
             orientations.append(orientations[-1] * Rotation.from_rotvec(step))
         return np.stack([orientation.as_quat() for orientation in orientations])
 
-    def to_csv(self, path: str | Path) -> None:
-        """One row a packet: time and velocity, window, covariance, score, status."""
+    def to_csv(self, path: str | Path, force: bool = False) -> None:
+        """One row a packet: time and velocity, window, covariance, score, status.
+
+        Raises:
+            InputError: `path` exists and `force` is not set.
+        """
         k = self.velocity.shape[1]
         upper = np.triu_indices(k)
         axes = "xyz"
@@ -109,12 +114,12 @@ class Trajectory:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(header)
         for i in range(len(self)):
-            times = [_seconds(self.t_us[i]), _seconds(self.start_us[i]), _seconds(self.end_us[i])]
+            times = [_seconds(int(t_us[i])) for t_us in (self.t_us, self.start_us, self.end_us)]
             covariance = [f"{value:.6g}" for value in self.covariance[i][upper]]
             velocity = [f"{value:.9g}" for value in self.velocity[i]]
             rest = [f"{self.score[i]:.6f}", self.evaluations[i], self.status[i].value]
             writer.writerow([times[0], *velocity, *times[1:], self.n_events[i], *covariance, *rest])
-        Path(path).write_text(text.getvalue())
+        write_text(Path(path), text.getvalue(), force)
 
     @classmethod
     def from_csv(cls, path: str | Path) -> "Trajectory":
@@ -154,13 +159,18 @@ class Trajectory:
             **counts,
         )
 
-    def to_npz(self, path: str | Path) -> None:
-        """All columns, exactly; rotations with their integrated orientation."""
+    def to_npz(self, path: str | Path, force: bool = False) -> None:
+        """All columns, exactly; rotations with their integrated orientation.
+
+        Raises:
+            InputError: `path` exists and `force` is not set.
+        """
         columns = {column.name: getattr(self, column.name) for column in fields(self)}
         columns["status"] = np.array([status.value for status in self.status])
         if self.motion == "rotation":
             columns["orientation_xyzw"] = self.orientation()
-        np.savez_compressed(path, **columns)
+        with atomic_write(Path(path), force) as temporary:
+            np.savez_compressed(temporary, **columns)
 
     @classmethod
     def from_npz(cls, path: str | Path) -> "Trajectory":
@@ -177,5 +187,5 @@ class Trajectory:
 
 def _seconds(t_us: int) -> str:
     """Microseconds as decimal seconds, exactly."""
-    sign, t_us = "-" if t_us < 0 else "", abs(int(t_us))
+    sign, t_us = "-" if t_us < 0 else "", abs(t_us)
     return f"{sign}{t_us // 1_000_000}.{t_us % 1_000_000:06d}"

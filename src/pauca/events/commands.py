@@ -1,0 +1,211 @@
+"""The verbs of `pauca events`: parse, call the library, show."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from tyro.conf import Positional, arg
+
+from pauca import events
+from pauca.errors import ConfigError, InputError
+from pauca.runs import Progress, atomic_write, check_can_write
+
+
+def align(
+    recording: Positional[Path],
+    camera: Path | None = None,
+    motion: events.Motion = "rotation",
+    objective: events.Objective = "st-ppp",
+    preset: Literal["default", "paper"] = "default",
+    packet_events: int | None = None,
+    out: Path | None = None,
+    images: int = 3,
+    time_unit: events.TimeUnit | None = None,
+    size: tuple[int, int] | None = None,
+    strict: bool = False,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Estimate the velocity of the camera over a recording; write a table, a plot and sharp images.
+
+    Writes trajectory.csv, trajectory.npz, velocity.png and aligned_*.png to the output folder.
+
+    Args:
+        recording: events as UZH text (plain or .gz), NPZ or HDF5.
+        camera: calibration file (UZH calib.txt, or YAML of ROS, Kalibr or OpenCV), for recordings without their own.
+        motion: rotation of the camera, or translation parallel to the image.
+        objective: st-ppp, the likelihood of the spatio-temporal Poisson point process, or contrast of the image.
+        preset: default, or the paper's protocol (30,000 events, first-order warp to the first event).
+        packet_events: most events in one packet; with the paper's preset, exactly so many.
+        out: output folder; default: the recording's name, in runs/events.
+        images: how many packets to draw before and after alignment, spread over the recording; 0 for none.
+        time_unit: unit of the recording's times, where the file leaves it open.
+        size: width and height of the sensor in pixels, where the file leaves it open.
+        strict: refuse a recording that needs repair.
+        force: replace results that are there already.
+        quiet: print only errors.
+    """
+    config = _align_config(motion, objective, preset, packet_events)
+    if images < 0:
+        raise ConfigError(f"--images must not be negative, got {images}")
+    out = out or Path("runs/events") / _stem(recording)
+    check_can_write(out / "trajectory.csv", force)
+    started = time.perf_counter()
+    loaded = _read(recording, time_unit, size, strict, quiet)
+    calibration = _camera(loaded, camera)
+    # Compiling the kernels, once after installation, is no part of the speed that is reported.
+    events.Aligner(calibration, config).align(loaded.events[:1000])
+    reading_s, started = time.perf_counter() - started, time.perf_counter()
+    alignments = _align(loaded, calibration, config, quiet)
+    seconds = time.perf_counter() - started
+    trajectory = events.Trajectory.from_alignments(alignments)
+    trajectory.to_csv(out / "trajectory.csv", force)
+    trajectory.to_npz(out / "trajectory.npz", force)
+    chosen = _spread(alignments, images)
+    _write_figures(trajectory, chosen, loaded, events.Aligner(calibration, config), out, force)
+    if not quiet:
+        print(_summary(trajectory, loaded, seconds, reading_s))
+        print(f"wrote trajectory.csv, trajectory.npz, velocity.png and images to {out}")
+
+
+def info(
+    recording: Positional[Path],
+    time_unit: events.TimeUnit | None = None,
+    size: tuple[int, int] | None = None,
+    strict: bool = False,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Say what a recording is like: duration, rates, polarity balance, hot pixels, problems.
+
+    Args:
+        recording: events as UZH text (plain or .gz), NPZ or HDF5.
+        time_unit: unit of the recording's times, where the file leaves it open.
+        size: width and height of the sensor in pixels, where the file leaves it open.
+        strict: refuse a recording that needs repair.
+        as_json: machine-readable output.
+    """
+    found = events.info(events.read(recording, time_unit=time_unit, size=size, strict=strict))
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=2))
+        return
+    for name, value in found.table():
+        print(f"{name:<14} {value}")
+
+
+def simulate(
+    out: Positional[Path],
+    config: events.SimulateConfig = events.SimulateConfig(),  # noqa: B008 - frozen
+    camera: Path | None = None,
+    size: tuple[int, int] | None = None,
+    motion: Path | None = None,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Simulate a rotating event camera before a panorama, and save its exact velocity with the events.
+
+    Args:
+        out: file to write: .npz or .h5.
+        config: scene, sensor and motion.
+        camera: calibration file; default: a DAVIS 240C.
+        size: width and height of the sensor, where the calibration file does not say it.
+        motion: trajectory to follow (CSV with columns t_s,wx_rad_s,wy_rad_s,wz_rad_s); default: a random one.
+        force: replace a file that is there already.
+        quiet: print only errors.
+    """
+    check_can_write(out, force)
+    calibration = events.Camera.from_file(camera, size) if camera else events.DAVIS240C
+    recording = events.simulate(config, camera=calibration, motion=events.read_motion(motion) if motion else None)
+    events.write(out, recording, force=force)
+    if not quiet:
+        seconds = recording.events.duration_us / 1e6
+        print(f"{out}: {len(recording.events):,} events in {seconds:.3f} s, with ground truth at 1 kHz")
+
+
+COMMANDS = {"align": align, "info": info, "simulate": simulate}
+
+
+def _align_config(
+    motion: events.Motion, objective: events.Objective, preset: str, packet_events: int | None
+) -> events.AlignConfig:
+    config = events.AlignConfig.paper() if preset == "paper" else events.AlignConfig()
+    if packet_events is not None:
+        fewest = packet_events if preset == "paper" else min(config.min_events, packet_events)
+        config = replace(config, packet_events=packet_events, min_events=fewest)
+    return replace(config, motion=motion, objective=objective)
+
+
+def _stem(recording: Path) -> str:
+    """`boxes_rotation/events.txt.gz` is called events, after the file without its endings."""
+    return recording.name.split(".")[0] or "recording"
+
+
+def _read(
+    path: Path, time_unit: events.TimeUnit | None, size: tuple[int, int] | None, strict: bool, quiet: bool
+) -> events.Recording:
+    loaded = events.read(path, time_unit=time_unit, size=size, strict=strict)
+    if not quiet and loaded.report is not None:
+        print(loaded.report.summary())
+    return loaded
+
+
+def _camera(loaded: events.Recording, path: Path | None) -> events.Camera:
+    if path is not None:
+        return events.Camera.from_file(path, loaded.events.size)
+    if loaded.camera is None:
+        raise InputError(
+            f"{loaded.name}: does not say its camera; add --camera FILE (UZH calib.txt, or YAML of ROS, Kalibr, OpenCV)"
+        )
+    return loaded.camera
+
+
+def _align(
+    loaded: events.Recording, camera: events.Camera, config: events.AlignConfig, quiet: bool
+) -> list[events.Alignment]:
+    alignments: list[events.Alignment] = []
+    with Progress("align", total=len(loaded.events), unit="events", quiet=quiet) as progress:
+        for alignment in events.align_packets(loaded, camera, config):
+            alignments.append(alignment)
+            progress.advance(alignment.n_events, note=str(alignment.status))
+    return alignments
+
+
+def _spread(alignments: list[events.Alignment], count: int) -> dict[int, events.Alignment]:
+    """The packets in the middles of `count` equal parts, by number: they show more than the first ones would."""
+    middles = (np.arange(count) + 0.5) / max(count, 1) * len(alignments)
+    return {i: alignments[i] for i in np.unique(middles.astype(int)).tolist()}
+
+
+def _write_figures(
+    trajectory: events.Trajectory,
+    chosen: dict[int, events.Alignment],
+    loaded: events.Recording,
+    aligner: events.Aligner,
+    out: Path,
+    force: bool,
+) -> None:
+    from pauca.events import plots
+
+    figures = {"velocity.png": plots.velocity_figure(trajectory, loaded.ground_truth, loaded.name)}
+    for i, alignment in chosen.items():
+        packet = loaded.events.between(alignment.start_us, alignment.end_us + 1)
+        title = f"{loaded.name}: packet {i}, {alignment.start_us / 1e6:.3f} to {alignment.end_us / 1e6:.3f} s"
+        before, after = aligner.images(packet), aligner.images(packet, alignment)
+        figures[f"aligned_{i:05d}.png"] = plots.warped_figure(before, after, title)
+    for name, figure in figures.items():
+        with atomic_write(out / name, force) as temporary:
+            figure.savefig(temporary, dpi=120)
+
+
+def _summary(trajectory: events.Trajectory, loaded: events.Recording, seconds: float, reading_s: float) -> str:
+    n, duration_s = len(loaded.events), loaded.events.duration_us / 1e6
+    degenerate = 100 * (1 - trajectory.trusted.mean())
+    return (
+        f"{len(trajectory)} packets, {n:,} events in {seconds:.2f} s (reading {reading_s:.2f} s): "
+        f"{n / seconds / 1e6:.2f} million events/s, {duration_s / seconds:.2f} times real time, "
+        f"{degenerate:.1f} % of the packets degenerate"
+    )

@@ -1,0 +1,80 @@
+"""Figures of `pauca.events`: each a function from data to a matplotlib Figure; nothing is shown or saved here."""
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pauca.events.io.recording import GroundTruth
+from pauca.events.trajectory import Trajectory
+from pauca.events.types import Status
+
+_COLOURS = ("#c1440e", "#2a7f62", "#3b5ba5")  # x, y, z: told apart by colour-blind readers too
+_OFF, _ON = np.array([0.80, 0.25, 0.05]), np.array([0.10, 0.30, 0.70])
+_BRIGHTEST = 99.0  # percentile of the touched pixels that is drawn in full colour
+
+
+def velocity_figure(trajectory: Trajectory, truth: GroundTruth | None = None, title: str = "") -> Figure:
+    """Velocity over time, one panel an axis, with two standard deviations and, where known, the truth.
+
+    Packets whose status is not CONVERGED are marked. Rotations are drawn in degrees a second.
+    """
+    rotation = trajectory.motion == "rotation"
+    scale, unit = (np.degrees(1.0), "deg/s") if rotation else (1.0, "focal lengths/s")
+    symbol = "ω" if rotation else "v"
+    k = trajectory.velocity.shape[1]
+    figure = Figure(figsize=(9, 1.9 * k + 0.6), layout="constrained")
+    panels = figure.subplots(k, 1, sharex=True, squeeze=False)[:, 0]
+    sigma = np.sqrt(np.diagonal(trajectory.covariance, axis1=1, axis2=2))
+    sigma = np.where(np.isfinite(sigma), sigma, np.nan)
+    for i, (panel, colour) in enumerate(zip(panels, _COLOURS, strict=False)):
+        value = scale * trajectory.velocity[:, i]
+        drawn = np.where(trajectory.trusted, value, np.nan)
+        if truth is not None and rotation:
+            inside = (truth.t_s >= trajectory.t_s[0]) & (truth.t_s <= trajectory.t_s[-1])
+            panel.plot(truth.t_s[inside], scale * truth.omega_rad_s[inside, i], color="0.6", lw=3, label="truth")
+        panel.plot(trajectory.t_s, drawn, "-", color=colour, lw=1.2, marker=".", ms=3, label="estimate")
+        spread = 2 * scale * sigma[:, i]
+        panel.fill_between(trajectory.t_s, drawn - spread, drawn + spread, color=colour, alpha=0.25, lw=0)
+        _mark(panel, trajectory, value)
+        panel.set_ylabel(f"{symbol}{'xyz'[i]} ({unit})")
+        panel.grid(alpha=0.3)
+    panels[0].legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize="small", ncols=4, frameon=False)
+    panels[0].set_title(title, loc="left", fontsize="medium")
+    panels[-1].set_xlabel("time on the recording's clock (s)")
+    return figure
+
+
+def _mark(panel: Axes, trajectory: Trajectory, value: Float[np.ndarray, "n"]) -> None:
+    for status, marker in ((Status.STALLED, "x"), (Status.DEGENERATE, "|")):
+        chosen = np.array([s is status for s in trajectory.status])
+        if chosen.any():
+            panel.plot(trajectory.t_s[chosen], value[chosen], marker, color="k", ms=6, label=str(status))
+
+
+def warped_figure(before: Float[np.ndarray, "2 h w"], after: Float[np.ndarray, "2 h w"], title: str = "") -> Figure:
+    """Images of events before and after alignment, side by side, on one scale: OFF orange, ON blue.
+
+    Args:
+        before, after: images of events, OFF and ON, events a pixel.
+        title: of the whole figure.
+    """
+    height, width = before.shape[1:]
+    figure = Figure(figsize=(11, 5.5 * height / width + 0.7), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    touched = after[after > 0]
+    full = float(np.percentile(touched, _BRIGHTEST)) if touched.size else 1.0
+    for panel, images, name in zip(figure.subplots(1, 2), (before, after), ("as recorded", "aligned"), strict=True):
+        panel.imshow(polarity_image(images, full))
+        panel.set_title(name, fontsize="medium")
+        panel.set_axis_off()
+    return figure
+
+
+def polarity_image(images: Float[np.ndarray, "2 h w"], full: float) -> Float[np.ndarray, "h w 3"]:
+    """Counts of OFF and ON events as colours on white; `full` events a pixel make a colour full.
+
+    The square root keeps the faint trails of unaligned events visible.
+    """
+    off, on = np.sqrt(np.clip(images / full, 0, 1))[..., None]
+    return np.clip(1 - off * (1 - _OFF) - on * (1 - _ON), 0, 1)

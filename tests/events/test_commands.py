@@ -1,0 +1,118 @@
+"""The verbs as a user types them."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from pauca import cli, events
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """Half a second of a simulated small camera, written as NPZ."""
+    camera = events.Camera((120, 90), 100.0, 100.0, 60.0, 45.0)
+    config = events.SimulateConfig(duration_s=0.3, peak_deg_s=200.0, seed=3)
+    path = tmp_path_factory.mktemp("recordings") / "turn.npz"
+    events.write(path, events.simulate(config, camera=camera))
+    return path
+
+
+def test_align_writes_what_it_promises(recording, tmp_path, capsys):
+    assert cli.main(["events", "align", str(recording), "--out", str(tmp_path / "out"), "--images", "2"]) == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert [name for name in names if not name.startswith("aligned")] == [
+        "trajectory.csv",
+        "trajectory.npz",
+        "velocity.png",
+    ]
+    assert len([name for name in names if name.startswith("aligned")]) == 2
+    with (tmp_path / "out" / "trajectory.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:4] == ["t_s", "wx_rad_s", "wy_rad_s", "wz_rad_s"]
+    summary = capsys.readouterr().out
+    assert f"{len(rows)} packets" in summary
+    assert "times real time" in summary
+    assert "degenerate" in summary
+
+
+def test_the_velocity_in_the_file_is_the_camera_s(recording, tmp_path):
+    assert cli.main(["events", "align", str(recording), "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    trajectory = events.Trajectory.from_csv(tmp_path / "out" / "trajectory.csv")
+    truth = events.read(recording).ground_truth
+    expected = np.stack([np.interp(trajectory.t_s, truth.t_s, axis) for axis in truth.omega_rad_s.T], axis=1)
+    error_deg_s = np.degrees(trajectory.velocity - expected)
+    # The sensor has a quarter of a DAVIS's pixels; a wrong sign, axis or clock would cost over 100 deg/s.
+    assert np.sqrt(np.mean(error_deg_s**2)) < 10.0
+
+
+def test_results_are_not_overwritten_without_force(recording, tmp_path, capsys):
+    words = ["events", "align", str(recording), "--out", str(tmp_path), "--images", "0", "--quiet"]
+    assert cli.main(words) == 0
+    before = (tmp_path / "trajectory.csv").stat().st_mtime_ns
+    assert cli.main(words) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert (tmp_path / "trajectory.csv").stat().st_mtime_ns == before
+    assert cli.main([*words, "--force"]) == 0
+
+
+def test_a_missing_camera_is_asked_for_before_any_result(tmp_path, capsys):
+    text = tmp_path / "events.txt"
+    text.write_text("".join(f"{i * 1e-5:.6f} {i % 240} {i % 180} {i % 2}\n" for i in range(1000)))
+    assert cli.main(["events", "align", str(text), "--out", str(tmp_path / "out"), "--size", "240", "180"]) == 2
+    assert "add --camera FILE" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--packet-events", "0"], "min_events"),
+        (["--images", "-1"], "--images must not be negative"),
+        (["--camera", "nowhere.txt"], r"nowhere.txt"),
+    ],
+)
+def test_wrong_options_are_one_line_and_exit_2(recording, tmp_path, capsys, options, message):
+    assert cli.main(["events", "align", str(recording), "--out", str(tmp_path / "out"), "--quiet", *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_paper_s_preset_and_other_choices_reach_the_library(recording, tmp_path):
+    words = ["--preset", "paper", "--packet-events", "9000", "--objective", "contrast", "--images", "0", "--quiet"]
+    assert cli.main(["events", "align", str(recording), "--out", str(tmp_path), *words]) == 0
+    trajectory = events.Trajectory.from_npz(tmp_path / "trajectory.npz")
+    assert set(trajectory.n_events.tolist()) == {9000}
+
+
+def test_translation_writes_its_own_columns(recording, tmp_path):
+    words = ["--motion", "translation", "--images", "0", "--quiet", "--out", str(tmp_path)]
+    assert cli.main(["events", "align", str(recording), *words]) == 0
+    assert (tmp_path / "trajectory.csv").read_text().startswith("t_s,vx_1_s,vy_1_s,")
+
+
+def test_info_as_text_and_json(recording, capsys):
+    assert cli.main(["events", "info", str(recording)]) == 0
+    assert "120 x 90 pixels" in capsys.readouterr().out
+    assert cli.main(["events", "info", str(recording), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["size"] == [120, 90]
+
+
+def test_simulate_follows_a_given_motion(tmp_path, capsys):
+    motion = tmp_path / "motion.csv"
+    motion.write_text("t_s,wx_rad_s,wy_rad_s,wz_rad_s\n0,0,1,0\n0.05,0,2,0\n")
+    out = tmp_path / "turn.h5"
+    assert cli.main(["events", "simulate", str(out), "--motion", str(motion), "--scene", "shapes"]) == 0
+    assert "with ground truth" in capsys.readouterr().out
+    truth = events.read(out).ground_truth
+    np.testing.assert_allclose(truth.omega_rad_s[[0, -1], 1], [1, 2], atol=1e-6)
+    assert cli.main(["events", "simulate", str(out), "--quiet"]) == 2
+
+
+def test_a_motion_file_without_its_columns_is_named(tmp_path, capsys):
+    motion = tmp_path / "motion.csv"
+    motion.write_text("t,x\n0,1\n")
+    assert cli.main(["events", "simulate", str(tmp_path / "a.npz"), "--motion", str(motion)]) == 2
+    assert "motion.csv: " in capsys.readouterr().err
