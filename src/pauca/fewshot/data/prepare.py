@@ -56,7 +56,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class PreparedReport:
-    """What `prepare` made."""
+    """What `prepare_benchmark` made."""
 
     folder: Path
     splits: dict[str, ImageSet]
@@ -72,7 +72,7 @@ class PreparedReport:
         return rows + [f"  {note}" for note in self.notes]
 
 
-def prepare(
+def prepare_benchmark(
     name: str,
     source: Path,
     out: Path,

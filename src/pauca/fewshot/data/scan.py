@@ -84,7 +84,7 @@ class _Look:
     thumbnail: UInt8[np.ndarray, "16 16"]
 
 
-def scan(path: Path, min_images: int = 20) -> ScanReport:
+def scan_images(path: Path, min_images: int = 20) -> ScanReport:
     """Look at every image below a path.
 
     Args:
