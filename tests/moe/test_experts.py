@@ -1,13 +1,17 @@
 """The bank of experts against a plain loop over experts in float64, under every recipe."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
 
-from pauca.moe.experts import apply_experts, kept_bytes, kept_formats
+from pauca.moe.experts import _experts_forward, apply_experts
+from pauca.moe.kept import kept_bytes, kept_shapes
+from pauca.moe.permute import sort_by_expert
 from pauca.moe.recipe import Recipe
+from pauca.moe.weights import prepare_weights
 
 TOKENS, TOP_K, EXPERTS, HIDDEN, WIDTH = 96, 3, 6, 128, 64
 RECIPES = {
@@ -55,12 +59,17 @@ def _problem(device: str, seed: int = 0) -> dict[str, torch.Tensor]:
     return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
-def _run(problem: dict[str, torch.Tensor], recipe: Recipe, recompute: str = "none") -> dict[str, torch.Tensor]:
+def _run(
+    problem: dict[str, torch.Tensor],
+    recipe: Recipe,
+    recompute: str = "none",
+    prepared: Sequence[torch.Tensor] = (),
+) -> dict[str, torch.Tensor]:
     """Output and gradients of the bank."""
     leaves = {name: problem[name].detach().requires_grad_() for name in GRADIENTS}
     y = apply_experts(
         leaves["x"], leaves["gate_up"], leaves["down"], problem["expert_ids"], leaves["probabilities"],
-        recipe.to_json(), recompute,
+        recipe.to_json(), recompute, prepared,
     )  # fmt: skip
     y.backward(problem["dy"])
     return {"y": y.detach()} | {name: leaf.grad for name, leaf in leaves.items()}
@@ -181,46 +190,20 @@ def test_backward_is_given_exactly_the_bytes_that_the_formula_says(recipe, recom
     assert routing < 16 * (TOKENS * TOP_K + 15 * EXPERTS + EXPERTS)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "deepseek", "small"),
-    [
-        (Recipe.bf16(), 208, 73.5),
-        (Recipe.fp8(), 138, 53.9),
-        (Recipe.fp4(), 20.7, 9.8),
-    ],
-    ids=["bf16", "fp8", "fp4"],
-)  # fmt: skip
-def test_kept_kib_per_token_at_the_two_shapes_of_the_specification(recipe, deepseek, small):
-    # KiB per token of DeepSeek-V3's layer (8 local experts) and of a 16B model's. The specification's fp8 has scales
-    # per tile of 128; its fp4 at the 16B shape (19.5) keeps the input gathered and FC2's input too, ours neither.
-    shapes = (
-        (deepseek, {"hidden": 7168, "width": 2048, "top_k": 8, "experts": 8}),
-        (small, {"hidden": 2048, "width": 1408, "top_k": 6, "experts": 64}),
-    )
-    for expected, shape in shapes:
-        actual = kept_bytes(recipe, "none", tokens=4096, **shape) / 4096 / 1024
-        assert actual == pytest.approx(expected, rel=0.05)
-
-
-def test_every_recompute_mode_keeps_less():
-    shape = {"tokens": 4096, "top_k": 8, "experts": 8, "hidden": 7168, "width": 2048}
-    for recipe in (Recipe.bf16(), Recipe.fp8(), Recipe.fp4(keep_fc2_input=True)):
-        sizes = [kept_bytes(recipe, recompute, **shape) for recompute in ("none", "activation", "experts")]
-        assert sizes == sorted(sizes, reverse=True)
-        assert len(set(sizes)) == 3
-
-
-def test_the_fp4_recipe_keeps_the_input_once_per_token():
-    assert not kept_formats(Recipe.fp4(), "none").gathered
-    assert kept_formats(Recipe.fp4(), "none").input == "mxfp4"
-
-
 def test_inference_keeps_nothing_and_gives_the_same_output(recipe):
     problem = _problem("cpu")
     expected = _run(problem, recipe)["y"]
     arguments = [problem[n] for n in ("x", "gate_up", "down", "expert_ids", "probabilities")]
     with torch.no_grad():
         assert torch.equal(apply_experts(*arguments, recipe.to_json()), expected)
+
+
+def test_prepared_weights_change_no_bit(recipe):
+    problem = _problem("cpu")
+    prepared = [] if recipe.precision == "bf16" else prepare_weights(problem["gate_up"], problem["down"])
+    expected, actual = _run(problem, recipe), _run(problem, recipe, prepared=prepared)
+    for name in expected:
+        assert torch.equal(actual[name], expected[name]), name
 
 
 def test_fp32_master_weights_get_fp32_gradients(recipe):
@@ -257,17 +240,14 @@ def test_stochastic_rounding_differs_from_run_to_run_and_is_right_on_average():
 def test_the_operations_describe_themselves_truly_to_torch(precision, recompute):
     # Shapes and dtypes of the fake implementations, no aliasing, no mutation.
     problem, recipe = _problem("cpu"), getattr(Recipe, precision)()
-    from pauca.moe.experts import _experts_forward, _kept_shapes
-    from pauca.moe.permute import sort_by_expert
-
     plan = sort_by_expert(problem["expert_ids"], EXPERTS)
     arguments = (
         problem["x"], problem["gate_up"], problem["down"], problem["probabilities"], plan.row_to_copy,
-        plan.row_to_token, plan.copy_to_row, plan.offsets, recipe.to_json(), recompute, True,
+        plan.row_to_token, plan.copy_to_row, plan.offsets, [], recipe.to_json(), recompute, True,
     )  # fmt: skip
     torch.library.opcheck(_experts_forward, arguments, test_utils=("test_schema", "test_faketensor"))
     _, kept = _experts_forward(*arguments)
-    shapes = _kept_shapes(recipe, recompute, TOKENS, len(plan.row_to_copy), HIDDEN, WIDTH)
+    shapes = kept_shapes(recipe, recompute, TOKENS, len(plan.row_to_copy), HIDDEN, WIDTH)
     assert [tuple(t.shape) for t in kept] == shapes
 
 

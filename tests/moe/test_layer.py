@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from pauca.errors import ConfigError, InputError
-from pauca.moe.layer import Experts, MoE, auxiliary_loss, update_biases
+from pauca.moe import weights as weights_module
+from pauca.moe.layer import Experts, MoE, auxiliary_loss, frozen_weights, update_biases
 from pauca.moe.recipe import Recipe
 from pauca.moe.router import RouterConfig
 
@@ -64,6 +65,24 @@ def test_the_recipe_can_be_changed_and_the_state_holds_master_weights_alone():
     layer.experts.recipe = Recipe.bf16()
     assert torch.equal(layer(x), first)
     assert set(layer.state_dict()) == names == {"router.weight", "router.bias", "experts.gate_up", "experts.down"}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "fp4"])
+def test_frozen_weights_are_quantised_once_and_forgotten_afterwards(precision, monkeypatch):
+    layer, x = _layer(shared_experts=1, recipe=getattr(Recipe, precision)()), torch.randn(20, 64)
+    calls, quantize = [], weights_module.quantize_weights
+    monkeypatch.setattr(weights_module, "quantize_weights", lambda w: calls.append(1) or quantize(w))
+    expected = layer(x)
+    with frozen_weights(layer):
+        calls.clear()
+        for _ in range(3):
+            y = layer(x)
+            assert torch.equal(y, expected)
+            y.sum().backward()
+        assert len(calls) == (0 if precision == "bf16" else 4)
+    with torch.no_grad():
+        layer.experts.down.mul_(2)
+    assert not torch.equal(layer(x), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

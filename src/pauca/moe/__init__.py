@@ -3,12 +3,14 @@
 `MoE` is the layer, `Recipe` its numerics. On a CPU everything runs with the same quantisation decisions.
 """
 
-from pauca.moe.experts import KeptFormats, apply_experts, kept_bytes, kept_formats
+from pauca.moe.experts import apply_experts
 from pauca.moe.formats import Fp8Tensor, MxFp4Tensor, ScaleRule
-from pauca.moe.layer import Experts, MoE, auxiliary_loss, update_biases
+from pauca.moe.kept import KeptFormats, kept_bytes, kept_formats
+from pauca.moe.layer import Experts, MoE, auxiliary_loss, frozen_weights, update_biases
 from pauca.moe.permute import Permutation, sort_by_expert
 from pauca.moe.recipe import Format, Precision, Recipe, Recompute
 from pauca.moe.router import Router, RouterConfig, Routing
+from pauca.moe.weights import prepare_weights
 
 __all__ = [
     "Experts",
@@ -27,8 +29,10 @@ __all__ = [
     "ScaleRule",
     "apply_experts",
     "auxiliary_loss",
+    "frozen_weights",
     "kept_bytes",
     "kept_formats",
+    "prepare_weights",
     "sort_by_expert",
     "update_biases",
 ]

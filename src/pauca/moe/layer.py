@@ -1,5 +1,8 @@
 """The mixture-of-experts layer as a PyTorch module."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -12,6 +15,7 @@ from pauca.moe.permute import sort_by_expert
 from pauca.moe.products import require_fp8
 from pauca.moe.recipe import Recipe, Recompute
 from pauca.moe.router import Router, RouterConfig
+from pauca.moe.weights import prepare_weights
 
 
 class Experts(nn.Module):
@@ -33,6 +37,8 @@ class Experts(nn.Module):
         self.down = nn.Parameter(torch.empty(experts, hidden, width))
         self.recompute: Recompute = recompute
         self.recipe = recipe or Recipe.bf16()
+        self._frozen = False
+        self._prepared: list[Tensor] = []
         self.reset_parameters()
 
     @property
@@ -72,6 +78,7 @@ class Experts(nn.Module):
                 probabilities.float(),
                 self._recipe_text,
                 self.recompute,
+                self._prepared_weights(),
             )
             return y.to(x.dtype)
 
@@ -82,6 +89,15 @@ class Experts(nn.Module):
             raise InputError(f"tokens must be bfloat16 or float32, got {x.dtype}; convert them first")
         if self.recipe.precision != "bf16":
             require_fp8(x.device)
+
+    @torch.no_grad()
+    def _prepared_weights(self) -> list[Tensor]:
+        if self._frozen and not self._prepared and self.recipe.precision != "bf16":
+            self._prepared = prepare_weights(self.gate_up, self.down)
+        return self._prepared if self.recipe.precision != "bf16" else []
+
+    def _freeze(self, frozen: bool) -> None:
+        self._frozen, self._prepared = frozen, []
 
     def extra_repr(self) -> str:
         count, hidden, width = self.down.shape
@@ -178,3 +194,24 @@ def update_biases(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Router):
             module.update_bias()
+
+
+@contextmanager
+def frozen_weights(model: nn.Module) -> Iterator[None]:
+    """Quantise expert weights once for all passes inside, which must not change them: gradient accumulation, inference.
+
+    The FP8 copies take as much memory as the weights take in BF16.
+
+    >>> with frozen_weights(model):
+    ...     for batch in micro_batches:
+    ...         model(batch).backward()
+    >>> optimiser.step()
+    """
+    banks = [module for module in model.modules() if isinstance(module, Experts)]
+    for bank in banks:
+        bank._freeze(True)
+    try:
+        yield
+    finally:
+        for bank in banks:
+            bank._freeze(False)

@@ -1,0 +1,88 @@
+"""What a bank of experts keeps between forward and backward: in which formats, how many bytes, as which tensors."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pauca.moe.formats import Fp8Tensor, Granularity, MxFp4Tensor, mxfp4_row_bytes
+from pauca.moe.permute import row_bound
+from pauca.moe.recipe import Format, Recipe, Recompute
+
+Quantized = Fp8Tensor | MxFp4Tensor
+Stored = Tensor | Quantized
+
+
+@dataclass(frozen=True)
+class KeptFormats:
+    """What backward finds, besides weights and routing; None is computed again."""
+
+    input: Format
+    gathered: bool  # FC1's input once per row, or once per token
+    z: Format | None
+    fc2_input: Format | None
+
+
+def kept_formats(recipe: Recipe, recompute: Recompute) -> KeptFormats:
+    """What a recipe keeps under a recompute mode."""
+    own: Format = "mxfp4" if recipe.precision == "fp4" else recipe.precision
+    return KeptFormats(
+        input=own,
+        gathered=recipe.precision != "fp4" and recompute == "none",
+        z=None if recompute == "experts" else recipe.kept_z,
+        fc2_input=own if recipe.keep_fc2_input and recompute == "none" else None,
+    )
+
+
+def kept_bytes(
+    recipe: Recipe, recompute: Recompute, *, tokens: int, top_k: int, experts: int, hidden: int, width: int
+) -> int:
+    """Bytes kept for backward by one bank of experts, and only them.
+
+    Not counted: the weights, the routing (about 13 bytes per copy), and in the bf16 recipe that keeps FC1's input once
+    per token, that input, which is the layer's own.
+    """
+    shapes = kept_shapes(recipe, recompute, tokens, row_bound(tokens * top_k, experts), hidden, width)
+    return sum(rows * row_bytes for rows, row_bytes in shapes)
+
+
+def kept_shapes(
+    recipe: Recipe, recompute: Recompute, tokens: int, rows: int, hidden: int, width: int
+) -> list[tuple[int, ...]]:
+    """Shapes of the byte tensors that forward hands to backward."""
+    kept = kept_formats(recipe, recompute)
+    parts = [(kept.z, rows, 2 * width), (kept.fc2_input, rows, width)]
+    if kept.gathered or kept.input != "bf16":
+        parts.insert(0, (kept.input, rows if kept.gathered else tokens, hidden))
+    shapes: list[tuple[int, ...]] = []
+    for format_, count, channels in parts:
+        if format_ == "bf16":
+            shapes.append((count, 2 * channels))
+        elif format_ == "fp8":
+            shapes += [(count, channels), (count, 1)]
+        elif format_ == "mxfp4":
+            shapes.append((count, mxfp4_row_bytes(channels)))
+    return shapes
+
+
+def to_bytes(*stored: Stored | None) -> list[Tensor]:
+    """The bytes of matrices, in order, as `kept_shapes` says."""
+    tensors = []
+    for item in stored:
+        if isinstance(item, Fp8Tensor):
+            tensors += [item.codes, item.scales[:, None]]
+        elif isinstance(item, MxFp4Tensor):
+            tensors.append(item.data)
+        elif item is not None:
+            tensors.append(item.view(torch.uint8))
+    return tensors
+
+
+def from_bytes(tensors: list[Tensor], format_: Format | None, channels: int) -> Stored | None:
+    """Take the next stored matrix off the front of `tensors`."""
+    if format_ is None:
+        return None
+    data = tensors.pop(0)
+    if format_ == "fp8":
+        return Fp8Tensor(data, tensors.pop(0)[:, 0], Granularity.ROW)
+    return MxFp4Tensor(data, channels) if format_ == "mxfp4" else data.view(torch.bfloat16)

@@ -1,0 +1,210 @@
+"""Forward and backward of a bank of SwiGLU experts, as functions of tensors.
+
+Dispatch -> FC1 -> SwiGLU times the router's weight -> FC2 -> combine. Rows are copies of tokens sorted by expert (see
+`permute`). No step adds floats in an order that may change: gradients are the same bits every time.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pauca.moe import ops, products, reference
+from pauca.moe.formats import Fp8Tensor, MxFp4Tensor, ScaleRule
+from pauca.moe.kept import KeptFormats, Quantized, Stored, from_bytes, kept_formats, to_bytes
+from pauca.moe.permute import Permutation
+from pauca.moe.recipe import Format, Recipe, Recompute
+from pauca.moe.weights import Fp8Weights, WeightSource
+
+
+class Gradients(NamedTuple):
+    """Of a bank's arguments; the weights' in BF16, the probabilities' in FP32 and per row."""
+
+    x: Tensor
+    gate_up: Tensor
+    down: Tensor
+    row_probability: Tensor
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The arguments of one pass but for x, with the small things both passes need."""
+
+    gate_up: Tensor
+    down: Tensor
+    probabilities: Tensor
+    plan: Permutation
+    recipe: Recipe
+    recompute: Recompute
+    prepared_weights: list[Tensor]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The output, and what backward needs, as bytes."""
+        return _bf16_forward(self, x) if self.recipe.precision == "bf16" else _fp8_forward(self, x)
+
+    def backward(self, dy: Tensor, kept: list[Tensor], x: Tensor | None) -> Gradients:
+        """Gradients from what forward kept; x is the layer's own input where the recipe keeps that."""
+        stored = self._stored(kept, x)
+        return _bf16_backward(self, dy, stored) if self.recipe.precision == "bf16" else _fp8_backward(self, dy, stored)
+
+    @property
+    def formats(self) -> KeptFormats:
+        return kept_formats(self.recipe, self.recompute)
+
+    @property
+    def weights(self) -> WeightSource:
+        return WeightSource(self.gate_up, self.down, self.prepared_weights)
+
+    def row_probability(self) -> Float[Tensor, " rows"]:
+        """The router's weight of each row; 0 for padding."""
+        copies = self.plan.row_to_copy
+        return torch.where(copies >= 0, self.probabilities.reshape(-1)[copies.clamp(min=0).long()], 0.0)
+
+    def _stored(self, kept: list[Tensor], x: Tensor | None) -> "_Kept":
+        formats, hidden, width = self.formats, self.down.shape[1], self.down.shape[2]
+        return _Kept(
+            x if x is not None else from_bytes(kept, formats.input, hidden),
+            from_bytes(kept, formats.z, 2 * width),
+            from_bytes(kept, formats.fc2_input, width),
+        )
+
+
+class _Kept(NamedTuple):
+    """The matrices of `KeptFormats`: BF16 tensors under the bf16 recipe."""
+
+    input: Any
+    z: Any
+    fc2_input: Any
+
+
+# BF16
+
+
+def _bf16_forward(bank: Bank, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    offsets = bank.plan.offsets
+    rows = ops.gather_rows(x, bank.plan.row_to_token)
+    z = products.rows_by_weights(rows, bank.gate_up.bfloat16().transpose(1, 2), offsets)
+    activation = ops.swiglu(z, bank.row_probability())
+    y_rows = products.rows_by_weights(activation, bank.down.bfloat16().transpose(1, 2), offsets)
+    formats = bank.formats
+    kept = to_bytes(
+        rows if formats.gathered else None, z if formats.z else None, activation if formats.fc2_input else None
+    )
+    return ops.combine(y_rows, bank.plan.copy_to_row), kept
+
+
+def _bf16_backward(bank: Bank, dy: Tensor, kept: _Kept) -> Gradients:
+    plan, offsets = bank.plan, bank.plan.offsets
+    gate_up, down, probability = bank.gate_up.bfloat16(), bank.down.bfloat16(), bank.row_probability()
+    rows, z, activation = kept
+    if not bank.formats.gathered:
+        rows = ops.gather_rows(rows, plan.row_to_token)
+    if z is None:
+        z = products.rows_by_weights(rows, gate_up.transpose(1, 2), offsets)
+    if activation is None:
+        activation = ops.swiglu(z, probability)
+
+    dy_rows = ops.gather_rows(dy, plan.row_to_token)
+    d_activation = products.rows_by_weights(dy_rows, down, offsets)
+    d_down = products.columns_by_columns(dy_rows.t(), activation.t(), offsets)
+    del dy_rows, activation
+    dz, d_probability = ops.swiglu_backward(z, probability, d_activation)
+    d_gate_up = products.columns_by_columns(dz.t(), rows.t(), offsets)
+    dx_rows = products.rows_by_weights(dz, gate_up, offsets)
+    return Gradients(ops.combine(dx_rows, plan.copy_to_row), d_gate_up, d_down, d_probability)
+
+
+# FP8 and FP4: the same products; they differ in what is kept, and so in what the products are fed from.
+
+
+def _times_weights(bank: Bank, rows: Fp8Tensor, weights: Fp8Weights) -> Tensor:
+    return products.fp8_rows_by_weights(
+        rows.values,
+        rows.scales_float32(),
+        weights.values,
+        weights.scales,
+        bank.plan.offsets,
+        bank.recipe.fast_accumulate,
+    )
+
+
+def _weight_gradient(bank: Bank, a: Fp8Tensor, b: Fp8Tensor) -> Tensor:
+    return products.fp8_columns_by_columns(
+        a.values,
+        a.scales_float32(),
+        b.values,
+        b.scales_float32(),
+        bank.plan.offsets,
+        bank.recipe.fast_accumulate,
+    )
+
+
+def _fp8_forward(bank: Bank, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    recipe, formats = bank.recipe, bank.formats
+    tokens = cast(Quantized, _quantize(x, formats.input, recipe))
+    rows = _gather_rows(tokens, bank.plan)
+    z = _times_weights(bank, rows, bank.weights.forward("gate_up"))
+    input_kept, z_kept = rows if formats.gathered else tokens, _quantize(z, formats.z, recipe) if formats.z else None
+    del rows, tokens
+    rule = ScaleRule(recipe.scale_rule) if formats.fc2_input == "mxfp4" else None
+    activation, activation_mxfp4 = ops.swiglu_fp8(z, bank.row_probability(), rule)
+    del z
+    y_rows = _times_weights(bank, activation, bank.weights.forward("down"))
+    activation_kept = activation if formats.fc2_input == "fp8" else activation_mxfp4
+    return ops.combine(y_rows, bank.plan.copy_to_row), to_bytes(input_kept, z_kept, activation_kept)
+
+
+def _fp8_backward(bank: Bank, dy: Tensor, kept: _Kept) -> Gradients:
+    plan, offsets, probability = bank.plan, bank.plan.offsets, bank.row_probability()
+    fc1_input, z, fc2_input = kept
+    if z is None:
+        rows = fc1_input if bank.formats.gathered else _gather_rows(fc1_input, plan)
+        z = _times_weights(bank, rows, bank.weights.forward("gate_up"))
+        del rows
+
+    dy_tokens = ops.quantize_fp8_rowwise(dy)
+    dy_rows = ops.gather_fp8_rows(dy_tokens, plan.row_to_token)
+    d_activation = _times_weights(bank, dy_rows, bank.weights.backward("down"))
+    del dy_rows
+    dz_rows, dz_columns, d_probability = ops.swiglu_backward_fp8(z, probability, d_activation, offsets)
+    del d_activation
+    if fc2_input is None:
+        fc2_input, _ = ops.swiglu_fp8(z, probability)
+    del z
+    dy_columns = ops.fp8_rows_to_columns(dy_tokens, offsets, plan.row_to_token)
+    d_down = _weight_gradient(bank, dy_columns, _columns(fc2_input, offsets, None))
+    del dy_columns, fc2_input
+
+    index = None if bank.formats.gathered else plan.row_to_token
+    d_gate_up = _weight_gradient(bank, dz_columns, _columns(fc1_input, offsets, index))
+    del dz_columns
+    dx_rows = _times_weights(bank, dz_rows, bank.weights.backward("gate_up"))
+    return Gradients(ops.combine(dx_rows, plan.copy_to_row), d_gate_up, d_down, d_probability)
+
+
+def _gather_rows(tokens: Quantized, plan: Permutation) -> Fp8Tensor:
+    if isinstance(tokens, MxFp4Tensor):
+        return ops.gather_mxfp4_to_fp8_rows(tokens, plan.row_to_token)
+    return ops.gather_fp8_rows(tokens, plan.row_to_token)
+
+
+def _columns(stored: Quantized, offsets: Tensor, index: Tensor | None) -> Fp8Tensor:
+    """A kept activation as the weight gradient's operand."""
+    if isinstance(stored, MxFp4Tensor):
+        return ops.gather_mxfp4_to_fp8_columns(stored, index, offsets)
+    return ops.fp8_rows_to_columns(stored, offsets, index)
+
+
+def _quantize(x: Tensor, format_: Format, recipe: Recipe) -> Stored:
+    """A BF16 matrix in the format it is to be kept in."""
+    if format_ == "bf16":
+        return x
+    if format_ == "fp8":
+        return ops.quantize_fp8_rowwise(x)
+    rule = ScaleRule(recipe.scale_rule)
+    if recipe.stochastic_rounding:
+        noise = torch.randint(256, x.shape, dtype=torch.uint8, device=x.device)
+        return reference.quantize_mxfp4_stochastic(x, noise, rule)
+    return ops.quantize_mxfp4(x, rule)
