@@ -91,8 +91,8 @@ def _encode(
 def encode_e4m3(parts: Parts, exponent: Int[Tensor, "..."]) -> UInt8[Tensor, "..."]:
     """E4M3 codes of the numbers over 2^exponent, rounded to nearest even and saturated at 448; `bad` becomes NaN."""
     code = _encode(parts, exponent, bias=7, mantissa_bits=3, largest=E4M3_MAX)
-    code = torch.where(parts.bad, E4M3_NAN, code)
-    return (code + 128 * parts.negative.int()).to(torch.uint8)
+    code = code + 128 * parts.negative.int()
+    return torch.where(parts.bad, E4M3_NAN, code).to(torch.uint8)
 
 
 def encode_e2m1(parts: Parts, exponent: Int[Tensor, "..."]) -> UInt8[Tensor, "..."]:
@@ -117,7 +117,10 @@ def _largest(parts: Parts) -> tuple[Int[Tensor, "..."], Int[Tensor, "..."]]:
 
 
 def _mxfp4_from_parts(parts: Parts, scale: Int[Tensor, "rows blocks"], rule: ScaleRule) -> MxFp4Tensor:
-    """Quantise numbers [rows, blocks, 32] times 2^scale. A block with a `bad` number is NaN, with zero codes."""
+    """Quantise numbers [rows, blocks, 32] times 2^scale.
+
+    A block is NaN, with zero codes, if it has a `bad` number or one beyond FP32's range, whose scale E8M0 cannot hold.
+    """
     top, significand = _largest(parts)
     bump = {
         ScaleRule.FLOOR: torch.zeros_like(significand, dtype=torch.bool),
@@ -126,11 +129,11 @@ def _mxfp4_from_parts(parts: Parts, scale: Int[Tensor, "rows blocks"], rule: Sca
         ScaleRule.CEIL: significand > 128,
         ScaleRule.BEST: torch.zeros_like(significand, dtype=torch.bool),
     }[rule]
-    byte = (top - _E2M1_TOP + bump.int() + scale + E8M0_BIAS).clamp(0, E8M0_MAX)
+    byte = (top - _E2M1_TOP + bump.int() + scale + E8M0_BIAS).clamp(min=0)
+    bad, zero = parts.bad.any(-1) | (byte > E8M0_MAX), significand == 0
     if rule is ScaleRule.BEST:
         byte = _better_byte(parts, scale, byte)
     elements = encode_e2m1(parts, (byte - E8M0_BIAS - scale)[..., None])
-    bad, zero = parts.bad.any(-1), significand == 0
     elements = torch.where((bad | zero)[..., None], 0, elements)
     byte = torch.where(bad, E8M0_NAN, torch.where(zero, 0, byte))
     return MxFp4Tensor.pack(elements.flatten(1), byte.to(torch.uint8))

@@ -1,1 +1,32 @@
-"""Triton kernels, one operation a file: pointers, offsets and bit arithmetic. `pauca.moe.ops` decides when they run."""
+"""Triton kernels, one operation a file: pointers, offsets and bit arithmetic. `pauca.moe.ops` decides when they run.
+
+Importing this imports Triton. The functions have the names and the meaning of their twins in `pauca.moe.reference`;
+they trust their arguments, which `pauca.moe.ops` has checked.
+"""
+
+from pauca.moe.kernels.combine import combine, combine_backward
+from pauca.moe.kernels.fp8_rows_to_columns import fp8_rows_to_columns
+from pauca.moe.kernels.fp8_to_mxfp4 import fp8_to_mxfp4
+from pauca.moe.kernels.gather_mxfp4_to_fp8_columns import gather_mxfp4_to_fp8_columns
+from pauca.moe.kernels.gather_mxfp4_to_fp8_rows import gather_mxfp4_to_fp8_rows
+from pauca.moe.kernels.gather_rows import gather_fp8_rows, gather_rows
+from pauca.moe.kernels.quantize import quantize_fp8_rowwise, quantize_fp8_tilewise, quantize_mxfp4
+from pauca.moe.kernels.swiglu import swiglu, swiglu_backward, swiglu_backward_fp8, swiglu_fp8
+
+__all__ = [
+    "combine",
+    "combine_backward",
+    "fp8_rows_to_columns",
+    "fp8_to_mxfp4",
+    "gather_fp8_rows",
+    "gather_mxfp4_to_fp8_columns",
+    "gather_mxfp4_to_fp8_rows",
+    "gather_rows",
+    "quantize_fp8_rowwise",
+    "quantize_fp8_tilewise",
+    "quantize_mxfp4",
+    "swiglu",
+    "swiglu_backward",
+    "swiglu_backward_fp8",
+    "swiglu_fp8",
+]

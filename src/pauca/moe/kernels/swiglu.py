@@ -1,0 +1,265 @@
+"""SwiGLU times the router's probability, forward and backward, from z in BF16, FP8 or MXFP4.
+
+A program takes a whole row, because the row's FP8 scale must be known before its first code is written. Bytes per row
+of width I: z 4 I (BF16), 2 I (FP8) or 17/16 I (MXFP4); forward adds I for FP8 out and 17/32 I for MXFP4; backward adds
+2 I for the incoming gradient and 2 I for z's gradient in FP8. The gradient's column layout is a second pass over its
+codes (`fp8_rows_to_columns`, 4 I): a scale per expert and channel is known only after every row of the expert, and
+recomputing the gradient (5 I or more to read) would cost more than moving its codes.
+"""
+
+# Triton gives its functions other signatures than they have in Python.
+# pyright: reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from pauca.moe.formats import Fp8Tensor, MxFp4Tensor, ScaleRule
+from pauca.moe.kernels import bits
+from pauca.moe.kernels.bits import next_power_of_two
+from pauca.moe.kernels.fp8_rows_to_columns import fp8_rows_to_columns
+from pauca.moe.kernels.from_floats import (
+    fp8_scale_byte,
+    largest_finite_of_row,
+    round_to_bfloat16,
+    to_e4m3,
+    to_mxfp4,
+)
+from pauca.moe.kernels.quantize import empty_fp8_rows, load_bfloat16, rule_arguments, store_mxfp4, warps_for
+from pauca.moe.reference import Kept
+
+BF16, FP8, MXFP4 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+
+
+@triton.jit
+def _e8m0_to_float(byte):
+    bits = tl.where(byte == 0, 0x400000, byte << 23)
+    return tl.where(byte == 255, 0x7FC00000, bits).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _sigmoid(x, PTX: tl.constexpr):
+    """Within three units in the last place of FP32, in four instructions; below 2^-126 it is zero."""
+    if PTX:
+        return tl.inline_asm_elementwise(
+            """{
+            .reg .f32 t;
+            mul.f32 t, $1, 0fBFB8AA3B;
+            ex2.approx.ftz.f32 t, t;
+            add.f32 t, t, 0f3F800000;
+            rcp.approx.ftz.f32 $0, t;
+            }""",
+            "=f,f",
+            [x],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=1,
+        )
+    return tl.sigmoid(x)
+
+
+@triton.jit
+def _load(z, scales, row, row_stride, start, width, channels, FORM: tl.constexpr, WIDTH: tl.constexpr):
+    """`width` channels of z from `start` as FP32, zero beyond."""
+    channel = tl.arange(0, WIDTH)
+    if FORM == BF16:
+        return load_bfloat16(z + row * row_stride + start + channel, channel < width)
+    if FORM == FP8:
+        codes = tl.load(z + row * row_stride + start + channel, channel < width, other=0)
+        scale = _e8m0_to_float(tl.load(scales + row).to(tl.int32))
+        return codes.to(tl.float8e4nv, bitcast=True).to(tl.float32) * scale
+    pair = tl.arange(0, WIDTH // 2)
+    packed = tl.load(z + row * row_stride + start // 2 + pair, pair < width // 2, other=0).to(tl.int32)
+    nibbles = tl.interleave(packed & 15, packed >> 4)
+    block = tl.arange(0, WIDTH // 32)
+    byte = tl.load(z + row * row_stride + channels // 2 + start // 32 + block, block < width // 32, other=0)
+    scale = _e8m0_to_float(byte.to(tl.int32))[:, None].broadcast_to(WIDTH // 32, 32).reshape(WIDTH)
+    # E2M1 bits in FP32's place are worth 2^-126 of the number, its subnormal included.
+    bits = ((nibbles & 8) << 28) | ((nibbles & 7) << 22)
+    return bits.to(tl.float32, bitcast=True) * 8.507059173023462e37 * scale
+
+
+@triton.jit
+def swiglu_kernel(
+    z,  # bf16 or uint8 [rows, row_stride]
+    z_scales,  # uint8 [rows], FP8 alone
+    probability,  # fp32 [rows]
+    plain,  # bf16 [rows, width]
+    codes,  # uint8 [rows, width]
+    scales,  # uint8 [rows]
+    kept,  # uint8 [rows, kept_row_bytes]
+    width,
+    row_stride,
+    kept_row_bytes,
+    FORM: tl.constexpr,
+    TO_FP8: tl.constexpr,
+    KEEP: tl.constexpr,
+    CARRY: tl.constexpr,
+    SATURATE: tl.constexpr,
+    BEST: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    channel = tl.arange(0, WIDTH)
+    gate = _load(z, z_scales, row, row_stride, 0, width, 2 * width, FORM, WIDTH)
+    up = _load(z, z_scales, row, row_stride, width, width, 2 * width, FORM, WIDTH)
+    activation = gate * _sigmoid(gate, PTX) * up * tl.load(probability + row)
+    rounded = round_to_bfloat16(activation, PTX)
+    if not TO_FP8:
+        tl.store(plain + row * width + channel, rounded, channel < width)
+        return
+    activation = rounded.to(tl.float32)
+    byte = fp8_scale_byte(largest_finite_of_row(activation))
+    tl.store(codes + row * width + channel, to_e4m3(activation, byte), channel < width)
+    tl.store(scales + row, byte.to(tl.uint8))
+    if KEEP:
+        packed, block_scales = to_mxfp4(activation, CARRY, SATURATE, BEST, WIDTH)
+        store_mxfp4(kept + row * kept_row_bytes, packed, block_scales, 0, width, WIDTH)
+
+
+@triton.jit
+def swiglu_backward_kernel(
+    z,
+    z_scales,
+    probability,
+    grad,  # bf16 [rows, width]
+    plain,  # bf16 [rows, 2 * width]
+    codes,  # uint8 [rows, 2 * width]
+    scales,  # uint8 [rows]
+    d_probability,  # fp32 [rows]
+    width,
+    row_stride,
+    FORM: tl.constexpr,
+    TO_FP8: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    channel = tl.arange(0, WIDTH)
+    inside = channel < width
+    gate = _load(z, z_scales, row, row_stride, 0, width, 2 * width, FORM, WIDTH)
+    up = _load(z, z_scales, row, row_stride, width, width, 2 * width, FORM, WIDTH)
+    incoming = load_bfloat16(grad + row * width + channel, inside)
+    sigmoid = _sigmoid(gate, PTX)
+    silu = gate * sigmoid
+    tl.store(d_probability + row, tl.sum(incoming * (silu * up), 0))
+    weighted = incoming * tl.load(probability + row)
+    d_up = round_to_bfloat16(weighted * silu, PTX)
+    d_gate = round_to_bfloat16(weighted * up * (sigmoid * (1 + gate * (1 - sigmoid))), PTX)
+    if not TO_FP8:
+        tl.store(plain + row * 2 * width + channel, d_gate, inside)
+        tl.store(plain + row * 2 * width + width + channel, d_up, inside)
+        return
+    d_gate, d_up = d_gate.to(tl.float32), d_up.to(tl.float32)
+    byte = fp8_scale_byte(tl.maximum(largest_finite_of_row(d_gate), largest_finite_of_row(d_up)))
+    tl.store(codes + row * 2 * width + channel, to_e4m3(d_gate, byte), inside)
+    tl.store(codes + row * 2 * width + width + channel, to_e4m3(d_up, byte), inside)
+    tl.store(scales + row, byte.to(tl.uint8))
+
+
+def _form(z: Kept) -> tuple[Tensor, Tensor | None, int]:
+    """z's memory, its scales if they lie apart, and which of the three forms it has."""
+    if isinstance(z, Fp8Tensor):
+        return z.codes, z.scales, FP8.value
+    if isinstance(z, MxFp4Tensor):
+        return z.data, None, MXFP4.value
+    return z, None, BF16.value
+
+
+def _launch(
+    z: Kept,
+    probability: Tensor,
+    plain: Tensor | None = None,
+    fp8: Fp8Tensor | None = None,
+    kept: MxFp4Tensor | None = None,
+    rule: ScaleRule = ScaleRule.EVEN,
+) -> None:
+    """Fill whichever outputs there are: `plain`, or `fp8` with or without `kept`."""
+    memory, z_scales, form = _form(z)
+    rows, width = z.shape[0], z.shape[1] // 2
+    lanes = next_power_of_two(width)
+    if rows:
+        swiglu_kernel[(rows,)](
+            memory,
+            z_scales,
+            probability,
+            plain,
+            fp8 and fp8.codes,
+            fp8 and fp8.scales,
+            kept and kept.data,
+            width,
+            memory.shape[1],
+            kept.data.shape[1] if kept else 0,
+            FORM=form,
+            TO_FP8=fp8 is not None,
+            KEEP=kept is not None,
+            **rule_arguments(rule),
+            WIDTH=lanes,
+            PTX=bits.PTX,
+            num_warps=warps_for(lanes),
+        )
+
+
+def _launch_backward(
+    z: Kept,
+    probability: Tensor,
+    grad: Tensor,
+    d_probability: Tensor,
+    plain: Tensor | None = None,
+    fp8: Fp8Tensor | None = None,
+) -> None:
+    """Fill `d_probability` and whichever of `plain` and `fp8` there is."""
+    memory, z_scales, form = _form(z)
+    rows, width = grad.shape
+    lanes = next_power_of_two(width)
+    if rows:
+        swiglu_backward_kernel[(rows,)](
+            memory,
+            z_scales,
+            probability,
+            grad,
+            plain,
+            fp8 and fp8.codes,
+            fp8 and fp8.scales,
+            d_probability,
+            width,
+            memory.shape[1],
+            FORM=form,
+            TO_FP8=fp8 is not None,
+            WIDTH=lanes,
+            PTX=bits.PTX,
+            num_warps=warps_for(lanes),
+        )
+
+
+def swiglu(z: Kept, probability: Tensor) -> Tensor:
+    out = torch.empty(z.shape[0], z.shape[1] // 2, dtype=torch.bfloat16, device=probability.device)
+    _launch(z, probability, plain=out)
+    return out
+
+
+def swiglu_fp8(z: Kept, probability: Tensor, keep: ScaleRule | None = None) -> tuple[Fp8Tensor, MxFp4Tensor | None]:
+    rows, width = z.shape[0], z.shape[1] // 2
+    out = empty_fp8_rows(rows, width, probability.device)
+    kept = MxFp4Tensor.empty(rows, width, probability.device) if keep else None
+    _launch(z, probability, fp8=out, kept=kept, rule=keep or ScaleRule.EVEN)
+    return out, kept
+
+
+def swiglu_backward(z: Kept, probability: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    out = torch.empty(z.shape, dtype=torch.bfloat16, device=grad.device)
+    d_probability = torch.empty_like(probability)
+    _launch_backward(z, probability, grad, d_probability, plain=out)
+    return out, d_probability
+
+
+def swiglu_backward_fp8(
+    z: Kept, probability: Tensor, grad: Tensor, offsets: Tensor
+) -> tuple[Fp8Tensor, Fp8Tensor, Tensor]:
+    rows = empty_fp8_rows(*z.shape, grad.device)
+    d_probability = torch.empty_like(probability)
+    _launch_backward(z, probability, grad, d_probability, fp8=rows)
+    return rows, fp8_rows_to_columns(rows, offsets), d_probability
