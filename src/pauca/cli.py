@@ -98,7 +98,7 @@ def _run_verb(program: str, commands: Commands, words: list[str]) -> None:
         prog=program,
         description=f"{program}: see `{program} VERB --help`. Errors are one line; --debug shows where they come from.",
         args=words or ["--help"],
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
 
 
