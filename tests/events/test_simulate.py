@@ -222,20 +222,6 @@ def test_given_motion_keeps_its_clock():
     assert 40_000_000 <= recording.events.t_us[0] < recording.events.t_us[-1] <= 40_100_000
 
 
-def test_photographs_are_mirrored_without_seams(tmp_path):
-    """Any proportions: brightness is continuous all around the horizon."""
-    from pauca.events.panorama import image_panorama
-
-    gradient = np.linspace(20, 230, 300)[None, :] * np.linspace(0.5, 1, 200)[:, None]
-    Image.fromarray(gradient.astype(np.uint8)).save(tmp_path / "photo.png")
-    faces = image_panorama(tmp_path / "photo.png", 128)
-    front, right = faces[4], faces[0]
-    assert np.abs(np.diff(front[1:-1, 1:-1], axis=1)).max() < 0.1
-    # Right edge of the front face (+z) and front edge of the right face (+x), whose rows run along z.
-    assert np.allclose(front[64, -2], right[-2, 64], atol=0.1)
-    assert faces.shape == (6, 130, 130)
-
-
 def test_no_image(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(InputError, match=r"notes\.txt: cannot be read as an image"):

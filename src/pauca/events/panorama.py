@@ -105,7 +105,6 @@ def _wrap(image: Float[np.ndarray, "h w"], span: float, mirrored: bool, texels: 
 
 
 def _reflect(position: np.ndarray, length: int) -> np.ndarray:
-    """Positions outside 0..length-1 mirrored at the ends, as often as needed."""
-    period = 2.0 * (length - 1)
-    folded = np.mod(position, period)
-    return np.minimum(folded, period - folded)
+    """Positions mirrored at the outer edges of the first and the last pixel, as often as needed."""
+    folded = np.mod(position + 0.5, 2.0 * length)
+    return np.clip(np.minimum(folded, 2.0 * length - folded) - 0.5, 0, length - 1)

@@ -88,9 +88,7 @@ def test_mvsec_matrix_and_choice_of_the_camera(tmp_path):
             file[f"davis/{side}/events"] = columns.astype(float)
 
     path = _file(tmp_path, fill)
-    with pytest.raises(
-        InputError, match=r"2 recordings \(davis/left/events, davis/right/events\); say which with group"
-    ):
+    with pytest.raises(InputError, match=r"2 recordings \(davis/left/events, davis/right/events\); say which "):
         read(path)
     recording = read(path, group="davis/left/events")
     _same(recording.events, offset=1506117891_000_000)

@@ -123,7 +123,7 @@ def _choose(found: dict[str, _Sources], group: str | None, path: Path) -> tuple[
             "CD/events with fields x, y, p, t (Prophesee)"
         )
     if len(found) > 1:
-        raise InputError(f"{path}: holds {len(found)} recordings ({names}); say which with group=")
+        raise InputError(f"{path}: holds {len(found)} recordings ({names}); say which (group, --group)")
     return next(iter(found.items()))
 
 

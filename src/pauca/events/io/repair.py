@@ -196,6 +196,8 @@ def _place(raw: RawColumns, index: int) -> str:
 
 def _drop(kept: np.ndarray, bad: np.ndarray, reason: str, raw: RawColumns, findings: list[Finding]) -> None:
     """Take bad events out of `kept`; each counts for the first reason that meets it."""
+    if not bad.any():
+        return
     new = bad & kept
     if count := int(np.count_nonzero(new)):
         findings.append(Finding(Remedy.DROPPED, reason, count, _place(raw, int(np.argmax(new)))))
@@ -252,6 +254,8 @@ def _spikes(t: np.ndarray, before_jump: np.ndarray) -> np.ndarray:
             spikes.append(i + 1)
         elif i == 0 or t[i - 1] <= t[i + 1] + SMALL_JUMP_US:
             spikes.append(i)
+        elif i + 2 == len(t):
+            spikes.append(i + 1)
     return np.unique(np.asarray(spikes, np.int64))
 
 
