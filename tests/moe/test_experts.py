@@ -247,7 +247,7 @@ def test_the_operations_describe_themselves_truly_to_torch(precision, recompute)
     )  # fmt: skip
     torch.library.opcheck(_experts_forward, arguments, test_utils=("test_schema", "test_faketensor"))
     _, kept = _experts_forward(*arguments)
-    shapes = kept_shapes(recipe, recompute, TOKENS, len(plan.row_to_copy), HIDDEN, WIDTH)
+    shapes = kept_shapes(recipe, recompute, TOKENS, len(plan.row_to_copy), EXPERTS, HIDDEN, WIDTH)
     assert [tuple(t.shape) for t in kept] == shapes
 
 

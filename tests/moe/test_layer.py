@@ -70,8 +70,8 @@ def test_the_recipe_can_be_changed_and_the_state_holds_master_weights_alone():
 @pytest.mark.parametrize("precision", ["bf16", "fp8", "fp4"])
 def test_frozen_weights_are_quantised_once_and_forgotten_afterwards(precision, monkeypatch):
     layer, x = _layer(shared_experts=1, recipe=getattr(Recipe, precision)()), torch.randn(20, 64)
-    calls, quantize = [], weights_module.quantize_weights
-    monkeypatch.setattr(weights_module, "quantize_weights", lambda w: calls.append(1) or quantize(w))
+    calls, quantize = [], weights_module.forward_weights
+    monkeypatch.setattr(weights_module, "forward_weights", lambda w: calls.append(1) or quantize(w))
     expected = layer(x)
     with frozen_weights(layer):
         calls.clear()

@@ -75,7 +75,7 @@ def _(
     x: Tensor, gate_up: Tensor, down: Tensor, probabilities: Tensor, row_to_copy: Tensor, row_to_token: Tensor,
     copy_to_row: Tensor, offsets: Tensor, prepared_weights: list[Tensor], recipe: str, recompute: str, keep: bool,
 ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
-    sizes = (x.shape[0], row_to_copy.shape[0], x.shape[1], down.shape[2])
+    sizes = (x.shape[0], row_to_copy.shape[0], *down.shape)
     shapes = kept_shapes(Recipe.from_json(recipe), cast(Recompute, recompute), *sizes) if keep else []
     return torch.empty_like(x), [x.new_empty(shape, dtype=torch.uint8) for shape in shapes]
 

@@ -1,6 +1,7 @@
 """What a bank of experts keeps between forward and backward: in which formats, how many bytes, as which tensors."""
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -42,12 +43,12 @@ def kept_bytes(
     Not counted: the weights, the routing (about 13 bytes per copy), and in the bf16 recipe that keeps FC1's input once
     per token, that input, which is the layer's own.
     """
-    shapes = kept_shapes(recipe, recompute, tokens, row_bound(tokens * top_k, experts), hidden, width)
-    return sum(rows * row_bytes for rows, row_bytes in shapes)
+    shapes = kept_shapes(recipe, recompute, tokens, row_bound(tokens * top_k, experts), experts, hidden, width)
+    return sum(prod(shape) for shape in shapes)
 
 
 def kept_shapes(
-    recipe: Recipe, recompute: Recompute, tokens: int, rows: int, hidden: int, width: int
+    recipe: Recipe, recompute: Recompute, tokens: int, rows: int, experts: int, hidden: int, width: int
 ) -> list[tuple[int, ...]]:
     """Shapes of the byte tensors that forward hands to backward."""
     kept = kept_formats(recipe, recompute)
@@ -62,7 +63,8 @@ def kept_shapes(
             shapes += [(count, channels), (count, 1)]
         elif format_ == "mxfp4":
             shapes.append((count, mxfp4_row_bytes(channels)))
-    return shapes
+    # With FP8 weights, the largest scale byte of each expert's two matrices.
+    return shapes if recipe.precision == "bf16" else [*shapes, (experts,), (experts,)]
 
 
 def to_bytes(*stored: Stored | None) -> list[Tensor]:

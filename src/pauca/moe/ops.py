@@ -13,7 +13,7 @@ from functools import cache
 from types import ModuleType
 
 import torch
-from jaxtyping import BFloat16, Float, Int32
+from jaxtyping import BFloat16, Float, Int32, UInt8
 from torch import Tensor
 
 from pauca.errors import InputError
@@ -40,6 +40,18 @@ def quantize_fp8_tilewise(x: BFloat16[Tensor, "rows channels"]) -> Fp8Tensor:
     """BF16 to E4M3 with one power-of-two scale per 1x128 tile, the smallest that keeps the tile below 448."""
     _check_matrix("x", x, _VECTOR)
     return _backend(x).quantize_fp8_tilewise(x)
+
+
+def quantize_fp8_columns(
+    x: BFloat16[Tensor, "rows channels"], group_scales: UInt8[Tensor, " groups"], offsets: Int32[Tensor, " groups"]
+) -> Fp8Tensor:
+    """BF16 to E4M3, transposed, each group of rows under one given scale byte (`quantize_fp8_rowwise`'s largest).
+
+    For expert weights, whose largest scale is known from forward: one pass instead of two.
+    """
+    _check_matrix("x", x, _VECTOR)
+    _check_groups(x, len(x), offsets)
+    return _backend(x).quantize_fp8_columns(x, group_scales, offsets)
 
 
 def fp8_to_mxfp4(x: Fp8Tensor, rule: ScaleRule = ScaleRule.EVEN) -> MxFp4Tensor:

@@ -68,15 +68,18 @@ class Bank:
             x if x is not None else from_bytes(kept, formats.input, hidden),
             from_bytes(kept, formats.z, 2 * width),
             from_bytes(kept, formats.fc2_input, width),
+            *kept,
         )
 
 
 class _Kept(NamedTuple):
-    """The matrices of `KeptFormats`: BF16 tensors under the bf16 recipe."""
+    """The matrices of `KeptFormats`, BF16 tensors under the bf16 recipe; the others also keep two bytes per expert."""
 
     input: Any
     z: Any
     fc2_input: Any
+    gate_up_scale: Any = None  # largest scale byte of each expert's weights
+    down_scale: Any = None
 
 
 # BF16
@@ -98,7 +101,7 @@ def _bf16_forward(bank: Bank, x: Tensor) -> tuple[Tensor, list[Tensor]]:
 def _bf16_backward(bank: Bank, dy: Tensor, kept: _Kept) -> Gradients:
     plan, offsets = bank.plan, bank.plan.offsets
     gate_up, down, probability = bank.gate_up.bfloat16(), bank.down.bfloat16(), bank.row_probability()
-    rows, z, activation = kept
+    rows, z, activation, *_ = kept
     if not bank.formats.gathered:
         rows = ops.gather_rows(rows, plan.row_to_token)
     if z is None:
@@ -145,28 +148,31 @@ def _fp8_forward(bank: Bank, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     recipe, formats = bank.recipe, bank.formats
     tokens = cast(Quantized, _quantize(x, formats.input, recipe))
     rows = _gather_rows(tokens, bank.plan)
-    z = _times_weights(bank, rows, bank.weights.forward("gate_up"))
+    gate_up, gate_up_scale = bank.weights.forward("gate_up")
+    z = _times_weights(bank, rows, gate_up)
     input_kept, z_kept = rows if formats.gathered else tokens, _quantize(z, formats.z, recipe) if formats.z else None
-    del rows, tokens
+    del rows, tokens, gate_up
     rule = ScaleRule(recipe.scale_rule) if formats.fc2_input == "mxfp4" else None
     activation, activation_mxfp4 = ops.swiglu_fp8(z, bank.row_probability(), rule)
     del z
-    y_rows = _times_weights(bank, activation, bank.weights.forward("down"))
+    down, down_scale = bank.weights.forward("down")
+    y_rows = _times_weights(bank, activation, down)
     activation_kept = activation if formats.fc2_input == "fp8" else activation_mxfp4
-    return ops.combine(y_rows, bank.plan.copy_to_row), to_bytes(input_kept, z_kept, activation_kept)
+    kept = to_bytes(input_kept, z_kept, activation_kept, gate_up_scale, down_scale)
+    return ops.combine(y_rows, bank.plan.copy_to_row), kept
 
 
 def _fp8_backward(bank: Bank, dy: Tensor, kept: _Kept) -> Gradients:
     plan, offsets, probability = bank.plan, bank.plan.offsets, bank.row_probability()
-    fc1_input, z, fc2_input = kept
+    fc1_input, z, fc2_input, gate_up_scale, down_scale = kept
     if z is None:
         rows = fc1_input if bank.formats.gathered else _gather_rows(fc1_input, plan)
-        z = _times_weights(bank, rows, bank.weights.forward("gate_up"))
+        z = _times_weights(bank, rows, bank.weights.forward("gate_up")[0])
         del rows
 
     dy_tokens = ops.quantize_fp8_rowwise(dy)
     dy_rows = ops.gather_fp8_rows(dy_tokens, plan.row_to_token)
-    d_activation = _times_weights(bank, dy_rows, bank.weights.backward("down"))
+    d_activation = _times_weights(bank, dy_rows, bank.weights.backward("down", down_scale))
     del dy_rows
     dz_rows, dz_columns, d_probability = ops.swiglu_backward_fp8(z, probability, d_activation, offsets)
     del d_activation
@@ -180,7 +186,7 @@ def _fp8_backward(bank: Bank, dy: Tensor, kept: _Kept) -> Gradients:
     index = None if bank.formats.gathered else plan.row_to_token
     d_gate_up = _weight_gradient(bank, dz_columns, _columns(fc1_input, offsets, index))
     del dz_columns
-    dx_rows = _times_weights(bank, dz_rows, bank.weights.backward("gate_up"))
+    dx_rows = _times_weights(bank, dz_rows, bank.weights.backward("gate_up", gate_up_scale))
     return Gradients(ops.combine(dx_rows, plan.copy_to_row), d_gate_up, d_down, d_probability)
 
 

@@ -205,6 +205,18 @@ def quantize_fp8_tilewise(x: BFloat16[Tensor, "rows channels"]) -> Fp8Tensor:
     return Fp8Tensor(codes.flatten(1)[:, :channels].contiguous(), scales, Granularity.TILE)
 
 
+def quantize_fp8_columns(
+    x: BFloat16[Tensor, "rows channels"], group_scales: UInt8[Tensor, " groups"], offsets: Int32[Tensor, " groups"]
+) -> Fp8Tensor:
+    groups = row_groups(offsets, len(x)).long()
+    inside = (groups < len(offsets))[:, None]
+    byte = torch.cat([group_scales, group_scales.new_zeros(1)])[groups][:, None].int()
+    parts = split_bfloat16(x)
+    codes = encode_e4m3(parts._replace(bad=parts.bad | (byte == E8M0_NAN)), byte - E8M0_BIAS)
+    scales = group_scales[:, None].expand(-1, x.shape[1]).contiguous()
+    return Fp8Tensor(torch.where(inside, codes, 0).T.contiguous(), scales, Granularity.GROUP, offsets)
+
+
 def _element_scales(x: Fp8Tensor) -> UInt8[Tensor, "rows channels"]:
     """The scale byte of each element of a row- or tile-scaled tensor."""
     if x.granularity is Granularity.ROW:

@@ -1,17 +1,21 @@
 """Expert weights as the FP8 products take them: quantised per expert and output channel, in both orientations.
 
 Forward sums over a matrix's inputs and backward over its outputs, and an FP8 operand must be contiguous along the sum.
-The transposed codes are the same codes, shifted to a scale per expert: weights are quantised once.
+Forward's copy has a scale per output; backward's, whose outputs are the inputs, one per expert: the largest of
+forward's, which forward hands on, so that each copy is made in one pass over the weights.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Float8e4m3fn
+from jaxtyping import Float, Float8e4m3fn, UInt8
 from torch import Tensor
 
 from pauca.moe import ops
-from pauca.moe.formats import Fp8Tensor
+from pauca.moe.formats import E8M0_NAN
+
+Name = Literal["gate_up", "down"]
 
 
 @dataclass(frozen=True)
@@ -22,22 +26,25 @@ class Fp8Weights:
     scales: Float[Tensor, "experts outputs"]
 
 
-def quantize_weights(weights: Float[Tensor, "experts outputs inputs"]) -> Fp8Tensor:
-    """The codes that both orientations come from, one row per expert and output."""
-    return ops.quantize_fp8_rowwise(weights.flatten(0, 1).bfloat16())
+def forward_weights(
+    weights: Float[Tensor, "experts outputs inputs"],
+) -> tuple[Fp8Weights, UInt8[Tensor, " experts"]]:
+    """The operand of a forward product, and the largest scale byte of each expert, for `backward_weights`."""
+    codes = ops.quantize_fp8_rowwise(weights.flatten(0, 1).bfloat16())
+    count = len(weights)
+    by_expert = codes.scales.view(count, -1)
+    largest = by_expert.where(by_expert != E8M0_NAN, 0).amax(1)
+    return Fp8Weights(codes.values.unflatten(0, (count, -1)), codes.scales_float32().view(count, -1)), largest
 
 
-def forward_weights(codes: Fp8Tensor, experts: int) -> Fp8Weights:
-    """The operand of a forward product."""
-    return Fp8Weights(codes.values.unflatten(0, (experts, -1)), codes.scales_float32().view(experts, -1))
-
-
-def backward_weights(codes: Fp8Tensor, experts: int) -> Fp8Weights:
-    """The operand of the gradient of the inputs."""
-    outputs = codes.shape[0] // experts
-    ends = torch.arange(1, experts + 1, device=codes.codes.device, dtype=torch.int32) * outputs
-    columns = ops.fp8_rows_to_columns(codes, ends)
-    return Fp8Weights(columns.values.unflatten(1, (experts, -1)).transpose(0, 1), columns.scales_float32())
+def backward_weights(
+    weights: Float[Tensor, "experts outputs inputs"], largest: UInt8[Tensor, " experts"]
+) -> Fp8Weights:
+    """The operand of the gradient of the inputs: [experts, inputs, outputs]."""
+    count, outputs, _ = weights.shape
+    ends = torch.arange(1, count + 1, device=weights.device, dtype=torch.int32) * outputs
+    columns = ops.quantize_fp8_columns(weights.flatten(0, 1).bfloat16(), largest, ends)
+    return Fp8Weights(columns.values.unflatten(1, (count, -1)).transpose(0, 1), columns.scales_float32())
 
 
 def prepare_weights(
@@ -46,9 +53,9 @@ def prepare_weights(
     """Both orientations of both matrices, as plain tensors: what `WeightSource` takes to make nothing itself."""
     tensors = []
     for weights in (gate_up, down):
-        codes = quantize_weights(weights)
-        for operand in (forward_weights(codes, len(weights)), backward_weights(codes, len(weights))):
-            tensors += [operand.values, operand.scales]
+        forward, largest = forward_weights(weights)
+        backward = backward_weights(weights, largest)
+        tensors += [forward.values, forward.scales, largest, backward.values, backward.scales]
     return tensors
 
 
@@ -60,18 +67,16 @@ class WeightSource:
     down: Tensor
     prepared: list[Tensor]
 
-    def forward(self, name: str) -> Fp8Weights:
+    def forward(self, name: Name) -> tuple[Fp8Weights, UInt8[Tensor, " experts"]]:
         if self.prepared:
-            return self._prepared(name, 0)
-        weights = getattr(self, name)
-        return forward_weights(quantize_weights(weights), len(weights))
+            values, scales, largest = self._prepared(name)[:3]
+            return Fp8Weights(values, scales), largest.clone()  # torch: an operation's outputs are not its inputs
+        return forward_weights(getattr(self, name))
 
-    def backward(self, name: str) -> Fp8Weights:
+    def backward(self, name: Name, largest: UInt8[Tensor, " experts"]) -> Fp8Weights:
         if self.prepared:
-            return self._prepared(name, 2)
-        weights = getattr(self, name)
-        return backward_weights(quantize_weights(weights), len(weights))
+            return Fp8Weights(*self._prepared(name)[3:])
+        return backward_weights(getattr(self, name), largest)
 
-    def _prepared(self, name: str, at: int) -> Fp8Weights:
-        start = {"gate_up": 0, "down": 4}[name] + at
-        return Fp8Weights(*self.prepared[start : start + 2])
+    def _prepared(self, name: Name) -> list[Tensor]:
+        return self.prepared[:5] if name == "gate_up" else self.prepared[5:]

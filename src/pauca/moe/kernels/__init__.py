@@ -11,6 +11,7 @@ from pauca.moe.kernels.gather_mxfp4_to_fp8_columns import gather_mxfp4_to_fp8_co
 from pauca.moe.kernels.gather_mxfp4_to_fp8_rows import gather_mxfp4_to_fp8_rows
 from pauca.moe.kernels.gather_rows import gather_fp8_rows, gather_rows
 from pauca.moe.kernels.quantize import quantize_fp8_rowwise, quantize_fp8_tilewise, quantize_mxfp4
+from pauca.moe.kernels.quantize_fp8_columns import quantize_fp8_columns
 from pauca.moe.kernels.swiglu import swiglu, swiglu_backward, swiglu_backward_fp8, swiglu_fp8
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "gather_mxfp4_to_fp8_columns",
     "gather_mxfp4_to_fp8_rows",
     "gather_rows",
+    "quantize_fp8_columns",
     "quantize_fp8_rowwise",
     "quantize_fp8_tilewise",
     "quantize_mxfp4",
