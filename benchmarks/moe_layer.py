@@ -5,16 +5,18 @@
 The peer is BF16 on torch's grouped product, with index_select, compiled SwiGLU and index_add; it gets its routing
 sorted beforehand, ours sorts within the time. Floors: operations of the products over the rate of one large dense product in
 the same format, plus bytes of everything else (conversions, SwiGLU, gathers, sums, weights) over the bandwidth of a
-copy, both measured in the same run.
+copy, both measured in the same run. FP8 and FP4 quantise the weights in every forward and backward, except where the
+line says otherwise (gradient accumulation under `frozen_weights`).
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from moe_shapes import SHAPES, Shape, StraightforwardLayer, machine, milliseconds, routing, show, tensors, write_json
-from pauca.moe import Recipe, apply_experts
+from pauca.moe import Recipe, apply_experts, prepare_weights
 from pauca.moe.permute import row_bound
 
 RECIPES = {
@@ -60,7 +62,7 @@ def bytes_beside_products(shape: Shape, recipe: Recipe) -> tuple[float, float]:
     dy = (2 + 1) * x + 2 * x_rows + 2 * x_rows  # quantise, gather, transpose
     swiglu = kept[recipe.kept_z] * z + 2 * h_rows + 2 * z
     fc2_input = 2 * h_rows + (0 if recipe.keep_fc2_input else kept[recipe.kept_z] * z + h_rows)
-    backward = dy + swiglu + fc2_input + (stored + 1) * x_rows + combine + weights + 2 * shape.weights
+    backward = dy + swiglu + fc2_input + (stored + 1) * x_rows + combine + weights
     return forward, backward
 
 
@@ -70,12 +72,17 @@ def measure(shape: Shape, balanced: bool, rates: dict[str, float]) -> list[dict]
     probabilities.requires_grad_()
     layer = StraightforwardLayer(ids, shape.experts)
 
-    def ours(recipe: Recipe):
+    def ours(recipe: Recipe, prepared: Sequence[torch.Tensor] = ()):
         text = recipe.to_json()
-        return lambda: apply_experts(x, gate_up, down, ids, probabilities, text)
+        return lambda: apply_experts(x, gate_up, down, ids, probabilities, text, "none", prepared)
 
     cases = {"straightforward bf16": (Recipe.bf16(), lambda: layer(x, gate_up, down, probabilities))}
     cases |= {name: (recipe, ours(recipe)) for name, recipe in RECIPES.items()}
+    prepared = prepare_weights(gate_up.detach(), down.detach())
+    cases |= {
+        f"{name}, weights quantised before": (recipe, ours(recipe, prepared))
+        for name, recipe in (("fp8", Recipe.fp8()), ("fp4", Recipe.fp4()))
+    }
 
     results = []
     for name, (recipe, forward) in cases.items():
