@@ -3,10 +3,10 @@
     python benchmarks/moe_layer.py [--shapes deepseek-v3 16b] [--profile RECIPE] [--json PATH]
 
 The peer is BF16 on torch's grouped product, with index_select, compiled SwiGLU and index_add; it gets its routing
-sorted beforehand, ours sorts within the time. Floors: operations of the products over the rate of one large dense product in
-the same format, plus bytes of everything else (conversions, SwiGLU, gathers, sums, weights) over the bandwidth of a
-copy, both measured in the same run. FP8 and FP4 quantise the weights in every forward and backward, except where the
-line says otherwise (gradient accumulation under `frozen_weights`).
+sorted beforehand, ours sorts within the time. Floors: operations of the products over the rate of one large dense
+product in the same format, plus bytes of everything else (conversions, SwiGLU, gathers, sums, weights) over the
+bandwidth of a copy, both measured in the same run. FP8 and FP4 quantise the weights in every forward and backward,
+except where the line says otherwise (gradient accumulation under `frozen_weights`).
 """
 
 import argparse

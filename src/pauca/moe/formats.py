@@ -193,9 +193,7 @@ def mxfp4_row_bytes(channels: int) -> int:
 
 def e8m0_to_float32(scales: UInt8[Tensor, "..."]) -> Float[Tensor, "..."]:
     """2^(b - 127) for every byte b, exactly: 2^-127 is an FP32 subnormal, 0xFF becomes NaN."""
-    bits = scales.int() << 23
-    bits = torch.where(scales == 0, 1 << 22, bits)
-    return torch.where(scales == E8M0_NAN, 0x7FC00000, bits).view(torch.float32)
+    return scales.view(torch.float8_e8m0fnu).float()  # reading is exact, unlike casting to this type
 
 
 def row_groups(offsets: Int32[Tensor, "groups"], rows: int) -> Int32[Tensor, "rows"]:
