@@ -3,8 +3,10 @@
 from pauca.events.align import AlignConfig, Aligner, align, align_packets, cut_packets
 from pauca.events.camera import Camera
 from pauca.events.contrast import Contrast
+from pauca.events.evaluate import PACKET_END, PACKET_MIDDLE, STATED, Evaluation, Protocol, evaluate, fit_time_offset
 from pauca.events.info import Info, hot_pixel_mask, info, remove_hot_pixels
 from pauca.events.io import Finding, GroundTruth, ReadReport, Recording, Remedy, TimeUnit, read, read_motion, write
+from pauca.events.io.ground_truth import read_ground_truth
 from pauca.events.likelihood import NegativeBinomial
 from pauca.events.score import Score, Scorer
 from pauca.events.simulate import DAVIS240C, SimulateConfig, simulate
@@ -14,11 +16,15 @@ from pauca.events.warp import Frame, Warp
 
 __all__ = [
     "DAVIS240C",
+    "PACKET_END",
+    "PACKET_MIDDLE",
+    "STATED",
     "AlignConfig",
     "Aligner",
     "Alignment",
     "Camera",
     "Contrast",
+    "Evaluation",
     "Events",
     "Finding",
     "Frame",
@@ -28,6 +34,7 @@ __all__ = [
     "NegativeBinomial",
     "Objective",
     "Packet",
+    "Protocol",
     "ReadReport",
     "Recording",
     "Remedy",
@@ -41,9 +48,12 @@ __all__ = [
     "align",
     "align_packets",
     "cut_packets",
+    "evaluate",
+    "fit_time_offset",
     "hot_pixel_mask",
     "info",
     "read",
+    "read_ground_truth",
     "read_motion",
     "remove_hot_pixels",
     "simulate",

@@ -12,8 +12,8 @@ from pauca.events.camera import Camera, undistortion_table
 from pauca.events.contrast import Contrast
 from pauca.events.kernels.bearings import look_up_bearings, seconds_since
 from pauca.events.likelihood import NegativeBinomial, PixelScore
-from pauca.events.newton import Optimum, maximise
-from pauca.events.score import Score, Scorer
+from pauca.events.newton import Optimum, Trial, maximise
+from pauca.events.score import Scorer
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Alignment, Events, Motion, Objective, Packet, Recording, Status
 from pauca.events.warp import Frame, Warp
@@ -120,6 +120,10 @@ class Aligner:
         seconds_since(events.t_us, t_ref_us, dt_s)
         return Packet(x, y, dt_s, events.p, t_ref_us, start, start + events.duration_us)
 
+    def score(self, events: Events, velocity: Float[np.ndarray, "k"]) -> float:
+        """What `align` maximises, at a constant velocity of one's own: to compare with the score it found."""
+        return self._scorer(self.packet(events), velocity).value
+
     def images(self, events: Events, alignment: Alignment | None = None) -> Float[np.ndarray, "2 height width"]:
         """Images of the events, OFF and ON, warped by an alignment, or as they are: undistorted, with the border."""
         packet = self.packet(events)
@@ -130,10 +134,10 @@ class Aligner:
     def _parameters(self) -> int:
         return self._scorer.warp.parameters * (2 if self.config.acceleration else 1)
 
-    def _evaluate(self, packet: Packet, point: np.ndarray) -> Score:
+    def _evaluate(self, packet: Packet, point: np.ndarray) -> Trial:
         k, n = self._scorer.warp.parameters, len(point)
         score = self._scorer(packet, point[:k], point[k:] if n > k else None)
-        return score._replace(gradient=score.gradient[:n], fisher=score.fisher[:n, :n])
+        return Trial(score.value, score.gradient[:n], score.fisher[:n, :n])
 
     def _pixels_moved(self, packet: Packet) -> np.ndarray:
         """Pixels by which one unit of each parameter moves an event at the end of the packet."""

@@ -11,7 +11,7 @@ class Contrast:
     """Square of a pixel's count. The mean of the image is fixed by the number of events, so that maximising the sum
     of squares maximises the variance."""
 
-    scale: float = 1.0
+    scale: float = 0.1
 
     def value(self, count: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
         return np.square(count)

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from pauca.events.types import Status
 
 _SHRINK = 0.5  # longest step kept after a failed one
-_FLATTEST = 0.1  # least curvature that is believed, relative to what the search had learnt
+_FLATTEST = 0.03  # least curvature that is believed, relative to what the search had learnt
+_RESUME = 0.25  # decrement (nats) by the measured curvature from which on the search goes on
 _ROUGH = 1.0  # below this decrement (nats) the kinks can hide that a step would help
 
 
@@ -61,33 +62,64 @@ def maximise(
         max_evaluations: give up (STALLED) after so many, those for the final curvature not counted.
     """
     point, here = start, evaluate(start)
-    count = 1
+    evaluations = 1
     root = _cholesky(here.fisher)
     if root is None:
-        return Optimum(point, here.value, np.zeros_like(here.fisher), np.eye(len(start)), Status.DEGENERATE, count)
+        empty = np.zeros_like(here.fisher)
+        return Optimum(point, here.value, empty, np.eye(len(start)), Status.DEGENERATE, evaluations)
     information = root @ (np.eye(len(start)) if shape is None else shape) @ root.T
-    status = Status.STALLED
-    while count < max_evaluations:
-        step = np.linalg.solve(information, here.gradient)
-        decrement = float(here.gradient @ step)
-        if decrement < tolerance:
-            status = Status.CONVERGED
-            break
-        step /= max(1.0, float(np.linalg.norm(step / reach)))
-        tried = _search_along(evaluate, point, step, here, information, max_evaluations - count)
-        count += tried.evaluations
-        information = tried.information
-        if tried.trial is None:
-            status = Status.CONVERGED if decrement < _ROUGH else Status.STALLED
-            break
-        point, here = point + tried.step, tried.trial
-    information = _observed_information(evaluate, point, here, information, observed)
+    status = None
+    while status is None:
+        climbed = _climb(evaluate, point, here, information, reach, tolerance, max_evaluations - evaluations)
+        point, here, status = climbed.point, climbed.here, climbed.status
+        information = _observed_information(evaluate, point, here, climbed.information, observed)
+        evaluations += climbed.evaluations + observed
+        # What was learnt on the way can be far too large; then the maximum is further away than it seemed.
+        if status is Status.CONVERGED and evaluations < max_evaluations:
+            remaining = float(here.gradient @ np.linalg.solve(information, here.gradient))
+            status = None if remaining > _RESUME and not climbed.rough else status
     root = _cholesky(here.fisher)
     if root is None:
         shape, status = np.eye(len(start)), Status.DEGENERATE
     else:
         shape = np.linalg.solve(root, np.linalg.solve(root, information).T)
-    return Optimum(point, here.value, information, shape, status, count + observed)
+    return Optimum(point, here.value, information, shape, status, evaluations)
+
+
+class _Climbed(NamedTuple):
+    point: np.ndarray
+    here: Trial
+    information: np.ndarray
+    status: Status
+    rough: bool  # the kinks hide any further rise
+    evaluations: int
+
+
+def _climb(
+    evaluate: Callable[[np.ndarray], Trial],
+    point: np.ndarray,
+    here: Trial,
+    information: np.ndarray,
+    reach: np.ndarray,
+    tolerance: float,
+    budget: int,
+) -> _Climbed:
+    """Newton steps until they promise too little, nothing helps, or the budget is used up."""
+    evaluations = 0
+    while evaluations < budget:
+        step = np.linalg.solve(information, here.gradient)
+        decrement = float(here.gradient @ step)
+        if decrement < tolerance:
+            return _Climbed(point, here, information, Status.CONVERGED, False, evaluations)
+        step /= max(1.0, float(np.linalg.norm(step / reach)))
+        tried = _search_along(evaluate, point, step, here, information, budget - evaluations)
+        evaluations += tried.evaluations
+        information = tried.information
+        if tried.trial is None:
+            status = Status.CONVERGED if decrement < _ROUGH else Status.STALLED
+            return _Climbed(point, here, information, status, True, evaluations)
+        point, here = point + tried.step, tried.trial
+    return _Climbed(point, here, information, Status.STALLED, False, evaluations)
 
 
 class _Tried(NamedTuple):

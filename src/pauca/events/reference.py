@@ -59,7 +59,8 @@ def warp_events(
     by_point = np.zeros((len(packet), 2, 3))
     by_point[:, 0, 0], by_point[:, 0, 2] = fx / z, -fx * x / z**2
     by_point[:, 1, 1], by_point[:, 1, 2] = fy / z, -fy * y / z**2
-    return np.stack([fx * x / z + cx, fy * y / z + cy]), (by_point @ by_moved).transpose(1, 2, 0)
+    warped = np.where(z > 0.05, [fx * x / z + cx, fy * y / z + cy], -1.0)  # behind the camera is outside the frame
+    return warped, (by_point @ by_moved).transpose(1, 2, 0)
 
 
 def vote(

@@ -11,6 +11,8 @@ _HALF = np.float32(1 / 2)
 _SIXTH = np.float32(1 / 6)
 _C4 = np.float32(1 / 24)
 _S5 = np.float32(1 / 120)
+_C6 = np.float32(1 / 720)
+_S7 = np.float32(1 / 5040)
 _ONE = np.float32(1)
 
 
@@ -30,8 +32,8 @@ def chain_rotate(x, y, dt, velocity, acceleration, frame, warp_x, warp_y, slope_
         h = _HALF * s * s
         rx, ry, rz = s * wx + h * ax, s * wy + h * ay, s * wz + h * az
         a2 = rx * rx + ry * ry + rz * rz
-        b = _HALF - a2 * _C4  # (1 - cos a) / a^2
-        c = _SIXTH - a2 * _S5  # (a - sin a) / a^3
+        b = _HALF - a2 * (_C4 - a2 * _C6)  # (1 - cos a) / a^2
+        c = _SIXTH - a2 * (_S5 - a2 * _S7)  # (a - sin a) / a^3
         px, py = (warp_x[i] - cx) * inverse_fx, (warp_y[i] - cy) * inverse_fy
         qx, qy = fx * slope_x[i], fy * slope_y[i]
         along = qx * px + qy * py

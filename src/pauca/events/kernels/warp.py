@@ -1,7 +1,8 @@
 """Warp bearings (x, y, 1) to the reference time and project them to pixels of the frame.
 
 Arguments of every kernel: x, y, dt float32 [n] (seconds); velocity and acceleration, tuples of float32; frame, the
-tuple fx, fy, cx, cy of float32; out_x, out_y float32 [n].
+tuple fx, fy, cx, cy of float32; out_x, out_y float32 [n], -1 for what turned
+out of the camera's view.
 """
 
 import numpy as np
@@ -15,6 +16,8 @@ _C6 = np.float32(1 / 720)
 _S7 = np.float32(1 / 5040)
 _C8 = np.float32(1 / 40320)
 _ONE = np.float32(1)
+_NEAREST = np.float32(0.05)  # depth below which a turned bearing is not in front of the camera any more
+_OUTSIDE = np.float32(-1)
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
@@ -37,8 +40,8 @@ def rotate(x, y, dt, velocity, acceleration, frame, out_x, out_y):
         px = x[i] + sine * ux + cosine * (ry * uz - rz * uy)
         py = y[i] + sine * uy + cosine * (rz * ux - rx * uz)
         pz = _ONE + sine * uz + cosine * (rx * uy - ry * ux)
-        out_x[i] = fx * px / pz + cx
-        out_y[i] = fy * py / pz + cy
+        out_x[i] = fx * px / pz + cx if pz > _NEAREST else _OUTSIDE
+        out_y[i] = fy * py / pz + cy if pz > _NEAREST else _OUTSIDE
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
@@ -53,8 +56,8 @@ def rotate_first_order(x, y, dt, velocity, acceleration, frame, out_x, out_y):
         rx, ry, rz = s * wx + h * ax, s * wy + h * ay, s * wz + h * az
         px, py = x[i] + ry - rz * y[i], y[i] + rz * x[i] - rx
         pz = _ONE + rx * y[i] - ry * x[i]
-        out_x[i] = fx * px / pz + cx
-        out_y[i] = fy * py / pz + cy
+        out_x[i] = fx * px / pz + cx if pz > _NEAREST else _OUTSIDE
+        out_y[i] = fy * py / pz + cy if pz > _NEAREST else _OUTSIDE
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")

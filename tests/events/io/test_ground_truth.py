@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from pauca.errors import InputError
+from pauca.events.io.ground_truth import read_ground_truth
+
+OMEGA = np.array([0.5, -1.0, 2.0])
+
+
+def test_imu_text_has_the_gyroscope_in_its_last_columns(tmp_path):
+    path = tmp_path / "imu.txt"
+    path.write_text("0.001 0.1 9.8 0.2 0.5 -1.0 2.0\n0.002 0.1 9.8 0.2 0.6 -1.1 2.1\n")
+    truth = read_ground_truth(path)
+    np.testing.assert_allclose(truth.t_s, [0.001, 0.002])
+    np.testing.assert_allclose(truth.omega_rad_s, [[0.5, -1.0, 2.0], [0.6, -1.1, 2.1]])
+
+
+def test_poses_give_the_rate_in_the_cameras_own_frame(tmp_path):
+    t_s = np.arange(0, 1, 0.005)
+    first = Rotation.from_euler("xyz", [0.4, -0.2, 1.0])
+    quaternions = (first * Rotation.from_rotvec(t_s[:, None] * OMEGA)).as_quat()
+    path = tmp_path / "groundtruth.txt"
+    np.savetxt(path, np.column_stack([t_s, np.zeros((len(t_s), 3)), quaternions]))
+    truth = read_ground_truth(path)
+    np.testing.assert_allclose(truth.omega_rad_s, np.broadcast_to(OMEGA, truth.omega_rad_s.shape), atol=1e-6)
+
+
+def test_npz_of_the_simulator(tmp_path):
+    path = tmp_path / "recording.npz"
+    np.savez(path, gt_t=[0.0, 1.0], gt_w=[[1.0, 2, 3], [4, 5, 6]])
+    np.testing.assert_array_equal(read_ground_truth(path).omega_rad_s, [[1, 2, 3], [4, 5, 6]])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("imu.txt", "1 2 3\n"),
+        ("imu.txt", "hello\n"),
+        ("imu.txt", "0.002 0 0 0 1 1 1\n0.001 0 0 0 1 1 1\n"),
+        ("imu.txt", "0.001 0 0 0 1 1 1\n"),
+        ("imu.txt", "0.001 0 0 0 nan 1 1\n0.002 0 0 0 1 1 1\n"),
+        ("truth.npz", "no zip"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(InputError, match=name):
+        read_ground_truth(path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_ground_truth(tmp_path / "imu.txt")
+
+
+@pytest.mark.realdata
+def test_motion_capture_of_a_real_sequence(pauca_data):
+    truth = read_ground_truth(pauca_data / "events" / "mocap" / "shapes_rotation_groundtruth.npz")
+    assert 600 < np.degrees(np.abs(truth.omega_rad_s).max()) < 1000  # the sequence is shaken by hand to about 700 deg/s

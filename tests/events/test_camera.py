@@ -1,0 +1,123 @@
+import cmath
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pauca.errors import InputError
+from pauca.events import Camera
+from pauca.events.camera import undistortion_table
+
+# DAVIS 240C of the UZH data set: strong barrel distortion.
+NUMBERS = (199.092366542, 198.82882047, 132.192071378, 110.712660011, -0.368436311798, 0.150947243557,
+           -0.000296130534385, -0.000759431726241, 0.0)  # fmt: skip
+DAVIS = Camera((240, 180), *NUMBERS)
+
+ROS = """
+image_width: 240
+image_height: 180
+camera_name: davis
+camera_matrix: {rows: 3, cols: 3, data: [199.0, 0, 132.0, 0, 198.0, 110.0, 0, 0, 1]}
+distortion_model: plumb_bob
+distortion_coefficients: {rows: 1, cols: 5, data: [-0.3, 0.1, 0.001, 0.002, 0.03]}
+"""
+KALIBR = """
+cam0:
+  camera_model: pinhole
+  intrinsics: [199.0, 198.0, 132.0, 110.0]
+  distortion_model: radtan
+  distortion_coeffs: [-0.3, 0.1, 0.001, 0.002]
+  resolution: [240, 180]
+"""
+OPENCV = """%YAML:1.0
+---
+image_width: 240
+image_height: 180
+camera_matrix: !!opencv-matrix
+   rows: 3
+   cols: 3
+   dt: d
+   data: [ 199.0, 0., 132.0, 0., 198.0, 110.0, 0., 0., 1. ]
+distortion_coefficients: !!opencv-matrix
+   rows: 1
+   cols: 5
+   dt: d
+   data: [ -0.3, 0.1, 0.001, 0.002, 0.03 ]
+"""
+
+
+def _opencv_distort(camera, x, y):
+    """The distortion of OpenCV's documentation, written out for one point with complex numbers."""
+    k1, k2, p1, p2, k3 = camera.distortion
+    r2 = abs(complex(x, y)) ** 2
+    tangential = complex(2 * p1 * x * y + p2 * (r2 + 2 * x * x), p1 * (r2 + 2 * y * y) + 2 * p2 * x * y)
+    point = complex(x, y) * (1 + k1 * r2 + k2 * r2**2 + k3 * r2**3) + tangential
+    assert cmath.isfinite(point)
+    return camera.fx * point.real + camera.cx, camera.fy * point.imag + camera.cy
+
+
+def test_undistortion_inverts_the_distortion_to_a_millionth_of_a_pixel():
+    for u, v in [(0, 0), (239, 0), (0, 179), (239, 179), (120, 90), (17, 160)]:
+        x, y = DAVIS.undistort(np.array([float(u)]), np.array([float(v)]))
+        assert _opencv_distort(DAVIS, x[0], y[0]) == pytest.approx((u, v), abs=1e-6)
+
+
+@given(k1=st.floats(-0.4, 0.3), k2=st.floats(0, 0.2), p1=st.floats(-0.01, 0.01), p2=st.floats(-0.01, 0.01))
+def test_distort_and_undistort_are_inverse(k1, k2, p1, p2):
+    camera = Camera((240, 180), 300.0, 290.0, 118.0, 92.0, k1, k2, p1, p2)
+    v, u = np.mgrid[0:180:20, 0:240:20].astype(float)
+    back = camera.distort(*camera.undistort(u, v))
+    np.testing.assert_allclose(back, (u, v), atol=1e-6)
+
+
+def test_table_reaches_where_the_specification_says():
+    """Undistortion moves the corners of this sensor to x -37.7..268.7, y -31.7..196.9."""
+    table = undistortion_table(DAVIS).astype(float)
+    assert table.shape == (180, 240, 2)
+    x, y = table[..., 0] * DAVIS.fx + DAVIS.cx, table[..., 1] * DAVIS.fy + DAVIS.cy
+    assert (x.min(), x.max(), y.min(), y.max()) == pytest.approx((-37.7, 268.7, -31.7, 196.9), abs=0.05)
+
+
+def test_distortion_without_inverse_is_refused():
+    with pytest.raises(InputError, match="no inverse at pixel"):
+        undistortion_table(Camera((240, 180), 100.0, 100.0, 120.0, 90.0, k1=-0.9))
+
+
+def test_calib_txt(tmp_path):
+    path = tmp_path / "calib.txt"
+    path.write_text(" ".join(str(number) for number in NUMBERS) + "\n")
+    assert Camera.from_file(path, size=(240, 180)) == DAVIS
+    with pytest.raises(InputError, match="size of the sensor"):
+        Camera.from_file(path)
+
+
+@pytest.mark.parametrize(("text", "k3"), [(ROS, 0.03), (KALIBR, 0.0), (OPENCV, 0.03)])
+def test_yaml_of_ros_kalibr_and_opencv(tmp_path, text, k3):
+    path = tmp_path / "camera.yaml"
+    path.write_text(text)
+    expected = Camera((240, 180), 199.0, 198.0, 132.0, 110.0, -0.3, 0.1, 0.001, 0.002, k3)
+    assert Camera.from_file(path) == expected
+    with pytest.raises(InputError, match="calibrated for"):
+        Camera.from_file(path, size=(346, 260))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 2 3", "3 numbers, expected fx fy cx cy"),
+        (KALIBR.replace("radtan", "equidistant"), "equidistant .* not supported"),
+        (KALIBR.replace("pinhole", "omni"), "omni .* not supported"),
+        (ROS.replace("camera_matrix", "matrix"), "no camera_matrix"),
+        (ROS.replace("0.03]", "0.03, 1.0, 2.0, 3.0]"), "8 distortion coefficients"),
+        ("a: [1, 2", "nor YAML"),
+        ("hello", "no calibration"),
+        ("-1 100 10 10 0 0 0 0 0", "fx -1.0"),
+    ],
+)
+def test_bad_calibrations_are_one_clear_line(tmp_path, text, message):
+    path = tmp_path / "camera.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        Camera.from_file(path, size=(240, 180))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+
+from pauca.errors import ConfigError, InputError
+from pauca.events import Alignment, GroundTruth, Status, Trajectory
+from pauca.events.evaluate import (
+    PACKET_END,
+    PACKET_MIDDLE,
+    STATED,
+    Protocol,
+    axes_matrix,
+    evaluate,
+    fit_time_offset,
+)
+
+T_S = np.arange(0, 70, 0.001)
+
+
+def _truth(t_s):
+    """Smooth, different on each axis, never above 3 rad/s."""
+    return np.stack([3 * np.sin(2 * t_s), 2 * np.cos(3 * t_s), 1.5 * np.sin(t_s + 1)], axis=-1)
+
+
+TRUTH = GroundTruth(T_S, _truth(T_S))
+
+
+def _trajectory(velocity_at, times_s=T_S[1000:69_000:10], k=3):
+    alignments = [
+        Alignment(
+            motion="rotation" if k == 3 else "translation",
+            t_us=round(t * 1e6),
+            velocity=velocity_at(t)[:k],
+            acceleration=np.zeros(k),
+            covariance=np.eye(k),
+            score=0.0,
+            status=Status.CONVERGED,
+            evaluations=1,
+            t_ref_us=round(t * 1e6),
+            start_us=round(t * 1e6) - 3_000,
+            end_us=round(t * 1e6) + 5_000,
+            n_events=1,
+        )
+        for t in times_s
+    ]
+    return Trajectory.from_alignments(alignments)
+
+
+def test_a_perfect_trajectory_has_no_error():
+    result = evaluate(_trajectory(_truth), TRUTH)
+    assert result.rms_deg_s < 1e-3
+    assert result.left_out == 0
+
+
+def test_constant_errors_come_out_as_they_went_in():
+    result = evaluate(_trajectory(lambda t: _truth(t) + np.radians([3.0, 0.0, -4.0])), TRUTH)
+    assert result.rms_axes_deg_s == pytest.approx((3, 0, 4), abs=1e-3)
+    assert result.rms_deg_s == pytest.approx(np.sqrt(25 / 3), abs=1e-3)
+    assert result.median_deg_s == pytest.approx(3, abs=1e-3)
+    assert result.percent == pytest.approx(100 * np.sqrt(25 / 3) / np.degrees(6), abs=1e-2)  # of 3 - -3 rad/s
+
+
+def test_protocol_a_middle_of_the_packet_and_gyroscope_2_4_ms_earlier():
+    """Packets of this test are centred 1 ms after the time they state."""
+    late_gyroscope = _trajectory(lambda t: _truth(t + 0.001 + 0.0024))
+    result = evaluate(late_gyroscope, TRUTH, PACKET_MIDDLE)
+    assert result.rms_deg_s < 1e-3
+    assert result.t_s.max() <= 60
+    assert result.left_out > 0
+    assert evaluate(late_gyroscope, TRUTH, STATED).rms_deg_s > 0.3
+
+
+def test_protocol_b_end_of_the_packet_less_2_4_ms():
+    result = evaluate(
+        _trajectory(lambda t: _truth(t + 0.005 - 0.0024) + np.radians([3.0, 0.0, 0.0])), TRUTH, PACKET_END
+    )
+    assert result.rms_deg_s == pytest.approx(1.0, abs=1e-3)  # mean of the axes' 3, 0, 0
+    assert result.percent == pytest.approx(100 / np.degrees(3), abs=1e-2)
+    assert result.t_s.max() <= 59.75
+
+
+def test_axes_of_a_turned_gyroscope():
+    turned = GroundTruth(T_S, np.stack([TRUTH.omega_rad_s[:, 1], -TRUTH.omega_rad_s[:, 0], TRUTH.omega_rad_s[:, 2]], 1))
+    assert evaluate(_trajectory(_truth), turned, axes="-y x z").rms_deg_s < 1e-3
+    assert evaluate(_trajectory(_truth), turned).rms_deg_s > 10
+
+
+@pytest.mark.parametrize("axes", ["x y", "x y w", "x x z", ""])
+def test_axes_must_be_a_permutation(axes):
+    with pytest.raises(ConfigError, match="expected x, y and z"):
+        axes_matrix(axes)
+
+
+def test_axes_matrix():
+    np.testing.assert_array_equal(axes_matrix("z, -x, +y") @ [1, 2, 3], [3, -1, 2])
+
+
+def test_time_offset_is_found():
+    late = GroundTruth(T_S + 0.0083, TRUTH.omega_rad_s)
+    assert fit_time_offset(_trajectory(_truth, np.arange(1.0, 9.0, 0.05)), late) == pytest.approx(-0.0083, abs=1.5e-4)
+
+
+def test_other_clocks_and_translations_are_refused():
+    with pytest.raises(InputError, match="one clock"):
+        evaluate(_trajectory(_truth, np.arange(100.0, 101.0, 0.1)), TRUTH)
+    with pytest.raises(InputError, match="translation"):
+        evaluate(_trajectory(_truth, np.arange(1.0, 2.0, 0.1), k=2), TRUTH, Protocol())

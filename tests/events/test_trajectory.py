@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from pauca.errors import InputError
+from pauca.events import Alignment, Status, Trajectory
+
+
+def _alignment(t_us, velocity, status=Status.CONVERGED):
+    k = len(velocity)
+    return Alignment(
+        motion="rotation" if k == 3 else "translation",
+        t_us=t_us,
+        velocity=np.array(velocity, float),
+        acceleration=np.zeros(k),
+        covariance=np.diag(np.arange(1.0, k + 1)) * 1e-4 + 2e-5,
+        score=-1234.5,
+        status=status,
+        evaluations=9,
+        t_ref_us=t_us,
+        start_us=t_us - 5_000,
+        end_us=t_us + 5_001,
+        n_events=30_000,
+    )
+
+
+def _trajectory():
+    velocities = [[0.1, -2.0, 3.0], [0.2, -1.5, 2.0], [9.0, 9.0, 9.0], [0.4, 0.5, 1.0]]
+    statuses = [Status.CONVERGED, Status.STALLED, Status.DEGENERATE, Status.CONVERGED]
+    times = range(49_006_624, 49_006_624 + 4 * 10_000, 10_000)
+    return Trajectory.from_alignments(
+        [_alignment(t, v, s) for t, v, s in zip(times, velocities, statuses, strict=True)]
+    )
+
+
+def _assert_same(a, b, rtol):
+    for name in ("t_us", "start_us", "end_us", "n_events", "evaluations"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    for name in ("velocity", "covariance", "score"):
+        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=rtol)
+    assert a.status == b.status
+    assert a.motion == b.motion
+
+
+def test_csv_keeps_everything_and_begins_as_promised(tmp_path):
+    path = tmp_path / "trajectory.csv"
+    _trajectory().to_csv(path)
+    header, first, *_ = path.read_text().splitlines()
+    assert header.startswith("t_s,wx_rad_s,wy_rad_s,wz_rad_s,start_s,end_s,")
+    assert first.startswith("49.006624,0.1,-2,3,49.001624,49.011625,30000,")
+    _assert_same(Trajectory.from_csv(path), _trajectory(), rtol=1e-5)
+
+
+def test_csv_of_a_translation(tmp_path):
+    path = tmp_path / "trajectory.csv"
+    trajectory = Trajectory.from_alignments([_alignment(1_000_000, [0.7, -3.0])])
+    trajectory.to_csv(path)
+    assert path.read_text().startswith("t_s,vx_1_s,vy_1_s,start_s,")
+    _assert_same(Trajectory.from_csv(path), trajectory, rtol=1e-5)
+
+
+def test_npz_is_exact(tmp_path):
+    path = tmp_path / "trajectory.npz"
+    _trajectory().to_npz(path)
+    _assert_same(Trajectory.from_npz(path), _trajectory(), rtol=0)
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "t_s,wx_rad_s,wy_rad_s,wz_rad_s\n1,2,3,4\n", "\x00\x01"])
+def test_other_files_are_refused(tmp_path, text):
+    path = tmp_path / "trajectory.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"trajectory\.csv"):
+        Trajectory.from_csv(path)
+
+
+def test_interpolation_passes_over_degenerate_packets():
+    trajectory = _trajectory()
+    times = trajectory.t_us[[0, 1, 3]]
+    np.testing.assert_allclose(trajectory.at(times), trajectory.velocity[[0, 1, 3]])
+    np.testing.assert_allclose(trajectory.at(trajectory.t_us[2:3]), [[0.3, -0.5, 1.5]])
+    np.testing.assert_allclose(trajectory.at(times[:1] - 1_000_000), trajectory.velocity[:1])
+
+
+def test_orientation_of_a_constant_rotation():
+    omega = np.array([0.3, -0.2, 2.0])
+    trajectory = Trajectory.from_alignments([_alignment(t, omega) for t in range(0, 1_000_001, 10_000)])
+    expected = Rotation.from_rotvec(omega * trajectory.t_s[:, None]).as_quat(canonical=True)
+    got = Rotation.from_quat(trajectory.orientation()).as_quat(canonical=True)
+    np.testing.assert_allclose(got, expected, atol=1e-9)
+
+
+def test_a_translation_has_no_orientation():
+    with pytest.raises(InputError, match="translation"):
+        Trajectory.from_alignments([_alignment(0, [1.0, 2.0])]).orientation()
+
+
+def test_nothing_aligned_is_said():
+    with pytest.raises(InputError, match="no events"):
+        Trajectory.from_alignments([])
+
+
+def test_times_must_not_run_back():
+    with pytest.raises(InputError, match="row 1 runs back"):
+        Trajectory.from_alignments([_alignment(10, [1.0, 2, 3]), _alignment(9, [1.0, 2, 3])])
