@@ -64,9 +64,6 @@ def test_unknown_binary(tmp_path):
 @pytest.mark.parametrize(
     ("name", "start", "kind"),
     [
-        ("a.raw", b"% evt 3.0\n% end\n\x00\x01", "a Prophesee RAW"),
-        ("a.raw", b"% date 2020-01-01\n% integrator_name Prophesee\n", "a Prophesee RAW"),
-        ("a.dat", b"% Data file containing CD events.\n", "a Prophesee DAT"),
         ("a.aedat4", b"#!AER-DAT4.0\r\n", "an AEDAT4"),
         ("unnamed", b"#!AER-DAT4.0\r\n", "an AEDAT4"),
         ("a.es", b"Event Stream\x02\x00\x00", "an Event Stream"),
@@ -82,9 +79,8 @@ def test_formats_that_are_not_supported(tmp_path, name, start, kind):
 
 @pytest.mark.realdata
 def test_real_files_of_other_formats(pauca_data):
-    files = sorted((pauca_data / "events" / "formats").glob("*.*"))
-    assert files
-    for path in files:
+    folder = pauca_data / "events" / "formats"
+    for path in (folder / "faery_dvs.es", folder / "tonic_sample_dvxplorer.aedat4"):
         with pytest.raises(InputError, match="not supported yet"):
             read(path)
 

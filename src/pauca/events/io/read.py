@@ -6,6 +6,7 @@ from pathlib import Path
 from pauca.errors import InputError
 from pauca.events.io.hdf5 import read_hdf5
 from pauca.events.io.npz import read_npz
+from pauca.events.io.prophesee import is_prophesee, read_prophesee
 from pauca.events.io.recording import Recording
 from pauca.events.io.repair import MICROSECONDS, TimeUnit, repair
 from pauca.events.io.text import read_text
@@ -16,8 +17,6 @@ _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK"
 _GZIP_MAGIC = b"\x1f\x8b"
 _UNSUPPORTED = {
-    ".raw": "a Prophesee RAW",
-    ".dat": "a Prophesee DAT",
     ".aedat4": "an AEDAT4",
     ".aedat": "an AEDAT",
     ".es": "an Event Stream",
@@ -28,11 +27,9 @@ _UNSUPPORTED_MAGIC = {
     b"#!AER-DAT": ".aedat4",
     b"Event Stream": ".es",
     b"#ROSBAG": ".bag",
-    b"% evt": ".raw",
-    b"% Data file": ".dat",
     b"\x93NUMPY": ".npy",
 }
-_SUPPORTED = "text (t x y p, also gzip), NPZ, HDF5 (DSEC, Prophesee, e2vid, MVSEC)"
+_SUPPORTED = "text (t x y p, also gzip), NPZ, HDF5 (DSEC, Prophesee, e2vid, MVSEC), Prophesee RAW (EVT2, EVT3) and DAT"
 
 
 def read(
@@ -48,7 +45,8 @@ def read(
     What was dropped or repaired stands in `recording.report`, and is logged as one warning.
 
     Args:
-        path: text (`t x y p`, plain or gzip), NPZ, or HDF5 (DSEC, Prophesee, e2vid, MVSEC); found by content.
+        path: text (`t x y p`, plain or gzip), NPZ, HDF5 (DSEC, Prophesee, e2vid, MVSEC), or Prophesee's RAW (EVT2,
+            EVT3) and DAT; found by content.
         time_unit: unit of the file's times, `s`, `ms`, `us` or `ns`; None where the file tells: floating point and
             decimals are seconds, integers microseconds. Durations and rates that no camera has are refused.
         size: width and height of the sensor; None where the file tells, or to guess it from the pixels seen.
@@ -72,6 +70,8 @@ def read(
         raw = read_hdf5(path, time_unit, group)
     elif start.startswith(_ZIP_MAGIC):
         raw = read_npz(path, time_unit)
+    elif is_prophesee(start):
+        raw = read_prophesee(path)
     else:
         _refuse_unsupported(path, start)
         raw = read_text(path, time_unit)
@@ -104,7 +104,7 @@ def _refuse_unsupported(path: Path, start: bytes) -> None:
     strange = len(start.translate(None, bytes(range(32, 127)) + b"\t\r\n"))
     binary = strange > 0.1 * len(start) and not start.startswith(_GZIP_MAGIC)  # damaged text has fewer
     kind = next((end for magic, end in _UNSUPPORTED_MAGIC.items() if start.startswith(magic)), None)
-    if kind is None and suffix in _UNSUPPORTED and (binary or start.startswith(b"%")):
+    if kind is None and suffix in _UNSUPPORTED and binary:
         kind = suffix
     if kind:
         raise InputError(f"{path}: is {_UNSUPPORTED[kind]} file, which is not supported yet; supported: {_SUPPORTED}")

@@ -1,0 +1,111 @@
+"""Prophesee's binary streams, EVT2, EVT3 and DAT, to events, one word after the other.
+
+Each decoder returns how many events it wrote, how many it had to skip because no time had come before them, and how
+many words are of no known type.
+"""
+
+import numpy as np
+from numba import njit
+
+# Types of words, the four highest bits. EVT2: 32 bits; EVT3: 16 bits.
+_EVT2_OFF, _EVT2_ON, _EVT2_TIME_HIGH = 0x0, 0x1, 0x8
+_EVT2_IGNORED = (0xA, 0xE, 0xF)  # external trigger, others, continued
+
+_EVT3_Y, _EVT3_X, _EVT3_BASE_X, _EVT3_VECTOR_12, _EVT3_VECTOR_8 = 0x0, 0x2, 0x3, 0x4, 0x5
+_EVT3_TIME_LOW, _EVT3_TIME_HIGH = 0x6, 0x8
+_EVT3_IGNORED = (0x7, 0xA, 0xE, 0xF)  # continued 4, external trigger, others, continued 12
+
+
+@njit(cache=True, nogil=True)
+def decode_evt2(words, t, x, y, p):
+    """EVT2: type 4, low time 6, x 11, y 11 bits; or type 4, high time 28 bits."""
+    n, early, unknown = 0, 0, 0
+    high, rollover, has_time = 0, 0, False
+    for word in words:
+        kind = word >> 28
+        if kind in (_EVT2_OFF, _EVT2_ON):
+            if not has_time:
+                early += 1
+                continue
+            t[n] = rollover + (high << 6) + ((word >> 22) & 0x3F)
+            x[n] = (word >> 11) & 0x7FF
+            y[n] = word & 0x7FF
+            p[n] = kind
+            n += 1
+        elif kind == _EVT2_TIME_HIGH:
+            new = np.int64(word & 0xFFFFFFF)
+            if has_time and new < high - (1 << 27):
+                rollover += 1 << 34
+            high, has_time = new, True
+        elif kind not in _EVT2_IGNORED:
+            unknown += 1
+    return n, early, unknown
+
+
+@njit(cache=True, nogil=True)
+def count_evt3(words):
+    """How many events an EVT3 stream holds at most: vectors carry up to twelve a word."""
+    n = 0
+    for word in words:
+        kind = word >> 12
+        if kind == _EVT3_X:
+            n += 1
+        elif kind in (_EVT3_VECTOR_12, _EVT3_VECTOR_8):
+            n += 12
+    return n
+
+
+@njit(cache=True, nogil=True)
+def decode_evt3(words, t, x, y, p):
+    """EVT3: a word sets the row, the base of a vector or a part of the time; or it is one event, or up to twelve."""
+    n, early, unknown = 0, 0, 0
+    high, low, rollover, has_time = 0, 0, 0, False
+    row, base, polarity = 0, 0, 0
+    for word in words:
+        kind = word >> 12
+        if kind == _EVT3_X:
+            if not has_time:
+                early += 1
+                continue
+            t[n], x[n], y[n], p[n] = rollover + (high << 12) + low, word & 0x7FF, row, (word >> 11) & 1
+            n += 1
+        elif kind in (_EVT3_VECTOR_12, _EVT3_VECTOR_8):
+            width = 12 if kind == _EVT3_VECTOR_12 else 8
+            for bit in range(width):
+                if not (word >> bit) & 1:
+                    continue
+                if not has_time:
+                    early += 1
+                    continue
+                t[n], x[n], y[n], p[n] = rollover + (high << 12) + low, base + bit, row, polarity
+                n += 1
+            base += width
+        elif kind == _EVT3_Y:
+            row = word & 0x7FF
+        elif kind == _EVT3_BASE_X:
+            base, polarity = word & 0x7FF, (word >> 11) & 1
+        elif kind == _EVT3_TIME_LOW:
+            low = word & 0xFFF
+        elif kind == _EVT3_TIME_HIGH:
+            new = np.int64(word & 0xFFF)
+            if has_time and new < high - (1 << 11):
+                rollover += 1 << 24
+            if new != high:
+                low = 0  # the old low part would put what comes before the next one up to 4 ms too late
+            high, has_time = new, True
+        elif kind not in _EVT3_IGNORED:
+            unknown += 1
+    return n, early, unknown
+
+
+@njit(cache=True, nogil=True)
+def decode_dat(words, t, x, y, p):
+    """DAT: pairs of 32 bits: the time, then x 14, y 14 and polarity 4 bits."""
+    rollover, last = 0, 0
+    for i in range(len(words) // 2):
+        time, address = np.int64(words[2 * i]), words[2 * i + 1]
+        if time < last - (1 << 31):
+            rollover += 1 << 32
+        last = time
+        t[i], x[i], y[i], p[i] = rollover + time, address & 0x3FFF, (address >> 14) & 0x3FFF, (address >> 28) & 0xF
+    return len(words) // 2, 0, 0
