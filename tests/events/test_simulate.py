@@ -1,6 +1,7 @@
 """The simulator obeys its own physics: thresholds, times, polarity, geometry, ground truth, seeds."""
 
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -40,7 +41,8 @@ def test_repeatable_and_seeded():
 
 def test_the_size_of_the_buffer_changes_nothing(monkeypatch):
     whole = simulate(IDEAL, camera=SMALL).events
-    monkeypatch.setattr("pauca.events.simulate._BUFFER", 1000)
+    # By sys.modules: the name pauca.events.simulate is the function.
+    monkeypatch.setattr(sys.modules["pauca.events.simulate"], "_BUFFER", 1000)
     pieces = simulate(IDEAL, camera=SMALL).events
     assert len(whole) > 5000
     for name in ("t_us", "x", "y", "p"):
