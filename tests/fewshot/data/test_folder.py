@@ -1,0 +1,112 @@
+"""Finding images: classes and splits by folder, archives, leftovers, damage."""
+
+from pathlib import Path
+
+import pytest
+
+from pauca.errors import InputError
+from pauca.fewshot.data.folder import fingerprint_files, list_images, read_files
+
+
+def places(path: Path) -> dict[str, tuple[str, str]]:
+    return {Path(file.path).name: (file.split, file.class_name) for file in list_images(path)}
+
+
+def touch(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["cat/1.png", "dog/2.png"], [("all", "cat"), ("all", "dog")]),
+        (["cat/1.png"], [("all", "cat")]),
+        (["set/train/n01/images/1.JPEG", "set/train/n02/images/2.JPEG"], [("all", "n01"), ("all", "n02")]),
+        (["train/cat/1.png", "valid/dog/2.png"], [("train", "cat"), ("val", "dog")]),
+        (["omni/Greek/c01/1.png", "omni/Latin/c01/2.png"], [("all", "Greek/c01"), ("all", "Latin/c01")]),
+        (["cat/1.png", "2.png"], [("all", "cat"), ("all", "")]),
+        (["s/train/n01/images/1.png", "s/test/images/2.png"], [("train", "n01"), ("test", "")]),
+        (["CUB/images/001.Crow/1.jpg", "CUB/images/002.Jay/2.jpg"], [("all", "001.Crow"), ("all", "002.Jay")]),
+    ],
+)  # fmt: skip
+def test_folders_name_the_class_and_the_split(paths, expected, tmp_path: Path, make_zip):
+    for path in paths:
+        touch(tmp_path / "in" / path)
+    found = places(tmp_path / "in")
+    assert [found[Path(path).name] for path in paths] == expected
+    archived = places(make_zip(tmp_path / "in", tmp_path / "in.zip", "top"))
+    assert [archived[Path(path).name] for path in paths] == expected
+
+
+def test_images_beside_each_other_have_no_class(tmp_path: Path):
+    touch(tmp_path / "1.png")
+    touch(tmp_path / "2.png")
+    assert set(places(tmp_path).values()) == {("all", "")}
+
+
+def test_leftovers_of_file_managers_are_no_images(tmp_path: Path):
+    for path in ("cat/1.png", "cat/.2.png", "__MACOSX/cat/3.png", "cat/notes.txt"):
+        touch(tmp_path / path)
+    assert set(places(tmp_path)) == {"1.png"}
+
+
+def test_archives_in_a_folder_are_read_each_by_itself(tmp_path: Path, folder: Path, make_zip):
+    make_zip(folder, tmp_path / "part1.zip", "background_small1")
+    make_zip(folder, tmp_path / "part2.zip", "background_small2")
+    files = [file for file in list_images(tmp_path) if file.archive]
+    assert not files  # the unpacked folder goes first
+    (tmp_path / "zips").mkdir()
+    for name in ("part1.zip", "part2.zip"):
+        (tmp_path / name).rename(tmp_path / "zips" / name)
+    files = list_images(tmp_path / "zips")
+    assert len(files) == 24
+    assert {file.class_name for file in files} == {"cat", "dog", "emu"}
+
+
+def test_an_archive_gives_the_pixels_of_its_folder(tmp_path: Path, folder: Path, make_zip):
+    archive = make_zip(folder, tmp_path / "pets.zip", "pets")
+    on_disk, files = read_files(list_images(folder))
+    packed, members = read_files(list_images(archive))
+    assert (on_disk == packed).all()
+    assert [Path(f.path).name for f in files] == [Path(m.path).name for m in members]
+    assert on_disk.shape == (12, 3, 16, 20)
+
+
+def test_damaged_files_are_named_or_left_out(folder: Path):
+    broken = folder / "dog" / "dog_2.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    (folder / "emu" / "emu_0.png").write_bytes(b"")
+    files = list_images(folder)
+    with pytest.raises(InputError, match=r"dog_2\.png: not readable .*\(1 more; `pauca fewshot data scan` lists"):
+        read_files(files)
+    pixels, kept = read_files(files, unreadable="skip")
+    assert len(pixels) == len(kept) == 10
+    assert not {"dog_2.png", "emu_0.png"} & {Path(file.path).name for file in kept}
+
+
+def test_images_of_different_sizes_need_a_size(folder: Path, picture):
+    picture(size=(30, 30)).save(folder / "cat" / "large.png")
+    with pytest.raises(InputError, match=r"large\.png: is 30x30 pixels but .* is 20x16; give a size"):
+        read_files(list_images(folder))
+    assert read_files(list_images(folder), size=8)[0].shape == (13, 3, 8, 8)
+
+
+def test_the_fingerprint_follows_the_files(folder: Path, picture):
+    before = fingerprint_files(list_images(folder))
+    assert before == fingerprint_files(list_images(folder))
+    picture(99).save(folder / "cat" / "new.png")
+    assert before != fingerprint_files(list_images(folder))
+
+
+@pytest.mark.parametrize(("name", "message"), [("absent", "no such file"), ("empty", "holds no images")])
+def test_nothing_to_read_is_said(name, message, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=message):
+        list_images(tmp_path / name)
+
+
+def test_a_file_that_is_no_archive_is_named(tmp_path: Path):
+    (tmp_path / "data.zip").write_text("not a zip")
+    with pytest.raises(InputError, match=r"data\.zip: neither a folder nor a readable zip archive"):
+        list_images(tmp_path / "data.zip")

@@ -1,0 +1,176 @@
+"""Preparing benchmarks from small copies of their original layouts."""
+
+import json
+import pickle
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pauca.errors import ConfigError, InputError
+from pauca.fewshot.data import BENCHMARKS, load_splits, prepare_benchmark
+
+CLASSES = {"train": ["ant", "bee"], "val": ["cow"], "test": ["dog", "elk"]}
+NAMES = [name for names in CLASSES.values() for name in names]
+
+
+@pytest.fixture(autouse=True)
+def _no_default_lists(monkeypatch):
+    monkeypatch.delenv("PAUCA_DATA", raising=False)
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> Path:
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    for split, names in CLASSES.items():
+        (folder / f"{split}.json").write_text(json.dumps(names))
+    return folder
+
+
+@pytest.fixture
+def class_folders(tmp_path: Path, picture) -> Path:
+    for number, name in enumerate(NAMES):
+        for i in range(3):
+            path = tmp_path / "original" / "images" / name / f"{name}{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(10 * number + i, (24, 24)).save(path)
+    return tmp_path / "original"
+
+
+def check(folder: Path, size: int, channels: int = 3) -> None:
+    """Each split holds its classes, three images each, none elsewhere."""
+    for split, images in load_splits(folder).items():
+        assert list(images.class_names) == CLASSES[split]
+        assert images.counts.tolist() == [3] * len(CLASSES[split])
+        assert images.images.shape[1:] == (channels, size, size)
+        assert images.split == split
+
+
+@pytest.mark.parametrize("name", ["cub", "tieredimagenet", "tiny-imagenet", "omniglot", "miniimagenet"])
+def test_folders_for_classes_are_split_by_the_lists(name, class_folders, lists, tmp_path: Path):
+    report = prepare_benchmark(name, class_folders, tmp_path / "out", 16, lists, allow_incomplete=True)
+    check(tmp_path / "out", 16, BENCHMARKS[name].channels)
+    text = "\n".join(report.lines())
+    assert "train     2 classes        6 images, 3 a class" in text
+    assert f"incomplete: train has 2 of {BENCHMARKS[name].classes[0]} classes" in text
+
+
+def test_files_in_one_folder_are_split_by_csv_lists(tmp_path: Path, class_folders):
+    flat = tmp_path / "mini" / "images"
+    flat.mkdir(parents=True)
+    (tmp_path / "lists").mkdir()
+    for split, names in CLASSES.items():
+        rows = []
+        for path in sorted(p for name in names for p in class_folders.rglob(f"{name}*.png")):
+            path.rename(flat / path.name)
+            rows.append(f"{path.name},{path.name[:3]}\n")
+        (tmp_path / "lists" / f"{split}.csv").write_text("filename,label\n" + "".join(rows))
+    arguments = "miniimagenet", tmp_path / "mini", tmp_path / "out", 20, tmp_path / "lists"
+    prepare_benchmark(*arguments, allow_incomplete=True)
+    check(tmp_path / "out", 20)
+    (flat / "bee1.png").unlink()
+    with pytest.raises(InputError, match=r"lacks 1 of the 6 images that the train list names, first bee1\.png"):
+        prepare_benchmark(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "train"),
+    [
+        ("miniimagenet", "miniImageNet_category_split_{}.pickle", "train_phase_train"),
+        ("cifar-fs", "CIFAR_FS_{}.pickle", "train"),
+        ("fc100", "FC100_{}.pickle", "train"),
+    ],
+)
+def test_the_pickles_of_metaoptnet_are_read(name, pattern, train, tmp_path: Path):
+    size = BENCHMARKS[name].size
+    for split, names in CLASSES.items():
+        content = {
+            "data": np.zeros((3 * len(names), size, size, 3), np.uint8),
+            "labels": [n for n in names for _ in range(3)],
+        }
+        path = tmp_path / pattern.format(train if split == "train" else split)
+        path.write_bytes(pickle.dumps({**content, "labels": [NAMES.index(n) for n in content["labels"]], "catname2label": {n: i for i, n in enumerate(NAMES)}}))  # fmt: skip
+    prepare_benchmark(name, tmp_path, tmp_path / "out", allow_incomplete=True)
+    check(tmp_path / "out", size)
+    with pytest.raises(ConfigError, match=f"pickles hold {size} pixel images"):
+        prepare_benchmark(name, tmp_path, tmp_path / "other", size=10, allow_incomplete=True)
+
+
+def test_the_pickles_of_tieredimagenet_are_read(tmp_path: Path):
+    for split, names in CLASSES.items():
+        encoded = []
+        for i in range(3 * len(names)):
+            buffer = BytesIO()
+            Image.new("RGB", (84, 84), (i, 0, 0)).save(buffer, "png")
+            encoded.append(np.frombuffer(buffer.getvalue(), np.uint8))
+        labels = {"label_specific": np.arange(len(names)).repeat(3), "label_specific_str": names}
+        (tmp_path / f"{split}_images_png.pkl").write_bytes(pickle.dumps(encoded))
+        (tmp_path / f"{split}_labels.pkl").write_bytes(pickle.dumps(labels))
+    prepare_benchmark("tieredimagenet", tmp_path, tmp_path / "out", allow_incomplete=True)
+    check(tmp_path / "out", 84)
+
+
+@pytest.mark.parametrize("name", ["cifar-fs", "fc100"])
+def test_cifar_is_split_by_class_or_superclass(name, tmp_path: Path, lists):
+    """The binary layout with three images of each class; the superclass of a class is its name twice."""
+    source = tmp_path / "cifar-100-binary"
+    source.mkdir()
+    fine = np.tile(np.arange(5, dtype=np.uint8), 2)
+    records = np.concatenate([fine[:, None], fine[:, None], np.zeros((10, 3072), np.uint8)], 1)
+    (source / "train.bin").write_bytes(records.tobytes())
+    (source / "test.bin").write_bytes(records[:5].tobytes())
+    (source / "fine_label_names.txt").write_text("\n".join(NAMES))
+    (source / "coarse_label_names.txt").write_text("\n".join(2 * n for n in NAMES))
+    if name == "fc100":
+        for split, names in CLASSES.items():
+            (lists / f"{split}.json").write_text(json.dumps([2 * n for n in names]))
+    prepare_benchmark(name, source, tmp_path / "out", splits=lists, allow_incomplete=True)
+    check(tmp_path / "out", 32)
+
+
+def test_a_part_is_refused_with_the_counts_and_the_origin(class_folders, lists, tmp_path: Path):
+    with pytest.raises(InputError, match=r"not the whole of CUB-200-2011: train has 2 of 100 classes.*vision\.caltech"):
+        prepare_benchmark("cub", class_folders, tmp_path / "out", 16, lists)
+    assert not (tmp_path / "out").exists()
+
+
+def test_absent_originals_and_lists_say_where_to_get_them(tmp_path: Path, class_folders):
+    with pytest.raises(InputError, match=r"no such file or folder; get Omniglot from github\.com/brendenlake"):
+        prepare_benchmark("omniglot", tmp_path / "absent", tmp_path / "out")
+    with pytest.raises(InputError, match="its split lists are not part of pauca; get them from .*--splits"):
+        prepare_benchmark("cub", class_folders, tmp_path / "out")
+
+
+def test_unknown_names_are_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="'imagenet' is unknown; choose one of cifar-fs, fc100"):
+        prepare_benchmark("imagenet", tmp_path, tmp_path / "out")
+
+
+def test_what_was_prepared_is_replaced_only_on_request(class_folders, lists, tmp_path: Path):
+    arguments = "cub", class_folders, tmp_path / "out", 16, lists, True
+    prepare_benchmark(*arguments)
+    with pytest.raises(InputError, match="exists already"):
+        prepare_benchmark(*arguments)
+    prepare_benchmark(*arguments, force=True)
+
+
+def test_a_folder_without_prepared_data_is_named(tmp_path: Path):
+    with pytest.raises(InputError, match="holds no prepared data"):
+        load_splits(tmp_path)
+
+
+@pytest.mark.realdata
+def test_the_small_omniglot_is_split_by_alphabet(pauca_data: Path, tmp_path: Path, monkeypatch):
+    """The small background sets hold 242 characters of ten alphabets, 20 drawings each, all in the lists of Vinyals."""
+    monkeypatch.setenv("PAUCA_DATA", str(pauca_data))
+    source = tmp_path / "omniglot"
+    source.mkdir()
+    for name in ("images_background_small1.zip", "images_background_small2.zip"):
+        (source / name).symlink_to(pauca_data / "fewshot" / "omniglot" / name)
+    try:
+        prepare_benchmark("omniglot", source, tmp_path / "out", allow_incomplete=True)
+    except InputError as error:
+        assert "holds no class of some splits" in str(error)  # noqa: PT017 - these sets have no test characters
