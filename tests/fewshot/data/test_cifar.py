@@ -79,7 +79,7 @@ def test_both_versions_are_read_from_wherever_they_are(version, form, tmp_path: 
 def test_a_wrong_checksum_is_refused(tmp_path: Path, monkeypatch):
     path = archive_of("python", tmp_path, monkeypatch)
     path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(InputError, match="MD5 .* published is .* the download is damaged"):
+    with pytest.raises(InputError, match=r"MD5 .* published is .* the download is damaged"):
         read_cifar100(path)
 
 

@@ -135,9 +135,13 @@ def _select(images: ImageSet, request: Request, lists: SplitLists) -> dict[str, 
     if request.allow_incomplete:
         there = set(images.class_names)
         classes = {split: tuple(n for n in names if n in there) for split, names in lists.classes.items()}
-        lists = SplitLists({split: names for split, names in classes.items() if names}, {})
-        if set(lists.classes) != set(SPLITS):
-            raise InputError(f"{request.source}: holds no class of some splits; it has {sorted(there)[:5]} ...")
+        without = [split for split, names in classes.items() if not names]
+        if without:
+            raise InputError(
+                f"{request.source}: holds no class of {' and '.join(without)}; it has {len(there)} classes, first "
+                f"{sorted(there)[:3]}"
+            )
+        lists = SplitLists(classes, {})
     return lists.apply(images)
 
 
