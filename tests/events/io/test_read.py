@@ -1,7 +1,9 @@
 """The file's first bytes decide; what cannot be read is one clear line."""
 
+import gzip
 import re
 
+import h5py
 import numpy as np
 import pytest
 
@@ -83,6 +85,53 @@ def test_real_files_of_other_formats(pauca_data):
     for path in (folder / "faery_dvs.es", folder / "tonic_sample_dvxplorer.aedat4"):
         with pytest.raises(InputError, match="not supported yet"):
             read(path)
+
+
+def _recording_file(folder, name: str) -> bytes:
+    """A small recording in one of the formats, as bytes."""
+    path = folder / name
+    t_us, rng = np.arange(0, 200_000, 100), np.random.default_rng(0)
+    columns = {
+        axis: rng.integers(0, end, len(t_us)).astype(np.uint16) for axis, end in (("x", 240), ("y", 180), ("p", 2))
+    }
+    if name.endswith(".raw"):
+        words = np.stack([0x80000000 | t_us >> 6, 1 << 28 | (t_us & 63) << 22 | 77 << 11 | 88], axis=1)
+        return b"% evt 2.0\n% end\n" + words.astype("<u4").tobytes()
+    if name.endswith(".txt.gz"):
+        lines = (f"{t / 1e6:.6f} {x} {y} {p}\n" for t, x, y, p in zip(t_us, *columns.values(), strict=True))
+        return gzip.compress("".join(lines).encode())
+    if name.endswith(".npz"):
+        np.savez(path, t_us=t_us, **columns)
+    else:
+        with h5py.File(path, "w") as file:
+            for key, column in {"t": t_us, **columns}.items():
+                file.create_dataset(f"events/{key}", data=column, chunks=(500,), compression="gzip")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["whole.npz", "whole.h5", "whole.raw", "whole.txt.gz"])
+def test_damage_of_any_kind_is_repaired_or_refused(tmp_path, name):
+    """Flipped bits, overwritten stretches and cuts at random places: valid events or one InputError, nothing else."""
+    whole = _recording_file(tmp_path, name)
+    rng = np.random.default_rng(7)
+    path = tmp_path / f"damaged.{name.partition('.')[2]}"
+    outcomes = {"read": 0, "refused": 0}
+    for kind in ["bits", "header", "stretch", "cut"] * 15:
+        data = np.frombuffer(whole, np.uint8).copy()
+        start = rng.integers(0, min(len(data), 600) if kind == "header" else len(data))
+        if kind == "stretch":
+            data[start : start + 200] = rng.integers(0, 256, len(data[start : start + 200]))
+        elif kind == "cut":
+            data = data[:start]
+        else:
+            data[start] ^= 1 << rng.integers(0, 8)
+        path.write_bytes(data.tobytes())
+        try:
+            read(path)
+            outcomes["read"] += 1
+        except InputError:
+            outcomes["refused"] += 1
+    assert outcomes["refused"] > 0
 
 
 def test_wrong_size(tmp_path):

@@ -232,6 +232,12 @@ def test_truncated_gzip_gives_the_events_before_the_end(tmp_path, caplog):
         _read(tmp_path, packed[: len(packed) * 2 // 3], "cut.txt.gz", strict=True)
 
 
+def test_gzip_damaged_at_its_beginning(tmp_path):
+    packed = gzip.compress(_many_lines(100))
+    with pytest.raises(InputError, match="nothing can be read: lost all after damage to the gzip file"):
+        _read(tmp_path, packed[:10] + b"\xff" * 50, "damaged.gz")
+
+
 def test_flipped_bits_in_gzip(tmp_path):
     packed = bytearray(gzip.compress(_many_lines()))
     packed[len(packed) // 2 : len(packed) // 2 + 200] = b"\xff" * 200

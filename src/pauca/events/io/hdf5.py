@@ -18,6 +18,7 @@ _NAMES = {
     "p": ("p", "ps", "pol", "polarity"),
 }
 _BLOCK = 1 << 22  # events read at a time, so that damage costs what follows it and not the file
+_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)  # what h5py makes of flipped bits
 _ECF_FILTER = 36559  # Metavision's own compression, which only its plugin decodes
 
 _Sources = dict[str, tuple[Any, Any]]  # role: dataset, and the field or column in it
@@ -47,7 +48,7 @@ def read_hdf5(path: Path, time_unit: TimeUnit | None, group: str | None) -> RawC
             columns, findings = _read_columns(sources, path)
             extras = {key: np.asarray(file[key]) for key in _EXTRAS if isinstance(file.get(key), h5py.Dataset)}
             size = _size_of(file, name)
-    except OSError as error:
+    except _DAMAGE as error:
         raise InputError(f"{path}: cannot be read as HDF5 ({_short(error)}); copy it again") from None
     found_size, calibration = camera_of(extras, path)
     floating = columns["t"].dtype.kind == "f"
@@ -140,7 +141,7 @@ def _read_columns(sources: _Sources, path: Path) -> tuple[dict[str, np.ndarray],
         window = slice(start, start + _BLOCK)
         try:
             blocks.append({role: _read_block(*source, window) for role, source in sources.items()})
-        except OSError as error:
+        except _DAMAGE as error:
             if not blocks:
                 raise InputError(f"{path}: events cannot be decoded ({_why_not(sources['t'][0], error)})") from None
             reason = f"events after damage to the file ({_short(error)})"
@@ -156,7 +157,7 @@ def _read_block(dataset: Any, part: Any, window: slice) -> np.ndarray:
     return dataset[window][part] if part else dataset[window]
 
 
-def _why_not(dataset: Any, error: OSError) -> str:
+def _why_not(dataset: Any, error: Exception) -> str:
     filters = dataset.id.get_create_plist()
     codes = [filters.get_filter(i)[0] for i in range(filters.get_nfilters())]
     if _ECF_FILTER in codes:

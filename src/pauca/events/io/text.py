@@ -15,7 +15,7 @@ from pauca.events.io.repair import RawColumns, TimeUnit
 from pauca.events.kernels.text import NO_NUMBER, NO_TIME, TOO_FEW, TOO_MANY, parse_lines
 
 _BLOCK_BYTES = 1 << 26  # parsed at a time, so memory holds the events and not the text
-_GZIP_BYTES = 1 << 14  # decompressed at a time: what a damaged file loses beyond the damage
+_GZIP_BYTES = 1 << 10  # decompressed at a time: what a damaged file loses before the damage
 _HEADER_LINES = 50  # looked at in search of the first event
 _POWER: dict[TimeUnit, int] = {"s": 6, "ms": 3, "us": 0, "ns": -3}
 _UNUSED = -1
@@ -97,9 +97,10 @@ class _Parsed:
 def _read_header(path: Path) -> _Header:
     """What stands before the first event, and what the first event's line tells about the columns."""
     header = _Header()
-    text = next(_blocks(path, [], 1 << 16), b"")
+    damage: list[Finding] = []
+    text = next(_blocks(path, damage, 1 << 16), b"")
     if not text.strip():
-        raise InputError(f"{path}: is empty")
+        raise InputError(f"{path}: {'nothing can be read: ' + str(damage[0]) if damage else 'is empty'}")
     lines = text.decode("ascii", "replace").splitlines()
     for line in lines[:_HEADER_LINES]:
         words = re.split(r"[\s,;]+", line.strip(" \t\r,;#%").lower())
