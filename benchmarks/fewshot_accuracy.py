@@ -34,6 +34,7 @@ from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
 from pauca.fewshot.train import TrainConfig, Trainer
 from pauca.fewshot.types import EpisodeConfig, Episodes, ImageSet
+from pauca.runs import processor_name
 
 SHOTS = (1, 5)
 EPISODE_SEED = 20_200_710  # of the test episodes; any number, but always this one
@@ -43,7 +44,7 @@ SECONDS_BEFORE_FIRST_GUESS = 120.0
 def load(size: int, classes: int | None, images_per_class: int | None) -> tuple[ImageSet, ImageSet]:
     """Training and test classes, the former thinned out as asked."""
     folder = Path(os.environ.get("PAUCA_DATA", Path(__file__).parents[2] / "shared" / "data")) / "fewshot"
-    cache = Path(__file__).parent / ".pack" / "cache"
+    cache = Path(__file__).parent / ".cache"
     everything = read_images(folder / "tiny-imagenet-200-first120.zip", size, cache=cache)
     names = {
         split: json.loads((folder / "splits" / "tiny-imagenet-200" / f"{split}.json").read_text())
@@ -174,7 +175,7 @@ def main() -> None:
     stored = json.loads(options.out.read_text()) if options.out.exists() else {"settings": settings, "results": {}}
     if stored["settings"] != settings:
         raise SystemExit(f"{options.out} holds results of other settings ({stored['settings']}); give another --out")
-    processor = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
+    processor = torch.cuda.get_device_name() if device.type == "cuda" else processor_name()
     stored["machine"] = {"device": processor, "torch": torch.__version__, "python": platform.python_version()}
 
     longest = SECONDS_BEFORE_FIRST_GUESS

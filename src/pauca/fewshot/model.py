@@ -134,10 +134,11 @@ class MCRNet(nn.Module):
         query: Float[Tensor, "e q d"],
         way: int,
     ) -> Float[Tensor, "e q way"]:
-        """Logits of the queries by classifiers fitted to the supports, in float32: kernels of 25 or more images are
-        too ill-conditioned for less."""
+        """Logits of the queries by classifiers fitted to the supports, in float32 or better: kernels of 25 or more
+        images are too ill-conditioned for less."""
+        precise = torch.promote_types(support.dtype, torch.float32)
         with torch.autocast(support.device.type, enabled=False):
-            return self.base_learner(support.float(), support_labels, query.float(), way)
+            return self.base_learner(support.to(precise), support_labels, query.to(precise), way)
 
     def losses(
         self,

@@ -1,0 +1,231 @@
+"""`FewShotClassifier`: a trained model as a scikit-learn estimator for a user's own images and classes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags, assert_all_finite
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d
+from torch import Tensor
+from torch.nn import functional as F
+
+from pauca.errors import ConfigError, InputError
+from pauca.fewshot.data import decode_image, image_set_from_arrays
+from pauca.fewshot.model import MCRNet
+from pauca.fewshot.train import resolve_device
+
+UNKNOWN = "unknown"
+_BATCH = 256
+
+
+class ExampleError(InputError, ValueError):
+    """Examples that cannot be learned from; a ValueError too, because that is what callers of scikit-learn expect."""
+
+
+# Arguments named X and y take what scikit-learn's users have, lists included, so they are checked and not annotated.
+class FewShotClassifier(ClassifierMixin, BaseEstimator):
+    """Recognise classes from a few examples each; nothing is trained but the base learner.
+
+    >>> classifier = FewShotClassifier("best.safetensors").fit(["a1.jpg", "a2.jpg", "b1.jpg"], ["cat", "cat", "dog"])
+    >>> classifier.predict(["what.jpg"])
+    array(['cat'], dtype='<U3')
+
+    Args:
+        model: a meta-trained model, or the file that holds it.
+        reject: share of images of known classes that may be called unknown, so that images of other classes can be;
+            None never rejects. `fit` sets the threshold by leaving out each example once, for which at least two
+            classes need two examples; `calibrate` sets it from further images.
+        unknown_label: what `predict` gives for a rejected image.
+        device: `auto`, `cpu` or `cuda`.
+
+    Attributes:
+        classes_: the labels, sorted; columns of `predict_proba`.
+        features_: features of the examples.
+        targets_: position of each example's label in `classes_`.
+        threshold_: images whose largest probability is below it are rejected.
+    """
+
+    def __init__(
+        self,
+        model: MCRNet | str | Path,
+        reject: float | None = None,
+        unknown_label: Any = UNKNOWN,
+        device: str = "auto",
+    ) -> None:
+        self.model = model
+        self.reject = reject
+        self.unknown_label = unknown_label
+        self.device = device
+
+    def fit(self, X: Any, y: Any) -> "FewShotClassifier":
+        """Learn the classes from examples, as few as one of each.
+
+        Args:
+            X: paths, or images [n, h, w], [n, h, w, 3] or (tensors) [n, c, h, w]: bytes, or numbers from 0 to 1.
+            y: a label for each: strings or numbers.
+        """
+        if self.reject is not None and not 0 < self.reject < 1:
+            raise ConfigError(f"reject {self.reject}: give a share between 0 and 1, or None")
+        self._load_model()
+        labels = _labels(y)
+        self.features_ = self._embed(X, expected=len(labels))
+        self.classes_, targets = np.unique(labels, return_inverse=True)
+        self.targets_ = torch.from_numpy(targets.astype(np.int64)).to(self.features_.device)
+        return self._refit()
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> "FewShotClassifier":
+        """Add examples, of known classes or of new ones.
+
+        Args:
+            X: as for `fit`.
+            y: as for `fit`.
+            classes: accepted because scikit-learn passes it; a class may come at any time, so it changes nothing.
+        """
+        if not hasattr(self, "features_"):
+            return self.fit(X, y)
+        labels = _labels(y)
+        features = self._embed(X, expected=len(labels))
+        before = self.classes_[self.targets_.cpu().numpy()]
+        self.classes_, targets = np.unique(np.concatenate([before, labels]), return_inverse=True)
+        self.features_ = torch.cat([self.features_, features])
+        self.targets_ = torch.from_numpy(targets.astype(np.int64)).to(features.device)
+        return self._refit()
+
+    def predict_proba(self, X: Any) -> Float[np.ndarray, "n classes"]:
+        """Probability of each known class, in the order of `classes_`; rows sum to 1 also for unknown images."""
+        check_is_fitted(self)
+        return self._probabilities(self._embed(X))
+
+    def predict(self, X: Any) -> Shaped[np.ndarray, "n"]:
+        """The most probable label of each image, or `unknown_label` where it is rejected."""
+        probabilities = self.predict_proba(X)
+        labels = self.classes_[probabilities.argmax(1)]
+        if self.reject is None:
+            return labels
+        known = probabilities.max(1) >= self.threshold_
+        return np.where(known, labels.astype(object), self.unknown_label)
+
+    def calibrate(self, X: Any) -> "FewShotClassifier":
+        """Set the threshold from further images of known classes, of which `reject` may be called unknown."""
+        check_is_fitted(self)
+        if self.reject is None:
+            raise ConfigError("calibrate needs reject, the share of known images that may be called unknown")
+        self.threshold_ = rejection_threshold(self._probabilities(self._embed(X)).max(1), self.reject)
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "features_")
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.input_tags.three_d_array = True
+        return tags
+
+    def _load_model(self) -> None:
+        model = self.model if isinstance(self.model, MCRNet) else MCRNet.load(Path(self.model))
+        self.model_ = model.to(resolve_device(self.device)).eval()
+
+    def _refit(self) -> "FewShotClassifier":
+        if len(self.classes_) < 2:
+            raise ExampleError(
+                f"all examples have one label, {self.classes_.tolist()[0]!r}: one class is not enough; add examples of "
+                "another class"
+            )
+        if self.reject is not None:
+            self.threshold_ = rejection_threshold(self._left_out_confidences(), self.reject)
+        return self
+
+    @torch.no_grad()
+    def _embed(self, X: Any, expected: int | None = None) -> Float[Tensor, "n d"]:
+        images = self._images(X)
+        if expected is not None and len(images) != expected:
+            raise ExampleError(f"{len(images)} images but {expected} labels; give one label for each image")
+        device = self.model_.mean.device
+        generator = torch.Generator(device).manual_seed(0)
+        parts = [self.model_.embed(batch.to(device), generator) for batch in images.split(_BATCH)]
+        # In double precision the answer for an image does not depend on what it is asked together with.
+        return torch.cat(parts).double()
+
+    def _images(self, X: Any) -> Shaped[Tensor, "n c s s"]:
+        """Images of the model's size and channels."""
+        config = self.model_.config
+        return load_images(X, config.image_size, config.channels)
+
+    @torch.no_grad()
+    def _probabilities(self, features: Float[Tensor, "n d"]) -> Float[np.ndarray, "n classes"]:
+        logits = self.model_.classify(self.features_[None], self.targets_[None], features[None], len(self.classes_))
+        return logits[0].softmax(-1).cpu().numpy()
+
+    @torch.no_grad()
+    def _left_out_confidences(self) -> Float[np.ndarray, "n"]:
+        """The largest probability of each example when the others alone are the support.
+
+        An example that is its class's only one is left in: without it its class would be unknown.
+        """
+        counts = torch.bincount(self.targets_)
+        if int((counts >= 2).sum()) < 2:
+            raise ExampleError(
+                "reject needs two examples in at least two classes to set its threshold; add examples, or fit with "
+                "reject=None, set reject and call calibrate with further images"
+            )
+        confidences = []
+        for left_out in (counts[self.targets_] >= 2).nonzero().squeeze(1).tolist():
+            kept = torch.arange(len(self.targets_), device=self.targets_.device) != left_out
+            logits = self.model_.classify(
+                self.features_[None, kept],
+                self.targets_[None, kept],
+                self.features_[None, left_out : left_out + 1],
+                len(self.classes_),
+            )
+            confidences.append(logits[0, 0].softmax(-1).max())
+        return torch.stack(confidences).cpu().numpy()
+
+
+def rejection_threshold(confidences: Float[np.ndarray, "n"], share: float) -> float:
+    """The confidence below which at most `share` of images like these fall (split conformal prediction).
+
+    With too few images to promise that, fewer than 1 / share - 1, the threshold is 0 and nothing is rejected.
+    """
+    rank = int(np.floor(share * (len(confidences) + 1)))
+    return float(np.sort(confidences)[rank - 1]) if rank else 0.0
+
+
+def load_images(X: Any, size: int, channels: int) -> UInt8[Tensor, "n c s s"]:
+    """Paths or arrays as one batch of images of a model's size and channels.
+
+    Raises:
+        InputError: a file that cannot be read, an array that is no image, or values out of range or not finite, by
+            number.
+    """
+    if isinstance(X, str | Path):
+        raise InputError(f"a single path, {str(X)!r}, was given for a list of images; put it in a list")
+    if not len(X):
+        raise InputError("no images were given")
+    if not isinstance(X, Tensor) and not (isinstance(X, np.ndarray) and X.dtype.kind not in "OUS"):
+        return torch.stack([decode_image(Path(path), size, channels) for path in X])
+    images = image_set_from_arrays(X, [0] * len(X)).images
+    if images.shape[1] != channels:
+        images = images.expand(-1, 3, -1, -1) if channels == 3 else _to_grey(images)
+    if images.shape[2:] != (size, size):
+        resized = F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True)
+        images = resized.round().clamp(0, 255).to(torch.uint8)
+    return images
+
+
+def _to_grey(images: UInt8[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 1 h w"]:
+    """Luma of ITU-R 601, as Pillow computes grey."""
+    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    return (images.float() * weights).sum(1, keepdim=True).round().to(torch.uint8)
+
+
+def _labels(y: Any) -> Shaped[np.ndarray, "n"]:
+    labels = column_or_1d(np.asarray(y), warn=True)
+    assert_all_finite(labels, input_name="y")
+    check_classification_targets(labels)
+    return labels

@@ -1,0 +1,161 @@
+"""Figures of few-shot tasks and models, each a function from data to Figure."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.manifold import TSNE
+from torch import Tensor
+
+from pauca.errors import InputError
+from pauca.fewshot.evaluate import Evaluation
+from pauca.fewshot.model import MCRNet
+from pauca.fewshot.types import PADDING, Episodes, ImageSet
+
+_RIGHT, _WRONG = "#1a7f5a", "#c0392b"
+
+
+def episode_gallery(
+    images: ImageSet,
+    episodes: Episodes,
+    logits: Float[Tensor, "e q way"],
+    episode: int = 0,
+    queries_per_class: int = 6,
+) -> Figure:
+    """One episode as a person sees it: a row for each class, its support on the left, some queries on the right, framed
+    by whether they were recognised and titled with what they were taken for."""
+    task = episodes[episode : episode + 1]
+    predicted = logits[episode].argmax(-1).cpu()
+    way = int((task.classes[0] != PADDING).sum())
+    names = [images.class_names[int(label)] for label in task.classes[0][:way]]
+    shots = int(torch.bincount(task.support_labels[0].clamp_min(0), minlength=way).max())
+    figure = Figure(figsize=(1.1 * (shots + 1 + queries_per_class), 1.25 * way + 0.4), layout="constrained")
+    axes = figure.subplots(way, shots + 1 + queries_per_class, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for row in range(way):
+        support = task.support[0][task.support_labels[0] == row]
+        for axis, place in zip(axes[row], support, strict=False):
+            _show(axis, images.images[place], "")
+        axes[row][0].set_title(_short(names[row]), fontsize=8, loc="left")
+        asked = (task.query_labels[0] == row).nonzero().squeeze(1)[:queries_per_class]
+        for axis, slot in zip(axes[row][shots + 1 :], asked, strict=False):
+            answer = int(predicted[slot])
+            colour = _RIGHT if answer == row else _WRONG
+            _show(axis, images.images[task.query[0][slot]], _short(names[answer]), colour)
+    return figure
+
+
+def confusion_matrix(evaluation: Evaluation, largest: int = 20) -> Figure:
+    """Shares of each true class's queries by predicted class, for the classes with the most mistakes."""
+    rates = evaluation.confusion / np.maximum(evaluation.confusion.sum(1, keepdims=True), 1)
+    chosen = np.sort(np.argsort(rates.diagonal(), kind="stable")[:largest])
+    names = [_short(evaluation.class_names[i]) for i in chosen]
+    size = 2 + 0.28 * len(chosen)
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axis = figure.subplots()
+    picture = axis.imshow(rates[np.ix_(chosen, chosen)], cmap="viridis", vmin=0, vmax=1)
+    axis.set_xticks(range(len(chosen)), names, rotation=90, fontsize=7)
+    axis.set_yticks(range(len(chosen)), names, fontsize=7)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    figure.colorbar(picture, ax=axis, label="share of the true class's queries", shrink=0.8)
+    return figure
+
+
+def reliability(evaluation: Evaluation) -> Figure:
+    """Observed accuracy against stated confidence; on the dotted line the model knows how sure it may be."""
+    calibration = evaluation.calibration
+    figure = Figure(figsize=(4.2, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], ":", color="grey")
+    filled = calibration.counts > 0
+    sizes = 10 + 190 * calibration.counts[filled] / calibration.counts.max()
+    axis.scatter(calibration.confidence[filled], calibration.accuracy[filled], s=sizes, color=_RIGHT, alpha=0.7)
+    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="stated confidence", ylabel="observed accuracy")
+    axis.set_title(f"expected calibration error {calibration.expected_error:.3f}", fontsize=10)
+    return figure
+
+
+def feature_map(
+    features: Float[Tensor, "n d"], labels: Int64[Tensor, "n"], class_names: Sequence[str], seed: int = 0
+) -> Figure:
+    """Features or latent codes in two dimensions (t-SNE), a colour for each class."""
+    if len(features) < 5:
+        raise InputError(f"a map of features needs at least 5 images, not {len(features)}")
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    places = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features.cpu().numpy())
+    figure = Figure(figsize=(6.5, 5), layout="constrained")
+    axis = figure.subplots()
+    present: list[int] = labels.unique().tolist()
+    for label in present:
+        own = (labels == label).cpu().numpy()
+        axis.scatter(*places[own].T, s=12, label=_short(class_names[label]))
+    if len(present) <= 20:
+        axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.set(xticks=[], yticks=[])
+    return figure
+
+
+@torch.no_grad()
+def latent_codes(model: MCRNet, images: ImageSet) -> Float[Tensor, "n d"]:
+    """Mean latent codes, averaged over 4x4 fields so that their map shows content and not single pixels."""
+    if model.stem is None:
+        raise InputError("this model has no latent space (latent mode none)")
+    codes = [model.stem.mean(model.normalise(batch)) for batch in images.images.split(256)]
+    return torch.nn.functional.adaptive_avg_pool2d(torch.cat(codes), 4).flatten(1)
+
+
+@torch.no_grad()
+def reconstructions(model: MCRNet, images: ImageSet, count: int = 10) -> Figure:
+    """Images above what the decoder makes of their mean latent codes."""
+    if model.stem is None:
+        raise InputError("this model has no latent space (latent mode none)")
+    chosen = images.images[torch.linspace(0, len(images) - 1, count).long()]
+    decoded = model.stem.reconstruct(model.stem.mean(model.normalise(chosen)))
+    decoded = (decoded * model.deviation[:, None, None] + model.mean[:, None, None]).clamp(0, 1)
+    figure = Figure(figsize=(count, 2.3), layout="constrained")
+    axes = figure.subplots(2, count, squeeze=False)
+    for column in range(count):
+        for row, picture in enumerate((chosen[column], (255 * decoded[column]).byte())):
+            axes[row][column].set_axis_off()
+            _show(axes[row][column], picture, "")
+    return figure
+
+
+def training_curves(metrics: Iterable[dict[str, Any]]) -> Figure:
+    """Loss of the training episodes and accuracy on the validation episodes, from the lines of `metrics.jsonl`."""
+    lines = list(metrics)
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    trained = [line for line in lines if "cross_entropy" in line]
+    loss.plot([line["step"] for line in trained], [line["cross_entropy"] for line in trained], color="#35627d")
+    loss.set(xlabel="step", ylabel="cross-entropy (nats)")
+    checked = [line for line in lines if "validation_accuracy" in line]
+    accuracy.errorbar(
+        [line["step"] for line in checked],
+        [100 * line["validation_accuracy"] for line in checked],
+        [100 * float(line["half_width"]) for line in checked],
+        marker="o",
+        color=_RIGHT,
+    )
+    accuracy.set(xlabel="step", ylabel="validation accuracy (%), 95 % interval")
+    return figure
+
+
+def _show(axis: Axes, image: Tensor, title: str, colour: str = "black") -> None:
+    axis.set_axis_on()
+    axis.imshow(image.cpu().permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255)
+    axis.set(xticks=[], yticks=[])
+    axis.set_title(title, fontsize=7, color=colour)
+    for side in axis.spines.values():
+        side.set_color(colour)
+        side.set_linewidth(2 if title else 0.5)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 14 else name[:13] + "…"

@@ -1,0 +1,195 @@
+"""FewShotClassifier: scikit-learn's contract, labels of any kind, unbalanced shots, new classes, rejection."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.validation import validate_data
+from torch import nn
+
+from pauca.errors import ConfigError, InputError
+from pauca.fewshot.estimator import FewShotClassifier, load_images, rejection_threshold
+from pauca.fewshot.latent import LatentConfig
+from pauca.fewshot.model import MCRNet, ModelConfig
+
+
+def flat_model(base_learner="prototypes", channels=3, size=16) -> MCRNet:
+    """Raw pixels as features: nothing to train."""
+    config = ModelConfig(
+        base_learner=base_learner, image_size=size, channels=channels, latent=LatentConfig(mode="none")
+    )
+    model = MCRNet(config, backbone=nn.Flatten())
+    with torch.no_grad():
+        model.base_learner.scale.fill_(20.0)
+    return model.eval()
+
+
+@pytest.fixture
+def task(toy_images):
+    """Five examples each of four classes, five queries of each, and five images of two classes never shown."""
+    by_class = toy_images.images.unflatten(0, (8, 12)).permute(0, 1, 3, 4, 2).numpy()
+    names = np.array(["ant", "bee", "cow", "doe"]).repeat(5)
+    return by_class[:4, :5].reshape(-1, 16, 16, 3), names, by_class[:4, 5:10].reshape(-1, 16, 16, 3), by_class[4:6, :5]
+
+
+class RowsAsImages(FewShotClassifier):
+    """Rows of numbers painted as grey images, so that scikit-learn's checks, which know no images, can run."""
+
+    def __init__(self, reject=None, unknown_label="unknown", device="cpu"):
+        self.reject, self.unknown_label, self.device = reject, unknown_label, device
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.input_tags.three_d_array = False
+        tags.input_tags.string = False
+        return tags
+
+    def _load_model(self):
+        self.model_ = flat_model(channels=1)
+
+    def _images(self, X):
+        X = validate_data(self, X, reset=not hasattr(self, "features_"), dtype=np.float64, ensure_min_samples=1)
+        images = np.zeros((len(X), 256), np.float32)
+        images[:, : X.shape[1]] = X
+        return torch.from_numpy(images.reshape(-1, 1, 16, 16))
+
+    def fit(self, X, y):
+        vars(self).pop("features_", None)
+        return super().fit(X, y)
+
+
+@parametrize_with_checks([RowsAsImages()])
+def test_scikit_learns_contract(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("base_learner", ["ridge", "svm", "prototypes", "logistic", "cosine"])
+def test_string_labels_are_learned_from_five_examples(task, base_learner):
+    examples, names, queries, _ = task
+    classifier = FewShotClassifier(flat_model(base_learner)).fit(examples, names)
+    assert list(classifier.classes_) == ["ant", "bee", "cow", "doe"]
+    assert list(classifier.predict(queries)) == list(names)
+    probabilities = classifier.predict_proba(queries)
+    np.testing.assert_allclose(probabilities.sum(1), 1)
+    assert classifier.score(queries, names) == 1.0
+
+
+def test_numbers_as_labels_keep_their_values(task):
+    examples, names, queries, _ = task
+    labels = np.where(names == "ant", 3, 7)
+    assert set(FewShotClassifier(flat_model("ridge")).fit(examples, labels).predict(queries)) == {3, 7}
+
+
+def test_one_example_of_one_class_and_five_of_another(task):
+    examples, names, queries, _ = task
+    classifier = FewShotClassifier(flat_model()).fit(examples[4:10], names[4:10])  # one ant, five bees
+    assert classifier.score(queries[:10], names[:10]) == 1.0
+
+
+def test_partial_fit_adds_examples_and_classes(task):
+    examples, names, queries, _ = task
+    grown = FewShotClassifier(flat_model("ridge")).partial_fit(examples[5:], names[5:])
+    assert list(grown.classes_) == ["bee", "cow", "doe"]
+    grown.partial_fit(examples[:5], names[:5])
+    at_once = FewShotClassifier(flat_model("ridge")).fit(examples, names)
+    np.testing.assert_allclose(grown.predict_proba(queries), at_once.predict_proba(queries), atol=1e-6)
+
+
+def test_paths_arrays_and_tensors_are_the_same_images(task, tmp_path):
+    examples, names, queries, _ = task
+    paths = []
+    for i, image in enumerate(queries):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(image).save(paths[-1])
+    classifier = FewShotClassifier(flat_model()).fit(examples, names)
+    expected = classifier.predict_proba(queries)
+    for same in (paths, list(map(str, paths)), torch.from_numpy(queries).permute(0, 3, 1, 2), queries / 255.0):
+        np.testing.assert_allclose(classifier.predict_proba(same), expected, atol=1e-6)
+
+
+def test_a_saved_model_is_given_by_its_path(task, tmp_path):
+    examples, names, queries, _ = task
+    torch.manual_seed(0)
+    model = MCRNet(ModelConfig(backbone="conv4-32", image_size=16, base_learner="cosine"))
+    model.save(tmp_path / "model.safetensors")
+    by_path = FewShotClassifier(tmp_path / "model.safetensors").fit(examples, names).predict_proba(queries)
+    np.testing.assert_array_equal(by_path, FewShotClassifier(model).fit(examples, names).predict_proba(queries))
+
+
+def test_images_are_fitted_to_the_models_size_and_channels():
+    grey = np.full((2, 40, 60), 128, np.uint8)
+    assert load_images(grey, 16, 3).shape == (2, 3, 16, 16)
+    colour = np.tile(np.array([255, 0, 0], np.uint8), (1, 16, 16, 1))
+    assert load_images(colour, 16, 1).unique().tolist() == [76]  # 0.299 of red
+
+
+def test_images_of_unknown_classes_are_rejected_and_few_known_ones(task):
+    examples, names, queries, strangers = task
+    classifier = FewShotClassifier(flat_model(), reject=0.1).fit(examples, names)
+    answers = classifier.predict(strangers.reshape(-1, 16, 16, 3))
+    assert np.mean(answers == "unknown") > 0.5
+    assert np.mean(classifier.predict(queries) == "unknown") <= 0.25
+
+
+def test_threshold_promises_its_share_over_many_repeats():
+    """Split conformal prediction: at most the share of exchangeable further confidences lies below, on average."""
+    generator = np.random.default_rng(0)
+    below = [
+        np.mean(generator.beta(4, 2, 200) < rejection_threshold(generator.beta(4, 2, 19), 0.1)) for _ in range(500)
+    ]
+    assert 0.04 < np.mean(below) <= 0.1
+
+
+def test_too_few_examples_for_a_threshold_reject_nothing():
+    assert rejection_threshold(np.array([0.9, 0.8]), 0.1) == 0.0
+
+
+def test_calibrate_takes_further_images(task):
+    examples, names, queries, _ = task
+    classifier = FewShotClassifier(flat_model(), reject=0.1).fit(examples, names)
+    classifier.calibrate(queries)
+    expected = np.sort(classifier.predict_proba(queries).max(1))[math.floor(0.1 * 21) - 1]
+    assert classifier.threshold_ == pytest.approx(expected)
+
+
+def test_one_example_a_class_cannot_set_a_threshold(task):
+    examples, names, _, _ = task
+    with pytest.raises(InputError, match="two examples in at least two classes"):
+        FewShotClassifier(flat_model(), reject=0.1).fit(examples[::5], names[::5])
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "words"),
+    [
+        (np.zeros((2, 16, 16, 5), np.uint8), ["a", "b"], r"shape \(2, 16, 16, 5\)"),
+        (np.full((2, 16, 16), np.nan), ["a", "b"], "image 0 holds the value nan"),
+        (np.full((2, 16, 16), 7.0), ["a", "b"], "must be finite, from 0 to 1"),
+        (np.zeros((2, 16, 16), np.uint8), ["a"], "2 images but 1 labels"),
+        (np.zeros((2, 16, 16), np.uint8), ["a", "a"], "all examples have one label, 'a'"),
+        (["absent.jpg", "b.jpg"], ["a", "b"], r"absent\.jpg: no such file"),
+        ("absent.jpg", ["a", "b"], "put it in a list"),
+        ([], [], "no images were given"),
+    ],
+)
+def test_bad_input_is_named(images, labels, words):
+    with pytest.raises(InputError, match=words):
+        FewShotClassifier(flat_model()).fit(images, labels)
+
+
+def test_reject_is_a_share():
+    with pytest.raises(ConfigError, match=r"reject 1\.5"):
+        FewShotClassifier(flat_model(), reject=1.5).fit(np.zeros((2, 16, 16), np.uint8), ["a", "b"])
+
+
+def test_a_clone_is_unfitted_and_an_unfitted_one_says_so(task):
+    examples, names, queries, _ = task
+    copy = clone(FewShotClassifier(flat_model(), reject=0.2).fit(examples, names))
+    assert copy.reject == 0.2
+    with pytest.raises(NotFittedError):
+        copy.predict(queries)
