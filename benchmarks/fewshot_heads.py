@@ -7,7 +7,8 @@ of MetaOptNet: for ridge one of n variables for each episode and class, for the 
 episode, with the Kronecker product of Gram matrix and identity. Where qpth is not installed, `--peer-python` names a
 Python that has it; the same script then runs there, on this checkout. "off" is the largest difference from our head in
 float64, relative to the largest entry: of the logits, and of the gradient in the support features. In the last column
-the peer runs in float64 too: how far two independent solvers agree.
+the peer runs in float64 too: how far two independent solvers agree. Where they do not, in the gradient of the SVM with
+15 shots, finite differences side with ours (tests/fewshot/base_learners/test_svm.py).
 """
 
 import argparse

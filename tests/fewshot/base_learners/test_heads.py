@@ -116,6 +116,19 @@ def test_the_scale_is_learnable_and_multiplies(name, make_episodes):
     assert "scale" in {name for name, parameter in head.named_parameters() if parameter.requires_grad}
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_gives_the_same_answers_and_gradients(name, make_episodes):
+    support, labels, query = make_episodes(5, 5)
+    results = []
+    for device in ("cpu", "cuda"):
+        moved = support.detach().to(device).requires_grad_()
+        logits = head_of(name).to(device)(moved, labels.to(device), query.to(device), 5)
+        (gradient,) = torch.autograd.grad(logits.square().sum(), moved)
+        results.append((logits.detach().cpu(), gradient.cpu()))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-9)
+
+
 def test_features_that_are_not_finite_name_the_episode_and_image(make_episodes):
     support, labels, query = make_episodes()
     query[2, 4, 0] = float("nan")

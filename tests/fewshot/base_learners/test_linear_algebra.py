@@ -2,7 +2,7 @@
 
 import torch
 
-from pauca.fewshot.base_learners.linear_algebra import cholesky, solve_positive
+from pauca.fewshot.base_learners.linear_algebra import cholesky, invert_positive, solve_positive
 
 
 def test_solves_and_differentiates():
@@ -15,6 +15,7 @@ def test_solves_and_differentiates():
 
     matrix = (root @ root.mT + torch.eye(6, dtype=torch.float64)).detach()
     torch.testing.assert_close(matrix @ solve(root, right), right)
+    torch.testing.assert_close(matrix @ invert_positive(matrix), torch.eye(6, dtype=torch.float64).expand(3, 6, 6))
     assert torch.autograd.gradcheck(solve, (root, right))
 
 

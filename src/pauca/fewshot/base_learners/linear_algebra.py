@@ -30,13 +30,31 @@ def cholesky(matrix: Float[Tensor, "*b n n"]) -> Float[Tensor, "*b n n"]:
     return factor
 
 
+def solve_with_factor(factor: Float[Tensor, "*b n n"], right: Float[Tensor, "*b n k"]) -> Float[Tensor, "*b n k"]:
+    """x = (L L')^-1 b."""
+    if factor.device.type == "cpu":
+        return torch.cholesky_solve(right, factor)
+    # cuSOLVER's batched potrs takes one right-hand side; for more, torch.cholesky_solve goes matrix by matrix.
+    half = torch.linalg.solve_triangular(factor, right, upper=False)
+    return torch.linalg.solve_triangular(factor.mT, half, upper=True)
+
+
+def invert_positive(matrix: Float[Tensor, "*b n n"]) -> Float[Tensor, "*b n n"]:
+    """Inverse of matrices that are positive definite by construction."""
+    factor = torch.linalg.cholesky_ex(matrix).L
+    if factor.device.type == "cpu":
+        return torch.cholesky_inverse(factor)
+    half = torch.linalg.solve_triangular(factor, torch.eye(factor.shape[-1]).to(factor).expand_as(factor), upper=False)
+    return half.mT @ half
+
+
 class _PositiveSolve(torch.autograd.Function):
     """x = A^-1 b. The gradient reuses the factor: two triangular solves instead of a differentiated Cholesky."""
 
     @staticmethod
     def forward(ctx, matrix: Tensor, right: Tensor) -> Tensor:
         factor = cholesky(matrix)
-        solution = torch.cholesky_solve(right, factor)
+        solution = solve_with_factor(factor, right)
         ctx.save_for_backward(factor, solution)
         return solution
 
@@ -44,7 +62,7 @@ class _PositiveSolve(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         factor, solution = ctx.saved_tensors
-        right_gradient = torch.cholesky_solve(gradient, factor)
+        right_gradient = solve_with_factor(factor, gradient)
         return -right_gradient @ solution.mT, right_gradient
 
 

@@ -14,9 +14,9 @@ from torch.autograd.function import once_differentiable
 
 from pauca.errors import ConfigError
 from pauca.fewshot.base_learners.head import Head
-from pauca.fewshot.base_learners.linear_algebra import cholesky
+from pauca.fewshot.base_learners.linear_algebra import invert_positive, solve_with_factor
 
-NEWTON_STEPS = 30  # 5 to 15 suffice for Gram diagonals from 0.03 to 30000; a GPU, where asking costs more, does all
+NEWTON_STEPS = 30  # 3 to 20 suffice for Gram diagonals from 0.03 to 30000
 STEP_LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.02, 0.004)
 TOLERANCE = 1e-10  # on a - (Y - softmax(K a)), whose entries are at most 1
 
@@ -76,27 +76,29 @@ class Curvature:
     def of(cls, gram: Float[Tensor, "e n n"], probabilities: Float[Tensor, "e n way"]) -> "Curvature":
         root = probabilities.mT.sqrt().unsqueeze(-1)  # e way n 1
         identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        inner = torch.cholesky_inverse(cholesky(identity + root * gram.unsqueeze(1) * root.mT))
+        inner = invert_positive(identity + root * gram.unsqueeze(1) * root.mT)
         blocks = root * inner * root.mT
         padding = (probabilities.sum(-1) == 0).to(gram.dtype)
-        return cls(blocks, cholesky(blocks.sum(1) + torch.diag_embed(padding)))
+        return cls(blocks, torch.linalg.cholesky_ex(blocks.sum(1) + torch.diag_embed(padding)).L)
 
     def project(self, value: Float[Tensor, "e n way"]) -> Float[Tensor, "e n way"]:
         """Z value."""
         free = (self.blocks @ value.mT.unsqueeze(-1)).squeeze(-1)
-        shared = torch.cholesky_solve(free.sum(1).unsqueeze(-1), self.tie)
+        shared = solve_with_factor(self.tie, free.sum(1).unsqueeze(-1))
         return (free - (self.blocks @ shared.unsqueeze(1)).squeeze(-1)).mT
 
 
 def solve_dual(gram: Float[Tensor, "e n n"], targets: Float[Tensor, "e n way"]) -> Float[Tensor, "e n way"]:
-    """Optimal dual variables by Newton's method with a line search over a few fixed lengths."""
-    ask = gram.device.type == "cpu"
+    """Optimal dual variables by Newton's method with a line search over a few fixed lengths.
+
+    Asks once a step whether it is done: on a GPU the host waits, which costs less than steps in vain.
+    """
     lengths = torch.tensor(STEP_LENGTHS, dtype=gram.dtype, device=gram.device)
     dual = torch.zeros_like(targets)
     for _ in range(NEWTON_STEPS):
         logits = gram @ dual
         probabilities = _probabilities(logits, targets)
-        if ask and (dual - targets + probabilities).abs().max() < TOLERANCE:
+        if (dual - targets + probabilities).abs().max() < TOLERANCE:
             break
         right = _hessian_times(probabilities, logits) + targets - probabilities
         full = right - Curvature.of(gram, probabilities).project(gram @ right)

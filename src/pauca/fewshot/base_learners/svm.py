@@ -17,13 +17,13 @@ from torch.autograd.function import once_differentiable
 
 from pauca.errors import ConfigError
 from pauca.fewshot.base_learners.head import Head
-from pauca.fewshot.base_learners.linear_algebra import cholesky
+from pauca.fewshot.base_learners.linear_algebra import invert_positive, solve_with_factor
 
 # The active-set method settles in 0 to 5 steps on features of 640 dimensions at any scale and cycles only when the
 # support outnumbers the features and the Gram matrix is large.
 ACTIVE_SET_STEPS = 8
 POLISHING_STEPS = 3
-# It takes 5 to 25 steps for Gram diagonals from 0.03 to 30000; a GPU, where asking costs more than a step, does all.
+# It takes 5 to 25 steps for Gram diagonals from 0.03 to 30000.
 INTERIOR_STEPS = 30
 TOLERANCE = 1e-10
 BLOCKED = 1e12  # weight on a variable that may not move, relative to the diagonal of K
@@ -107,15 +107,15 @@ class TiedSystem:
 
     @classmethod
     def of(cls, gram: Float[Tensor, "e n n"], weights: Float[Tensor, "e n way"]) -> "TiedSystem":
-        inverse = torch.cholesky_inverse(cholesky(gram.unsqueeze(1) + torch.diag_embed(weights.mT)))
-        return cls(inverse, cholesky(inverse.sum(1)))
+        inverse = invert_positive(gram.unsqueeze(1) + torch.diag_embed(weights.mT))
+        return cls(inverse, torch.linalg.cholesky_ex(inverse.sum(1)).L)
 
     def solve(
         self, residual: Float[Tensor, "e n way"], row_sums: Float[Tensor, "e n"] | float = 0.0
     ) -> tuple[Float[Tensor, "e n way"], Float[Tensor, "e n"]]:
         """The minimiser and the multipliers of the row sums."""
         free = (self.inverse @ residual.mT.unsqueeze(-1)).squeeze(-1)
-        multipliers = torch.cholesky_solve((free.sum(1) - row_sums).unsqueeze(-1), self.schur)
+        multipliers = solve_with_factor(self.schur, (free.sum(1) - row_sums).unsqueeze(-1))
         tied = free - (self.inverse @ multipliers.unsqueeze(1)).squeeze(-1)
         return tied.mT, multipliers.squeeze(-1)
 
@@ -123,22 +123,20 @@ class TiedSystem:
 def solve_dual(problem: DualProblem) -> tuple[Float[Tensor, "e n way"], Float[Tensor, "e n way"]]:
     """Optimal dual variables, and the weights of the tied system whose solution is their derivative.
 
-    On the CPU the active-set method goes first and episodes on which it cycles go to the interior point; a GPU runs
-    the interior point for all, whose length does not depend on the data.
+    The active-set method goes first; episodes on which it cycles go to the interior point. Both ask once a step
+    whether they are done: on a GPU the host waits, which costs less than steps in vain.
     """
-    if problem.gram.device.type != "cpu":
-        return _interior_point_polished(problem, ask=False)
     dual, weights, settled = _active_set(problem, problem.blocked, ACTIVE_SET_STEPS)
     if not settled.all():
-        dual[~settled], weights[~settled] = _interior_point_polished(problem[~settled], ask=True)
+        dual[~settled], weights[~settled] = _interior_point_polished(problem[~settled])
     return dual, weights
 
 
 def _interior_point_polished(
-    problem: DualProblem, ask: bool
+    problem: DualProblem,
 ) -> tuple[Float[Tensor, "e n way"], Float[Tensor, "e n way"]]:
     """The interior point's answer, made exact by the active set that it points to, where that set proves right."""
-    dual, weights = _interior_point(problem, ask)
+    dual, weights = _interior_point(problem)
     scale = problem.gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     exact, exact_weights, settled = _active_set(problem, (weights > scale) | problem.blocked, POLISHING_STEPS)
     settled = settled[:, None, None]
@@ -152,11 +150,10 @@ def _active_set(
 
     Returns dual variables, weights, and for which episodes the guess stands, which makes them optimal.
     """
-    ask = problem.gram.device.type == "cpu"
     dual, weights, corrected = _optimum_given(problem, held)
     for _ in range(steps):
         settled = (corrected == held).flatten(1).all(1)
-        if ask and settled.all():
+        if settled.all():
             break
         held = torch.where(settled[:, None, None], held, corrected)
         dual, weights, corrected = _optimum_given(problem, held)
@@ -178,7 +175,7 @@ def _optimum_given(
     return dual, weights, (corrected & ~whole_rows) | problem.blocked
 
 
-def _interior_point(problem: DualProblem, ask: bool) -> tuple[Float[Tensor, "e n way"], Float[Tensor, "e n way"]]:
+def _interior_point(problem: DualProblem) -> tuple[Float[Tensor, "e n way"], Float[Tensor, "e n way"]]:
     """Mehrotra's predictor-corrector method. Episodes that have converged stand still until all have."""
     gram, targets, upper = problem.gram, problem.targets, problem.upper
     present = (~problem.blocked).to(gram.dtype)
@@ -192,7 +189,7 @@ def _interior_point(problem: DualProblem, ask: bool) -> tuple[Float[Tensor, "e n
         residual = (targets - gram @ dual - pressure - multipliers) * present
         gap = _mean(slack * pressure, present)
         moving = (gap > TOLERANCE * scale * upper.amax()) | (residual.abs().amax((1, 2), True) > TOLERANCE)
-        if ask and not moving.any():
+        if not moving.any():
             break
         system = TiedSystem.of(gram, pressure / slack + problem.blocking_weight * problem.blocked)
         predicted, _ = system.solve(residual + pressure)
