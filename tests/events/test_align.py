@@ -63,6 +63,14 @@ def test_recovers_a_translation():
     np.testing.assert_allclose(found.velocity, velocity, atol=0.1)
 
 
+def test_a_gap_in_the_stream_does_not_extrapolate_the_motion():
+    window = rotating_events([1.0, -2.0, 3.0], duration_us=60_000, acceleration=[60.0, 40.0, -80.0])
+    later = Events(window.t_us + 10_000_000, window.x, window.y, window.p, window.size)
+    aligner = Aligner(CAMERA, SMALL)
+    before, after = aligner.align(window), aligner.align(later)
+    np.testing.assert_allclose(after.velocity, before.velocity, atol=0.05)
+
+
 def test_warm_start_needs_fewer_evaluations():
     window = rotating_events([4.0, -4.0, 3.0])
     aligner = Aligner(CAMERA, SMALL)
@@ -117,6 +125,8 @@ def test_packets_end_by_count_by_time_and_wait_for_enough():
     config = AlignConfig(packet_events=1500, min_events=100, packet_s=0.01)
     lengths = [len(window) for window in events.cut_packets(stream, config)]
     assert lengths == [1000] * 3 + [100] * 10  # by time; then 10 ms hold but 50 events, so it waits for 100
+    impatient = AlignConfig(packet_events=1500, min_events=100, packet_s=0.01, longest_s=0.015)
+    assert [len(window) for window in events.cut_packets(stream, impatient)][3:6] == [75, 75, 75]
     by_count = [len(window) for window in events.cut_packets(stream, AlignConfig.paper())]
     assert by_count == [4000]  # all there is, though it is less than a packet
 
@@ -146,7 +156,16 @@ def test_missing_and_wrong_cameras_are_said():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"r": 1.0}, {"beta": -1.0}, {"min_events": 0}, {"packet_events": 10}, {"packet_s": 0.0}, {"border": -1}]
+    "bad",
+    [
+        {"r": 1.0},
+        {"beta": -1.0},
+        {"min_events": 0},
+        {"packet_events": 10},
+        {"packet_s": 0.0},
+        {"longest_s": 0.01},
+        {"border": -1},
+    ],
 )
 def test_bad_configurations(bad):
     with pytest.raises(ConfigError):
@@ -173,3 +192,12 @@ def test_real_packets_agree_with_the_authors(pauca_data, name, theirs):
     np.testing.assert_allclose(found.velocity, theirs, atol=0.025)
     at_theirs = aligner.score(recording.events, np.array(theirs))
     assert found.score >= at_theirs
+
+
+# Issue 2's limits for one default configuration; `benchmarks/events_accuracy.py` prints the figures.
+@pytest.mark.realdata
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "limit"), [("texture_rot", 2.5), ("shapes_rot", 5.0), ("texture_slow", 3.8)])
+def test_defaults_keep_their_limits_on_simulated_sequences(pauca_data, name, limit):
+    recording = events.read(pauca_data / "events" / "sim" / f"{name}.npz")
+    assert events.evaluate(events.align(recording), recording.ground_truth).rms_deg_s < limit

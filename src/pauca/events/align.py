@@ -20,6 +20,7 @@ from pauca.events.warp import Frame, Warp
 
 _FEWEST_EVENTS = 50  # below, a packet is DEGENERATE: noise alone aligns as well
 _STEP_PIXELS = 8.0  # longest step of the solver, as displacement of events at the ends of the packet
+_FORGOTTEN = 5  # a packet that follows the last by more than so many times its duration starts from rest
 _LOST_PIXELS = 1.0  # DEGENERATE from this standard deviation on: the likelihood knows nothing beyond its blur
 
 
@@ -27,15 +28,17 @@ _LOST_PIXELS = 1.0  # DEGENERATE from this standard deviation on: the likelihood
 class AlignConfig:
     """How a recording is cut into packets, and what is maximised over which motion.
 
-    A packet ends at `packet_events`, or earlier at `packet_s` if it holds `min_events` then: slow motion gives few
-    events, and long packets would blur the reversals of the motion.
+    A packet ends at `packet_events`, or earlier at `packet_s` if it holds `min_events` then, or at `longest_s` in any
+    case: long packets would blur the reversals of the motion, and slow motion gives few events. Sensors with more
+    pixels than the 240 x 180 of a DAVIS 240C want more events in proportion.
     """
 
     motion: Motion = "rotation"
     objective: Objective = "st-ppp"
     packet_events: int = 30_000  # most events of a packet
-    min_events: int = 10_000  # a packet waits for so many, however long it takes
+    min_events: int = 10_000  # a packet waits for so many beyond `packet_s`
     packet_s: float = 0.02  # seconds
+    longest_s: float = 0.1  # seconds; after these a packet is aligned with what it has
     acceleration: bool = True  # estimate it too: a packet may then turn the corner of a motion
     exact: bool = True  # rotate bearings exactly, or to first order as in the paper
     reference: Literal["middle", "first"] = "middle"  # warp to the middle of the packet, or to its first event
@@ -47,17 +50,23 @@ class AlignConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.min_events <= self.packet_events:
             raise ConfigError(f"min_events {self.min_events} must lie in 1..packet_events ({self.packet_events})")
-        if not self.packet_s > 0 or self.border < 0 or self.max_evaluations < 1:
-            raise ConfigError(
-                f"packet_s {self.packet_s} and max_evaluations {self.max_evaluations} must be positive, and "
-                f"border {self.border} not negative"
-            )
+        if not 0 < self.packet_s <= self.longest_s:
+            raise ConfigError(f"packet_s {self.packet_s} must be positive and at most longest_s {self.longest_s}")
+        if self.border < 0 or self.max_evaluations < 1:
+            raise ConfigError(f"border {self.border} is negative, or max_evaluations {self.max_evaluations} below one")
         NegativeBinomial(self.r, self.beta)  # says what is wrong with r or beta
 
     @classmethod
     def paper(cls) -> "AlignConfig":
         """The protocol of the paper: 30,000 events, first order, warped to the first event, constant velocity."""
-        return cls(min_events=30_000, packet_s=np.inf, acceleration=False, exact=False, reference="first")
+        return cls(
+            min_events=30_000,
+            packet_s=np.inf,
+            longest_s=np.inf,
+            acceleration=False,
+            exact=False,
+            reference="first",
+        )
 
 
 @dataclass(eq=False)
@@ -151,8 +160,10 @@ class Aligner:
         last = self._last
         if last is None or last.status is Status.DEGENERATE:
             return np.zeros(2 * k)
-        elapsed_s = (packet.t_ref_us - last.t_us) * 1e-6
-        return np.concatenate([last.velocity + elapsed_s * last.acceleration, last.acceleration])
+        elapsed_us = packet.t_ref_us - last.t_us
+        if not 0 <= elapsed_us <= _FORGOTTEN * (last.end_us - last.start_us):
+            return np.zeros(2 * k)
+        return np.concatenate([last.velocity + elapsed_us * 1e-6 * last.acceleration, last.acceleration])
 
     def _alignment(self, packet: Packet, optimum: Optimum) -> Alignment:
         k, n = self._scorer.warp.parameters, len(optimum.point)
@@ -189,20 +200,23 @@ class Aligner:
 
 
 def cut_packets(events: Events, config: AlignConfig) -> Iterator[Events]:
-    """Consecutive windows as `AlignConfig` describes them; a rest at the end that fills less than half is left out,
+    """Consecutive windows as `AlignConfig` describes them; a rest at the end with fewer than `min_events` is left out,
     unless it is all there is."""
-    first, t_us = 0, events.t_us
+    first = 0
     while first < len(events):
-        by_time = len(events)
-        if np.isfinite(config.packet_s):
-            by_time = int(np.searchsorted(t_us, t_us[first] + round(config.packet_s * 1e6)))
-        end = max(min(first + config.packet_events, by_time), first + config.min_events)
-        if end > len(events):
-            if first == 0:
-                yield events
-            return
-        yield events[first:end]
+        by_time = _events_within(events, first, config.packet_s)
+        at_latest = _events_within(events, first, config.longest_s)
+        end = min(first + config.packet_events, max(by_time, first + config.min_events), at_latest)
+        if end < len(events) or first == 0 or end - first >= config.min_events:
+            yield events[first:end]
         first = end
+
+
+def _events_within(events: Events, first: int, seconds: float) -> int:
+    """Index of the first event so many seconds after event `first`."""
+    if not np.isfinite(seconds):
+        return len(events)
+    return int(np.searchsorted(events.t_us, events.t_us[first] + round(seconds * 1e6)))
 
 
 def align_packets(

@@ -139,7 +139,7 @@ class Alignment:
     t_us: int  # the time the velocity is valid for
     velocity: Float[np.ndarray, "k"]  # rad/s about camera x, y, z; or focal lengths per second along x, y
     acceleration: Float[np.ndarray, "k"]  # change of the velocity per second; zero where it was not estimated
-    covariance: Float[np.ndarray, "k k"]  # of the velocity, from the observed information; infinite if degenerate
+    covariance: Float[np.ndarray, "k k"]  # inverse of the observed information; no statistics behind it for contrast
     score: float  # log-likelihood of the whole image in nats, or the sum of squares for contrast maximisation
     status: Status
     evaluations: int  # images of warped events that were formed
