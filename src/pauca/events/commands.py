@@ -27,6 +27,7 @@ def align(
     images: int = 3,
     time_unit: events.TimeUnit | None = None,
     size: tuple[int, int] | None = None,
+    group: str | None = None,
     strict: bool = False,
     force: bool = False,
     quiet: bool = False,
@@ -36,7 +37,7 @@ def align(
     Writes trajectory.csv, trajectory.npz, velocity.png and aligned_*.png to the output folder.
 
     Args:
-        recording: events as UZH text (plain or .gz), NPZ or HDF5.
+        recording: events as text (plain or .gz), NPZ, HDF5, or Prophesee RAW or DAT.
         camera: calibration file (UZH calib.txt, or YAML of ROS, Kalibr or OpenCV), for recordings without their own.
         motion: rotation of the camera, or translation parallel to the image.
         objective: st-ppp, the likelihood of the spatio-temporal Poisson point process, or contrast of the image.
@@ -46,6 +47,7 @@ def align(
         images: how many packets to draw before and after alignment, spread over the recording; 0 for none.
         time_unit: unit of the recording's times, where the file leaves it open.
         size: width and height of the sensor in pixels, where the file leaves it open.
+        group: which camera's events to read, where an HDF5 file holds several.
         strict: refuse a recording that needs repair.
         force: replace results that are there already.
         quiet: print only errors.
@@ -56,11 +58,14 @@ def align(
     out = out or Path("runs/events") / _stem(recording)
     check_can_write(out / "trajectory.csv", force)
     started = time.perf_counter()
-    loaded = _read(recording, time_unit, size, strict, quiet)
+    loaded = events.read(recording, time_unit=time_unit, size=size, group=group, strict=strict)
     calibration = _camera(loaded, camera)
+    if loaded.report is not None and loaded.report.clean and not quiet:  # what was repaired, `read` has logged
+        print(loaded.report.summary())
+    reading_s = time.perf_counter() - started
     # Compiling the kernels, once after installation, is no part of the speed that is reported.
     events.Aligner(calibration, config).align(loaded.events[:1000])
-    reading_s, started = time.perf_counter() - started, time.perf_counter()
+    started = time.perf_counter()
     alignments = _align(loaded, calibration, config, quiet)
     seconds = time.perf_counter() - started
     trajectory = events.Trajectory.from_alignments(alignments)
@@ -77,19 +82,22 @@ def info(
     recording: Positional[Path],
     time_unit: events.TimeUnit | None = None,
     size: tuple[int, int] | None = None,
+    group: str | None = None,
     strict: bool = False,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Say what a recording is like: duration, rates, polarity balance, hot pixels, problems.
 
     Args:
-        recording: events as UZH text (plain or .gz), NPZ or HDF5.
+        recording: events as text (plain or .gz), NPZ, HDF5, or Prophesee RAW or DAT.
         time_unit: unit of the recording's times, where the file leaves it open.
         size: width and height of the sensor in pixels, where the file leaves it open.
+        group: which camera's events to read, where an HDF5 file holds several.
         strict: refuse a recording that needs repair.
         as_json: machine-readable output.
     """
-    found = events.info(events.read(recording, time_unit=time_unit, size=size, strict=strict))
+    loaded = events.read(recording, time_unit=time_unit, size=size, group=group, strict=strict)
+    found = events.info(loaded)
     if as_json:
         print(json.dumps(found.as_dict(), indent=2))
         return
@@ -142,15 +150,6 @@ def _align_config(
 def _stem(recording: Path) -> str:
     """`boxes_rotation/events.txt.gz` is called events, after the file without its endings."""
     return recording.name.split(".")[0] or "recording"
-
-
-def _read(
-    path: Path, time_unit: events.TimeUnit | None, size: tuple[int, int] | None, strict: bool, quiet: bool
-) -> events.Recording:
-    loaded = events.read(path, time_unit=time_unit, size=size, strict=strict)
-    if not quiet and loaded.report is not None:
-        print(loaded.report.summary())
-    return loaded
 
 
 def _camera(loaded: events.Recording, path: Path | None) -> events.Camera:
