@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -99,6 +101,14 @@ def test_packets_without_information_are_degenerate_and_do_no_harm(spoil):
     assert np.all(np.isfinite(found.velocity))
     assert np.isfinite(found.score)
     np.testing.assert_allclose(aligner.align(window).velocity, [1.0, -2.0, 3.0], atol=0.15)
+
+
+def test_singular_curvature_is_degenerate_too(monkeypatch):
+    def fail(*args, **kwargs):
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    monkeypatch.setattr(sys.modules["pauca.events.align"], "maximise", fail)
+    assert Aligner(CAMERA, SMALL).align(rotating_events([1.0, -2.0, 3.0])).status is Status.DEGENERATE
 
 
 def test_events_that_leave_the_frame_raise_nothing():

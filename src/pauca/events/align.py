@@ -105,16 +105,12 @@ class Aligner:
         packet = self.packet(events)
         if len(events) < _FEWEST_EVENTS or events.duration_us == 0:
             return self._remember(self._degenerate(packet))
-        parameters = self._parameters()
-        optimum = maximise(
-            lambda point: self._evaluate(packet, point),
-            self._start(packet)[:parameters],
-            reach=_STEP_PIXELS / self._pixels_moved(packet)[:parameters],
-            shape=self._shape,
-            observed=self._scorer.warp.parameters,
-            max_evaluations=self.config.max_evaluations,
-        )
-        return self._remember(self._alignment(packet, optimum), optimum.shape)
+        try:
+            optimum = self._maximise(packet)
+            alignment = self._alignment(packet, optimum)
+        except np.linalg.LinAlgError:  # curvature of nothing but rounding errors
+            return self._remember(self._degenerate(packet))
+        return self._remember(alignment, optimum.shape)
 
     def packet(self, events: Events) -> Packet:
         """Bearings and relative times of the events."""
@@ -142,6 +138,17 @@ class Aligner:
 
     def _parameters(self) -> int:
         return self._scorer.warp.parameters * (2 if self.config.acceleration else 1)
+
+    def _maximise(self, packet: Packet) -> Optimum:
+        parameters = self._parameters()
+        return maximise(
+            lambda point: self._evaluate(packet, point),
+            self._start(packet)[:parameters],
+            reach=_STEP_PIXELS / self._pixels_moved(packet)[:parameters],
+            shape=self._shape,
+            observed=self._scorer.warp.parameters,
+            max_evaluations=self.config.max_evaluations,
+        )
 
     def _evaluate(self, packet: Packet, point: np.ndarray) -> Trial:
         k, n = self._scorer.warp.parameters, len(point)
