@@ -19,7 +19,7 @@ from pauca.fewshot.data.decode import decode_array
 
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_THREADS = 4  # Pillow decodes outside Python's lock; more threads gain nothing on small images
+_THREADS = 4  # Pillow decodes outside Python's lock: a gain for photographs, none for small images
 
 
 @dataclass(frozen=True)
@@ -105,22 +105,25 @@ def read_files(
         except InputError as error:
             return error
 
+    pixels, kept, broken = np.empty((0, 0, 0, 0), np.uint8), [], []
     with ImageReader(files) as reader, ThreadPoolExecutor(_THREADS) as pool:
-        decoded = list(pool.map(decode, files))
-    broken = [result for result in decoded if isinstance(result, InputError)]
-    if broken and (unreadable == "refuse" or len(broken) == len(files)):
+        for file, image in zip(files, pool.map(decode, files), strict=True):
+            if isinstance(image, InputError):
+                broken.append(image)
+                continue
+            if not kept:  # in place, because a list of images and their stack would need twice the memory
+                pixels = np.empty((len(files), *image.transpose(2, 0, 1).shape), np.uint8)
+            if image.shape[:2] != pixels.shape[2:]:
+                raise InputError(
+                    f"{file.name}: is {image.shape[1]}x{image.shape[0]} pixels but {kept[0].name} is "
+                    f"{pixels.shape[3]}x{pixels.shape[2]}; give a size to fit them to"
+                )
+            pixels[len(kept)] = image.transpose(2, 0, 1)
+            kept.append(file)
+    if broken and (unreadable == "refuse" or not kept):
         more = f" ({len(broken) - 1} more; `pauca fewshot data scan` lists them all)" if len(broken) > 1 else ""
         raise InputError(f"{broken[0]}{more}") from broken[0]
-    kept = [(file, image) for file, image in zip(files, decoded, strict=True) if isinstance(image, np.ndarray)]
-    first_file, first = kept[0]
-    for file, image in kept:
-        if image.shape != first.shape:
-            raise InputError(
-                f"{file.name}: is {image.shape[1]}x{image.shape[0]} pixels but {first_file.name} is "
-                f"{first.shape[1]}x{first.shape[0]}; give a size to fit them to"
-            )
-    pixels = np.stack([image for _, image in kept]).transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(pixels)), [file for file, _ in kept]
+    return torch.from_numpy(pixels[: len(kept)]), kept
 
 
 def fingerprint_files(files: Sequence[ImageFile]) -> str:

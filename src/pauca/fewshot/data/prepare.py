@@ -49,8 +49,8 @@ class Benchmark:
     lists_origin: str
     size: int
     channels: int
-    classes: tuple[int, int, int]  # train, val, test
-    images: tuple[int, int, int] | None  # None where the original has no fixed number
+    classes: tuple[int, int, int] | None  # train, val, test; None where there is no fixed number
+    images: tuple[int, int, int] | None
     read: Callable[[Request], dict[str, ImageSet]]
 
 
@@ -153,6 +153,23 @@ def _read_folders(request: Request) -> dict[str, ImageSet]:
     return _select(read_images(request.source, request.size, request.channels), request, lists)
 
 
+def _read_own(request: Request) -> dict[str, ImageSet]:
+    """Anybody's images: with lists, or with folders named train, val and test above the class folders."""
+    if request.lists is not None:
+        return _read_folders(request)
+    found = {file.split for file in list_images(request.source)}
+    if "train" not in found:
+        raise InputError(
+            f"{request.source}: nothing says which class belongs to which split; put the class folders into folders "
+            "train, val and test, or give lists of classes with --splits"
+        )
+    sets = {
+        split: read_images(request.source, request.size, request.channels, split) for split in SPLITS if split in found
+    }
+    SplitLists({split: images.class_names for split, images in sets.items()}, {})  # refuses a class in two splits
+    return sets
+
+
 def _read_listed(request: Request, split: str, class_of: dict[str, str]) -> ImageSet:
     """The images that a CSV list names, wherever they lie below the source."""
     files = [file for file in list_images(request.source) if PurePath(file.path).name in class_of]
@@ -246,4 +263,5 @@ BENCHMARKS = {
         "any three lists of its classes: train.json, val.json and test.json, 128, 32 and 40 names",
         64, 3, (128, 32, 40), None, _read_folders,
     ),
+    "folder": Benchmark("your own images", "wherever they are", "own", "yourself", 84, 3, None, None, _read_own),
 }  # fmt: skip

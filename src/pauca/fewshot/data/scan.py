@@ -20,7 +20,7 @@ NEAR_BITS = 3  # of 64; pairs within 3 bits agree on one of 4 groups of 16, whic
 # Mean difference of 16 x 16 thumbnails in grey levels. Unrelated images may agree in their hash by chance, mostly where
 # little is to be seen; saved again or scaled, an image changes by less than this.
 NEAR_LEVELS = 6.0
-_THREADS = 4
+_THREADS = 4  # as in reading: a gain for photographs
 _SHOWN = 10
 
 
