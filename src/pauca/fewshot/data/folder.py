@@ -105,7 +105,8 @@ def read_files(
         except InputError as error:
             return error
 
-    pixels, kept, broken = np.empty((0, 0, 0, 0), np.uint8), [], []
+    pixels: np.ndarray = np.empty((0, 0, 0, 0), np.uint8)
+    kept, broken = [], []
     with ImageReader(files) as reader, ThreadPoolExecutor(_THREADS) as pool:
         for file, image in zip(files, pool.map(decode, files), strict=True):
             if isinstance(image, InputError):

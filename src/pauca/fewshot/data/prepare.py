@@ -117,16 +117,11 @@ def prepare_benchmark(
 def _differences(benchmark: Benchmark, sets: dict[str, ImageSet]) -> list[str]:
     """How the sets differ in number from the original."""
     differences = []
-    for place, split in enumerate(SPLITS):
-        expected = {"classes": benchmark.classes[place]}
-        if benchmark.images:
-            expected["images"] = benchmark.images[place]
-        found = {"classes": len(sets[split].class_names), "images": len(sets[split])}
-        differences += [
-            f"{split} has {found[what]} of {number} {what}"
-            for what, number in expected.items()
-            if found[what] != number
-        ]
+    for what, expected in (("classes", benchmark.classes), ("images", benchmark.images)):
+        for split, number in zip(SPLITS, expected or (), strict=False):
+            found = len(sets[split].class_names) if what == "classes" else len(sets[split])
+            if found != number:
+                differences.append(f"{split} has {found} of {number} {what}")
     return differences
 
 
