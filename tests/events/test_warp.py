@@ -8,7 +8,7 @@ from pauca.events import Frame, Packet, Warp, reference
 from .scenes import CAMERA, random_packet
 
 FRAME = Frame(CAMERA, border=20)
-VECTORS = st.lists(st.floats(-15, 15), min_size=3, max_size=3)
+VECTORS = st.lists(st.floats(-8, 8), min_size=3, max_size=3)  # up to 0.7 rad over the packet
 
 
 @pytest.mark.parametrize("warp", [Warp("rotation"), Warp("rotation", exact=False), Warp("translation")])
