@@ -100,8 +100,7 @@ def fp8_to_mxfp4_kernel(
     packed_b = halves_to_e2m1x8(b0, b1, b2, b3, signs_to_nibbles(first_b, second_b, PTX))
     packed = tl.join(packed_a, packed_b).trans(0, 2, 1).reshape(ROWS * BLOCKS, 4)
     bad = (largest > 0x7C00) | (scale == NAN_BYTE) | (byte > 254)
-    byte = tl.where(bad, NAN_BYTE, byte)
-    byte = tl.where(largest == 0, 0, byte)
+    byte = tl.where(bad, NAN_BYTE, tl.where(largest == 0, 0, byte))
     packed = tl.where((bad | (largest == 0))[:, None], 0, packed)
 
     tl.store(out + (row * row_words + block * 4)[:, None] + word, packed, inside[:, None])

@@ -108,16 +108,16 @@ def swiglu_kernel(
     up = _load(z, z_scales, row, row_stride, width, width, 2 * width, FORM, WIDTH)
     activation = gate * _sigmoid(gate, PTX) * up * tl.load(probability + row)
     rounded = round_to_bfloat16(activation, PTX)
-    if not TO_FP8:
+    if TO_FP8:
+        activation = rounded.to(tl.float32)
+        byte = fp8_scale_byte(largest_finite_of_row(activation))
+        tl.store(codes + row * width + channel, to_e4m3(activation, byte), channel < width)
+        tl.store(scales + row, byte.to(tl.uint8))
+        if KEEP:
+            packed, block_scales = to_mxfp4(activation, CARRY, SATURATE, BEST, WIDTH)
+            store_mxfp4(kept + row * kept_row_bytes, packed, block_scales, 0, width, WIDTH)
+    else:
         tl.store(plain + row * width + channel, rounded, channel < width)
-        return
-    activation = rounded.to(tl.float32)
-    byte = fp8_scale_byte(largest_finite_of_row(activation))
-    tl.store(codes + row * width + channel, to_e4m3(activation, byte), channel < width)
-    tl.store(scales + row, byte.to(tl.uint8))
-    if KEEP:
-        packed, block_scales = to_mxfp4(activation, CARRY, SATURATE, BEST, WIDTH)
-        store_mxfp4(kept + row * kept_row_bytes, packed, block_scales, 0, width, WIDTH)
 
 
 @triton.jit
@@ -149,15 +149,15 @@ def swiglu_backward_kernel(
     weighted = incoming * tl.load(probability + row)
     d_up = round_to_bfloat16(weighted * silu, PTX)
     d_gate = round_to_bfloat16(weighted * up * (sigmoid * (1 + gate * (1 - sigmoid))), PTX)
-    if not TO_FP8:
+    if TO_FP8:
+        d_gate, d_up = d_gate.to(tl.float32), d_up.to(tl.float32)
+        byte = fp8_scale_byte(tl.maximum(largest_finite_of_row(d_gate), largest_finite_of_row(d_up)))
+        tl.store(codes + row * 2 * width + channel, to_e4m3(d_gate, byte), inside)
+        tl.store(codes + row * 2 * width + width + channel, to_e4m3(d_up, byte), inside)
+        tl.store(scales + row, byte.to(tl.uint8))
+    else:
         tl.store(plain + row * 2 * width + channel, d_gate, inside)
         tl.store(plain + row * 2 * width + width + channel, d_up, inside)
-        return
-    d_gate, d_up = d_gate.to(tl.float32), d_up.to(tl.float32)
-    byte = fp8_scale_byte(tl.maximum(largest_finite_of_row(d_gate), largest_finite_of_row(d_up)))
-    tl.store(codes + row * 2 * width + channel, to_e4m3(d_gate, byte), inside)
-    tl.store(codes + row * 2 * width + width + channel, to_e4m3(d_up, byte), inside)
-    tl.store(scales + row, byte.to(tl.uint8))
 
 
 def _form(z: Kept) -> tuple[Tensor, Tensor | None, int]:

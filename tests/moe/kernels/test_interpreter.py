@@ -1,0 +1,23 @@
+"""The integer kernels in Triton's interpreter, on any machine.
+
+Triton looks at TRITON_INTERPRET when it is imported, so the tests run in a process of their own.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+
+@pytest.mark.slow
+def test_kernels_agree_with_the_reference_in_the_interpreter():
+    tests = Path(__file__).with_name("test_against_reference.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-W", "ignore::RuntimeWarning", str(tests)]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "passed" in run.stdout
