@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from pauca.errors import InputError
 from pauca.moe.formats import GROUP_ROWS
-from pauca.moe.permute import PADDING, row_bound, sort_by_expert
+from pauca.moe.permute import PADDING, _sort_by_expert, row_bound, sort_by_expert
 
 
 @st.composite
@@ -69,3 +69,17 @@ def test_the_bound_is_reached_when_every_expert_has_one_token_over():
 def test_an_expert_that_does_not_exist_is_refused():
     with pytest.raises(InputError, match=r"0\.\.3"):
         sort_by_expert(torch.tensor([[0, 4]]), 4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("tokens", "top_k", "experts"), [(1, 1, 1), (5, 3, 7), (777, 6, 64), (4096, 8, 8), (2000, 8, 256)]
+)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_the_kernel_gives_the_permutation_of_its_reference(tokens, top_k, experts, dtype):
+    generator = torch.Generator().manual_seed(0)
+    popularity = torch.arange(1, experts + 1).float() ** -2  # leaves some experts without tokens
+    ids = torch.multinomial(popularity.expand(tokens, -1), top_k, replacement=True, generator=generator).to(dtype)
+    expected, actual = _sort_by_expert(ids, experts), sort_by_expert(ids.cuda(), experts)
+    for name in ("row_to_copy", "row_to_token", "copy_to_row", "offsets"):
+        assert torch.equal(getattr(actual, name).cpu(), getattr(expected, name)), name

@@ -59,8 +59,8 @@ class Bank:
 
     def row_probability(self) -> Float[Tensor, " rows"]:
         """The router's weight of each row; 0 for padding."""
-        copies = self.plan.row_to_copy
-        return torch.where(copies >= 0, self.probabilities.reshape(-1)[copies.clamp(min=0).long()], 0.0)
+        # PADDING is -1: it names the last element, which is the zero put behind the probabilities.
+        return torch.nn.functional.pad(self.probabilities.reshape(-1), (0, 1))[self.plan.row_to_copy]
 
     def _stored(self, kept: list[Tensor], x: Tensor | None) -> "_Kept":
         formats, hidden, width = self.formats, self.down.shape[1], self.down.shape[2]

@@ -47,11 +47,19 @@ def sort_by_expert(expert_ids: Int[Tensor, "tokens top_k"], experts: int) -> Per
             for the device.
         experts: number of experts; any of them may get no token.
     """
-    tokens, top_k = expert_ids.shape
     if expert_ids.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_ids(expert_ids, experts)
-    copies = tokens * top_k
-    device = expert_ids.device
+    if expert_ids.device.type == "cuda" and not torch.compiler.is_compiling():
+        from pauca.moe.kernels.sort_by_expert import sort_by_expert as sort_on_gpu  # imports Triton
+
+        return Permutation(*sort_on_gpu(expert_ids, experts, row_bound(expert_ids.numel(), experts)))
+    return _sort_by_expert(expert_ids, experts)
+
+
+def _sort_by_expert(expert_ids: Int[Tensor, "tokens top_k"], experts: int) -> Permutation:
+    """In torch operations: for the CPU, for `torch.compile`, and as the kernel's reference."""
+    tokens, top_k = expert_ids.shape
+    copies, device = tokens * top_k, expert_ids.device
     # A radix sort of 16-bit keys takes a quarter of the passes that one of 64-bit keys takes.
     sorted_ids, sorted_to_copy = torch.sort(expert_ids.reshape(-1).to(torch.int16), stable=True)
     boundaries = torch.arange(experts + 1, device=device, dtype=sorted_ids.dtype)

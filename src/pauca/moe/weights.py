@@ -13,7 +13,6 @@ from jaxtyping import Float, Float8e4m3fn, UInt8
 from torch import Tensor
 
 from pauca.moe import ops
-from pauca.moe.formats import E8M0_NAN
 
 Name = Literal["gate_up", "down"]
 
@@ -32,9 +31,8 @@ def forward_weights(
     """The operand of a forward product, and the largest scale byte of each expert, for `backward_weights`."""
     codes = ops.quantize_fp8_rowwise(weights.flatten(0, 1).bfloat16())
     count = len(weights)
-    by_expert = codes.scales.view(count, -1)
-    largest = by_expert.where(by_expert != E8M0_NAN, 0).amax(1)
-    return Fp8Weights(codes.values.unflatten(0, (count, -1)), codes.scales_float32().view(count, -1)), largest
+    operand = Fp8Weights(codes.values.unflatten(0, (count, -1)), codes.scales_float32().view(count, -1))
+    return operand, codes.scales.view(count, -1).amax(1)
 
 
 def backward_weights(

@@ -18,6 +18,7 @@ from pauca.moe.kernels import bits
 from pauca.moe.kernels.bits import NAN_BYTE, group_of_rows, next_power_of_two, transpose_bytes_4x4
 
 _ROWS, _CHANNELS = 128, 128  # what a program turns into 128 consecutive bytes of each of 128 channels
+_WARPS = 4
 
 
 @triton.jit
@@ -74,20 +75,20 @@ def quantize_fp8_columns_kernel(
     PTX: tl.constexpr,
 ):
     quad = tl.arange(0, ROWS // 4)
-    row = tl.program_id(1) * ROWS + 4 * quad  # of the first row of four, which share a group
+    row = tl.program_id(0) * ROWS + 4 * quad  # of the first row of four, which share a group
     group = group_of_rows(offsets, row, groups, GROUPS)
     present = group < groups
     byte = tl.load(group_scales + group, present, other=0).to(tl.int32)
     inverse = tl.where(byte == NAN_BYTE, 0x7FC00000, (254 - byte) << 23).to(tl.float32, bitcast=True)
-    word = (tl.program_id(0) * (CHANNELS // 4) + tl.arange(0, CHANNELS // 4))[None, :]
+    word = (tl.program_id(1) * (CHANNELS // 4) + tl.arange(0, CHANNELS // 4))[None, :]
     a = _load(x, row, word, words, inverse, present)
     b = _load(x, row + 1, word, words, inverse, present)
     c = _load(x, row + 2, word, words, inverse, present)
     d = _load(x, row + 3, word, words, inverse, present)
     a, b, c, d = transpose_bytes_4x4(a, b, c, d, PTX)
 
-    channel = (tl.program_id(0) * CHANNELS + 4 * tl.arange(0, CHANNELS // 4))[:, None]
-    position = (tl.program_id(1) * (ROWS // 4) + quad)[None, :]
+    channel = (tl.program_id(1) * CHANNELS + 4 * tl.arange(0, CHANNELS // 4))[:, None]
+    position = (tl.program_id(0) * (ROWS // 4) + quad)[None, :]
     inside = (channel < 4 * words) & (position < sixteens * 4)
     target = out + channel.to(tl.int64) * (sixteens * 4) + position
     tl.store(target, a.trans(1, 0), inside)
@@ -100,7 +101,7 @@ def quantize_fp8_columns(x: Tensor, group_scales: Tensor, offsets: Tensor) -> Fp
     (rows, channels), groups = x.shape, len(offsets)
     out = torch.empty(channels, rows, dtype=torch.uint8, device=x.device)
     if rows:
-        quantize_fp8_columns_kernel[(triton.cdiv(channels, _CHANNELS), triton.cdiv(rows, _ROWS))](
+        quantize_fp8_columns_kernel[(triton.cdiv(rows, _ROWS), triton.cdiv(channels, _CHANNELS))](
             x.view(torch.int64),
             group_scales,
             offsets,
@@ -112,5 +113,6 @@ def quantize_fp8_columns(x: Tensor, group_scales: Tensor, offsets: Tensor) -> Fp
             ROWS=_ROWS,
             CHANNELS=_CHANNELS,
             PTX=bits.PTX,
+            num_warps=_WARPS,
         )
     return Fp8Tensor(out, group_scales[:, None].expand(-1, channels).contiguous(), Granularity.GROUP, offsets)
