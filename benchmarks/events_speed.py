@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,11 @@ from pauca.runs import describe_machine
 
 DATA = Path(os.environ.get("PAUCA_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "events"
 PACKET = 30_000
+FIXED = AlignConfig(min_events=PACKET, packet_s=np.inf, longest_s=np.inf)
 CONFIGS = {
-    "velocity": AlignConfig(min_events=PACKET, packet_s=np.inf, acceleration=False),
-    "velocity and acceleration": AlignConfig(min_events=PACKET, packet_s=np.inf),
-    "velocity, contrast": AlignConfig(min_events=PACKET, packet_s=np.inf, acceleration=False, objective="contrast"),
+    "velocity": replace(FIXED, acceleration=False),
+    "velocity and acceleration": FIXED,
+    "velocity, contrast": replace(FIXED, acceleration=False, objective="contrast"),
     "defaults (10,000 to 30,000 events)": AlignConfig(),
 }
 
