@@ -1,6 +1,7 @@
 """Evaluation: intervals against scipy, confusion, calibration and pairing against counts done by hand."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_separable_classes_are_recognised(toy_images, toy_episodes):
 
 def test_batches_of_episodes_do_not_change_the_result(toy_images, toy_episodes, monkeypatch):
     whole = evaluate(flat_model("ridge"), toy_images, toy_episodes)
-    monkeypatch.setattr("pauca.fewshot.evaluate._VALUES_PER_HEAD_CALL", {"cpu": 1})
+    monkeypatch.setattr(sys.modules[evaluate.__module__], "_VALUES_PER_HEAD_CALL", {"cpu": 1})
     one_by_one = evaluate(flat_model("ridge"), toy_images, toy_episodes)
     assert np.array_equal(whole.episode_accuracy, one_by_one.episode_accuracy)
     assert np.array_equal(whole.confusion, one_by_one.confusion)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
@@ -47,6 +47,30 @@ def episode_gallery(
             answer = int(predicted[slot])
             colour = _RIGHT if answer == row else _WRONG
             _show(axis, images.images[task.query[0][slot]], _short(names[answer]), colour)
+    return figure
+
+
+def prediction_gallery(
+    examples: ImageSet,
+    images: UInt8[Tensor, "n c h w"],
+    predicted: Shaped[np.ndarray, "n"],
+    probabilities: Float[np.ndarray, "n classes"],
+    largest: int = 60,
+) -> Figure:
+    """Queries with their label and its probability, below one example of each class."""
+    way = len(examples.class_names)
+    columns = max(6, min(way, 12))
+    rows_above, shown = -(-way // columns), min(len(images), largest)
+    rows = rows_above + -(-shown // columns)
+    figure = Figure(figsize=(1.25 * columns, 1.45 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for label, axis in zip(range(way), axes.flat, strict=False):
+        first = int((examples.labels == label).nonzero()[0])
+        _show(axis, examples.images[first], f"example: {_short(examples.class_names[label])}", "#35627d")
+    for i, axis in zip(range(shown), axes[rows_above:].flat, strict=False):
+        _show(axis, images[i], f"{_short(str(predicted[i]))} {probabilities[i].max():.2f}", _RIGHT)
     return figure
 
 

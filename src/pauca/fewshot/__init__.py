@@ -1,0 +1,82 @@
+"""Few labels: meta-train a network on many classes, then recognise new ones from one to five examples each.
+
+`train` makes an `MCRNet`, `evaluate` and `compare` test it as papers do, `FewShotClassifier` uses it on your images.
+Figures are in `pauca.fewshot.plots`, readers of images and data sets in `pauca.fewshot.data`.
+"""
+
+from pauca.fewshot.augment import AugmentConfig
+from pauca.fewshot.backbones import BACKBONES, make_backbone, multiply_adds, parameter_count
+from pauca.fewshot.base_learners import BASE_LEARNERS, base_learner
+from pauca.fewshot.data import (
+    check_disjoint,
+    draw_glyphs,
+    image_set_from_arrays,
+    load_splits,
+    prepare_benchmark,
+    read_images,
+    scan_images,
+)
+from pauca.fewshot.episodes import load_episodes, sample_episodes, save_episodes
+from pauca.fewshot.estimator import ExampleError, FewShotClassifier
+from pauca.fewshot.evaluate import (
+    Calibration,
+    Comparison,
+    Evaluation,
+    Interval,
+    compare,
+    embed_images,
+    evaluate,
+    mean_interval,
+)
+from pauca.fewshot.latent import LatentConfig, LatentStem, Posterior
+from pauca.fewshot.model import Losses, MCRNet, ModelConfig
+from pauca.fewshot.train import PROTOCOLS, Protocol, TrainConfig, Trainer, TrainResult, Workers, train
+from pauca.fewshot.types import PADDING, BaseLearner, EpisodeConfig, Episodes, ImageSet
+
+__all__ = [
+    "BACKBONES",
+    "BASE_LEARNERS",
+    "PADDING",
+    "PROTOCOLS",
+    "AugmentConfig",
+    "BaseLearner",
+    "Calibration",
+    "Comparison",
+    "EpisodeConfig",
+    "Episodes",
+    "Evaluation",
+    "ExampleError",
+    "FewShotClassifier",
+    "ImageSet",
+    "Interval",
+    "LatentConfig",
+    "LatentStem",
+    "Losses",
+    "MCRNet",
+    "ModelConfig",
+    "Posterior",
+    "Protocol",
+    "TrainConfig",
+    "TrainResult",
+    "Trainer",
+    "Workers",
+    "base_learner",
+    "check_disjoint",
+    "compare",
+    "draw_glyphs",
+    "embed_images",
+    "evaluate",
+    "image_set_from_arrays",
+    "load_episodes",
+    "load_splits",
+    "make_backbone",
+    "mean_interval",
+    "multiply_adds",
+    "parameter_count",
+    "prepare_benchmark",
+    "read_images",
+    "sample_episodes",
+    "save_episodes",
+    "scan_images",
+    "train",
+]

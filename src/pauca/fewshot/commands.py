@@ -1,0 +1,427 @@
+"""The verbs of `pauca fewshot`: parse, call the library, show."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch.distributed as dist
+from tyro.conf import Positional, arg
+
+from pauca import fewshot
+from pauca.errors import InputError
+from pauca.fewshot import plots
+from pauca.fewshot.data.folder import list_images, read_files
+from pauca.fewshot.train import resolve_device
+from pauca.runs import Report, Run, atomic_write, check_can_write, from_yaml, seed_all
+
+ProtocolName = Literal["cifar-fs", "fc100", "miniimagenet", "tieredimagenet"]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that repeats a training: what stands in a run's config.yaml."""
+
+    data: str = "glyphs"
+    """A prepared data set, a folder or zip archive of class folders, or `glyphs` (drawn on the spot)."""
+    model: fewshot.ModelConfig = field(default_factory=fewshot.ModelConfig)
+    """Size and channels are taken from a prepared data set."""
+    train: fewshot.TrainConfig = field(default_factory=fewshot.TrainConfig)
+    """How to train."""
+
+
+def train(
+    data: Positional[str] = "glyphs",
+    out: Path | None = None,
+    protocol: ProtocolName | None = None,
+    config: Path | None = None,
+    model: fewshot.ModelConfig = fewshot.ModelConfig(),  # noqa: B008 - frozen
+    training: fewshot.TrainConfig = fewshot.TrainConfig(),  # noqa: B008 - frozen
+    resume: bool = False,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Meta-train a model and keep the best on validation.
+
+    Writes config.yaml, metrics.jsonl, checkpoints/best.safetensors and report.html to the output folder. On several
+    GPUs: `torchrun --nproc-per-node N -m pauca.cli fewshot train ...`.
+
+    Args:
+        data: a prepared data set (`pauca fewshot data prepare`), a folder or zip archive with a folder for each class
+            (below train and val, if there is validation), or `glyphs`, characters drawn on the spot.
+        out: output folder; default: the data's name, in runs/fewshot.
+        protocol: start from the paper's settings for a data set; options with other values than their defaults win.
+        config: repeat the training of a config.yaml; other settings are then ignored.
+        model: what to train.
+        training: how to train.
+        resume: go on with the run in the output folder, with its own settings.
+        force: replace a run that is there already.
+        quiet: print only errors.
+    """
+    out = out or Path("runs/fewshot") / Path(data).stem
+    if resume:
+        config = out / "config.yaml"
+    settings = from_yaml(TrainSettings, config) if config else _settings(data, protocol, model, training)
+    train_images, validation_images = _training_data(settings)
+    _, channels, size, _ = train_images.images.shape
+    settings = replace(settings, model=replace(settings.model, image_size=size, channels=channels))
+
+    workers = fewshot.Workers.join()
+    run = Run(out)
+    if workers.rank == 0:
+        run = Run.create(out, settings, force, resume)
+    if workers.count > 1:
+        dist.barrier()
+    seed_all(settings.train.seed)
+    network = fewshot.MCRNet(settings.model)
+    result = fewshot.train(network, settings.train, train_images, validation_images, run, resume, quiet)
+    if workers.rank == 0:
+        _training_report(run, settings, result).save(out / "report.html")
+        if not quiet:
+            reached = f", validation {result.validation.accuracy} %" if result.validation else ""
+            print(f"best after step {result.best_step}{reached}: {run.checkpoints / 'best.safetensors'}")
+            print(f"report: {out / 'report.html'}")
+    if workers.count > 1:
+        dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """The episodes of an evaluation."""
+
+    way: int = 5
+    """Classes in an episode."""
+    shots: tuple[int, ...] = (1, 5)
+    """Support images of a class, one table row for each."""
+    query: int = 15
+    """Query images of a class."""
+    episodes: int = 2000
+    """Number of episodes."""
+    seed: int = 0
+    """Of the episodes."""
+
+
+def evaluate(
+    model: Positional[Path],
+    data: Positional[str],
+    out: Path | None = None,
+    tasks: Tasks = Tasks(),
+    split: str = "test",
+    test_code: str | None = None,
+    device: str = "auto",
+    force: bool = False,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Test a model on new classes: accuracy with 95 % interval, by class, calibration, confusions.
+
+    Writes report.html, evaluation.json and the episodes (episodes-Nshot.npz) to the output folder.
+
+    Args:
+        model: safetensors file that a training wrote.
+        data: as for train; the split named train, if there is one, must share no image with the tested one.
+        out: output folder; default: the data's and the model's names, in runs/fewshot.
+        tasks: the episodes.
+        split: which split to test on.
+        test_code: how to read the latent space instead of what the model says: mean, sample or mc:N.
+        device: auto, cpu or cuda.
+        force: replace results that are there already.
+        as_json: print the results for machines.
+    """
+    network = _load_model(model, test_code)
+    images = _test_data(data, split, network.config)
+    out = out or Path("runs/fewshot") / f"eval-{Path(data).stem}-{model.stem}"
+    run = Run.create(out, tasks, force)
+    results = {}
+    for shot in tasks.shots:
+        episodes = _episodes(images, tasks, shot)
+        fewshot.save_episodes(out / f"episodes-{shot}shot.npz", episodes, images, force)
+        results[shot] = fewshot.evaluate(network, images, episodes, resolve_device(device))
+        run.log(shot=shot, **_numbers(results[shot]))
+    with atomic_write(out / "evaluation.json", force=True) as path:
+        path.write_text(json.dumps({f"{shot}-shot": _numbers(r) for shot, r in results.items()}, indent=2))
+    _evaluation_report(network, images, results, f"{model} on {data}, {split}").save(out / "report.html")
+    if as_json:
+        print((out / "evaluation.json").read_text())
+        return
+    for shot, result in results.items():
+        calibration = result.calibration.expected_error
+        print(f"{tasks.way}-way {shot}-shot: {result.accuracy} %, calibration error {calibration:.3f}")
+    print(f"report: {out / 'report.html'}")
+
+
+def compare(
+    first: Positional[Path],
+    second: Positional[Path],
+    data: Positional[str],
+    tasks: Tasks = Tasks(),
+    split: str = "test",
+    device: str = "auto",
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Compare two models episode by episode: the difference with its 95 % interval and p-value.
+
+    Args:
+        first: safetensors file that a training wrote.
+        second: another one; its accuracy is subtracted.
+        data: as for eval.
+        tasks: the episodes, the same ones for both.
+        split: which split to test on.
+        device: auto, cpu or cuda.
+        as_json: print the results for machines.
+    """
+    networks = [_load_model(path, None) for path in (first, second)]
+    images = _test_data(data, split, networks[0].config)
+    rows: dict[str, Any] = {}
+    for shot in tasks.shots:
+        episodes = _episodes(images, tasks, shot)
+        one, other = (fewshot.evaluate(n, images, episodes, resolve_device(device)) for n in networks)
+        found = fewshot.compare(one, other)
+        rows[f"{shot}-shot"] = {
+            "first": one.accuracy.mean,
+            "second": other.accuracy.mean,
+            "difference": found.difference.mean,
+            "half_width": found.difference.half_width,
+            "p_value": found.p_value,
+            "wins": found.wins,
+            "losses": found.losses,
+        }
+        if not as_json:
+            verdict = "a significant difference" if found.significant else "no significant difference"
+            print(
+                f"{shot}-shot: {one.accuracy} % and {other.accuracy} %; difference {found.difference} points "
+                f"(p = {found.p_value:.2g}): {verdict}"
+            )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+
+
+def predict(
+    model: Positional[Path],
+    support: Path,
+    query: Path,
+    out: Path = Path("predictions.csv"),
+    reject: float | None = None,
+    device: str = "auto",
+    force: bool = False,
+) -> None:
+    """Classify your own images from a few examples; write a table and a gallery.
+
+    Writes the table (file, label, probability of each class) to `out`, and beside it a page with the pictures.
+
+    Args:
+        model: safetensors file that a training wrote.
+        support: folder with a folder of examples for each class.
+        query: folder of images to classify.
+        out: table to write (.csv).
+        reject: call images unknown that fit no class, allowing so large a share of mistakes on known classes.
+        device: auto, cpu or cuda.
+        force: replace results that are there already.
+    """
+    check_can_write(out, force)
+    page = out.with_suffix(".html")
+    check_can_write(page, force)
+    network = _load_model(model, None)
+    size, channels = network.config.image_size, network.config.channels
+    examples = fewshot.read_images(support, size, channels)
+    labels = np.array(examples.class_names)[examples.labels.numpy()]
+    classifier = fewshot.FewShotClassifier(network, reject=reject, device=device).fit(examples.images, labels)
+    files = list_images(query)
+    pixels, _ = read_files(files, size, channels)
+    predicted = classifier.predict(pixels)
+    probabilities = classifier.predict_proba(pixels)
+    with atomic_write(out, force) as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "label", *classifier.classes_])
+        for image, label, row in zip(files, predicted, probabilities, strict=True):
+            writer.writerow([image.name, label, *(f"{value:.4f}" for value in row)])
+    report = Report("Predictions", f"{len(files)} images of {query}, {len(examples)} examples of {support}")
+    report.figure(plots.prediction_gallery(examples, pixels, predicted, probabilities), "Examples and predictions.")
+    report.save(page, force)
+    print(f"classified {len(files)} images: {out} and {page}")
+
+
+def scan(
+    path: Positional[Path],
+    min_images: int = 20,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Say what is wrong with a folder of images: unreadable, duplicate, grey, too few.
+
+    Args:
+        path: folder or zip archive with a folder for each class.
+        min_images: classes with fewer images are reported.
+        as_json: machine-readable output.
+    """
+    report = fewshot.scan_images(path, min_images)
+    print(json.dumps(report.to_dict(), indent=2) if as_json else "\n".join(report.lines()))
+
+
+def prepare(
+    name: Positional[str],
+    source: Annotated[Path, arg(name="from")],
+    out: Path | None = None,
+    size: int | None = None,
+    splits: Path | None = None,
+    allow_incomplete: bool = False,
+    force: bool = False,
+) -> None:
+    """Make a standard benchmark's train, val and test sets from the original files.
+
+    Args:
+        name: cifar-fs, fc100, miniimagenet, tieredimagenet, cub, omniglot or tiny-imagenet.
+        source: folder or archive with the originals.
+        out: folder to write; default: the name, in data.
+        size: side of the images in pixels; default: the benchmark's own.
+        splits: folder of the class lists; default: in PAUCA_DATA.
+        allow_incomplete: make do with a part of the classes or images.
+        force: replace what is there already.
+    """
+    report = fewshot.prepare_benchmark(name, source, out or Path("data") / name, size, splits, allow_incomplete, force)
+    print("\n".join(report.lines()))
+
+
+COMMANDS = {
+    "train": train,
+    "eval": evaluate,
+    "compare": compare,
+    "predict": predict,
+    "data": {"scan": scan, "prepare": prepare},
+}
+
+
+def _settings(
+    data: str, protocol: ProtocolName | None, model: fewshot.ModelConfig, training: fewshot.TrainConfig
+) -> TrainSettings:
+    if protocol is None:
+        return TrainSettings(data, model, training)
+    preset = fewshot.PROTOCOLS[protocol]
+    return TrainSettings(
+        data,
+        _override(preset.model, model, fewshot.ModelConfig()),
+        _override(preset.train, training, fewshot.TrainConfig()),
+    )
+
+
+def _override(preset: Any, given: Any, default: Any) -> Any:
+    """The preset, with every field that was given another value than its default."""
+    changes = {}
+    for name in (f.name for f in fields(preset)):
+        ours, theirs, usual = (getattr(config, name) for config in (preset, given, default))
+        changes[name] = _override(ours, theirs, usual) if is_dataclass(ours) else ours if theirs == usual else theirs
+    return replace(preset, **changes)
+
+
+def _training_data(settings: TrainSettings) -> tuple[fewshot.ImageSet, fewshot.ImageSet | None]:
+    """Training and, where there are any, validation images."""
+    size, channels = settings.model.image_size, settings.model.channels
+    splits = _open(settings.data, size, channels, ("train", "val"))
+    if "train" not in splits:
+        return splits["all"], None
+    return splits["train"], splits.get("val")
+
+
+def _test_data(data: str, split: str, config: fewshot.ModelConfig) -> fewshot.ImageSet:
+    """The images to test on, after making sure that no training image is among them."""
+    splits = _open(data, config.image_size, config.channels, ("train", split))
+    if split in splits:
+        if "train" in splits and split != "train":
+            fewshot.check_disjoint(splits["train"], splits[split])
+        return splits[split]
+    if "all" in splits:
+        return splits["all"]
+    raise InputError(f"{data}: has no split {split!r}, only {', '.join(splits)}; choose one with --split")
+
+
+def _open(data: str, size: int, channels: int, wanted: Sequence[str]) -> dict[str, fewshot.ImageSet]:
+    """The wanted splits of a prepared data set, of class folders, or of glyphs; `all` where there are no splits."""
+    if data == "glyphs":
+        return {name: fewshot.draw_glyphs(name, size=size) for name in wanted}  # type: ignore[arg-type]
+    path = Path(data)
+    if any(path.glob("*/image_set.json")):
+        return fewshot.load_splits(path)
+    found = {file.split for file in list_images(path)}
+    if found == {"all"}:
+        return {"all": fewshot.read_images(path, size, channels)}
+    return {name: fewshot.read_images(path, size, channels, name) for name in wanted if name in found}
+
+
+def _load_model(path: Path, test_code: str | None) -> fewshot.MCRNet:
+    model = fewshot.MCRNet.load(path)
+    if test_code is not None:
+        model.config = replace(model.config, latent=replace(model.config.latent, test_code=test_code))
+    return model
+
+
+def _episodes(images: fewshot.ImageSet, tasks: Tasks, shot: int) -> fewshot.Episodes:
+    shape = fewshot.EpisodeConfig(way=tasks.way, shot=shot, query=tasks.query)
+    return fewshot.sample_episodes(images, shape, tasks.episodes, tasks.seed)
+
+
+def _numbers(result: fewshot.Evaluation) -> dict[str, Any]:
+    """An evaluation as plain numbers."""
+    by_class = zip(result.class_names, result.class_accuracy.tolist(), strict=True)
+    return {
+        "accuracy": result.accuracy.mean,
+        "half_width": result.accuracy.half_width,
+        "episodes": len(result.episodes),
+        "expected_calibration_error": result.calibration.expected_error,
+        "class_accuracy": {name: value for name, value in by_class if not np.isnan(value)},
+        "confused_pairs": result.confused_pairs(),
+    }
+
+
+def _training_report(run: Run, settings: TrainSettings, result: fewshot.TrainResult) -> Report:
+    report = Report("Few-shot training", f"{settings.data}, {settings.train.steps} steps")
+    parameters = fewshot.parameter_count(result.model)
+    report.table(
+        ["backbone", "base learner", "latent", "parameters", "best step"],
+        [
+            [
+                settings.model.backbone,
+                settings.model.base_learner,
+                settings.model.latent.mode,
+                parameters,
+                result.best_step,
+            ]
+        ],
+    )
+    report.figure(plots.training_curves(run.metrics()), "Loss of the training episodes, accuracy on validation.")
+    if result.validation is not None:
+        report.heading("Validation")
+        report.text(f"Accuracy {result.validation.accuracy} % over {len(result.validation.episodes)} episodes.")
+        report.figure(plots.reliability(result.validation), "Confidence and accuracy.")
+    return report
+
+
+def _evaluation_report(
+    model: fewshot.MCRNet, images: fewshot.ImageSet, results: dict[int, fewshot.Evaluation], title: str
+) -> Report:
+    report = Report("Few-shot evaluation", title)
+    rows = [
+        [shot, str(r.accuracy), len(r.episodes), round(r.calibration.expected_error, 3)] for shot, r in results.items()
+    ]
+    report.table(["shot", "accuracy %", "episodes", "calibration error"], rows, "Mean and 95 % interval over episodes.")
+    shot, result = max(results.items())
+    model = model.cpu()
+    features = fewshot.embed_images(model, images)
+    task = result.episodes[:1]
+    logits = model.classify(features[task.support], task.support_labels, features[task.query], task.way)
+    report.figure(plots.episode_gallery(images, task, logits), f"One {shot}-shot episode.")
+    report.figure(plots.confusion_matrix(result), f"The classes with the most mistakes, {shot}-shot.")
+    pairs = [[true, predicted, count] for true, predicted, count in result.confused_pairs()]
+    report.table(["true", "taken for", "queries"], pairs, "The most frequent confusions.")
+    report.figure(plots.reliability(result), "Confidence and accuracy.")
+    some = images.labels < 10
+    report.figure(plots.feature_map(features[some], images.labels[some], images.class_names), "Features, by t-SNE.")
+    if model.stem is not None:
+        few = fewshot.ImageSet(images.images[some], images.labels[some], images.class_names, images.split)
+        codes = plots.latent_codes(model, few)
+        report.figure(plots.feature_map(codes, few.labels, few.class_names), "Latent codes, by t-SNE.")
+        if model.stem.decoder is not None:
+            report.figure(plots.reconstructions(model, images), "Images and their reconstructions.")
+    return report
