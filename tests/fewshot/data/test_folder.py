@@ -1,5 +1,6 @@
 """Finding images: classes and splits by folder, archives, leftovers, damage."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -52,16 +53,14 @@ def test_leftovers_of_file_managers_are_no_images(tmp_path: Path):
 
 
 def test_archives_in_a_folder_are_read_each_by_itself(tmp_path: Path, folder: Path, make_zip):
-    make_zip(folder, tmp_path / "part1.zip", "background_small1")
-    make_zip(folder, tmp_path / "part2.zip", "background_small2")
-    files = [file for file in list_images(tmp_path) if file.archive]
-    assert not files  # the unpacked folder goes first
     (tmp_path / "zips").mkdir()
-    for name in ("part1.zip", "part2.zip"):
-        (tmp_path / name).rename(tmp_path / "zips" / name)
+    make_zip(folder, tmp_path / "zips" / "part1.zip", "background_small1")
+    for path in (folder / "cat").iterdir():
+        path.rename(path.with_name(f"more_{path.name}"))
+    make_zip(folder, tmp_path / "zips" / "part2.zip", "background_small2")
     files = list_images(tmp_path / "zips")
-    assert len(files) == 24
-    assert {file.class_name for file in files} == {"cat", "dog", "emu"}
+    assert Counter(file.class_name for file in files) == {"cat": 8, "dog": 4, "emu": 4}  # what both hold counts once
+    assert list_images(tmp_path)[0].archive is None  # beside a folder of images, archives are not looked into
 
 
 def test_an_archive_gives_the_pixels_of_its_folder(tmp_path: Path, folder: Path, make_zip):
@@ -110,3 +109,12 @@ def test_a_file_that_is_no_archive_is_named(tmp_path: Path):
     (tmp_path / "data.zip").write_text("not a zip")
     with pytest.raises(InputError, match=r"data\.zip: neither a folder nor a readable zip archive"):
         list_images(tmp_path / "data.zip")
+
+
+@pytest.mark.realdata
+def test_the_small_omniglot_has_242_characters_of_20_drawings(pauca_data: Path):
+    """As its README says; 50 of the characters are in both archives."""
+    files = [file for file in list_images(pauca_data / "fewshot" / "omniglot") if "run" not in file.class_name]
+    counts = Counter(file.class_name for file in files)
+    assert len(counts) == 242
+    assert set(counts.values()) == {20}

@@ -64,6 +64,7 @@ class ImageReader:
 def list_images(path: Path) -> tuple[ImageFile, ...]:
     """All image files below a folder, in a zip archive, or in the zip archives of a folder, sorted by name.
 
+    A file that several archives hold, of one class, name and checksum, counts once.
     The class of an image is the path of its folder below the folder that all images share, without a last `images`;
     a first folder named train, val or test is the split.
 
@@ -74,7 +75,10 @@ def list_images(path: Path) -> tuple[ImageFile, ...]:
         raise InputError(f"{path}: no such file or folder")
     files = _on_disk(path) if path.is_dir() else _in_archive(path)
     if not files and path.is_dir():
-        files = [file for archive in sorted(path.glob("*.zip")) for file in _in_archive(archive)]
+        # Omniglot's small archives overlap; twice the same image would stand in both support and query of an episode.
+        packed = [file for archive in sorted(path.glob("*.zip")) for file in _in_archive(archive)]
+        same = {(file.split, file.class_name, PurePosixPath(file.path).name, file.stamp): file for file in packed}
+        files = list(same.values())
     if not files:
         kinds = " ".join(sorted(EXTENSIONS))
         raise InputError(f"{path}: holds no images ({kinds}), neither in folders nor in zip archives")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +16,12 @@ from pauca.errors import InputError
 from pauca.fewshot.data.decode import open_image
 from pauca.fewshot.data.folder import ImageFile, ImageReader, list_images
 
-NEAR_BITS = 3  # of 64; pairs within 3 bits agree on one of 4 groups of 16, which is how they are found
-# Mean difference of 16 x 16 thumbnails in grey levels. Unrelated images may agree in their hash by chance, mostly where
-# little is to be seen; saved again or scaled, an image changes by less than this.
-NEAR_LEVELS = 6.0
+# Two images are near duplicates if at most this many of the 64 bits of their difference hashes differ and their
+# thumbnails correlate at least so much. Of 400 Tiny-ImageNet images saved again as JPEG (quality 75 or 40), halved,
+# doubled, made grey or 10 % brighter, 96 to 100 % are found; of the 288 million pairs of the 24000 originals, only the
+# one that is a duplicate. Crops and mirror images are not found.
+NEAR_BITS = 7
+NEAR_CORRELATION = 0.98
 _THREADS = 4  # as in reading: a gain for photographs
 _SHOWN = 10
 
@@ -151,31 +153,40 @@ def _near(good: Sequence[tuple[ImageFile, _Look]]) -> list[Pair]:
     if not good:
         return []
     hashes = np.array([look.hash for _, look in good], np.uint64)
-    thumbnails = np.stack([look.thumbnail for _, look in good]).astype(np.int16)
     pairs = close_pairs(hashes, NEAR_BITS)
-    difference = np.array([np.abs(thumbnails[i] - thumbnails[j]).mean() for i, j in pairs])
+    shapes = np.stack([look.thumbnail for _, look in good]).reshape(len(good), -1).astype(np.float32)
+    shapes -= shapes.mean(1, keepdims=True)
+    shapes /= np.linalg.norm(shapes, axis=1, keepdims=True) + 1e-6  # an even grey correlates with nothing
+    correlation = np.concatenate([(shapes[i] * shapes[j]).sum(1) for i, j in _blocks(pairs)])
     return [
         _pair(good[i][0], good[j][0])
-        for (i, j), levels in zip(pairs.tolist(), difference, strict=True)
-        if levels < NEAR_LEVELS and good[i][1].digest != good[j][1].digest
+        for i, j in pairs[correlation > NEAR_CORRELATION].tolist()
+        if good[i][1].digest != good[j][1].digest
     ]
 
 
 def close_pairs(hashes: UInt64[np.ndarray, "n"], bits: int) -> Int[np.ndarray, "pairs 2"]:
-    """All pairs of 64-bit hashes that differ in at most `bits` bits, for bits <= 3.
+    """All pairs of 64-bit hashes that differ in at most `bits` bits, for bits <= 7.
 
-    Such a pair agrees wholly on at least one of four groups of 16 bits, so only members of equal groups are compared.
+    Such a pair agrees wholly on at least one of eight groups of 8 bits, so only members of equal groups are compared.
     """
-    found = set()
-    for shift in range(0, 64, 16):
-        group = (hashes >> np.uint64(shift)) & np.uint64(0xFFFF)
-        order = np.argsort(group, kind="stable")
+    found = [np.empty((0, 2), np.int64)]
+    for shift in range(0, 64, 8):
+        group = (hashes >> np.uint64(shift)) & np.uint64(0xFF)
+        order = np.argsort(group, kind="stable")  # ascending within each group
         for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
             for place, row in enumerate(rows[:-1]):
                 others = rows[place + 1 :]
                 close = others[np.bitwise_count(hashes[row] ^ hashes[others]) <= bits]
-                found.update((min(row, other), max(row, other)) for other in close)
-    return np.array(sorted(found), np.int64).reshape(-1, 2)
+                if len(close):
+                    found.append(np.stack([np.full_like(close, row), close], 1))
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def _blocks(pairs: Int[np.ndarray, "pairs 2"]) -> Iterator[Int[np.ndarray, "2 some"]]:
+    """The pairs in runs whose thumbnails fit in memory."""
+    for start in range(0, max(len(pairs), 1), 65536):
+        yield pairs[start : start + 65536].T
 
 
 def _pair(first: ImageFile, second: ImageFile) -> Pair:
