@@ -23,7 +23,7 @@ from pauca.fewshot.base_learners.linear_algebra import invert_positive, solve_wi
 # support outnumbers the features and the Gram matrix is large.
 ACTIVE_SET_STEPS = 8
 POLISHING_STEPS = 3
-# It takes 5 to 25 steps for Gram diagonals from 0.03 to 30000.
+# The interior point takes 5 to 25 steps for Gram diagonals from 0.03 to 30000.
 INTERIOR_STEPS = 30
 TOLERANCE = 1e-10
 BLOCKED = 1e12  # weight on a variable that may not move, relative to the diagonal of K
@@ -176,7 +176,11 @@ def _optimum_given(
 
 
 def _interior_point(problem: DualProblem) -> tuple[Float[Tensor, "e n way"], Float[Tensor, "e n way"]]:
-    """Mehrotra's predictor-corrector method. Episodes that have converged stand still until all have."""
+    """Mehrotra's predictor-corrector method. Episodes that have converged stand still until all have.
+
+    `slack` is the distance to the bounds, `pressure` their multipliers (of which the optimum has one or the other), and
+    `multipliers` those of the row sums.
+    """
     gram, targets, upper = problem.gram, problem.targets, problem.upper
     present = (~problem.blocked).to(gram.dtype)
     scale = gram.diagonal(dim1=1, dim2=2).mean(1).reciprocal().clamp(max=1.0)[:, None, None]
