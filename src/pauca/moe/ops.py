@@ -154,6 +154,26 @@ def swiglu_backward_fp8(
     return _backend(grad).swiglu_backward_fp8(z, probability, grad, offsets)
 
 
+def swiglu_fp8_keeping_z(
+    z: BFloat16[Tensor, "rows channels"], probability: Float[Tensor, " rows"], rule: ScaleRule, keep: bool
+) -> tuple[Fp8Tensor, MxFp4Tensor, MxFp4Tensor | None]:
+    """`swiglu_fp8`, and z in MXFP4 from the same read; with `keep`, the result in MXFP4 too, by the same rule."""
+    _check_swiglu(z, probability, BLOCK)
+    return _backend(probability).swiglu_fp8_keeping_z(z, probability, rule, keep)
+
+
+def swiglu_backward_fp8_with_activation(
+    z: Kept,
+    probability: Float[Tensor, " rows"],
+    grad: BFloat16[Tensor, "rows width"],
+    offsets: Int32[Tensor, " groups"],
+) -> tuple[Fp8Tensor, Fp8Tensor, Float[Tensor, " rows"], Fp8Tensor]:
+    """`swiglu_backward_fp8`, and `swiglu_fp8`'s result transposed, from the same read of z."""
+    _check_swiglu(z, probability, grad=grad)
+    _check_groups(grad, len(grad), offsets)
+    return _backend(grad).swiglu_backward_fp8_with_activation(z, probability, grad, offsets)
+
+
 def combine(
     rows: BFloat16[Tensor, "n channels"],
     inverse: Int32[Tensor, "tokens k"],

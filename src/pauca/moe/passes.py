@@ -145,21 +145,30 @@ def _weight_gradient(bank: Bank, a: Fp8Tensor, b: Fp8Tensor) -> Tensor:
 
 
 def _fp8_forward(bank: Bank, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    recipe, formats = bank.recipe, bank.formats
-    tokens = cast(Quantized, _quantize(x, formats.input, recipe))
+    tokens = cast(Quantized, _quantize(x, bank.formats.input, bank.recipe))
     rows = _gather_rows(tokens, bank.plan)
     gate_up, gate_up_scale = bank.weights.forward("gate_up")
     z = _times_weights(bank, rows, gate_up)
-    input_kept, z_kept = rows if formats.gathered else tokens, _quantize(z, formats.z, recipe) if formats.z else None
+    kept_input = rows if bank.formats.gathered else tokens
     del rows, tokens, gate_up
-    rule = ScaleRule(recipe.scale_rule) if formats.fc2_input == "mxfp4" else None
-    activation, activation_mxfp4 = ops.swiglu_fp8(z, bank.row_probability(), rule)
+    activation, kept_z, kept_activation = _activate(bank, z)
     del z
     down, down_scale = bank.weights.forward("down")
     y_rows = _times_weights(bank, activation, down)
-    activation_kept = activation if formats.fc2_input == "fp8" else activation_mxfp4
-    kept = to_bytes(input_kept, z_kept, activation_kept, gate_up_scale, down_scale)
+    kept = to_bytes(kept_input, kept_z, kept_activation, gate_up_scale, down_scale)
     return ops.combine(y_rows, bank.plan.copy_to_row), kept
+
+
+def _activate(bank: Bank, z: Tensor) -> tuple[Fp8Tensor, Stored | None, Quantized | None]:
+    """SwiGLU's result for FC2; then z and the result as backward wants them."""
+    formats, rule, probability = bank.formats, ScaleRule(bank.recipe.scale_rule), bank.row_probability()
+    keep = formats.fc2_input == "mxfp4"
+    if formats.z == "mxfp4" and not bank.recipe.stochastic_rounding:
+        activation, kept_z, kept = ops.swiglu_fp8_keeping_z(z, probability, rule, keep)
+    else:
+        activation, kept = ops.swiglu_fp8(z, probability, rule if keep else None)
+        kept_z = _quantize(z, formats.z, bank.recipe) if formats.z else None
+    return activation, kept_z, activation if formats.fc2_input == "fp8" else kept
 
 
 def _fp8_backward(bank: Bank, dy: Tensor, kept: _Kept) -> Gradients:
@@ -174,14 +183,16 @@ def _fp8_backward(bank: Bank, dy: Tensor, kept: _Kept) -> Gradients:
     dy_rows = ops.gather_fp8_rows(dy_tokens, plan.row_to_token)
     d_activation = _times_weights(bank, dy_rows, bank.weights.backward("down", down_scale))
     del dy_rows
-    dz_rows, dz_columns, d_probability = ops.swiglu_backward_fp8(z, probability, d_activation, offsets)
-    del d_activation
+    swiglu = (z, probability, d_activation, offsets)
     if fc2_input is None:
-        fc2_input, _ = ops.swiglu_fp8(z, probability)
-    del z
+        dz_rows, dz_columns, d_probability, fc2_columns = ops.swiglu_backward_fp8_with_activation(*swiglu)
+    else:
+        dz_rows, dz_columns, d_probability = ops.swiglu_backward_fp8(*swiglu)
+        fc2_columns = _columns(fc2_input, offsets, None)
+    del z, d_activation, swiglu
     dy_columns = ops.fp8_rows_to_columns(dy_tokens, offsets, plan.row_to_token)
-    d_down = _weight_gradient(bank, dy_columns, _columns(fc2_input, offsets, None))
-    del dy_columns, fc2_input
+    d_down = _weight_gradient(bank, dy_columns, fc2_columns)
+    del dy_columns, fc2_columns
 
     index = None if bank.formats.gathered else plan.row_to_token
     d_gate_up = _weight_gradient(bank, dz_columns, _columns(fc1_input, offsets, index))

@@ -367,6 +367,24 @@ def swiglu_backward_fp8(
     return rows, fp8_rows_to_columns(rows, offsets), d_probability
 
 
+def swiglu_fp8_keeping_z(
+    z: BFloat16[Tensor, "rows channels"], probability: Float[Tensor, " rows"], rule: ScaleRule, keep: bool
+) -> tuple[Fp8Tensor, MxFp4Tensor, MxFp4Tensor | None]:
+    activation, kept = swiglu_fp8(z, probability, rule if keep else None)
+    return activation, quantize_mxfp4(z, rule), kept
+
+
+def swiglu_backward_fp8_with_activation(
+    z: Kept,
+    probability: Float[Tensor, " rows"],
+    grad: BFloat16[Tensor, "rows width"],
+    offsets: Int32[Tensor, " groups"],
+) -> tuple[Fp8Tensor, Fp8Tensor, Float[Tensor, " rows"], Fp8Tensor]:
+    rows, columns, d_probability = swiglu_backward_fp8(z, probability, grad, offsets)
+    activation, _ = swiglu_fp8(z, probability)
+    return rows, columns, d_probability, fp8_rows_to_columns(activation, offsets)
+
+
 def combine(
     rows: BFloat16[Tensor, "n channels"],
     inverse: Int32[Tensor, "tokens k"],

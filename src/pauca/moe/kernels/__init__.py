@@ -12,7 +12,14 @@ from pauca.moe.kernels.gather_mxfp4_to_fp8_rows import gather_mxfp4_to_fp8_rows
 from pauca.moe.kernels.gather_rows import gather_fp8_rows, gather_rows
 from pauca.moe.kernels.quantize import quantize_fp8_rowwise, quantize_fp8_tilewise, quantize_mxfp4
 from pauca.moe.kernels.quantize_fp8_columns import quantize_fp8_columns
-from pauca.moe.kernels.swiglu import swiglu, swiglu_backward, swiglu_backward_fp8, swiglu_fp8
+from pauca.moe.kernels.swiglu import (
+    swiglu,
+    swiglu_backward,
+    swiglu_backward_fp8,
+    swiglu_backward_fp8_with_activation,
+    swiglu_fp8,
+    swiglu_fp8_keeping_z,
+)
 
 __all__ = [
     "combine",
@@ -30,5 +37,7 @@ __all__ = [
     "swiglu",
     "swiglu_backward",
     "swiglu_backward_fp8",
+    "swiglu_backward_fp8_with_activation",
     "swiglu_fp8",
+    "swiglu_fp8_keeping_z",
 ]
