@@ -17,8 +17,9 @@ from pauca.moe.formats import GROUP_ROWS, Fp8Tensor, Granularity
 from pauca.moe.kernels import bits
 from pauca.moe.kernels.bits import NAN_BYTE, group_of_rows, next_power_of_two, transpose_bytes_4x4
 
-_ROWS, _CHANNELS = 128, 128  # what a program turns into 128 consecutive bytes of each of 128 channels
-_WARPS = 4
+# What a program turns into 128 consecutive bytes of each of 128 channels. On an H100, DeepSeek-V3's gate_up: 250 us, 94 %
+# of the copy bandwidth; 64 channels 258 us, 32 channels 311 us; 64 or 256 rows, 8 warps: within 2 %.
+_ROWS, _CHANNELS = 128, 128
 
 
 @triton.jit
@@ -113,6 +114,5 @@ def quantize_fp8_columns(x: Tensor, group_scales: Tensor, offsets: Tensor) -> Fp
             ROWS=_ROWS,
             CHANNELS=_CHANNELS,
             PTX=bits.PTX,
-            num_warps=_WARPS,
         )
     return Fp8Tensor(out, group_scales[:, None].expand(-1, channels).contiguous(), Granularity.GROUP, offsets)
