@@ -80,7 +80,7 @@ def image_set_from_arrays(
     Raises:
         InputError: another shape, or values that are not finite or out of range, naming the first such image.
     """
-    pixels = _eight_bits(np.asarray(images), name)
+    pixels = _eight_bits(images.cpu().numpy() if isinstance(images, Tensor) else images, name)
     if pixels.ndim == 3:
         pixels = pixels[:, None]
     elif pixels.ndim == 4 and pixels.shape[1] not in (1, 3) and pixels.shape[3] in (1, 3):
