@@ -40,7 +40,7 @@ def kept_bytes(
 ) -> int:
     """Bytes kept for backward by one bank of experts, and only them.
 
-    Not counted: the weights, the routing (about 13 bytes per copy), and in the bf16 recipe that keeps FC1's input once
+    Not counted: the weights, the routing (12 bytes per copy), and in the bf16 recipe that keeps FC1's input once
     per token, that input, which is the layer's own.
     """
     shapes = kept_shapes(recipe, recompute, tokens, row_bound(tokens * top_k, experts), experts, hidden, width)
