@@ -37,14 +37,20 @@ def test_align_writes_what_it_promises(recording, tmp_path, capsys):
     assert "degenerate" in summary
 
 
-def test_the_velocity_in_the_file_is_the_camera_s(recording, tmp_path):
-    assert cli.main(["events", "align", str(recording), "--out", str(tmp_path / "out"), "--quiet"]) == 0
-    trajectory = events.Trajectory.from_csv(tmp_path / "out" / "trajectory.csv")
-    truth = events.read(recording).ground_truth
-    expected = np.stack([np.interp(trajectory.t_s, truth.t_s, axis) for axis in truth.omega_rad_s.T], axis=1)
-    error_deg_s = np.degrees(trajectory.velocity - expected)
+@pytest.mark.parametrize("name", ["trajectory.csv", "trajectory.npz"])
+def test_the_velocity_in_the_files_is_the_camera_s(recording, tmp_path, capsys, name):
+    words = ["--out", str(tmp_path), "--images", "0", "--quiet"]
+    assert cli.main(["events", "align", str(recording), *words]) == 0
+    assert cli.main(["events", "evaluate", str(tmp_path / name), str(recording), "--json"]) == 0
     # The sensor has a quarter of a DAVIS's pixels; a wrong sign, axis or clock would cost over 100 deg/s.
-    assert np.sqrt(np.mean(error_deg_s**2)) < 10.0
+    assert json.loads(capsys.readouterr().out)["rms_deg_s"] < 10.0
+    assert cli.main(["events", "evaluate", str(tmp_path / name), str(recording), "--axes", "z -x -y"]) == 0
+    assert float(capsys.readouterr().out.split("RMS ")[1].split()[0]) > 50.0
+
+
+def test_evaluate_says_what_it_cannot_compare(recording, tmp_path, capsys):
+    assert cli.main(["events", "evaluate", str(recording), str(recording)]) == 2
+    assert "cannot be read as a trajectory" in capsys.readouterr().err
 
 
 def test_results_are_not_overwritten_without_force(recording, tmp_path, capsys):

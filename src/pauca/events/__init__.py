@@ -5,7 +5,7 @@ from pauca.events.camera import Camera
 from pauca.events.contrast import Contrast
 from pauca.events.evaluate import PACKET_END, PACKET_MIDDLE, STATED, Evaluation, Protocol, evaluate, fit_time_offset
 from pauca.events.info import Info, hot_pixel_mask, info, remove_hot_pixels
-from pauca.events.io import Finding, GroundTruth, ReadReport, Recording, Remedy, TimeUnit, read, read_motion, write
+from pauca.events.io import Finding, GroundTruth, ReadReport, Recording, Remedy, TimeUnit, read, write
 from pauca.events.io.ground_truth import read_ground_truth
 from pauca.events.likelihood import NegativeBinomial
 from pauca.events.score import Score, Scorer
@@ -54,7 +54,6 @@ __all__ = [
     "info",
     "read",
     "read_ground_truth",
-    "read_motion",
     "remove_hot_pixels",
     "simulate",
     "write",

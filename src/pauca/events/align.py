@@ -10,12 +10,13 @@ from jaxtyping import Float
 from pauca.errors import ConfigError, InputError
 from pauca.events.camera import Camera, undistortion_table
 from pauca.events.contrast import Contrast
+from pauca.events.io.recording import Recording
 from pauca.events.kernels.bearings import look_up_bearings, seconds_since
 from pauca.events.likelihood import NegativeBinomial, PixelScore
 from pauca.events.newton import Optimum, Trial, maximise
 from pauca.events.score import Scorer
 from pauca.events.trajectory import Trajectory
-from pauca.events.types import Alignment, Events, Motion, Objective, Packet, Recording, Status
+from pauca.events.types import Alignment, Events, Motion, Objective, Packet, Status
 from pauca.events.warp import Frame, Warp
 
 _FEWEST_EVENTS = 50  # below, a packet is DEGENERATE: noise alone aligns as well

@@ -121,20 +121,73 @@ def simulate(
         config: scene, sensor and motion.
         camera: calibration file; default: a DAVIS 240C.
         size: width and height of the sensor, where the calibration file does not say it.
-        motion: trajectory to follow (CSV with columns t_s,wx_rad_s,wy_rad_s,wz_rad_s); default: a random one.
+        motion: angular velocity to follow (CSV with columns t_s,wx_rad_s,wy_rad_s,wz_rad_s, UZH imu.txt or
+            groundtruth.txt, or NPZ); default: a random one.
         force: replace a file that is there already.
         quiet: print only errors.
     """
     check_can_write(out, force)
     calibration = events.Camera.from_file(camera, size) if camera else events.DAVIS240C
-    recording = events.simulate(config, camera=calibration, motion=events.read_motion(motion) if motion else None)
+    recording = events.simulate(config, camera=calibration, motion=events.read_ground_truth(motion) if motion else None)
     events.write(out, recording, force=force)
     if not quiet:
         seconds = recording.events.duration_us / 1e6
         print(f"{out}: {len(recording.events):,} events in {seconds:.3f} s, with ground truth at 1 kHz")
 
 
-COMMANDS = {"align": align, "info": info, "simulate": simulate}
+def evaluate(
+    trajectory: Positional[Path],
+    truth: Positional[Path],
+    protocol: Literal["stated", "packet-middle", "packet-end"] = "stated",
+    axes: str = "x y z",
+    fit_offset: bool = False,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Compare a trajectory with a gyroscope, motion capture or a simulator.
+
+    Args:
+        trajectory: trajectory.csv or .npz of `pauca events align`.
+        truth: UZH imu.txt or groundtruth.txt, NPZ with gt_t and gt_w, or CSV with t_s,wx_rad_s,wy_rad_s,wz_rad_s.
+        protocol: stated compares at the time that each estimate states; packet-middle and packet-end are the published
+            protocols of the UZH rotation sequences (gyroscope 2.4 ms earlier; see the docs).
+        axes: which axes of the truth are the camera's x, y and z, such as '-y x z'.
+        fit_offset: find the offset between the two clocks that explains the estimates best, and compare with it.
+        as_json: machine-readable output.
+    """
+    estimates, true = _trajectory(trajectory), events.read_ground_truth(truth)
+    rules = {"stated": events.STATED, "packet-middle": events.PACKET_MIDDLE, "packet-end": events.PACKET_END}[protocol]
+    if fit_offset:
+        rules = replace(rules, truth_offset_s=events.fit_time_offset(estimates, true, axes))
+    found = events.evaluate(estimates, true, rules, axes)
+    numbers = {
+        "packets": len(found.t_s),
+        "left_out": found.left_out,
+        "rms_deg_s": found.rms_deg_s,
+        "median_deg_s": found.median_deg_s,
+        "rms_axes_deg_s": list(found.rms_axes_deg_s),
+        "percent": found.percent,
+        "truth_offset_s": rules.truth_offset_s,
+    }
+    if as_json:
+        print(json.dumps(numbers, indent=2))
+        return
+    x, y, z = found.rms_axes_deg_s
+    relative = "largest component" if rules.relative_to == "peak" else "range of its components"
+    print(
+        f"{len(found.t_s)} packets ({found.left_out} outside the truth's time), truth moved by "
+        f"{1e3 * rules.truth_offset_s:+.1f} ms"
+    )
+    print(
+        f"RMS {found.rms_deg_s:.2f} deg/s ({found.percent:.2f} % of the truth's {relative}), "
+        f"median {found.median_deg_s:.2f} deg/s; x {x:.2f}, y {y:.2f}, z {z:.2f} deg/s RMS"
+    )
+
+
+COMMANDS = {"align": align, "info": info, "evaluate": evaluate, "simulate": simulate}
+
+
+def _trajectory(path: Path) -> events.Trajectory:
+    return events.Trajectory.from_npz(path) if path.suffix == ".npz" else events.Trajectory.from_csv(path)
 
 
 def _align_config(

@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64, Num, Shaped, UInt8
 
 from pauca.errors import InputError
-from pauca.events.camera import Camera
 
 Motion = Literal["rotation", "translation"]
 Objective = Literal["st-ppp", "contrast"]
@@ -95,16 +94,6 @@ class Events:
         """The events with t0_us <= t < t1_us, as a view."""
         first, last = np.searchsorted(self.t_us, [t0_us, t1_us])
         return self[first : max(first, last)]
-
-
-@dataclass(frozen=True, eq=False)
-class Recording:
-    """What a reader hands over: events, the camera where the file told it, and what was repaired."""
-
-    events: Events
-    camera: Camera | None = None
-    name: str = ""  # file name, for messages and titles
-    notes: tuple[str, ...] = ()  # one line for each repair, with its count
 
 
 class Status(StrEnum):

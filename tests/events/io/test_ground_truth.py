@@ -41,6 +41,9 @@ def test_npz_of_the_simulator(tmp_path):
         ("imu.txt", "0.001 0 0 0 1 1 1\n"),
         ("imu.txt", "0.001 0 0 0 nan 1 1\n0.002 0 0 0 1 1 1\n"),
         ("truth.npz", "no zip"),
+        ("motion.csv", "t,x\n0,1\n"),
+        ("motion.csv", ""),
+        ("motion.csv", "t_s,wx_rad_s,wy_rad_s,wz_rad_s\n0,1,2,3\n1,1,2\n"),
     ],
 )
 def test_other_files_are_refused(tmp_path, name, text):
@@ -48,6 +51,14 @@ def test_other_files_are_refused(tmp_path, name, text):
     path.write_text(text)
     with pytest.raises(InputError, match=name):
         read_ground_truth(path)
+
+
+def test_csv_of_a_trajectory_has_other_columns_too(tmp_path):
+    path = tmp_path / "trajectory.csv"
+    path.write_text("t_s,wx_rad_s,wy_rad_s,wz_rad_s,status\n0.0,1,2,3,converged\n0.5,4,5,6,stalled\n")
+    motion = read_ground_truth(path)
+    np.testing.assert_array_equal(motion.t_s, [0.0, 0.5])
+    np.testing.assert_array_equal(motion.omega_rad_s, [[1, 2, 3], [4, 5, 6]])
 
 
 def test_missing_file(tmp_path):

@@ -1,5 +1,6 @@
 """True rotations that come with recordings: a gyroscope's text, motion capture poses, a simulator's NPZ."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,10 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation, Slerp
 
 from pauca.errors import InputError
-from pauca.events.io.motion import read_motion
 from pauca.events.io.npz import ground_truth_of
 from pauca.events.io.recording import GroundTruth
 
+_CSV_COLUMNS = ("t_s", "wx_rad_s", "wy_rad_s", "wz_rad_s")
 _CAPTURE_SMOOTHING_S = 0.012  # differences of captured poses are noise below 10 to 15 ms
 
 
@@ -20,8 +21,8 @@ def read_ground_truth(path: str | Path) -> GroundTruth:
 
     Args:
         path: UZH `imu.txt` (t ax ay az gx gy gz; rad/s), UZH `groundtruth.txt` (t px py pz qx qy qz qw; poses of the
-            camera), NPZ with `gt_t` and `gt_w` (rad/s) or with `t` and `quat_xyzw`, or CSV with the columns of a
-            trajectory.
+            camera), NPZ with `gt_t` and `gt_w` (rad/s) or with `t` and `quat_xyzw`, or CSV with columns t_s, wx_rad_s,
+            wy_rad_s, wz_rad_s (others are ignored), as `Trajectory.to_csv` writes them.
 
     Raises:
         InputError: where the file is none of these, or its times do not increase.
@@ -29,7 +30,7 @@ def read_ground_truth(path: str | Path) -> GroundTruth:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    readers = {".npz": _from_npz, ".csv": read_motion}
+    readers = {".npz": _from_npz, ".csv": _from_csv}
     truth = readers.get(path.suffix, _from_text)(path)
     if len(truth.t_s) < 2 or not np.all(np.diff(truth.t_s) > 0) or not np.all(np.isfinite(truth.omega_rad_s)):
         raise InputError(f"{path}: ground truth needs two or more increasing times and finite rates")
@@ -72,3 +73,21 @@ def _from_text(path: Path) -> GroundTruth:
     if rows.shape[1] == 8:
         return rotation_from_poses(rows[:, 0], rows[:, 4:8])
     raise InputError(f"{path}: {rows.shape[1]} columns; expected 7 (t ax ay az gx gy gz) or 8 (t px py pz qx qy qz qw)")
+
+
+def _from_csv(path: Path) -> GroundTruth:
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a table ({error})") from None
+    if not rows or not set(_CSV_COLUMNS) <= set(rows[0]):
+        raise InputError(f"{path}: no angular velocity; expected a table with columns {','.join(_CSV_COLUMNS)}")
+    values = np.array([[_number(row[name], path, line) for name in _CSV_COLUMNS] for line, row in enumerate(rows, 2)])
+    return GroundTruth(values[:, 0], values[:, 1:])
+
+
+def _number(text: str | None, path: Path, line: int) -> float:
+    try:
+        return float(text or "")
+    except ValueError:
+        raise InputError(f"{path}: line {line}: {text!r} is no number") from None

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pauca.events import types
+from pauca.events.camera import Camera
+from pauca.events.types import Events
 
 
 class Remedy(StrEnum):
@@ -82,9 +83,13 @@ class GroundTruth:
 
 
 @dataclass(frozen=True, eq=False)
-class Recording(types.Recording):
-    """Events and all that the file told about them. `notes` are the findings of the report in words."""
+class Recording:
+    """Events and all that the file told about them."""
 
+    events: Events
+    camera: Camera | None = None
+    name: str = ""  # file name, for messages and titles
+    notes: tuple[str, ...] = ()  # the findings of the report in words, one line each
     report: ReadReport | None = None  # None for what was not read from a file
     ground_truth: GroundTruth | None = None
 
