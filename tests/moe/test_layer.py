@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pauca.errors import ConfigError, InputError
+from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.moe import weights as weights_module
 from pauca.moe.layer import Experts, MoE, auxiliary_loss, frozen_weights, update_biases
 from pauca.moe.recipe import Recipe
@@ -83,6 +83,17 @@ def test_frozen_weights_are_quantised_once_and_forgotten_afterwards(precision, m
     with torch.no_grad():
         layer.experts.down.mul_(2)
     assert not torch.equal(layer(x), expected)
+
+
+def test_a_change_of_frozen_weights_is_noticed():
+    layer, x = _layer(recipe=Recipe.fp4()), torch.randn(20, 64)
+    with frozen_weights(layer):
+        layer(x)
+        with torch.no_grad():
+            layer.experts.down.mul_(2)
+        with pytest.raises(PaucaError, match="frozen_weights"):
+            layer(x)
+    layer(x)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pauca.errors import ConfigError, InputError
+from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.moe import ops
 from pauca.moe.experts import apply_experts
 from pauca.moe.formats import ScaleRule
@@ -39,6 +39,7 @@ class Experts(nn.Module):
         self.recipe = recipe or Recipe.bf16()
         self._frozen = False
         self._prepared: list[Tensor] = []
+        self._versions = (0, 0)
         self.reset_parameters()
 
     @property
@@ -92,9 +93,14 @@ class Experts(nn.Module):
 
     @torch.no_grad()
     def _prepared_weights(self) -> list[Tensor]:
-        if self._frozen and not self._prepared and self.recipe.precision != "bf16":
-            self._prepared = prepare_weights(self.gate_up, self.down)
-        return self._prepared if self.recipe.precision != "bf16" else []
+        if not self._frozen or self.recipe.precision == "bf16":
+            return []
+        versions = (self.gate_up._version, self.down._version)
+        if not self._prepared:
+            self._prepared, self._versions = prepare_weights(self.gate_up, self.down), versions
+        if versions != self._versions:
+            raise PaucaError("expert weights changed under frozen_weights(); leave it before the optimiser steps")
+        return self._prepared
 
     def _freeze(self, frozen: bool) -> None:
         self._frozen, self._prepared = frozen, []
