@@ -1,0 +1,152 @@
+"""The command line of pauca fewshot, from images on disk to predictions."""
+
+import csv
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from pauca.cli import main
+from pauca.fewshot import draw_glyphs
+from pauca.fewshot.commands import _override
+from pauca.fewshot.train import PROTOCOLS, TrainConfig
+from pauca.runs import from_yaml
+
+QUICK = [
+    *("--backbone", "conv4-32", "--mode", "deterministic", "--way", "3", "--shot", "2", "--query", "3"),
+    *("--steps", "2", "--episodes-per-step", "1", "--validate-every", "1", "--validation-episodes", "5"),
+    *("--device", "cpu", "--quiet"),
+]
+SIZE = ["--image-size", "16", "--channels", "1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Glyphs as image files: train, val and test, each of 4 classes with 20 images."""
+    root = tmp_path_factory.mktemp("images")
+    for split in ("train", "val", "test"):
+        images = draw_glyphs(split, per_class=20, size=16, classes=4)
+        for i, (image, label) in enumerate(zip(images.images, images.labels, strict=True)):
+            path = root / split / images.class_names[label] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[0].numpy()).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(folder, tmp_path_factory):
+    """A model trained for two steps by the command."""
+    out = tmp_path_factory.mktemp("runs") / "trained"
+    assert main(["fewshot", "train", str(folder), "--out", str(out), *QUICK, *SIZE]) == 0
+    return out / "checkpoints" / "best.safetensors"
+
+
+def test_training_leaves_a_run_that_can_be_repeated(model, tmp_path, capsys):
+    run = model.parent.parent
+    assert (run / "report.html").exists()
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3  # two validations, one line of losses
+    again = ["fewshot", "train", "--config", str(run / "config.yaml"), "--out", str(tmp_path / "again"), "--quiet"]
+    assert main(again) == 0
+    assert (tmp_path / "again" / "checkpoints" / "best.safetensors").read_bytes() == model.read_bytes()
+    assert main(["fewshot", "train", "--out", str(run), "--resume", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_an_existing_run_is_not_overwritten(folder, model, capsys):
+    assert main(["fewshot", "train", str(folder), "--out", str(model.parent.parent), *QUICK, *SIZE]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_eval_writes_results_episodes_and_report(folder, model, tmp_path, capsys):
+    out = tmp_path / "eval"
+    words = ["fewshot", "eval", str(model), str(folder), "--out", str(out), "--way", "3", "--episodes", "10"]
+    assert main([*words, "--shots", "1", "5"]) == 0
+    assert "3-way 5-shot" in capsys.readouterr().out
+    results = json.loads((out / "evaluation.json").read_text())
+    assert 0 <= results["1-shot"]["accuracy"] <= 1
+    assert results["1-shot"]["episodes"] == 10
+    assert len(results["5-shot"]["class_accuracy"]) == 4
+    assert (out / "episodes-5shot.npz").exists()
+    assert (out / "report.html").exists()
+
+
+def test_testing_on_training_images_is_refused(folder, model, tmp_path, capsys):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(folder / "train", mixed / "train")
+    shutil.copytree(folder / "train", mixed / "test")
+    assert main(["fewshot", "eval", str(model), str(mixed), "--out", str(tmp_path / "out"), "--way", "3"]) == 2
+    assert "share" in capsys.readouterr().err
+
+
+def test_compare_of_a_model_with_itself_is_nothing(folder, model, capsys):
+    words = ["fewshot", "compare", str(model), str(model), str(folder), "--way", "3", "--episodes", "10", "--json"]
+    assert main([*words, "--shots", "1"]) == 0
+    found = json.loads(capsys.readouterr().out)["1-shot"]
+    assert (found["difference"], found["p_value"], found["wins"], found["losses"]) == (0.0, 1.0, 0, 0)
+
+
+def test_predict_writes_a_table_and_a_gallery(folder, model, tmp_path):
+    out = tmp_path / "predictions.csv"
+    words = ["fewshot", "predict", str(model), "--support", str(folder / "test"), "--query", str(folder / "test")]
+    assert main([*words, "--out", str(out)]) == 0
+    header, *rows = csv.reader(out.read_text().splitlines())
+    assert header[:2] == ["file", "label"]
+    assert header[2:] == sorted(path.name for path in (folder / "test").iterdir())
+    assert len(rows) == 80
+    assert all(row[1] in header[2:] and sum(map(float, row[2:])) == pytest.approx(1, abs=1e-3) for row in rows)
+    assert "<img" in out.with_suffix(".html").read_text()
+    assert main([*words, "--out", str(out)]) == 2  # not overwritten without --force
+
+
+def test_scan_names_what_is_wrong(folder, capsys):
+    assert main(["fewshot", "data", "scan", str(folder), "--min-images", "21", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["images"] == 240
+    assert set(report["small_classes"].values()) == {20}
+
+
+def test_prepare_then_train_needs_no_size(folder, tmp_path, capsys):
+    data = tmp_path / "prepared"
+    prepare = ["fewshot", "data", "prepare", "folder", "--from", str(folder), "--out", str(data), "--size", "16"]
+    assert main(prepare) == 0
+    assert main(["fewshot", "train", str(data), "--out", str(tmp_path / "run"), *QUICK]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["eval", "absent.safetensors", "glyphs"], "absent.safetensors: is not a readable safetensors file"),
+        (["train", "absent-folder", "--out", "{}/x"], "absent-folder: no such file or folder"),
+        (["train", "--config", "absent.yaml", "--out", "{}/x"], "absent.yaml"),
+        (["data", "prepare", "cifar-fs", "--from", "absent"], "get CIFAR-FS from"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(words, complaint, tmp_path, capsys):
+    assert main(["fewshot", *(word.format(tmp_path) for word in words)]) == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.count("\n") == 1
+
+
+def test_an_unknown_backbone_is_answered_with_the_known_ones(folder, tmp_path, capsys):
+    words = ["fewshot", "train", str(folder), "--out", str(tmp_path / "run"), *SIZE, "--backbone", "vgg"]
+    assert main(words) == 2
+    assert "backbone 'vgg' is not known; choose one of resnet12" in capsys.readouterr().err
+
+
+def test_a_protocol_gives_way_to_what_is_given():
+    preset = PROTOCOLS["miniimagenet"].train
+    given = TrainConfig(steps=100)
+    merged = _override(preset, given, TrainConfig())
+    assert (merged.steps, merged.episode.shot, merged.label_smoothing) == (100, 15, 0.1)
+
+
+def test_configs_survive_yaml(tmp_path):
+    from pauca.fewshot.commands import TrainSettings
+    from pauca.runs import to_yaml
+
+    settings = TrainSettings("glyphs", PROTOCOLS["fc100"].model, PROTOCOLS["fc100"].train)
+    (tmp_path / "config.yaml").write_text(to_yaml(settings))
+    assert from_yaml(TrainSettings, tmp_path / "config.yaml") == settings

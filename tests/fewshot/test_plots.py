@@ -1,0 +1,83 @@
+"""Figures: made from real results, and showing what they say."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from pauca.errors import InputError
+from pauca.fewshot import plots
+from pauca.fewshot.evaluate import embed_images, evaluate
+from pauca.fewshot.latent import LatentConfig
+from pauca.fewshot.model import MCRNet, ModelConfig
+
+
+@pytest.fixture(scope="module")
+def flat() -> MCRNet:
+    config = ModelConfig(base_learner="prototypes", image_size=16, latent=LatentConfig(mode="none"))
+    return MCRNet(config, backbone=nn.Flatten()).eval()
+
+
+@pytest.fixture(scope="module")
+def with_decoder() -> MCRNet:
+    torch.manual_seed(0)
+    latent = LatentConfig(mode="variational", reconstruction_weight=0.1)
+    return MCRNet(ModelConfig(backbone="conv4-32", image_size=16, latent=latent)).eval()
+
+
+def titles(figure: Figure) -> list[str]:
+    return [axis.get_title() for axis in figure.axes if axis.get_title()]
+
+
+def test_gallery_shows_support_and_queries_with_their_answers(toy_images, toy_episodes, flat):
+    features = embed_images(flat, toy_images)
+    task = toy_episodes[3:4]
+    logits = flat.classify(features[task.support], task.support_labels, features[task.query], task.way)
+    figure = plots.episode_gallery(toy_images, task, logits, queries_per_class=2)
+    pictures = [axis for axis in figure.axes if axis.images]
+    assert len(pictures) == 3 * (2 + 2)
+    names = [toy_images.class_names[c] for c in task.classes[0]]
+    assert [axis.get_title("left") for axis in figure.axes if axis.get_title("left")] == names
+    assert titles(figure) == [name for name in names for _ in range(2)]  # all answers are right
+
+
+def test_predictions_are_shown_below_the_examples(toy_images):
+    probabilities = np.full((5, 8), 0.05)
+    probabilities[:, 2] = 0.65
+    figure = plots.prediction_gallery(toy_images, toy_images.images[:5], np.array(["class-2"] * 5), probabilities)
+    assert sum(title == "class-2 0.65" for title in titles(figure)) == 5
+    assert sum(title.startswith("example") for title in titles(figure)) == 8
+
+
+def test_confusion_and_reliability_show_an_evaluation(toy_images, toy_episodes, flat):
+    evaluation = evaluate(flat, toy_images, toy_episodes)
+    picture = plots.confusion_matrix(evaluation, largest=4).axes[0].images[0].get_array()
+    np.testing.assert_allclose(picture, np.eye(4))
+    assert f"{evaluation.calibration.expected_error:.3f}" in titles(plots.reliability(evaluation))[0]
+
+
+def test_feature_map_has_a_colour_for_each_class(toy_images, flat):
+    figure = plots.feature_map(embed_images(flat, toy_images), toy_images.labels, toy_images.class_names)
+    assert len(figure.axes[0].collections) == 8
+    with pytest.raises(InputError, match="at least 5 images, not 3"):
+        plots.feature_map(torch.rand(3, 2), torch.arange(3), "abc")
+
+
+def test_reconstructions_and_latent_codes_need_what_they_show(toy_images, flat, with_decoder):
+    assert len(plots.reconstructions(with_decoder, toy_images, count=3).axes) == 6
+    assert plots.latent_codes(with_decoder, toy_images).shape == (96, 64 * 16)
+    for figure in (plots.reconstructions, plots.latent_codes):
+        with pytest.raises(InputError, match="no latent space"):
+            figure(flat, toy_images)
+
+
+def test_training_curves_read_the_metrics():
+    lines = [
+        {"step": 50, "cross_entropy": 1.2},
+        {"step": 100, "cross_entropy": 0.9},
+        {"step": 100, "validation_accuracy": 0.6, "half_width": 0.01},
+    ]
+    loss, accuracy = plots.training_curves(lines).axes
+    assert loss.lines[0].get_ydata().tolist() == [1.2, 0.9]
+    assert accuracy.lines[0].get_ydata().tolist() == [60.0]
