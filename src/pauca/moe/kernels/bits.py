@@ -141,7 +141,7 @@ def clamp_halves(word, PTX: tl.constexpr):
 
 
 @triton.jit
-def _round_to_e2m1(halves):
+def round_to_e2m1(halves):
     """E2M1 magnitudes at bits 9 to 11 of each half, of numbers whose 1.0 is 2^-14.
 
     2^-14 is binary16's smallest normal, so E2M1's 0.5 is where binary16 too is subnormal, and an E2M1 code is
@@ -193,8 +193,8 @@ def halves_to_e2m1x8(a, b, c, d, signs):
 
     `signs` has each element's sign at the top of its nibble. No half is above 7.
     """
-    low = _merge(_round_to_e2m1(a), _round_to_e2m1(b) << 4, 0x1FFF1FFF)
-    high = _merge(_round_to_e2m1(c), _round_to_e2m1(d) << 4, 0x1FFF1FFF)
+    low = _merge(round_to_e2m1(a), round_to_e2m1(b) << 4, 0x1FFF1FFF)
+    high = _merge(round_to_e2m1(c), round_to_e2m1(d) << 4, 0x1FFF1FFF)
     word = _merge(low >> 9, high >> 1, 0x00FF00FF)
     return _merge(signs, word, -0x77777778)
 
@@ -208,9 +208,9 @@ def error_change(half):
     """
     number = half.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32) * 16384.0
     smaller = tl.minimum(half, 0x0E00)
-    smaller = (_round_to_e2m1(smaller) & 0x0E00).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32) * 16384.0
+    smaller = (round_to_e2m1(smaller) & 0x0E00).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32) * 16384.0
     halved = (number * 0.000030517578125).to(tl.float16).to(tl.int16, bitcast=True).to(tl.int32)
-    larger = (_round_to_e2m1(halved) & 0x0E00).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32) * 32768.0
+    larger = (round_to_e2m1(halved) & 0x0E00).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32) * 32768.0
     before = ((number - smaller) * 512.0).to(tl.int32)
     after = ((number - larger) * 512.0).to(tl.int32)
     return tl.where(number >= 0.25, after * after - before * before, 0)

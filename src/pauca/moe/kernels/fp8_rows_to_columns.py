@@ -148,20 +148,18 @@ def fp8_rows_to_columns_kernel(
     )
     a, b, c, d = transpose_bytes_4x4(a, b, c, d, PTX)
 
-    channel = (tile * TILE + 4 * tl.arange(0, TILE // 4))[:, None]
-    position = (first_row // 4 + quad)[None, :]
-    inside = (channel < channels) & (position < sixteens * 4)
-    target_word = out + channel.to(tl.int64) * (sixteens * 4) + position
-    tl.store(target_word, a.trans(1, 0), inside)
-    tl.store(target_word + sixteens * 4, b.trans(1, 0), inside)
-    tl.store(target_word + sixteens * 8, c.trans(1, 0), inside)
-    tl.store(target_word + sixteens * 12, d.trans(1, 0), inside)
+    # [quads, words, channel bits 0, 1] to [channels, quads]: one exchange through shared memory.
+    four = tl.join(tl.join(a, b), tl.join(c, d)).trans(1, 3, 2, 0).reshape(TILE, ROWS // 4)
 
-    one_channel = tile * TILE + tl.arange(0, TILE)
+    channel = tile * TILE + tl.arange(0, TILE)
+    position = (first_row // 4 + quad)[None, :]
+    inside = (channel < channels)[:, None] & (position < sixteens * 4)
+    tl.store(out + channel.to(tl.int64)[:, None] * (sixteens * 4) + position, four, inside)
+
     each = tl.program_id(1)
     while each < groups:
         byte = tl.load(largest + each * scales_per_row + scale_column)
-        tl.store(out_scales + each * channels + one_channel, byte.to(tl.uint8), one_channel < channels)
+        tl.store(out_scales + each * channels + channel, byte.to(tl.uint8), channel < channels)
         each += tl.num_programs(1)
 
 

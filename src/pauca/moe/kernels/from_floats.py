@@ -10,40 +10,40 @@ The numbers are FP32 that hold BF16 values exactly. Their BF16 bits, without the
 import triton
 import triton.language as tl
 
-from pauca.moe.kernels.bits import NAN_BYTE, error_change
+from pauca.moe.kernels.bits import NAN_BYTE, clamp_halves, error_changes, round_to_e2m1
 
 INFINITY = tl.constexpr(0x7F80)
 
 
 @triton.jit
-def magnitude_bits(x):
-    return (x.to(tl.int32, bitcast=True) & 0x7FFFFFFF) >> 16
+def magnitude(x):
+    """FP32 bits without the sign, which order as the magnitudes do; NaN comes after infinity."""
+    return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
 
 
 @triton.jit
 def largest_finite(x):
     """BF16 bits of each number's magnitude, zero for infinity and NaN: ready for a maximum."""
-    bits = magnitude_bits(x)
+    bits = magnitude(x) >> 16
     return tl.where(bits < INFINITY, bits, 0)
 
 
 @triton.jit
-def largest_finite_of_row(x):
-    """The largest of `largest_finite` over a whole row, looking for infinity and NaN only where there are any."""
-    largest = tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 0) >> 16
-    if largest >= INFINITY:
-        largest = tl.max(largest_finite(x), 0)
-    return largest
+def infinity_to_nan(x):
+    return tl.fma(x, 0.0, x)
 
 
 @triton.jit
-def round_to_bfloat16(x, PTX: tl.constexpr):
-    """FP32 to BF16, to nearest even; two in one instruction."""
-    if PTX:
-        return tl.inline_asm_elementwise(
-            "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", [x], dtype=tl.bfloat16, is_pure=True, pack=2
-        )
-    return x.to(tl.bfloat16)
+def finite_row(x):
+    """The largest of `largest_finite` over a row, and the row with NaN for infinity.
+
+    Both need more than a maximum only where a row holds infinity or NaN, so only then is it spent.
+    """
+    largest = tl.max(magnitude(x), 0) >> 16
+    if largest >= INFINITY:
+        largest = tl.max(largest_finite(x), 0)
+        x = infinity_to_nan(x)
+    return largest, x
 
 
 @triton.jit
@@ -54,34 +54,55 @@ def fp8_scale_byte(largest):
 
 @triton.jit
 def to_e4m3(x, byte):
-    """E4M3 codes over the scale, rounded to nearest even; infinity and NaN become NaN."""
+    """E4M3 codes over the scale, rounded to nearest even. NaN stays NaN; infinity must have become NaN before."""
     inverse = ((254 - byte) << 23).to(tl.float32, bitcast=True)
-    # The second term is zero, or NaN for infinity, which the conversion would bring down to 448.
-    return tl.fma(x, 0.0, x * inverse).to(tl.float8e4nv).to(tl.uint8, bitcast=True)
+    return (x * inverse).to(tl.float8e4nv).to(tl.uint8, bitcast=True)
 
 
 @triton.jit
-def to_mxfp4(x, CARRY: tl.constexpr, SATURATE: tl.constexpr, BEST: tl.constexpr, WIDTH: tl.constexpr):
+def _pair_of_halves(low, high, PTX: tl.constexpr):
+    """Two FP32 numbers rounded to binary16, in one word."""
+    if PTX:
+        return tl.inline_asm_elementwise(
+            "cvt.rn.f16x2.f32 $0, $2, $1;", "=r,f,f", [low, high], dtype=tl.int32, is_pure=True, pack=1
+        )
+    low = low.to(tl.float16).to(tl.int16, bitcast=True).to(tl.int32)
+    high = high.to(tl.float16).to(tl.int16, bitcast=True).to(tl.int32)
+    return (low & 0xFFFF) | (high << 16)
+
+
+@triton.jit
+def _per_pair(block_values, WIDTH: tl.constexpr):
+    """One value per block of 32, repeated for each of its 16 pairs."""
+    return block_values[:, None].broadcast_to(WIDTH // 32, 16).reshape(WIDTH // 2)
+
+
+@triton.jit
+def to_mxfp4(
+    x, CARRY: tl.constexpr, SATURATE: tl.constexpr, BEST: tl.constexpr, WIDTH: tl.constexpr, PTX: tl.constexpr
+):
     """Packed codes [WIDTH / 2] and scale bytes [WIDTH / 32] of x [WIDTH], as uint8."""
-    x = x.reshape(WIDTH // 32, 32)
-    largest = tl.max(magnitude_bits(x), 1)
+    low, high = tl.split(x.reshape(WIDTH // 2, 2))
+    larger = tl.maximum(magnitude(low), magnitude(high))
+    largest = tl.max(larger.reshape(WIDTH // 32, 16), 1) >> 16
     byte = tl.maximum(((largest + CARRY) >> 7) - 2, 0)
     # 2^(113 - byte) takes the scale to 2^-14; it is subnormal in FP32 where the scale is above 2^112.
     factor = tl.where(byte < 240, (240 - byte) << 23, 0x800000 >> tl.maximum(byte - 239, 0))
-    factor = factor.to(tl.float32, bitcast=True)[:, None]
-    halves = (tl.abs(x) * factor).to(tl.float16).to(tl.int16, bitcast=True).to(tl.int32)
+    factor = factor.to(tl.float32, bitcast=True)
+    each = _per_pair(factor, WIDTH)
+    pairs = _pair_of_halves(low * each, high * each, PTX)
     if BEST:
-        larger = tl.sum(error_change(halves), 1) < 0
-        byte += larger.to(tl.int32)
-        factor = tl.where(larger[:, None], factor * 0.5, factor)
-        halves = (tl.abs(x) * factor).to(tl.float16).to(tl.int16, bitcast=True).to(tl.int32)
+        change = error_changes(pairs & 0x7FFF7FFF).reshape(WIDTH // 32, 16)
+        next_scale = tl.sum(change, 1) < 0
+        byte += next_scale.to(tl.int32)
+        each = _per_pair(tl.where(next_scale, factor * 0.5, factor), WIDTH)
+        pairs = _pair_of_halves(low * each, high * each, PTX)
     if SATURATE:
-        halves = tl.minimum(halves, 0x0E00)
-    # The rounding of `bits.halves_to_e2m1x8`, one number at a time.
-    codes = (halves + ((halves >> 9) & 1) + 0xFF) >> 9
-    codes = codes | ((x.to(tl.int32, bitcast=True) >> 28) & 8)
+        pairs = clamp_halves(pairs & 0x7FFF7FFF, PTX) | (pairs & -0x7FFF8000)
+    codes = round_to_e2m1(pairs)
+    codes = codes | ((codes >> 3) & 0x10001000)  # the sign beside the code
+    packed = ((codes >> 9) & 0x0F) | ((codes >> 21) & 0xF0)
     bad, zero = largest >= INFINITY, largest == 0
-    codes = tl.where((bad | zero)[:, None], 0, codes)
-    low, high = tl.split(codes.reshape(WIDTH // 2, 2))
+    packed = tl.where(_per_pair((bad | zero).to(tl.int32), WIDTH) != 0, 0, packed)
     byte = tl.where(bad, NAN_BYTE, tl.where(zero, 0, byte))
-    return (low | (high << 4)).to(tl.uint8), byte.to(tl.uint8)
+    return packed.to(tl.uint8), byte.to(tl.uint8)

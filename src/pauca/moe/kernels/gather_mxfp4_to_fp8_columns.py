@@ -36,35 +36,28 @@ def _load_as_e4m3(
     row,  # [lanes]
     block,  # [lanes]
     largest,  # [lanes]
-    present,  # [lanes]
+    exists,  # [lanes] there is such a row and block
+    grouped,  # [lanes] and it belongs to a group
     source_rows,
     blocks,
     row_words,
     HAS_INDEX: tl.constexpr,
     PTX: tl.constexpr,
 ):
-    """One block a lane: words of channels 0 to 3, and words of channels 4 to 7, of every eight."""
-    taken = tl.load(index + row, present, other=-1) if HAS_INDEX else row
-    present = present & (taken >= 0) & (taken < source_rows)
+    """One block a lane: words of channels 0 to 3, and words of channels 4 to 7, of every eight.
+
+    The loads wait for the index alone; finding the group, its largest scale and the tables happens meanwhile.
+    """
+    taken = tl.load(index + row, exists, other=-1) if HAS_INDEX else row
+    present = exists & (taken >= 0) & (taken < source_rows)
     start = source + taken.to(tl.int64) * row_words
-    byte = tl.load((start + blocks * 4).to(tl.pointer_type(tl.uint8)) + block, present, other=0).to(tl.int32)
     nibbles = tl.load((start + block * 4)[:, None] + tl.arange(0, 4)[None, :], present[:, None], other=0)
+    byte = tl.load((start + blocks * 4).to(tl.pointer_type(tl.uint8)) + block, present, other=0).to(tl.int32)
     low, high = e4m3_table(largest - byte)
     first, second = e2m1x8_to_e4m3(nibbles, low[:, None], high[:, None], PTX)
-    bad = (byte == NAN_BYTE)[:, None]
-    return tl.where(bad, NAN_WORD, first), tl.where(bad, NAN_WORD, second)
-
-
-@triton.jit
-def _transpose_and_store(
-    target, stride, inside, a, b, c, d, QUADS: tl.constexpr, WORDS: tl.constexpr, PTX: tl.constexpr
-):
-    """Four words of four channels, of four rows each, to four channels of memory."""
-    a, b, c, d = transpose_bytes_4x4(a, b, c, d, PTX)
-    tl.store(target, a.reshape(QUADS, WORDS).trans(1, 0), inside)
-    tl.store(target + stride, b.reshape(QUADS, WORDS).trans(1, 0), inside)
-    tl.store(target + stride * 2, c.reshape(QUADS, WORDS).trans(1, 0), inside)
-    tl.store(target + stride * 3, d.reshape(QUADS, WORDS).trans(1, 0), inside)
+    numbers = (grouped & (byte != NAN_BYTE))[:, None]
+    otherwise = tl.where(grouped, NAN_WORD, 0)[:, None]
+    return tl.where(numbers, first, otherwise), tl.where(numbers, second, otherwise)
 
 
 @triton.jit
@@ -91,29 +84,39 @@ def gather_mxfp4_to_fp8_columns_kernel(
     lane = tl.arange(0, ROWS // 4 * BLOCKS)
     row = first_row + 4 * (lane // BLOCKS)  # the first of four, which share a group
     block = first_block + lane % BLOCKS
+    exists = (row < sixteens * 16) & (block < blocks)
     group = group_of_rows(offsets, row, groups, GROUPS)
-    present = (group < groups) & (block < blocks)
-    target = tl.maximum(tl.load(largest + group * blocks + block, present, other=0), 6)
+    grouped = exists & (group < groups)
+    target = tl.maximum(tl.load(largest + group * blocks + block, grouped, other=0), 6)
 
-    a, e = _load_as_e4m3(source, index, row, block, target, present, source_rows, blocks, row_words, HAS_INDEX, PTX)
-    b, f = _load_as_e4m3(source, index, row + 1, block, target, present, source_rows, blocks, row_words, HAS_INDEX, PTX)
-    c, g = _load_as_e4m3(source, index, row + 2, block, target, present, source_rows, blocks, row_words, HAS_INDEX, PTX)
-    d, h = _load_as_e4m3(source, index, row + 3, block, target, present, source_rows, blocks, row_words, HAS_INDEX, PTX)
+    a, e = _load_as_e4m3(
+        source, index, row, block, target, exists, grouped, source_rows, blocks, row_words, HAS_INDEX, PTX
+    )
+    b, f = _load_as_e4m3(
+        source, index, row + 1, block, target, exists, grouped, source_rows, blocks, row_words, HAS_INDEX, PTX
+    )
+    c, g = _load_as_e4m3(
+        source, index, row + 2, block, target, exists, grouped, source_rows, blocks, row_words, HAS_INDEX, PTX
+    )
+    d, h = _load_as_e4m3(
+        source, index, row + 3, block, target, exists, grouped, source_rows, blocks, row_words, HAS_INDEX, PTX
+    )
+    a, b, c, d = transpose_bytes_4x4(a, b, c, d, PTX)
+    e, f, g, h = transpose_bytes_4x4(e, f, g, h, PTX)
+    # [lanes, 4 words, channel bits 0, 1, 2] to [channels, quads]: one exchange through shared memory.
+    eight = tl.join(tl.join(tl.join(a, b), tl.join(c, d)), tl.join(tl.join(e, f), tl.join(g, h)))
+    eight = eight.reshape(ROWS // 4, BLOCKS * 4, 2, 2, 2).trans(1, 4, 3, 2, 0).reshape(BLOCKS * 32, ROWS // 4)
 
-    stride = sixteens * 4
-    channel = (first_block * 32 + 8 * tl.arange(0, BLOCKS * 4))[:, None]
+    channel = first_block * 32 + tl.arange(0, BLOCKS * 32)
     position = (first_row // 4 + tl.arange(0, ROWS // 4))[None, :]
-    inside = (channel < blocks * 32) & (position < stride)
-    corner = out + channel.to(tl.int64) * stride + position
-    _transpose_and_store(corner, stride, inside, a, b, c, d, ROWS // 4, BLOCKS * 4, PTX)
-    _transpose_and_store(corner + stride * 4, stride, inside, e, f, g, h, ROWS // 4, BLOCKS * 4, PTX)
+    inside = (channel < blocks * 32)[:, None] & (position < sixteens * 4)
+    tl.store(out + channel.to(tl.int64)[:, None] * (sixteens * 4) + position, eight, inside)
 
-    one_channel = first_block * 32 + tl.arange(0, BLOCKS * 32)
     each = tl.program_id(1)
     while each < groups:
-        byte = tl.load(largest + each * blocks + one_channel // 32, one_channel < blocks * 32, other=0)
+        byte = tl.load(largest + each * blocks + channel // 32, channel < blocks * 32, other=0)
         byte = tl.maximum(byte - 6, 0).to(tl.uint8)
-        tl.store(out_scales + each * blocks * 32 + one_channel, byte, one_channel < blocks * 32)
+        tl.store(out_scales + each * blocks * 32 + channel, byte, channel < blocks * 32)
         each += tl.num_programs(1)
 
 

@@ -13,8 +13,9 @@ import triton.language as tl
 from torch import Tensor
 
 from pauca.moe.formats import TILE, Fp8Tensor, Granularity, MxFp4Tensor, ScaleRule
+from pauca.moe.kernels import bits
 from pauca.moe.kernels.bits import carry, next_power_of_two
-from pauca.moe.kernels.from_floats import fp8_scale_byte, largest_finite, to_e4m3, to_mxfp4
+from pauca.moe.kernels.from_floats import fp8_scale_byte, infinity_to_nan, largest_finite, to_e4m3, to_mxfp4
 
 _WIDTH = 2048  # channels a program of 4 warps takes to MXFP4: two 16-byte loads a thread
 
@@ -36,11 +37,12 @@ def quantize_mxfp4_kernel(
     SATURATE: tl.constexpr,
     BEST: tl.constexpr,
     WIDTH: tl.constexpr,
+    PTX: tl.constexpr,
 ):
     row, start = tl.program_id(0).to(tl.int64), tl.program_id(1) * WIDTH
     channel = start + tl.arange(0, WIDTH)
     packed, scales = to_mxfp4(
-        load_bfloat16(x + row * channels + channel, channel < channels), CARRY, SATURATE, BEST, WIDTH
+        load_bfloat16(x + row * channels + channel, channel < channels), CARRY, SATURATE, BEST, WIDTH, PTX
     )
     store_mxfp4(out + row * row_bytes, packed, scales, start, channels, WIDTH)
 
@@ -69,7 +71,7 @@ def quantize_fp8_kernel(
     channel = tile[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     values = load_bfloat16(x + row * channels + channel, channel < channels)
     byte = fp8_scale_byte(tl.max(largest_finite(values), 1))
-    tl.store(codes + row * channels + channel, to_e4m3(values, byte[:, None]), channel < channels)
+    tl.store(codes + row * channels + channel, to_e4m3(infinity_to_nan(values), byte[:, None]), channel < channels)
     tl.store(scales + row * scales_per_row + tile, byte.to(tl.uint8), tile < scales_per_row)
 
 
@@ -78,7 +80,7 @@ def quantize_mxfp4(x: Tensor, rule: ScaleRule) -> MxFp4Tensor:
     out = MxFp4Tensor.empty(rows, channels, x.device)
     if rows:
         quantize_mxfp4_kernel[(rows, triton.cdiv(channels, _WIDTH))](
-            x, out.data, channels, out.data.shape[1], **rule_arguments(rule), WIDTH=_WIDTH
+            x, out.data, channels, out.data.shape[1], **rule_arguments(rule), WIDTH=_WIDTH, PTX=bits.PTX
         )
     return out
 

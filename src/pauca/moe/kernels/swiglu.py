@@ -17,16 +17,9 @@ import triton.language as tl
 from torch import Tensor
 
 from pauca.moe.formats import Fp8Tensor, MxFp4Tensor, ScaleRule
-from pauca.moe.kernels import bits
-from pauca.moe.kernels.bits import next_power_of_two
+from pauca.moe.kernels.bits import e2m1x8_to_e4m3, e4m3_table, next_power_of_two
 from pauca.moe.kernels.fp8_rows_to_columns import fp8_rows_to_columns
-from pauca.moe.kernels.from_floats import (
-    fp8_scale_byte,
-    largest_finite_of_row,
-    round_to_bfloat16,
-    to_e4m3,
-    to_mxfp4,
-)
+from pauca.moe.kernels.from_floats import finite_row, fp8_scale_byte, to_e4m3, to_mxfp4
 from pauca.moe.kernels.quantize import empty_fp8_rows, load_bfloat16, rule_arguments, store_mxfp4, warps_for
 from pauca.moe.reference import Kept
 
@@ -40,24 +33,79 @@ def _e8m0_to_float(byte):
 
 
 @triton.jit
-def _sigmoid(x, PTX: tl.constexpr):
+def _sigmoid(x):
     """Within three units in the last place of FP32, in four instructions; below 2^-126 it is zero."""
-    if PTX:
-        return tl.inline_asm_elementwise(
-            """{
-            .reg .f32 t;
-            mul.f32 t, $1, 0fBFB8AA3B;
-            ex2.approx.ftz.f32 t, t;
-            add.f32 t, t, 0f3F800000;
-            rcp.approx.ftz.f32 $0, t;
-            }""",
-            "=f,f",
-            [x],
-            dtype=tl.float32,
-            is_pure=True,
-            pack=1,
-        )
-    return tl.sigmoid(x)
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .f32 t;
+        mul.f32 t, $1, 0fBFB8AA3B;
+        ex2.approx.ftz.f32 t, t;
+        add.f32 t, t, 0f3F800000;
+        rcp.approx.ftz.f32 $0, t;
+        }""",
+        "=f,f",
+        [x],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
+def _round_to_bfloat16(x):
+    """FP32 to BF16, to nearest even, two in one instruction."""
+    return tl.inline_asm_elementwise(
+        "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", [x], dtype=tl.bfloat16, is_pure=True, pack=2
+    )
+
+
+@triton.jit
+def _e8m0_to_float(byte):
+    bits = tl.where(byte == 0, 0x400000, byte << 23)
+    return tl.where(byte == 255, 0x7FC00000, bits).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _e4m3x4_to_floats(word):
+    """Four E4M3 codes as four FP32 numbers."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b16 p, q, w, x, y, z;
+        .reg .b32 a, b;
+        mov.b32 {p, q}, $4;
+        cvt.rn.f16x2.e4m3x2 a, p;
+        cvt.rn.f16x2.e4m3x2 b, q;
+        mov.b32 {w, x}, a;
+        mov.b32 {y, z}, b;
+        cvt.f32.f16 $0, w;
+        cvt.f32.f16 $1, x;
+        cvt.f32.f16 $2, y;
+        cvt.f32.f16 $3, z;
+        }""",
+        "=f,=f,=f,=f,r",
+        [word],
+        dtype=(tl.float32, tl.float32, tl.float32, tl.float32),
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
+def _load_mxfp4(row, start, width, channels, WIDTH: tl.constexpr):
+    """By way of E4M3 codes of 2^6 times the numbers: two look-ups for eight elements, then hardware conversions."""
+    word = tl.arange(0, WIDTH // 8)
+    nibbles = tl.load((row + start // 2).to(tl.pointer_type(tl.int32)) + word, word < width // 8, other=0)
+    block = tl.arange(0, WIDTH // 32)
+    byte = tl.load(row + channels // 2 + start // 32 + block, block < width // 32, other=0)
+    scale = _e8m0_to_float(byte.to(tl.int32)) * 0.015625
+    scale = scale[:, None].broadcast_to(WIDTH // 32, 4).reshape(WIDTH // 8)
+    low, high = e4m3_table(tl.zeros_like(word))
+    first, second = e2m1x8_to_e4m3(nibbles, low, high, True)
+    a, b, c, d = _e4m3x4_to_floats(first)
+    e, f, g, h = _e4m3x4_to_floats(second)
+    lower = tl.join(tl.join(a * scale, b * scale), tl.join(c * scale, d * scale))
+    upper = tl.join(tl.join(e * scale, f * scale), tl.join(g * scale, h * scale))
+    return tl.join(lower, upper).trans(0, 3, 2, 1).reshape(WIDTH)
 
 
 @triton.jit
@@ -70,15 +118,7 @@ def _load(z, scales, row, row_stride, start, width, channels, FORM: tl.constexpr
         codes = tl.load(z + row * row_stride + start + channel, channel < width, other=0)
         scale = _e8m0_to_float(tl.load(scales + row).to(tl.int32))
         return codes.to(tl.float8e4nv, bitcast=True).to(tl.float32) * scale
-    pair = tl.arange(0, WIDTH // 2)
-    packed = tl.load(z + row * row_stride + start // 2 + pair, pair < width // 2, other=0).to(tl.int32)
-    nibbles = tl.interleave(packed & 15, packed >> 4)
-    block = tl.arange(0, WIDTH // 32)
-    byte = tl.load(z + row * row_stride + channels // 2 + start // 32 + block, block < width // 32, other=0)
-    scale = _e8m0_to_float(byte.to(tl.int32))[:, None].broadcast_to(WIDTH // 32, 32).reshape(WIDTH)
-    # E2M1 bits in FP32's place are worth 2^-126 of the number, its subnormal included.
-    bits = ((nibbles & 8) << 28) | ((nibbles & 7) << 22)
-    return bits.to(tl.float32, bitcast=True) * 8.507059173023462e37 * scale
+    return _load_mxfp4(z + row * row_stride, start, width, channels, WIDTH)
 
 
 @triton.jit
@@ -90,31 +130,38 @@ def swiglu_kernel(
     codes,  # uint8 [rows, width]
     scales,  # uint8 [rows]
     kept,  # uint8 [rows, kept_row_bytes]
+    kept_z,  # uint8 [rows, kept_z_row_bytes]
     width,
     row_stride,
     kept_row_bytes,
+    kept_z_row_bytes,
     FORM: tl.constexpr,
     TO_FP8: tl.constexpr,
     KEEP: tl.constexpr,
+    KEEP_Z: tl.constexpr,
     CARRY: tl.constexpr,
     SATURATE: tl.constexpr,
     BEST: tl.constexpr,
     WIDTH: tl.constexpr,
-    PTX: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, WIDTH)
     gate = _load(z, z_scales, row, row_stride, 0, width, 2 * width, FORM, WIDTH)
     up = _load(z, z_scales, row, row_stride, width, width, 2 * width, FORM, WIDTH)
-    activation = gate * _sigmoid(gate, PTX) * up * tl.load(probability + row)
-    rounded = round_to_bfloat16(activation, PTX)
+    if KEEP_Z:
+        packed, block_scales = to_mxfp4(gate, CARRY, SATURATE, BEST, WIDTH, True)
+        _store_half(kept_z + row * kept_z_row_bytes, packed, block_scales, 0, width, WIDTH)
+        packed, block_scales = to_mxfp4(up, CARRY, SATURATE, BEST, WIDTH, True)
+        _store_half(kept_z + row * kept_z_row_bytes, packed, block_scales, width, width, WIDTH)
+    activation = gate * _sigmoid(gate) * up * tl.load(probability + row)
+    rounded = _round_to_bfloat16(activation)
     if TO_FP8:
-        activation = rounded.to(tl.float32)
-        byte = fp8_scale_byte(largest_finite_of_row(activation))
+        largest, activation = finite_row(rounded.to(tl.float32))
+        byte = fp8_scale_byte(largest)
         tl.store(codes + row * width + channel, to_e4m3(activation, byte), channel < width)
         tl.store(scales + row, byte.to(tl.uint8))
         if KEEP:
-            packed, block_scales = to_mxfp4(activation, CARRY, SATURATE, BEST, WIDTH)
+            packed, block_scales = to_mxfp4(activation, CARRY, SATURATE, BEST, WIDTH, True)
             store_mxfp4(kept + row * kept_row_bytes, packed, block_scales, 0, width, WIDTH)
     else:
         tl.store(plain + row * width + channel, rounded, channel < width)
@@ -130,12 +177,14 @@ def swiglu_backward_kernel(
     codes,  # uint8 [rows, 2 * width]
     scales,  # uint8 [rows]
     d_probability,  # fp32 [rows]
+    activation_codes,  # uint8 [rows, width]
+    activation_scales,  # uint8 [rows]
     width,
     row_stride,
     FORM: tl.constexpr,
     TO_FP8: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     WIDTH: tl.constexpr,
-    PTX: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, WIDTH)
@@ -143,15 +192,22 @@ def swiglu_backward_kernel(
     gate = _load(z, z_scales, row, row_stride, 0, width, 2 * width, FORM, WIDTH)
     up = _load(z, z_scales, row, row_stride, width, width, 2 * width, FORM, WIDTH)
     incoming = load_bfloat16(grad + row * width + channel, inside)
-    sigmoid = _sigmoid(gate, PTX)
+    sigmoid = _sigmoid(gate)
     silu = gate * sigmoid
     tl.store(d_probability + row, tl.sum(incoming * (silu * up), 0))
-    weighted = incoming * tl.load(probability + row)
-    d_up = round_to_bfloat16(weighted * silu, PTX)
-    d_gate = round_to_bfloat16(weighted * up * (sigmoid * (1 + gate * (1 - sigmoid))), PTX)
+    weight = tl.load(probability + row)
+    if ACTIVATION:
+        largest, activation = finite_row(_round_to_bfloat16(silu * up * weight).to(tl.float32))
+        byte = fp8_scale_byte(largest)
+        tl.store(activation_codes + row * width + channel, to_e4m3(activation, byte), inside)
+        tl.store(activation_scales + row, byte.to(tl.uint8))
+    weighted = incoming * weight
+    d_up = _round_to_bfloat16(weighted * silu)
+    d_gate = _round_to_bfloat16(weighted * up * (sigmoid * (1 + gate * (1 - sigmoid))))
     if TO_FP8:
-        d_gate, d_up = d_gate.to(tl.float32), d_up.to(tl.float32)
-        byte = fp8_scale_byte(tl.maximum(largest_finite_of_row(d_gate), largest_finite_of_row(d_up)))
+        of_gate, d_gate = finite_row(d_gate.to(tl.float32))
+        of_up, d_up = finite_row(d_up.to(tl.float32))
+        byte = fp8_scale_byte(tl.maximum(of_gate, of_up))
         tl.store(codes + row * 2 * width + channel, to_e4m3(d_gate, byte), inside)
         tl.store(codes + row * 2 * width + width + channel, to_e4m3(d_up, byte), inside)
         tl.store(scales + row, byte.to(tl.uint8))
@@ -175,9 +231,10 @@ def _launch(
     plain: Tensor | None = None,
     fp8: Fp8Tensor | None = None,
     kept: MxFp4Tensor | None = None,
+    kept_z: MxFp4Tensor | None = None,
     rule: ScaleRule = ScaleRule.EVEN,
 ) -> None:
-    """Fill whichever outputs there are: `plain`, or `fp8` with or without `kept`."""
+    """Fill whichever outputs there are: `plain`, or `fp8` with or without `kept`; and `kept_z`."""
     memory, z_scales, form = _form(z)
     rows, width = z.shape[0], z.shape[1] // 2
     lanes = next_power_of_two(width)
@@ -190,15 +247,17 @@ def _launch(
             fp8 and fp8.codes,
             fp8 and fp8.scales,
             kept and kept.data,
+            kept_z and kept_z.data,
             width,
             memory.shape[1],
             kept.data.shape[1] if kept else 0,
+            kept_z.data.shape[1] if kept_z else 0,
             FORM=form,
             TO_FP8=fp8 is not None,
             KEEP=kept is not None,
+            KEEP_Z=kept_z is not None,
             **rule_arguments(rule),
             WIDTH=lanes,
-            PTX=bits.PTX,
             num_warps=warps_for(lanes),
         )
 
@@ -210,8 +269,9 @@ def _launch_backward(
     d_probability: Tensor,
     plain: Tensor | None = None,
     fp8: Fp8Tensor | None = None,
+    activation: Fp8Tensor | None = None,
 ) -> None:
-    """Fill `d_probability` and whichever of `plain` and `fp8` there is."""
+    """Fill `d_probability`, whichever of `plain` and `fp8` there is, and `activation`."""
     memory, z_scales, form = _form(z)
     rows, width = grad.shape
     lanes = next_power_of_two(width)
@@ -225,12 +285,14 @@ def _launch_backward(
             fp8 and fp8.codes,
             fp8 and fp8.scales,
             d_probability,
+            activation and activation.codes,
+            activation and activation.scales,
             width,
             memory.shape[1],
             FORM=form,
             TO_FP8=fp8 is not None,
+            ACTIVATION=activation is not None,
             WIDTH=lanes,
-            PTX=bits.PTX,
             num_warps=warps_for(lanes),
         )
 
@@ -249,6 +311,17 @@ def swiglu_fp8(z: Kept, probability: Tensor, keep: ScaleRule | None = None) -> t
     return out, kept
 
 
+def swiglu_fp8_keeping_z(
+    z: Tensor, probability: Tensor, rule: ScaleRule, keep: bool
+) -> tuple[Fp8Tensor, MxFp4Tensor, MxFp4Tensor | None]:
+    rows, width = z.shape[0], z.shape[1] // 2
+    out = empty_fp8_rows(rows, width, z.device)
+    kept_z = MxFp4Tensor.empty(*z.shape, z.device)
+    kept = MxFp4Tensor.empty(rows, width, z.device) if keep else None
+    _launch(z, probability, fp8=out, kept=kept, kept_z=kept_z, rule=rule)
+    return out, kept_z, kept
+
+
 def swiglu_backward(z: Kept, probability: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     out = torch.empty(z.shape, dtype=torch.bfloat16, device=grad.device)
     d_probability = torch.empty_like(probability)
@@ -263,3 +336,13 @@ def swiglu_backward_fp8(
     d_probability = torch.empty_like(probability)
     _launch_backward(z, probability, grad, d_probability, fp8=rows)
     return rows, fp8_rows_to_columns(rows, offsets), d_probability
+
+
+def swiglu_backward_fp8_with_activation(
+    z: Kept, probability: Tensor, grad: Tensor, offsets: Tensor
+) -> tuple[Fp8Tensor, Fp8Tensor, Tensor, Fp8Tensor]:
+    rows, activation = empty_fp8_rows(*z.shape, grad.device), empty_fp8_rows(*grad.shape, grad.device)
+    d_probability = torch.empty_like(probability)
+    _launch_backward(z, probability, grad, d_probability, fp8=rows, activation=activation)
+    columns = fp8_rows_to_columns(rows, offsets)
+    return rows, columns, d_probability, fp8_rows_to_columns(activation, offsets)
