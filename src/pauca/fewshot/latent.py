@@ -9,7 +9,7 @@ for the log sigma head (2 % of the multiply-adds), the same compute.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -46,6 +46,10 @@ class LatentConfig:
     """Code used at test time: `mean`, `sample`, or `mc:N`, the mean of the features over N samples."""
 
     def __post_init__(self) -> None:
+        if self.mode not in get_args(LatentMode):
+            raise ConfigError(
+                f"latent mode {self.mode!r} is not known; choose one of {', '.join(get_args(LatentMode))}"
+            )
         low, high = self.log_sigma_range
         if not low <= self.log_sigma_start <= high:
             raise ConfigError(f"log_sigma_start {self.log_sigma_start} lies outside log_sigma_range {low} to {high}")
