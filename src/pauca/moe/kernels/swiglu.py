@@ -122,6 +122,15 @@ def _load(z, scales, row, row_stride, start, width, channels, FORM: tl.constexpr
 
 
 @triton.jit
+def _store_half(row, packed, scales, start, width, WIDTH: tl.constexpr):
+    """MXFP4 codes and scale bytes of `width` channels from `start` into a row of twice the width."""
+    code = tl.arange(0, WIDTH // 2)
+    tl.store(row + start // 2 + code, packed, code < width // 2)
+    block = tl.arange(0, WIDTH // 32)
+    tl.store(row + width + start // 32 + block, scales, block < width // 32)
+
+
+@triton.jit
 def swiglu_kernel(
     z,  # bf16 or uint8 [rows, row_stride]
     z_scales,  # uint8 [rows], FP8 alone
@@ -203,7 +212,7 @@ def swiglu_backward_kernel(
         tl.store(activation_scales + row, byte.to(tl.uint8))
     weighted = incoming * weight
     d_up = _round_to_bfloat16(weighted * silu)
-    d_gate = _round_to_bfloat16(weighted * up * (sigmoid * (1 + gate * (1 - sigmoid))))
+    d_gate = _round_to_bfloat16(weighted * up * (sigmoid + silu * (1 - sigmoid)))
     if TO_FP8:
         of_gate, d_gate = finite_row(d_gate.to(tl.float32))
         of_up, d_up = finite_row(d_up.to(tl.float32))
