@@ -27,12 +27,6 @@ BF16, FP8, MXFP4 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
 @triton.jit
-def _e8m0_to_float(byte):
-    bits = tl.where(byte == 0, 0x400000, byte << 23)
-    return tl.where(byte == 255, 0x7FC00000, bits).to(tl.float32, bitcast=True)
-
-
-@triton.jit
 def _sigmoid(x):
     """Within three units in the last place of FP32, in four instructions; below 2^-126 it is zero."""
     return tl.inline_asm_elementwise(
