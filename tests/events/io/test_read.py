@@ -1,6 +1,7 @@
 """The file's first bytes decide; what cannot be read is one clear line."""
 
 import gzip
+import os
 import re
 
 import h5py
@@ -32,6 +33,12 @@ def test_string_path(tmp_path):
 def test_missing_file(tmp_path):
     with pytest.raises(InputError, match=r"gone\.txt: no such file$"):
         read(tmp_path / "gone.txt")
+
+
+def test_a_pipe_would_lose_its_beginning_and_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"pipe: is a pipe or a device.*save the recording"):
+        read(tmp_path / "pipe")
 
 
 def test_folder(tmp_path):

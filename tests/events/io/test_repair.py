@@ -252,6 +252,16 @@ def test_seconds_read_as_microseconds_are_refused():
         _repair(raw)
 
 
+def test_integer_milliseconds_read_as_microseconds_are_refused():
+    """500 million events/s: a large sensor could, a DAVIS cannot. Nobody said that the numbers are microseconds."""
+    raw = _raw(30_000, unit_is_certain=False)
+    raw.t = raw.t // 1000
+    with pytest.raises(InputError, match=r"taken as us, .*in ms it would be 30,000 events in 0\.0.*--time-unit"):
+        _repair(raw)
+    raw.unit_is_certain = True
+    assert len(_repair(raw).events) == 30_000
+
+
 def test_a_duration_of_weeks_is_refused():
     with pytest.raises(InputError, match="which no camera records"):
         _repair(_raw(3, t=np.array([0, 1, 30 * 86_400 * 10**6])))

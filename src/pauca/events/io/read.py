@@ -86,6 +86,8 @@ def _first_bytes(path: Path) -> bytes:
         inside = sorted(child for pattern in ("events.txt*", "*.npz", "*.h5", "*.hdf5") for child in path.glob(pattern))
         hint = f"; did you mean {inside[0]}?" if inside else ""
         raise InputError(f"{path}: is a folder, not a recording{hint}")
+    if path.exists() and not path.is_file():  # formats are told by reading twice, which a pipe forgets
+        raise InputError(f"{path}: is a pipe or a device, not a file; save the recording to a file first")
     try:
         with path.open("rb") as file:
             start = file.read(4096)

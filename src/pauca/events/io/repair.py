@@ -29,6 +29,8 @@ MAX_DROPPED_SHARE = 0.1
 
 # No camera in the list of known sensors delivers more than 1.07 billion events/s, nor, moving, fewer than hundreds.
 _RATES_PER_S = (20.0, 2e9)
+# Their fastest read-outs, spread over the sensor, are 130 (DAVIS346) to 1160 (Gen4) events a pixel and second.
+_PIXEL_RATE_PER_S = 2500.0
 _LONGEST_S = 7 * 86_400.0
 _ENOUGH_FOR_A_RATE = 1000
 
@@ -90,7 +92,7 @@ def repair(raw: RawColumns, path: Path, size: tuple[int, int] | None, strict: bo
     pixel = np.float32 if undistorted else np.uint16
     x, y = x[index].astype(pixel, copy=False), y[index].astype(pixel, copy=False)
     events = Events(t_us[index], x, y, on[index].view(np.uint8), size)
-    check_plausible(events.t_us, raw.said_unit or raw.unit, raw.unit_is_certain, path)
+    check_plausible(events, raw.said_unit or raw.unit, raw.unit_is_certain, path)
     camera = _camera(raw, size, undistorted, path, findings)
     report = ReadReport(str(path), raw.format, found, len(events), tuple(findings))
     if strict and not report.clean:
@@ -259,27 +261,30 @@ def _spikes(t: np.ndarray, before_jump: np.ndarray) -> np.ndarray:
     return np.unique(np.asarray(spikes, np.int64))
 
 
-def check_plausible(t_us: Int64[np.ndarray, "n"], unit: TimeUnit, certain: bool, path: Path) -> None:
+def check_plausible(events: Events, unit: TimeUnit, certain: bool, path: Path) -> None:
     """Refuse a duration or a rate that no recording has, and say which unit of time would make sense.
 
     Args:
-        t_us: times in order, microseconds.
+        events: as read; their times are in microseconds by now.
         unit: the unit that the file's numbers were taken to have.
         certain: whether the user or the file said so. A slow recording is then believed, unless all its times are
-            whole seconds or milliseconds.
+            whole seconds or milliseconds, and so is one that is fast for the number of its pixels.
         path: the file, for the message.
     """
-    n, duration_s = len(t_us), int(t_us[-1] - t_us[0]) / 1e6
-    if _plausible(n, duration_s):
+    n, duration_s = len(events), events.duration_us / 1e6
+    slowest, fastest = _RATES_PER_S
+    if not certain:
+        fastest = min(fastest, _PIXEL_RATE_PER_S * events.size[0] * events.size[1])
+    if _plausible(n, duration_s, fastest):
         return
-    slow = n < duration_s * _RATES_PER_S[0] and duration_s <= _LONGEST_S
-    if slow and certain and (unit in ("us", "ns") or (t_us % int(MICROSECONDS[unit])).any()):
+    slow = n < duration_s * slowest and duration_s <= _LONGEST_S
+    if slow and certain and (unit in ("us", "ns") or (events.t_us % int(MICROSECONDS[unit])).any()):
         return
     scales = {other: MICROSECONDS[other] / MICROSECONDS[unit] for other in get_args(TimeUnit)}
     fitting = [
         f"in {other} it would be {_in_words(n, duration_s * scale)}"
         for other, scale in scales.items()
-        if other != unit and _plausible(n, duration_s * scale)
+        if other != unit and _plausible(n, duration_s * scale, fastest)
     ]
     remedy = (
         f"{', '.join(fitting)}: give the unit of its times (time_unit, --time-unit)" if fitting else "check the file"
@@ -289,8 +294,8 @@ def check_plausible(t_us: Int64[np.ndarray, "n"], unit: TimeUnit, certain: bool,
     )
 
 
-def _plausible(n: int, duration_s: float) -> bool:
-    slowest, fastest = _RATES_PER_S
+def _plausible(n: int, duration_s: float, fastest: float) -> bool:
+    slowest = _RATES_PER_S[0]
     return duration_s <= _LONGEST_S and (n < _ENOUGH_FOR_A_RATE or duration_s * slowest <= n <= duration_s * fastest)
 
 
