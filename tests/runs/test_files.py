@@ -1,9 +1,10 @@
 import errno
+from pathlib import Path
 
 import pytest
 
 from pauca.errors import InputError, PaucaError
-from pauca.runs import atomic_write, check_can_write, write_text
+from pauca.runs import atomic_write, check_can_write, files, write_text
 
 
 def test_writes_into_folders_that_do_not_exist_yet(tmp_path):
@@ -36,6 +37,24 @@ def test_a_full_disk_is_one_clear_error(tmp_path):
     with pytest.raises(PaucaError, match=r"result\.csv: could not be written \(No space left"), atomic_write(path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert not path.exists()
+
+
+def test_a_read_only_disk_is_one_clear_error(tmp_path, monkeypatch):
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with (
+        pytest.raises(PaucaError, match=r"result\.csv: could not be written \(Read-only"),
+        atomic_write(tmp_path / "result.csv"),
+    ):
+        refuse()
+
+
+def test_a_folder_without_permission_is_found_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "access", lambda folder, mode: False)  # root, who may run this, may write anywhere
+    with pytest.raises(InputError, match=r"you may not write to .*; choose another"):
+        check_can_write(tmp_path / "new" / "result.csv")
 
 
 def test_a_file_in_the_place_of_a_folder_is_found_before_the_work(tmp_path):

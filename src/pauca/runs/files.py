@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,7 +13,7 @@ def check_can_write(path: Path, force: bool = False) -> None:
     """Refuse early, before long work, what `atomic_write` would refuse after it.
 
     Raises:
-        InputError: `path` exists and `force` is not set, or a parent of it is no folder.
+        InputError: `path` exists and `force` is not set, or its folder can be neither written nor made.
     """
     if path.exists() and not force:
         raise InputError(f"{path}: exists already; choose another name or add --force to replace it")
@@ -21,6 +21,8 @@ def check_can_write(path: Path, force: bool = False) -> None:
         if parent.exists():
             if not parent.is_dir():
                 raise InputError(f"{path}: cannot be written, because {parent} is a file and not a folder")
+            if not os.access(parent, os.W_OK):
+                raise InputError(f"{path}: cannot be written, because you may not write to {parent}; choose another")
             return
 
 
@@ -46,7 +48,8 @@ def atomic_write(path: Path, force: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise PaucaError(f"{path}: could not be written ({error.strerror or error}); nothing was replaced") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only disk refuses this too; the error above says why
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str, force: bool = False) -> None:
