@@ -28,7 +28,9 @@ def test_metrics_are_plain_json_lines(tmp_path):
     run = Run.create(tmp_path / "run", Config())
     run.log(step=1, loss=np.float32(0.5))
     run.log(step=2, loss=math.nan)
-    assert [(line["step"], line["loss"]) for line in run.metrics()] == [(1, 0.5), (2, "nan")]
+    run.log(step=3, loss=np.array([1.0, np.inf]))
+    assert [(line["step"], line["loss"]) for line in run.metrics()] == [(1, 0.5), (2, "nan"), (3, [1.0, "inf"])]
+    assert "NaN" not in run.metrics_path.read_text()
 
 
 def test_nothing_is_overwritten_without_force(tmp_path):
@@ -38,6 +40,14 @@ def test_nothing_is_overwritten_without_force(tmp_path):
         Run.create(tmp_path / "run", Config())
     assert len(list(run.metrics())) == 1
     assert not list(Run.create(tmp_path / "run", Config(), force=True).metrics())
+
+
+def test_force_leaves_no_checkpoint_of_the_earlier_run_to_resume_from(tmp_path):
+    run = Run.create(tmp_path / "run", Config())
+    (run.checkpoints / "last.safetensors").write_bytes(b"old")
+    (run.figures / "loss.png").write_bytes(b"old")
+    Run.create(tmp_path / "run", Config(steps=11), force=True)
+    assert not [*run.checkpoints.iterdir(), *run.figures.iterdir()]
 
 
 def test_resume_wants_the_same_config(tmp_path):

@@ -10,7 +10,7 @@ def test_the_page_is_self_contained_and_escaped(tmp_path):
     figure.subplots().plot([0, 1])
     report = Report("few & ripe", "<seed 0>")
     report.heading("Events")
-    report.table(["name", "deg/s"], [["a<b", 1.5]], caption="n & m")
+    report.table(["name", "deg/s"], [["a<b", 1.5], ["c", 1070559]], caption="n & m")
     report.figure(figure, 'the "velocity"')
     report.save(tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
@@ -27,3 +27,4 @@ def test_the_page_is_self_contained_and_escaped(tmp_path):
     assert "few &amp; ripe" in page
     assert "a&lt;b" in page
     assert '<td class="number">1.5</td>' in page
+    assert '<td class="number">1,070,559</td>' in page

@@ -30,8 +30,8 @@ class Run:
     ) -> Run:
         """Open `path` for a run of `config` (a dataclass).
 
-        A new folder is made, or an old one is continued with `resume` (its config must be the same) or replaced file
-        by file with `force`.
+        A new folder is made, or an old one is continued with `resume` (its config must be the same) or replaced with
+        `force`: metrics, checkpoints and figures of the earlier run are deleted.
 
         Raises:
             InputError: the folder holds a run already and neither `force` nor `resume` is set.
@@ -48,7 +48,9 @@ class Run:
                     f"{path}: holds a run already; continue it with --resume, replace it with --force, "
                     "or choose another name"
                 )
-            run.metrics_path.unlink(missing_ok=True)
+            # Left behind, they would pass for this run's, and be resumed from.
+            for stale in (run.metrics_path, *run.checkpoints.glob("*.safetensors"), *run.figures.glob("*")):
+                stale.unlink(missing_ok=True)
         for folder in (run.path, run.checkpoints, run.figures):
             folder.mkdir(parents=True, exist_ok=True)
         write_text(run.path / "machine.json", json.dumps(describe_machine(command), indent=2) + "\n", force=True)
@@ -125,6 +127,8 @@ def _jsonable(value: Any) -> Any:
     """Numbers of numpy and torch as Python's; NaN and infinities as strings, since JSON has none."""
     if hasattr(value, "tolist"):
         value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

@@ -75,4 +75,4 @@ class Report:
 
 def _cell(value: object) -> str:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f'<td class="number">{value}</td>' if number else f"<td>{html.escape(str(value))}</td>"
+    return f'<td class="number">{value:,}</td>' if number else f"<td>{html.escape(str(value))}</td>"
