@@ -53,6 +53,49 @@ def test_evaluate_says_what_it_cannot_compare(recording, tmp_path, capsys):
     assert "cannot be read as a trajectory" in capsys.readouterr().err
 
 
+def test_evaluate_takes_an_offset_or_finds_it_and_draws_the_error(recording, tmp_path, capsys):
+    words = ["--out", str(tmp_path), "--images", "0", "--quiet"]
+    assert cli.main(["events", "align", str(recording), *words]) == 0
+    evaluate = ["events", "evaluate", str(tmp_path / "trajectory.csv"), str(recording), "--json"]
+    assert cli.main([*evaluate, "--offset-s", "-0.004", "--plot", str(tmp_path / "error.png")]) == 0
+    shifted = json.loads(capsys.readouterr().out)
+    assert shifted["truth_offset_s"] == -0.004
+    assert (tmp_path / "error.png").read_bytes().startswith(b"\x89PNG")
+    assert cli.main([*evaluate, "--fit-offset"]) == 0
+    assert json.loads(capsys.readouterr().out)["median_deg_s"] < shifted["median_deg_s"]
+    for wrong in (["--fit-offset", "--offset-s", "0"], ["--plot", str(tmp_path / "error.txt")]):
+        assert cli.main([*evaluate, *wrong]) == 2
+    assert cli.main([*evaluate, "--plot", str(tmp_path / "error.png")]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_axes_that_begin_with_a_minus_are_taken_as_documented(recording, tmp_path, capsys):
+    words = ["--out", str(tmp_path), "--images", "0", "--quiet"]
+    assert cli.main(["events", "align", str(recording), *words]) == 0
+    for axes in ("-x y z", "x y z"):
+        assert cli.main(["events", "evaluate", str(tmp_path / "trajectory.csv"), str(recording), f"--axes={axes}"]) == 0
+    mirrored, right = (float(line.split("RMS ")[1].split()[0]) for line in capsys.readouterr().out.splitlines()[1::2])
+    assert mirrored > 5 * right
+
+
+def test_force_leaves_no_image_of_the_earlier_run(recording, tmp_path):
+    words = ["events", "align", str(recording), "--out", str(tmp_path), "--quiet", "--force"]
+    assert cli.main([*words, "--images", "3"]) == 0
+    assert cli.main([*words, "--images", "1"]) == 0
+    assert len(list(tmp_path.glob("aligned_*.png"))) == 1
+
+
+def test_hot_pixels_are_left_out_on_request(recording, tmp_path, capsys):
+    loaded = events.read(recording)
+    hot = {"x": loaded.events.x.copy(), "y": loaded.events.y.copy()}
+    hot["x"][::20], hot["y"][::20] = 7, 9
+    spoilt = events.Events(loaded.events.t_us, hot["x"], hot["y"], loaded.events.p, loaded.events.size)
+    events.write(tmp_path / "hot.npz", events.Recording(spoilt, loaded.camera))
+    words = ["events", "align", str(tmp_path / "hot.npz"), "--images", "0", "--remove-hot-pixels", "--out"]
+    assert cli.main([*words, str(tmp_path / "out")]) == 0
+    assert "events of 1 hot pixels" in capsys.readouterr().out
+
+
 def test_results_are_not_overwritten_without_force(recording, tmp_path, capsys):
     words = ["events", "align", str(recording), "--out", str(tmp_path), "--images", "0", "--quiet"]
     assert cli.main(words) == 0
@@ -74,7 +117,7 @@ def test_a_missing_camera_is_asked_for_before_any_result(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--packet-events", "0"], "min_events"),
+        (["--packet-events", "0"], "packet_events 0 must be at least 1"),
         (["--images", "-1"], "--images must not be negative"),
         (["--camera", "nowhere.txt"], r"nowhere.txt"),
     ],
@@ -104,6 +147,11 @@ def test_info_as_text_and_json(recording, capsys):
     assert "120 x 90 pixels" in capsys.readouterr().out
     assert cli.main(["events", "info", str(recording), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["size"] == [120, 90]
+
+
+def test_a_size_without_a_calibration_is_not_ignored(tmp_path, capsys):
+    assert cli.main(["events", "simulate", str(tmp_path / "a.npz"), "--size", "640", "480"]) == 2
+    assert "--size goes with --camera" in capsys.readouterr().err
 
 
 def test_simulate_follows_a_given_motion(tmp_path, capsys):

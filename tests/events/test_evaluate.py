@@ -99,6 +99,12 @@ def test_time_offset_is_found():
     assert fit_time_offset(_trajectory(_truth, np.arange(1.0, 9.0, 0.05)), late) == pytest.approx(-0.0083, abs=1.5e-4)
 
 
+def test_time_offset_is_found_for_the_times_of_the_protocol():
+    """Packets of this test end 5 ms after the time they state; protocol (b) puts the estimate 2.4 ms before the end."""
+    found = fit_time_offset(_trajectory(_truth, np.arange(1.0, 9.0, 0.05)), TRUTH, PACKET_END)
+    assert found == pytest.approx(0.005 - 0.0024, abs=1.5e-4)
+
+
 def test_other_clocks_and_translations_are_refused():
     with pytest.raises(InputError, match="one clock"):
         evaluate(_trajectory(_truth, np.arange(100.0, 101.0, 0.1)), TRUTH)

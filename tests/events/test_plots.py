@@ -1,6 +1,6 @@
 import numpy as np
 
-from pauca.events import GroundTruth, Status, Trajectory, plots
+from pauca.events import Evaluation, GroundTruth, Status, Trajectory, plots
 
 
 def _trajectory(statuses: list[Status]) -> Trajectory:
@@ -44,6 +44,22 @@ def test_off_is_orange_and_on_is_blue():
     assert off[0] > off[2]
     assert on[2] > on[0]
     assert np.all(nothing == 1)
+
+
+def test_the_empty_border_is_not_drawn():
+    before, after = np.zeros((2, 2, 100, 120))
+    before[0, 40, 30], after[1, 50, 60] = 1.0, 1.0
+    shapes = {panel.images[0].get_array().shape for panel in plots.warped_figure(before, after).axes}
+    assert shapes == {(4 + 11 + 4, 4 + 31 + 4, 3)}
+
+
+def test_errors_are_drawn_with_their_rms():
+    error = np.array([[3.0, 0.0, -4.0], [-3.0, 0.0, -4.0]])
+    t_s = np.array([1.0, 1.01])
+    figure = plots.error_figure(Evaluation(t_s, error, np.zeros((2, 3)), 5.0, 3.0, (3.0, 0.0, 4.0), 1.0, 0), "turn")
+    panel = figure.axes[2]
+    np.testing.assert_allclose(panel.lines[0].get_ydata(), [-4.0, -4.0])
+    assert panel.get_legend().get_texts()[0].get_text() == "RMS 4.00 deg/s"
 
 
 def test_an_empty_packet_can_be_drawn():

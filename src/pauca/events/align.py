@@ -49,6 +49,8 @@ class AlignConfig:
     max_evaluations: int = 60
 
     def __post_init__(self) -> None:
+        if self.packet_events < 1:
+            raise ConfigError(f"packet_events {self.packet_events} must be at least 1")
         if not 1 <= self.min_events <= self.packet_events:
             raise ConfigError(f"min_events {self.min_events} must lie in 1..packet_events ({self.packet_events})")
         if not 0 < self.packet_s <= self.longest_s:

@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from tyro.conf import Positional, arg
@@ -14,6 +14,9 @@ from tyro.conf import Positional, arg
 from pauca import events
 from pauca.errors import ConfigError, InputError
 from pauca.runs import Progress, atomic_write, check_can_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def align(
@@ -29,6 +32,7 @@ def align(
     size: tuple[int, int] | None = None,
     group: str | None = None,
     strict: bool = False,
+    remove_hot_pixels: bool = False,
     force: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -49,6 +53,7 @@ def align(
         size: width and height of the sensor in pixels, where the file leaves it open.
         group: which camera's events to read, where an HDF5 file holds several.
         strict: refuse a recording that needs repair.
+        remove_hot_pixels: leave out the events of pixels that fire all the time (`pauca events info` counts them).
         force: replace results that are there already.
         quiet: print only errors.
     """
@@ -56,12 +61,15 @@ def align(
     if images < 0:
         raise ConfigError(f"--images must not be negative, got {images}")
     out = out or Path("runs/events") / _stem(recording)
-    check_can_write(out / "trajectory.csv", force)
+    for name in ("trajectory.csv", "trajectory.npz", "velocity.png"):
+        check_can_write(out / name, force)
     started = time.perf_counter()
     loaded = events.read(recording, time_unit=time_unit, size=size, group=group, strict=strict)
     calibration = _camera(loaded, camera)
     if loaded.report is not None and loaded.report.clean and not quiet:  # what was repaired, `read` has logged
         print(loaded.report.summary())
+    if remove_hot_pixels:
+        loaded = _without_hot_pixels(loaded, quiet)
     reading_s = time.perf_counter() - started
     # Compiling the kernels, once after installation, is no part of the speed that is reported.
     events.Aligner(calibration, config).align(loaded.events[:1000])
@@ -75,7 +83,7 @@ def align(
     _write_figures(trajectory, chosen, loaded, events.Aligner(calibration, config), out, force)
     if not quiet:
         print(_summary(trajectory, loaded, seconds, reading_s))
-        print(f"wrote trajectory.csv, trajectory.npz, velocity.png and images to {out}")
+        print(f"wrote trajectory.csv, trajectory.npz, velocity.png{' and images' if chosen else ''} to {out}")
 
 
 def info(
@@ -120,13 +128,15 @@ def simulate(
         out: file to write: .npz or .h5.
         config: scene, sensor and motion.
         camera: calibration file; default: a DAVIS 240C.
-        size: width and height of the sensor, where the calibration file does not say it.
+        size: width and height of the sensor, where the calibration file (--camera) does not say it.
         motion: angular velocity to follow (CSV with columns t_s,wx_rad_s,wy_rad_s,wz_rad_s, UZH imu.txt or
             groundtruth.txt, or NPZ); default: a random one.
         force: replace a file that is there already.
         quiet: print only errors.
     """
     check_can_write(out, force)
+    if size and not camera:
+        raise ConfigError("--size goes with --camera FILE; without a calibration a DAVIS 240C (240 x 180) is simulated")
     calibration = events.Camera.from_file(camera, size) if camera else events.DAVIS240C
     recording = events.simulate(config, camera=calibration, motion=events.read_ground_truth(motion) if motion else None)
     events.write(out, recording, force=force)
@@ -140,7 +150,10 @@ def evaluate(
     truth: Positional[Path],
     protocol: Literal["stated", "packet-middle", "packet-end"] = "stated",
     axes: str = "x y z",
+    offset_s: float | None = None,
     fit_offset: bool = False,
+    plot: Path | None = None,
+    force: bool = False,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Compare a trajectory with a gyroscope, motion capture or a simulator.
@@ -150,15 +163,28 @@ def evaluate(
         truth: UZH imu.txt or groundtruth.txt, NPZ with gt_t and gt_w, or CSV with t_s,wx_rad_s,wy_rad_s,wz_rad_s.
         protocol: stated compares at the time that each estimate states; packet-middle and packet-end are the published
             protocols of the UZH rotation sequences (gyroscope 2.4 ms earlier; see the docs).
-        axes: which axes of the truth are the camera's x, y and z, such as '-y x z'.
+        axes: which axes of the truth are the camera's x, y and z, such as --axes='-y x z'.
+        offset_s: seconds to add to the truth's times, instead of what the protocol adds.
         fit_offset: find the offset between the two clocks that explains the estimates best, and compare with it.
+        plot: draw the error over time to this picture (.png, .pdf or .svg).
+        force: replace a picture that is there already.
         as_json: machine-readable output.
     """
+    if fit_offset and offset_s is not None:
+        raise ConfigError("--offset-s gives the offset and --fit-offset looks for it: choose one")
+    if plot is not None:
+        _check_picture(plot, force)
     estimates, true = _trajectory(trajectory), events.read_ground_truth(truth)
     rules = {"stated": events.STATED, "packet-middle": events.PACKET_MIDDLE, "packet-end": events.PACKET_END}[protocol]
     if fit_offset:
-        rules = replace(rules, truth_offset_s=events.fit_time_offset(estimates, true, axes))
+        offset_s = events.fit_time_offset(estimates, true, rules, axes)
+    if offset_s is not None:
+        rules = replace(rules, truth_offset_s=offset_s)
     found = events.evaluate(estimates, true, rules, axes)
+    if plot is not None:
+        from pauca.events.plots import error_figure
+
+        _save(error_figure(found, f"{trajectory} beside {truth.name}"), plot, force)
     numbers = {
         "packets": len(found.t_s),
         "left_out": found.left_out,
@@ -172,7 +198,7 @@ def evaluate(
         print(json.dumps(numbers, indent=2))
         return
     x, y, z = found.rms_axes_deg_s
-    relative = "largest component" if rules.relative_to == "peak" else "range of its components"
+    relative = "largest component" if rules.relative_to == "peak" else "range"
     print(
         f"{len(found.t_s)} packets ({found.left_out} outside the truth's time), truth moved by "
         f"{1e3 * rules.truth_offset_s:+.1f} ms"
@@ -215,6 +241,13 @@ def _camera(loaded: events.Recording, path: Path | None) -> events.Camera:
     return loaded.camera
 
 
+def _without_hot_pixels(loaded: events.Recording, quiet: bool) -> events.Recording:
+    cleaned = events.remove_hot_pixels(loaded)
+    if not quiet:
+        print(cleaned.notes[-1] if cleaned is not loaded else "no hot pixels found")
+    return cleaned
+
+
 def _align(
     loaded: events.Recording, camera: events.Camera, config: events.AlignConfig, quiet: bool
 ) -> list[events.Alignment]:
@@ -242,6 +275,8 @@ def _write_figures(
 ) -> None:
     from pauca.events import plots
 
+    for stale in out.glob("aligned_*.png"):  # of an earlier run, which --force replaces
+        stale.unlink()
     figures = {"velocity.png": plots.velocity_figure(trajectory, loaded.ground_truth, loaded.name)}
     for i, alignment in chosen.items():
         packet = loaded.events.between(alignment.start_us, alignment.end_us + 1)
@@ -249,15 +284,26 @@ def _write_figures(
         before, after = aligner.images(packet), aligner.images(packet, alignment)
         figures[f"aligned_{i:05d}.png"] = plots.warped_figure(before, after, title)
     for name, figure in figures.items():
-        with atomic_write(out / name, force) as temporary:
-            figure.savefig(temporary, dpi=120)
+        _save(figure, out / name, force)
+
+
+def _save(figure: Figure, path: Path, force: bool) -> None:
+    with atomic_write(path, force) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _check_picture(path: Path, force: bool) -> None:
+    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise ConfigError(f"{path}: pictures are written as .png, .pdf or .svg")
+    check_can_write(path, force)
 
 
 def _summary(trajectory: events.Trajectory, loaded: events.Recording, seconds: float, reading_s: float) -> str:
     n, duration_s = len(loaded.events), loaded.events.duration_us / 1e6
     degenerate = 100 * (1 - trajectory.trusted.mean())
+    packets = "1 packet" if len(trajectory) == 1 else f"{len(trajectory)} packets"
     return (
-        f"{len(trajectory)} packets, {n:,} events in {seconds:.2f} s (reading {reading_s:.2f} s): "
+        f"{packets}, {n:,} events in {seconds:.2f} s (reading {reading_s:.2f} s): "
         f"{n / seconds / 1e6:.2f} million events/s, {duration_s / seconds:.2f} times real time, "
         f"{degenerate:.1f} % of the packets degenerate"
     )

@@ -12,7 +12,7 @@ from pauca.runs import Progress, Report
 
 def add_to_report(report: Report, folder: Path, seed: int, quiet: bool) -> None:
     """Simulate, align, compare with the exact motion; results go to `folder` and into `report`."""
-    recording = events.simulate(events.SimulateConfig(scene="shapes", duration_s=1.5, seed=seed))
+    recording = events.simulate(events.SimulateConfig(scene="shapes", duration_s=2.0, seed=seed))
     config = events.AlignConfig()
     assert recording.camera is not None
     events.Aligner(recording.camera, config).align(recording.events[:1000])  # compile outside the measured time
@@ -39,8 +39,7 @@ def _describe(
     truth, camera = recording.ground_truth, recording.camera
     assert truth is not None
     assert camera is not None
-    true_velocity = np.stack([np.interp(trajectory.t_s, truth.t_s, axis) for axis in truth.omega_rad_s.T], axis=1)
-    error = np.degrees(trajectory.velocity - true_velocity)
+    evaluation = events.evaluate(trajectory, truth)
     n = len(recording.events)
     report.heading("Few events: the rotation of an event camera")
     report.text(
@@ -55,8 +54,8 @@ def _describe(
                 n,
                 round(n / seconds / 1e6, 2),
                 round(recording.events.duration_us / 1e6 / seconds, 2),
-                round(float(np.sqrt(np.mean(error**2))), 2),
-                round(float(np.degrees(np.linalg.norm(true_velocity, axis=1).max()))),
+                round(evaluation.rms_deg_s, 2),
+                round(float(np.linalg.norm(evaluation.truth_deg_s, axis=1).max())),
             ]
         ],
         caption="One core; error over all packets and axes against the simulator's exact velocity.",

@@ -1,6 +1,6 @@
 """How good a trajectory is: its error against a gyroscope, motion capture or simulator, by published protocols."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -100,14 +100,26 @@ def evaluate(
     )
 
 
-def fit_time_offset(trajectory: Trajectory, truth: GroundTruth, axes: str = "x y z", within_s: float = 0.05) -> float:
-    """Seconds to add to the truth's times so that the median error is least, to 0.1 ms.
+def fit_time_offset(
+    trajectory: Trajectory,
+    truth: GroundTruth,
+    protocol: Protocol = STATED,
+    axes: str = "x y z",
+    within_s: float = 0.05,
+) -> float:
+    """Seconds to add to the truth's times so that the protocol's median error is least, to 0.1 ms.
 
     Cameras, gyroscopes and motion capture seldom share a trigger: 2 to 10 ms between them are common.
+
+    Args:
+        trajectory, truth, axes: as for `evaluate`.
+        protocol: how to compare; its own `truth_offset_s` is replaced.
+        within_s: largest offset to try, to either side.
     """
     candidates = np.arange(-within_s, within_s + 1e-9, 1e-4)
     medians = [
-        evaluate(trajectory, truth, Protocol(truth_offset_s=float(offset)), axes).median_deg_s for offset in candidates
+        evaluate(trajectory, truth, replace(protocol, truth_offset_s=float(offset)), axes).median_deg_s
+        for offset in candidates
     ]
     return float(candidates[int(np.argmin(medians))])
 

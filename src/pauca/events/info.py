@@ -222,7 +222,10 @@ def _problems(
         problems.append(f"{100 * on_share:.0f} % of the events are ON: check the sensor's biases")
     if hot:
         share = sum(counts[p.y, p.x] for p in hot) / len(events)
-        problems.append(f"{len(hot)} hot pixels make {100 * share:.1f} % of the events: remove_hot_pixels drops them")
+        problems.append(
+            f"{len(hot)} hot pixels make {100 * share:.1f} % of the events: remove_hot_pixels, or "
+            "`align --remove-hot-pixels`, drops them"
+        )
     if gaps:
         silent = sum(gap.duration_us for gap in gaps) / max(events.duration_us, 1)
         problems.append(

@@ -5,12 +5,14 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pauca.events.evaluate import Evaluation
 from pauca.events.io.recording import GroundTruth
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Status
 
 _COLOURS = ("#c1440e", "#2a7f62", "#3b5ba5")  # x, y, z: told apart by colour-blind readers too
 _OFF, _ON = np.array([0.80, 0.25, 0.05]), np.array([0.10, 0.30, 0.70])
+_MARGIN = 4  # pixels around the events that are drawn
 _BRIGHTEST = 99.0  # percentile of the touched pixels that is drawn in full colour
 
 
@@ -52,6 +54,22 @@ def _mark(panel: Axes, trajectory: Trajectory, value: Float[np.ndarray, "n"]) ->
             panel.plot(trajectory.t_s[chosen], value[chosen], marker, color="k", ms=6, label=str(status))
 
 
+def error_figure(evaluation: Evaluation, title: str = "") -> Figure:
+    """Error of each axis over time, with its root mean square to both sides of zero."""
+    figure = Figure(figsize=(9, 6.3), layout="constrained")
+    panels = figure.subplots(3, 1, sharex=True, sharey=True)
+    for i, (panel, colour) in enumerate(zip(panels, _COLOURS, strict=True)):
+        rms = evaluation.rms_axes_deg_s[i]
+        panel.axhspan(-rms, rms, color=colour, alpha=0.15, lw=0, label=f"RMS {rms:.2f} deg/s")
+        panel.plot(evaluation.t_s, evaluation.error_deg_s[:, i], "-", color=colour, lw=1.0, marker=".", ms=3)
+        panel.set_ylabel(f"error of ω{'xyz'[i]} (deg/s)")
+        panel.legend(loc="upper right", fontsize="small")
+        panel.grid(alpha=0.3)
+    panels[0].set_title(title, loc="left", fontsize="medium")
+    panels[-1].set_xlabel("time on the recording's clock (s)")
+    return figure
+
+
 def warped_figure(before: Float[np.ndarray, "2 h w"], after: Float[np.ndarray, "2 h w"], title: str = "") -> Figure:
     """Images of events before and after alignment, side by side, on one scale: OFF orange, ON blue.
 
@@ -59,6 +77,8 @@ def warped_figure(before: Float[np.ndarray, "2 h w"], after: Float[np.ndarray, "
         before, after: images of events, OFF and ON, events a pixel.
         title: of the whole figure.
     """
+    shown = _crop(before + after)
+    before, after = before[shown], after[shown]
     height, width = before.shape[1:]
     figure = Figure(figsize=(11, 5.5 * height / width + 0.7), layout="constrained")
     figure.suptitle(title, fontsize="medium")
@@ -69,6 +89,16 @@ def warped_figure(before: Float[np.ndarray, "2 h w"], after: Float[np.ndarray, "
         panel.set_title(name, fontsize="medium")
         panel.set_axis_off()
     return figure
+
+
+def _crop(images: Float[np.ndarray, "2 h w"]) -> tuple[slice, slice, slice]:
+    """The part that holds events and a small margin: the border of the frame is for the search, not for the eye."""
+    rows, columns = np.nonzero(images.any(axis=0))
+    return slice(None), _span(rows), _span(columns)
+
+
+def _span(found: np.ndarray) -> slice:
+    return slice(max(int(found.min()) - _MARGIN, 0), int(found.max()) + 1 + _MARGIN) if found.size else slice(None)
 
 
 def polarity_image(images: Float[np.ndarray, "2 h w"], full: float) -> Float[np.ndarray, "h w 3"]:

@@ -125,8 +125,10 @@ class Trajectory:
     def from_csv(cls, path: str | Path) -> "Trajectory":
         """Read what `to_csv` wrote."""
         path = Path(path)
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
         try:
-            rows = list(csv.DictReader(path.read_text().splitlines()))
+            rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: cannot be read as a trajectory ({error})") from None
         columns = set(rows[0]) if rows else set()
@@ -175,6 +177,8 @@ class Trajectory:
     @classmethod
     def from_npz(cls, path: str | Path) -> "Trajectory":
         """Read what `to_npz` wrote."""
+        if not Path(path).is_file():
+            raise InputError(f"{path}: no such file")
         try:
             with np.load(path) as file:
                 columns = {column.name: file[column.name] for column in fields(cls)}
