@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pauca
-from pauca.runs import Report, describe_machine
+from pauca.runs import Report, check_can_write, describe_machine
 
 # System -> module with `add_to_report(report, folder, seed, quiet)`; a system that is not installed is said to be so.
 _PARTS = {"events": "pauca.events.demo", "fewshot": "pauca.fewshot.demo"}
@@ -17,9 +17,10 @@ def run_demo(out: Path, seed: int = 0, quiet: bool = False) -> Path:
     """Run every installed system's demonstration in `out` and return the path of `report.html`.
 
     Raises:
-        InputError, PaucaError: `out` cannot be written.
+        InputError: `out` cannot be written.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    path = out / "report.html"
+    check_can_write(path, force=True)
     machine = describe_machine("pauca demo")
     report = Report(
         "pauca demo", f"pauca {pauca.__version__}, seed {seed}, {machine['processor']}, Python {machine['python']}"
@@ -28,13 +29,12 @@ def run_demo(out: Path, seed: int = 0, quiet: bool = False) -> Path:
         started = time.monotonic()
         try:
             part = import_module(module)
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             report.heading(f"pauca.{system}")
             report.text(f"Skipped: {error}. Install it with: pip install 'pauca[{system}]'")
             continue
         part.add_to_report(report, out / system, seed, quiet)
         if not quiet:
             print(f"{system}: {time.monotonic() - started:.0f} s", flush=True)
-    path = out / "report.html"
     report.save(path)
     return path
