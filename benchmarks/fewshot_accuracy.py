@@ -5,11 +5,11 @@
 
 A variant is `plain` (MetaOptNet's network, no stem), `deterministic` (z = mu: the control of equal compute), `released`
 (sampled, no loss term) or `variational:KL:RECONSTRUCTION` (their weights), optionally with `+turned:SHARE` (classes
-turned by quarter turns count as new ones). All get the same steps and schedule; nothing is chosen on the test classes.
-The last step is tested on 2000 fixed episodes, 5-way, 15 queries, 1 and 5 shots; sampled variants with the mean code
-and with the mean of the features of 8 codes. Differences are paired by episode, averaged over seeds first; their
-interval speaks of episodes, so the differences of the single seeds, which are shown too, must agree before a
-difference means much.
+turned by quarter turns count as new ones), `+smoothing:SHARE` (of labels) or `+start:LOG_SIGMA`. All get the same steps
+and schedule; nothing is chosen on the test classes. The last step is tested on 2000 fixed episodes, 5-way, 15 queries,
+1 and 5 shots; sampled variants with the mean code and with the mean of the features of 8 codes. Differences are paired
+by episode, averaged over seeds first; their interval speaks of episodes, so the differences of the single seeds, which
+are shown too, must agree before a difference means much.
 
 Needs `fewshot/tiny-imagenet-200-first120.zip` and `fewshot/splits/tiny-imagenet-200` in PAUCA_DATA. Finished variants
 are kept in --out after each one, and skipped when the benchmark is called again: it can be cut and continued.
@@ -65,12 +65,13 @@ def model_config(variant: str, backbone: str, size: int) -> ModelConfig:
     latent = LatentConfig(mode=kind)  # type: ignore[arg-type]
     if kind == "variational":
         latent = replace(latent, kl_weight=float(weights[0]), reconstruction_weight=float(weights[1]))
+        latent = replace(latent, log_sigma_start=extra(variant, "start", latent.log_sigma_start))
     return ModelConfig(backbone, image_size=size, latent=latent)
 
 
-def augmentation(variant: str) -> AugmentConfig:
-    extras = dict(extra.split(":") for extra in variant.split("+")[1:])
-    return AugmentConfig(turned_classes=float(extras.get("turned", 0.0)))
+def extra(variant: str, name: str, default: float) -> float:
+    """The number behind `+name:` in a variant."""
+    return float(dict(part.split(":") for part in variant.split("+")[1:]).get(name, default))
 
 
 def train(variant: str, seed: int, images: ImageSet, options: argparse.Namespace) -> tuple[MCRNet, dict]:
@@ -81,7 +82,8 @@ def train(variant: str, seed: int, images: ImageSet, options: argparse.Namespace
     config = TrainConfig(
         steps=options.steps,
         episode=EpisodeConfig(way=5, shot=options.train_shot, query=6),
-        augmentation=augmentation(variant),
+        augmentation=AugmentConfig(turned_classes=extra(variant, "turned", 0.0)),
+        label_smoothing=extra(variant, "smoothing", 0.0),
         seed=seed,
         compile=options.compile,
     )
@@ -129,8 +131,9 @@ def show(results: dict, queries: int) -> None:
     print("\n| variant | seeds | shot | accuracy % | minus plain | minus deterministic | ms/step |")
     print("|---|---|---|---|---|---|---|")
     for (name, shot), runs in accuracy.items():
-        base, extra = name.split(" ")[0], "+".join(["", *name.split(" ")[0].split("+")[1:]])
-        cells = [difference(runs, accuracy.get((control + extra, shot))) for control in ("plain", "deterministic")]
+        base = name.split(" ")[0]
+        extras = "".join(f"+{part}" for part in base.split("+")[1:] if not part.startswith("start"))
+        cells = [difference(runs, accuracy.get((control + extras, shot))) for control in ("plain", "deterministic")]
         speed = np.mean([r["ms_per_step"] for key, r in results.items() if key.rsplit("@", 1)[0] == base])
         accuracy_cell = mean_interval(np.mean(runs, 0))
         print(f"| {name} | {len(runs)} | {shot} | {accuracy_cell} | {cells[0]} | {cells[1]} | {speed:.1f} |")
@@ -178,21 +181,21 @@ def main() -> None:
     processor = torch.cuda.get_device_name() if device.type == "cuda" else processor_name()
     stored["machine"] = {"device": processor, "torch": torch.__version__, "python": platform.python_version()}
 
-    longest = SECONDS_BEFORE_FIRST_GUESS
+    expected = SECONDS_BEFORE_FIRST_GUESS
     for seed in (int(seed) for seed in options.seeds.split(",")):
         for variant in options.variants.split(","):
             key = f"{variant}@{seed}"
             if key in stored["results"]:
                 continue
-            if time.monotonic() - began + longest > 60 * options.minutes:
+            if time.monotonic() - began + expected > 60 * options.minutes:
                 print(f"no time for {key}", flush=True)
                 continue
             started = time.monotonic()
             model, cost = train(variant, seed, train_images, options)
             stored["results"][key] = {**cost, "correct": test(model, test_images, episodes, device)}
             options.out.write_text(json.dumps(stored))
-            longest = time.monotonic() - started
-            print(f"{key}: {cost}, {longest:.0f} s with test", flush=True)
+            expected = time.monotonic() - started  # of the next one, too
+            print(f"{key}: {cost}, {expected:.0f} s with test", flush=True)
     print(f"\n{stored['machine']}\n{settings}")
     show(stored["results"], queries=75)
 

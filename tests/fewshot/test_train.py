@@ -12,6 +12,9 @@ from torch import distributed as dist
 
 from pauca.errors import ConfigError, DeviceError, PaucaError
 from pauca.fewshot.augment import AugmentConfig
+from pauca.fewshot.data import read_images, read_split_lists
+from pauca.fewshot.episodes import sample_episodes
+from pauca.fewshot.evaluate import compare, evaluate
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
 from pauca.fewshot.train import (
@@ -251,3 +254,24 @@ def test_augmentation_and_network_are_one_graph_that_is_compiled_once():
     """
     done = subprocess.run([sys.executable, "-c", _ONE_GRAPH], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "1", done.stderr[-2000:]
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_tiny_imagenet_is_learned(pauca_data):
+    """100 steps of two episodes lift new classes far above chance (20 %) and above raw pixels, on the same episodes."""
+    folder = pauca_data / "fewshot"
+    lists = read_split_lists(folder / "splits" / "tiny-imagenet-200")
+    everything = read_images(folder / "tiny-imagenet-200-first120.zip", size=16)
+    train_images, test_images = (everything.only(lists.classes[split], split) for split in ("train", "test"))
+    config = dataclasses.replace(CONFIG, episode=EpisodeConfig(way=5, shot=5, query=6), augmentation=AugmentConfig(2))
+    model = fresh(ModelConfig(backbone="conv4-32", image_size=16, latent=LatentConfig(mode="deterministic")))
+    trainer = Trainer(model, train_images, dataclasses.replace(config, steps=100))
+    for _ in range(100):
+        trainer.step()
+    flat = ModelConfig(base_learner="prototypes", image_size=16, latent=LatentConfig(mode="none"))
+    episodes = sample_episodes(test_images, EpisodeConfig(way=5, shot=5, query=15), 200, seed=0)
+    learned = evaluate(model, test_images, episodes)
+    pixels = evaluate(MCRNet(flat, backbone=torch.nn.Flatten()), test_images, episodes)
+    assert learned.accuracy.mean > 0.3
+    assert compare(learned, pixels).difference.mean > compare(learned, pixels).difference.half_width
