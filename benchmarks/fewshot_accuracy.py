@@ -62,7 +62,7 @@ def model_config(variant: str, backbone: str, size: int) -> ModelConfig:
     if kind == "plain":
         plain = f"{backbone}-plain" if backbone == "resnet12" else backbone
         return ModelConfig(plain, image_size=size, latent=LatentConfig(mode="none"))
-    latent = LatentConfig(mode=kind)  # type: ignore[arg-type]
+    latent = LatentConfig(mode=kind)  # type: ignore[arg-type] - LatentConfig checks it
     if kind == "variational":
         latent = replace(latent, kl_weight=float(weights[0]), reconstruction_weight=float(weights[1]))
         latent = replace(latent, log_sigma_start=extra(variant, "start", latent.log_sigma_start))
