@@ -4,16 +4,9 @@ per focal length; `accumulate` then sums over events.
 Arguments as in `warp.py`; warp_x, warp_y are the warped pixels, slope_x, slope_y the slopes there; out float32 [k, n].
 """
 
-import numpy as np
 from numba import njit
 
-_HALF = np.float32(1 / 2)
-_SIXTH = np.float32(1 / 6)
-_C4 = np.float32(1 / 24)
-_S5 = np.float32(1 / 120)
-_C6 = np.float32(1 / 720)
-_S7 = np.float32(1 / 5040)
-_ONE = np.float32(1)
+from pauca.events.kernels.series import C4, C6, HALF, ONE, S5, S7, SIXTH
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
@@ -26,14 +19,14 @@ def chain_rotate(x, y, dt, velocity, acceleration, frame, warp_x, warp_y, slope_
     wx, wy, wz = velocity
     ax, ay, az = acceleration
     fx, fy, cx, cy = frame
-    inverse_fx, inverse_fy = _ONE / fx, _ONE / fy
+    inverse_fx, inverse_fy = ONE / fx, ONE / fy
     for i in range(dt.size):
         s = dt[i]
-        h = _HALF * s * s
+        h = HALF * s * s
         rx, ry, rz = s * wx + h * ax, s * wy + h * ay, s * wz + h * az
         a2 = rx * rx + ry * ry + rz * rz
-        b = _HALF - a2 * (_C4 - a2 * _C6)  # (1 - cos a) / a^2
-        c = _SIXTH - a2 * (_S5 - a2 * _S7)  # (a - sin a) / a^3
+        b = HALF - a2 * (C4 - a2 * C6)  # (1 - cos a) / a^2
+        c = SIXTH - a2 * (S5 - a2 * S7)  # (a - sin a) / a^3
         px, py = (warp_x[i] - cx) * inverse_fx, (warp_y[i] - cy) * inverse_fy
         qx, qy = fx * slope_x[i], fy * slope_y[i]
         along = qx * px + qy * py
@@ -50,11 +43,11 @@ def chain_rotate_first_order(x, y, dt, velocity, acceleration, frame, warp_x, wa
     wx, wy, _ = velocity
     ax, ay, _ = acceleration
     fx, fy, cx, cy = frame
-    inverse_fx, inverse_fy = _ONE / fx, _ONE / fy
+    inverse_fx, inverse_fy = ONE / fx, ONE / fy
     for i in range(dt.size):
         s = dt[i]
-        h = _HALF * s * s
-        depth = _ONE + (s * wx + h * ax) * y[i] - (s * wy + h * ay) * x[i]
+        h = HALF * s * s
+        depth = ONE + (s * wx + h * ax) * y[i] - (s * wy + h * ay) * x[i]
         qx, qy = fx * slope_x[i] / depth, fy * slope_y[i] / depth
         qz = -((warp_x[i] - cx) * inverse_fx * qx + (warp_y[i] - cy) * inverse_fy * qy)
         out[0, i] = y[i] * qz - qy

@@ -1,21 +1,14 @@
 """Warp bearings (x, y, 1) to the reference time and project them to pixels of the frame.
 
 Arguments of every kernel: x, y, dt float32 [n] (seconds); velocity and acceleration, tuples of float32; frame, the
-tuple fx, fy, cx, cy of float32; out_x, out_y float32 [n], -1 for what turned
-out of the camera's view.
+tuple fx, fy, cx, cy of float32; out_x, out_y float32 [n], -1 for what turned out of the camera's view.
 """
 
 import numpy as np
 from numba import njit
 
-_HALF = np.float32(1 / 2)
-_SIXTH = np.float32(1 / 6)
-_C4 = np.float32(1 / 24)
-_S5 = np.float32(1 / 120)
-_C6 = np.float32(1 / 720)
-_S7 = np.float32(1 / 5040)
-_C8 = np.float32(1 / 40320)
-_ONE = np.float32(1)
+from pauca.events.kernels.series import C4, C6, C8, HALF, ONE, S5, S7, SIXTH
+
 _NEAREST = np.float32(0.05)  # depth below which a turned bearing is not in front of the camera any more
 _OUTSIDE = np.float32(-1)
 
@@ -31,15 +24,15 @@ def rotate(x, y, dt, velocity, acceleration, frame, out_x, out_y):
     fx, fy, cx, cy = frame
     for i in range(x.size):
         s = dt[i]
-        h = _HALF * s * s
+        h = HALF * s * s
         rx, ry, rz = s * wx + h * ax, s * wy + h * ay, s * wz + h * az
         a2 = rx * rx + ry * ry + rz * rz
-        sine = _ONE - a2 * (_SIXTH - a2 * (_S5 - a2 * _S7))
-        cosine = _HALF - a2 * (_C4 - a2 * (_C6 - a2 * _C8))
+        sine = ONE - a2 * (SIXTH - a2 * (S5 - a2 * S7))
+        cosine = HALF - a2 * (C4 - a2 * (C6 - a2 * C8))
         ux, uy, uz = ry - rz * y[i], rz * x[i] - rx, rx * y[i] - ry * x[i]  # rotation vector x bearing
         px = x[i] + sine * ux + cosine * (ry * uz - rz * uy)
         py = y[i] + sine * uy + cosine * (rz * ux - rx * uz)
-        pz = _ONE + sine * uz + cosine * (rx * uy - ry * ux)
+        pz = ONE + sine * uz + cosine * (rx * uy - ry * ux)
         out_x[i] = fx * px / pz + cx if pz > _NEAREST else _OUTSIDE
         out_y[i] = fy * py / pz + cy if pz > _NEAREST else _OUTSIDE
 
@@ -52,10 +45,10 @@ def rotate_first_order(x, y, dt, velocity, acceleration, frame, out_x, out_y):
     fx, fy, cx, cy = frame
     for i in range(x.size):
         s = dt[i]
-        h = _HALF * s * s
+        h = HALF * s * s
         rx, ry, rz = s * wx + h * ax, s * wy + h * ay, s * wz + h * az
         px, py = x[i] + ry - rz * y[i], y[i] + rz * x[i] - rx
-        pz = _ONE + rx * y[i] - ry * x[i]
+        pz = ONE + rx * y[i] - ry * x[i]
         out_x[i] = fx * px / pz + cx if pz > _NEAREST else _OUTSIDE
         out_y[i] = fy * py / pz + cy if pz > _NEAREST else _OUTSIDE
 
@@ -68,6 +61,6 @@ def translate(x, y, dt, velocity, acceleration, frame, out_x, out_y):
     fx, fy, cx, cy = frame
     for i in range(x.size):
         s = dt[i]
-        h = _HALF * s * s
+        h = HALF * s * s
         out_x[i] = fx * (x[i] - s * vx - h * ax) + cx
         out_y[i] = fy * (y[i] - s * vy - h * ay) + cy
