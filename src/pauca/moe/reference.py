@@ -352,7 +352,7 @@ def swiglu_backward(
     silu = gate * sigmoid
     d_probability = (grad32 * (silu * up)).sum(1)
     weighted = grad32 * probability[:, None]
-    d_gate = weighted * up * (sigmoid * (1 + gate * (1 - sigmoid)))
+    d_gate = weighted * up * (sigmoid + silu * (1 - sigmoid))
     return torch.cat([d_gate, weighted * silu], 1).bfloat16(), d_probability
 
 

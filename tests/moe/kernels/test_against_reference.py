@@ -17,7 +17,7 @@ kernels = pytest.importorskip("pauca.moe.kernels", reason="needs Triton")
 pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
 compiled_only = pytest.mark.skipif(INTERPRETED, reason="the interpreter rounds FP8 and BF16 wrongly")
 
-SHAPES = [(1, 32), (21, 96), (48, 1056)] if INTERPRETED else [(1, 32), (21, 96), (48, 1056), (300, 2816), (130, 7168)]
+SHAPES = [(1, 32), (21, 96), (9, 1056)] if INTERPRETED else [(1, 32), (21, 96), (48, 1056), (300, 2816), (130, 7168)]
 
 
 @pytest.fixture(autouse=True)
@@ -134,8 +134,8 @@ def test_fp8_to_mxfp4(shape, make, rule, generator):
 
 @pytest.mark.parametrize("rule", list(ScaleRule))
 def test_fp8_to_mxfp4_takes_every_code_beside_every_block_maximum(rule):
-    # In the interpreter, which takes its time: the subnormal maxima and one binade of normal ones.
-    maxima = [*range(1, 9), *range(0x50, 0x58)] if INTERPRETED else range(1, 0x7F)
+    # In the interpreter, which takes its time: some subnormal and some normal maxima.
+    maxima = [*range(1, 5), *range(0x50, 0x54)] if INTERPRETED else range(1, 0x7F)
     largest = torch.tensor(maxima, dtype=torch.uint8)[:, None, None]
     code = torch.arange(256, dtype=torch.uint8)[None, :, None]
     blocks = torch.where((code & 0x7F) <= largest, code, 0).expand(-1, -1, BLOCK).clone()

@@ -37,9 +37,9 @@ def infinity_to_nan(x):
 def finite_row(x):
     """The largest of `largest_finite` over a row, and the row with NaN for infinity.
 
-    Both need more than a maximum only where a row holds infinity or NaN, so only then is it spent.
+    A floating-point maximum leaves NaN out by itself, so more is spent only where a row holds infinity.
     """
-    largest = tl.max(magnitude(x), 0) >> 16
+    largest = tl.max(tl.abs(x), 0).to(tl.int32, bitcast=True) >> 16
     if largest >= INFINITY:
         largest = tl.max(largest_finite(x), 0)
         x = infinity_to_nan(x)

@@ -56,8 +56,8 @@ def group_maximum(scales: Tensor, index: Tensor | None, offsets: Tensor) -> Tens
     groups = len(offsets)
     largest = torch.zeros(groups, parts, dtype=torch.int32, device=scales.device)
     rows = source_rows if index is None else len(index)
-    # About a thousand programs, so that every multiprocessor has several loads under way, but none without rows.
-    slices = max(1, min(1024 // max(groups * triton.cdiv(parts, _PARTS), 1), triton.cdiv(rows, groups * _ROWS)))
+    # A few thousand programs, so that each has about one step to wait for, but none without rows.
+    slices = max(1, min(4096 // max(groups * triton.cdiv(parts, _PARTS), 1), triton.cdiv(rows, groups * _ROWS)))
     group_maximum_kernel[(groups, triton.cdiv(parts, _PARTS), slices)](
         scales,
         index,

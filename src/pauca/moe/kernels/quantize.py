@@ -17,7 +17,9 @@ from pauca.moe.kernels import bits
 from pauca.moe.kernels.bits import carry, next_power_of_two
 from pauca.moe.kernels.from_floats import fp8_scale_byte, infinity_to_nan, largest_finite, to_e4m3, to_mxfp4
 
-_WIDTH = 2048  # channels a program of 4 warps takes to MXFP4: two 16-byte loads a thread
+# Channels a program takes to MXFP4. Of 1024 and 2048, with 16 or 32 channels a thread: 93 % of the copy rate on an
+# H100, the others 73 to 82 %.
+_WIDTH, _WARPS = 1024, 2
 
 
 @triton.jit
@@ -80,7 +82,14 @@ def quantize_mxfp4(x: Tensor, rule: ScaleRule) -> MxFp4Tensor:
     out = MxFp4Tensor.empty(rows, channels, x.device)
     if rows:
         quantize_mxfp4_kernel[(rows, triton.cdiv(channels, _WIDTH))](
-            x, out.data, channels, out.data.shape[1], **rule_arguments(rule), WIDTH=_WIDTH, PTX=bits.PTX
+            x,
+            out.data,
+            channels,
+            out.data.shape[1],
+            **rule_arguments(rule),
+            WIDTH=_WIDTH,
+            PTX=bits.PTX,
+            num_warps=_WARPS,
         )
     return out
 
