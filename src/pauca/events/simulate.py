@@ -90,8 +90,8 @@ def simulate(
     Returns:
         Events, camera, and as ground truth the exact angular velocity and orientation at 1 kHz.
 
-    Example:
-        >>> recording = simulate(SimulateConfig(scene="shapes", duration_s=1.0, seed=7))  # doctest: +SKIP
+    Examples:
+        >>> recording = simulate(SimulateConfig(scene="shapes", duration_s=1.0, seed=7))
     """
     config = config or SimulateConfig()
     # Independent streams: a longer recording or another noise level leaves the scene and the motion as they were.

@@ -56,9 +56,9 @@ def read(
     Raises:
         InputError: one line that says what is wrong, where, and what to do.
 
-    Example:
-        >>> recording = read("shapes_rotation/events.txt")  # doctest: +SKIP
-        >>> recording.events.t_us, recording.report.summary()  # doctest: +SKIP
+    Examples:
+        >>> recording = read("shapes_rotation/events.txt")
+        >>> recording.events.t_us, recording.report.summary()
     """
     path = Path(path)
     if time_unit is not None and time_unit not in MICROSECONDS:
