@@ -64,10 +64,3 @@ def test_images_hold_every_event_and_show_polarities_apart():
     images = Scorer(Frame(CAMERA, 20)).images(packet, np.zeros(3))
     assert images.shape == (2, 88, 104)
     assert images.sum(axis=(1, 2)) == pytest.approx([np.sum(packet.p == 0), np.sum(packet.p == 1)], rel=1e-5)
-
-
-def test_blurred_images_agree_with_the_reference():
-    packet, frame = random_packet(4), Frame(CAMERA, 20)
-    warped, _ = reference.warp_events(packet, frame, Warp(), np.ones(3), np.zeros(3))
-    expected = reference.blur(reference.vote(warped, packet.p, frame)[0])
-    np.testing.assert_allclose(Scorer(frame).images(packet, np.ones(3), blurred=True), expected, atol=1e-4)

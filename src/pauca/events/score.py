@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from pauca.events.kernels.accumulate import accumulate_moments
 from pauca.events.kernels.gather import gather_gradient
-from pauca.events.kernels.image_pass import blur_image, score_image
+from pauca.events.kernels.image_pass import score_image
 from pauca.events.kernels.vote import vote_bilinear
 from pauca.events.likelihood import NegativeBinomial, PixelScore, tabulate
 from pauca.events.types import Packet
@@ -76,16 +76,12 @@ class Scorer:
         packet: Packet,
         velocity: Float[np.ndarray, "k"],
         acceleration: Float[np.ndarray, "k"] | None = None,
-        blurred: bool = False,
     ) -> Float[np.ndarray, "2 height width"]:
         """Images of warped events, OFF and ON, of the size of the frame; a copy."""
         warped = self.warp.apply(packet, self.frame, velocity, acceleration)
         vote_bilinear(warped[0], warped[1], packet.p, PAD, self._images)
         images = self._images.copy()
         self._images[:] = 0
-        if blurred:
-            for image in images:
-                blur_image(image, PAD, TAPS)
         return images[:, PAD:-PAD, PAD:-PAD]
 
     def _empty(self, n_events: int) -> float:

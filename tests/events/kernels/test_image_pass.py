@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pauca.events import NegativeBinomial, reference
-from pauca.events.kernels.image_pass import blur_image, score_image
+from pauca.events.kernels.image_pass import score_image
 from pauca.events.likelihood import tabulate
 from pauca.events.score import PAD, TAPS
 
@@ -34,10 +34,3 @@ def test_score_and_slope_of_votes_inside_a_box(box):
     np.testing.assert_allclose(inner, slope[top : bottom + 1, left : right + 1], rtol=1e-3, atol=1e-3)
     assert not image.any()
     assert not scratch.any()
-
-
-def test_blur_agrees_with_the_reference():
-    votes = np.random.default_rng(1).exponential(size=(20, 30))
-    image = _padded(votes)
-    blur_image(image, PAD, TAPS)
-    np.testing.assert_allclose(image[PAD:-PAD, PAD:-PAD], reference.blur(np.stack([votes, votes]))[0], rtol=1e-5)

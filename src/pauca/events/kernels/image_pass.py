@@ -49,17 +49,6 @@ def score_image(image, pad, box, taps, table, offset, first_exponent, across, sl
     return total
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def blur_image(image, pad, taps):
-    """Blur in place; the margin of `pad` pixels must be empty."""
-    height, width = image.shape
-    across = np.zeros_like(image)
-    for row in range(pad, height - pad):
-        _blur_along_row(image[row], pad, width - pad, taps, across[row])
-    for row in range(pad, height - pad):
-        _blur_across_rows(across, row, pad, width - pad, taps, image[row, pad : width - pad])
-
-
 # Slices that start at their first element keep the index from counting as possibly negative: only then does the
 # compiler use vector instructions.
 
