@@ -31,18 +31,17 @@ _ROWS, _WARPS = 256, 8
 
 
 @triton.jit
-def _load_lowered(
-    codes,
-    scales,
+def _lowered(
+    codes,  # int32, at the tile's words
+    scales,  # at the tile's scale
     index,
-    row,
-    largest,
-    present,
-    tile,
+    row,  # [quads]
+    largest,  # [quads]
+    present,  # [quads]
+    inside,  # [words]
     source_rows,
-    channels,
+    words,
     scales_per_row,
-    word,
     HAS_INDEX: tl.constexpr,
     PTX: tl.constexpr,
 ):
@@ -50,11 +49,9 @@ def _load_lowered(
     taken = tl.load(index + row, present, other=-1) if HAS_INDEX else row
     present = present & (taken >= 0) & (taken < source_rows)
     taken = taken.to(tl.int64)
-    scale = tl.load(scales + taken * scales_per_row + tile, present, other=0).to(tl.int32)
+    scale = tl.load(scales + taken * scales_per_row, present, other=0).to(tl.int32)
     factor = lowering_factor(largest - scale, scale == NAN_BYTE)
-    loaded = tl.load(
-        codes + taken[:, None] * (channels // 4) + word, present[:, None] & (word < channels // 4), other=0
-    )
+    loaded = tl.load(codes + taken[:, None] * words, present[:, None] & inside, other=0)
     return lower_e4m3x4(loaded, factor[:, None], PTX)
 
 
@@ -86,67 +83,19 @@ def fp8_rows_to_columns_kernel(
     group = group_of_rows(offsets, row, groups, GROUPS)
     present = group < groups
     target = tl.load(largest + group * scales_per_row + scale_column, present, other=0)
-    word = (tile * (TILE // 4) + tl.arange(0, TILE // 4))[None, :]
+    word, words = (tile * (TILE // 4) + tl.arange(0, TILE // 4))[None, :], channels // 4
+    inside = word < words
+    codes, scales = codes + word, scales + scale_column
 
-    a = _load_lowered(
-        codes,
-        scales,
-        index,
-        row,
-        target,
-        present,
-        scale_column,
-        source_rows,
-        channels,
-        scales_per_row,
-        word,
-        HAS_INDEX,
-        PTX,
+    a = _lowered(codes, scales, index, row, target, present, inside, source_rows, words, scales_per_row, HAS_INDEX, PTX)
+    b = _lowered(
+        codes, scales, index, row + 1, target, present, inside, source_rows, words, scales_per_row, HAS_INDEX, PTX
     )
-    b = _load_lowered(
-        codes,
-        scales,
-        index,
-        row + 1,
-        target,
-        present,
-        scale_column,
-        source_rows,
-        channels,
-        scales_per_row,
-        word,
-        HAS_INDEX,
-        PTX,
+    c = _lowered(
+        codes, scales, index, row + 2, target, present, inside, source_rows, words, scales_per_row, HAS_INDEX, PTX
     )
-    c = _load_lowered(
-        codes,
-        scales,
-        index,
-        row + 2,
-        target,
-        present,
-        scale_column,
-        source_rows,
-        channels,
-        scales_per_row,
-        word,
-        HAS_INDEX,
-        PTX,
-    )
-    d = _load_lowered(
-        codes,
-        scales,
-        index,
-        row + 3,
-        target,
-        present,
-        scale_column,
-        source_rows,
-        channels,
-        scales_per_row,
-        word,
-        HAS_INDEX,
-        PTX,
+    d = _lowered(
+        codes, scales, index, row + 3, target, present, inside, source_rows, words, scales_per_row, HAS_INDEX, PTX
     )
     a, b, c, d = transpose_bytes_4x4(a, b, c, d, PTX)
 
@@ -155,8 +104,8 @@ def fp8_rows_to_columns_kernel(
 
     channel = tile * TILE + tl.arange(0, TILE)
     position = (first_row // 4 + quad)[None, :]
-    inside = (channel < channels)[:, None] & (position < sixteens * 4)
-    tl.store(out + channel.to(tl.int64)[:, None] * (sixteens * 4) + position, four, inside)
+    written = (channel < channels)[:, None] & (position < sixteens * 4)
+    tl.store(out + channel.to(tl.int64)[:, None] * (sixteens * 4) + position, four, written)
 
     each = tl.program_id(1)
     while each < groups:

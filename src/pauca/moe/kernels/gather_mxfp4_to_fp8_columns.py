@@ -32,7 +32,7 @@ _ROWS, _BLOCKS = 64, 8
 
 
 @triton.jit
-def _load_as_e4m3(
+def _as_e4m3(
     source,
     index,
     row,  # [lanes]
@@ -91,16 +91,14 @@ def gather_mxfp4_to_fp8_columns_kernel(
     grouped = exists & (group < groups)
     target = tl.maximum(tl.load(largest + group * blocks + block, grouped, other=0), 6)
 
-    a, e = _load_as_e4m3(
-        source, index, row, block, target, exists, grouped, source_rows, blocks, row_words, HAS_INDEX, PTX
-    )
-    b, f = _load_as_e4m3(
+    a, e = _as_e4m3(source, index, row, block, target, exists, grouped, source_rows, blocks, row_words, HAS_INDEX, PTX)
+    b, f = _as_e4m3(
         source, index, row + 1, block, target, exists, grouped, source_rows, blocks, row_words, HAS_INDEX, PTX
     )
-    c, g = _load_as_e4m3(
+    c, g = _as_e4m3(
         source, index, row + 2, block, target, exists, grouped, source_rows, blocks, row_words, HAS_INDEX, PTX
     )
-    d, h = _load_as_e4m3(
+    d, h = _as_e4m3(
         source, index, row + 3, block, target, exists, grouped, source_rows, blocks, row_words, HAS_INDEX, PTX
     )
     a, b, c, d = transpose_bytes_4x4(a, b, c, d, PTX)
