@@ -86,7 +86,7 @@ KERNELS = [
         {
             **{"source": INT32, "index": INT32, "offsets": INT32, "largest": INT32, "out": INT32, "out_scales": UINT8},
             **{"source_rows": "i32", "sixteens": "i32", "blocks": "i32", "row_words": "i32", "groups": "i32"},
-            **{"HAS_INDEX": True, "GROUPS": 8, "ROWS": 64, "BLOCKS": 8, "ROW_TILES": 8, "PTX": True},
+            **{"HAS_INDEX": True, "GROUPS": 8, "ROWS": 64, "BLOCKS": 8, "PTX": True},
         },
     ),
     (

@@ -29,9 +29,6 @@ from pauca.moe.kernels.group_maximum import group_maximum
 # 128 bytes in from each row, 64 bytes out to each channel: small programs, so that many wait for memory at once
 # (164 us on an H100 at DeepSeek-V3's shape, 180 with twice the rows, 177 with twice the blocks).
 _ROWS, _BLOCKS = 64, 8
-# Tiles of rows that follow each other in launch order before the next blocks: their 64-byte pieces of a channel meet in
-# the cache and reach memory as longer ones.
-_ROW_TILES = 8
 
 
 @triton.jit
@@ -82,16 +79,10 @@ def gather_mxfp4_to_fp8_columns_kernel(
     GROUPS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCKS: tl.constexpr,
-    ROW_TILES: tl.constexpr,
     PTX: tl.constexpr,
 ):
-    all_row_tiles = tl.maximum(tl.cdiv(sixteens * 16, ROWS), 1)
-    of_band = ROW_TILES * tl.cdiv(blocks, BLOCKS)
-    band, place = tl.program_id(0) // of_band, tl.program_id(0) % of_band
-    in_band = tl.minimum(all_row_tiles - band * ROW_TILES, ROW_TILES)
-    row_tile = band * ROW_TILES + place % in_band
-    first_row = row_tile * ROWS
-    first_block = place // in_band * BLOCKS
+    first_row = tl.program_id(1) * ROWS
+    first_block = tl.program_id(0) * BLOCKS
     lane = tl.arange(0, ROWS // 4 * BLOCKS)
     row = first_row + 4 * (lane // BLOCKS)  # the first of four, which share a group
     block = first_block + lane % BLOCKS
@@ -121,12 +112,12 @@ def gather_mxfp4_to_fp8_columns_kernel(
     inside = (channel < blocks * 32)[:, None] & (position < sixteens * 4)
     tl.store(out + channel.to(tl.int64)[:, None] * (sixteens * 4) + position, eight, inside)
 
-    each = row_tile
+    each = tl.program_id(1)
     while each < groups:
         byte = tl.load(largest + each * blocks + channel // 32, channel < blocks * 32, other=0)
         byte = tl.maximum(byte - 6, 0).to(tl.uint8)
         tl.store(out_scales + each * blocks * 32 + channel, byte, channel < blocks * 32)
-        each += all_row_tiles
+        each += tl.num_programs(1)
 
 
 def gather_mxfp4_to_fp8_columns(x: MxFp4Tensor, index: Tensor | None, offsets: Tensor) -> Fp8Tensor:
@@ -135,7 +126,7 @@ def gather_mxfp4_to_fp8_columns(x: MxFp4Tensor, index: Tensor | None, offsets: T
     out = torch.empty(channels, rows, dtype=torch.uint8, device=x.data.device)
     out_scales = torch.empty(groups, channels, dtype=torch.uint8, device=x.data.device)
     largest = group_maximum(x.scales, index, offsets)
-    gather_mxfp4_to_fp8_columns_kernel[(triton.cdiv(blocks, _BLOCKS) * max(1, triton.cdiv(rows, _ROWS)),)](
+    gather_mxfp4_to_fp8_columns_kernel[(triton.cdiv(blocks, _BLOCKS), max(1, triton.cdiv(rows, _ROWS)))](
         x.data.view(torch.int32),
         index,
         offsets,
@@ -151,7 +142,6 @@ def gather_mxfp4_to_fp8_columns(x: MxFp4Tensor, index: Tensor | None, offsets: T
         GROUPS=next_power_of_two(groups),
         ROWS=_ROWS,
         BLOCKS=_BLOCKS,
-        ROW_TILES=_ROW_TILES,
         PTX=bits.PTX,
         num_warps=_ROWS // 4 * _BLOCKS // 32,
     )
