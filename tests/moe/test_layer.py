@@ -174,7 +174,8 @@ def test_the_gpu_computes_what_the_cpu_computes(precision):
         layer.to(device).zero_grad()
         y = layer(x.to(device))
         y.square().sum().backward()
-        results.append([y.detach().cpu(), *(p.grad.cpu() for p in layer.parameters())])
+        # Cloned: moving the layer moves its gradients too.
+        results.append([y.detach().cpu(), *(p.grad.clone().cpu() for p in layer.parameters())])
     # Sums in another order move a few values over to a neighbouring FP8 or MXFP4 code.
     for actual, expected in zip(results[1], results[0], strict=True):
         assert ((actual - expected).norm() / expected.norm()).item() < 0.05
