@@ -6,6 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from pauca.errors import ConfigError
 from pauca.moe.formats import Fp8Tensor, Granularity, MxFp4Tensor, mxfp4_row_bytes
 from pauca.moe.permute import row_bound
 from pauca.moe.recipe import Format, Recipe, Recompute
@@ -42,7 +43,13 @@ def kept_bytes(
 
     Not counted: the weights, the routing (12 bytes per copy), and in the bf16 recipe that keeps FC1's input once
     per token, that input, which is the layer's own.
+
+    Raises:
+        ConfigError: sizes that the recipe cannot hold, or counts below one.
     """
+    recipe.check_sizes(hidden, width)
+    if min(tokens, top_k, experts) < 1:
+        raise ConfigError(f"tokens {tokens}, top_k {top_k} and experts {experts} must be at least one")
     shapes = kept_shapes(recipe, recompute, tokens, row_bound(tokens * top_k, experts), experts, hidden, width)
     return sum(prod(shape) for shape in shapes)
 

@@ -49,13 +49,7 @@ class Experts(nn.Module):
     @recipe.setter
     def recipe(self, recipe: Recipe) -> None:
         _, hidden, width = self.down.shape
-        # Blocks of 32 share an MXFP4 scale; BF16 products ask for rows of 16 bytes.
-        multiple = 8 if recipe.precision == "bf16" else 32
-        for name, size in (("hidden", hidden), ("width", width)):
-            if size < 1 or size % multiple:
-                raise ConfigError(
-                    f"{name} must be a multiple of {multiple} under the {recipe.precision} recipe, got {size}"
-                )
+        recipe.check_sizes(hidden, width)
         self._recipe, self._recipe_text = recipe, recipe.to_json()
 
     def reset_parameters(self) -> None:

@@ -61,6 +61,20 @@ class Recipe:
         """FP8 products, MXFP4 kept: FC1's input once per token, z, and FC2's input computed again from z."""
         return cls(precision="fp4", kept_z=kept_z, keep_fc2_input=keep_fc2_input)
 
+    def check_sizes(self, hidden: int, width: int) -> None:
+        """Refuse sizes of an expert that these formats cannot hold.
+
+        Raises:
+            ConfigError: a size is no multiple of 32 (fp8, fp4: blocks of 32 share a scale) or of 8 (bf16: products ask
+                for rows of 16 bytes).
+        """
+        multiple = 8 if self.precision == "bf16" else 32
+        for name, size in (("hidden", hidden), ("width", width)):
+            if size < 1 or size % multiple:
+                raise ConfigError(
+                    f"{name} must be a multiple of {multiple} under the {self.precision} recipe, got {size}"
+                )
+
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
