@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import pauca
@@ -44,7 +45,7 @@ def print_table(checks: list[Check]) -> None:
     for check in checks:
         heading, group = ("" if check.group == group else check.group), check.group
         mark = "[green]yes[/]" if check.available else "[yellow]no[/]"
-        table.add_row(heading, check.name, mark, check.detail, check.remedy)
+        table.add_row(heading, escape(check.name), mark, escape(check.detail), escape(check.remedy))
     Console().print(table)
 
 
