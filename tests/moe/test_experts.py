@@ -7,7 +7,8 @@ from itertools import product
 import pytest
 import torch
 
-from pauca.moe.experts import _experts_forward, apply_experts
+from pauca.errors import InputError
+from pauca.moe.experts import _check_arguments, _experts_forward, apply_experts
 from pauca.moe.kept import kept_bytes, kept_shapes
 from pauca.moe.permute import sort_by_expert
 from pauca.moe.recipe import Recipe
@@ -249,6 +250,25 @@ def test_the_operations_describe_themselves_truly_to_torch(precision, recompute)
     _, kept = _experts_forward(*arguments)
     shapes = kept_shapes(recipe, recompute, TOKENS, len(plan.row_to_copy), EXPERTS, HIDDEN, WIDTH)
     assert [tuple(t.shape) for t in kept] == shapes
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("gate_up", lambda t: t[:, :, :-32], "do not fit together"),
+        ("down", lambda t: t[0], "matrices per expert"),
+        ("down", lambda t: t.double(), "weights must be bfloat16 or float32, got torch.bfloat16 and torch.float64"),
+        ("expert_ids", lambda t: t[1:], f"for {TOKENS} tokens, got .{TOKENS - 1}, {TOP_K}. and .{TOKENS}, {TOP_K}."),
+        ("probabilities", lambda t: t[:, 1:], "must both be"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(name, change, message):
+    problem = _problem("cpu")
+    problem[name] = change(problem[name])
+    arguments = [problem[n] for n in ("x", "gate_up", "down", "expert_ids", "probabilities")]
+    # Below the type checks of the test suite, as a user meets it.
+    with pytest.raises(InputError, match=message):
+        _check_arguments(*arguments)
 
 
 @pytest.mark.gpu

@@ -1,5 +1,6 @@
 import pytest
 
+from pauca.errors import ConfigError
 from pauca.moe.kept import kept_bytes, kept_formats
 from pauca.moe.recipe import Recipe
 
@@ -31,6 +32,12 @@ def test_every_recompute_mode_keeps_less():
         sizes = [kept_bytes(recipe, recompute, **shape) for recompute in ("none", "activation", "experts")]
         assert sizes == sorted(sizes, reverse=True)
         assert len(set(sizes)) == 3
+
+
+def test_what_no_layer_could_keep_is_refused():
+    shape = {"tokens": 10, "top_k": 2, "experts": 8, "width": 32}
+    with pytest.raises(ConfigError, match="hidden must be a multiple of 32 under the fp4 recipe, got 72"):
+        kept_bytes(Recipe.fp4(), "none", hidden=72, **shape)
 
 
 def test_the_fp4_recipe_keeps_the_input_once_per_token():

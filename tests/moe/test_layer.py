@@ -1,3 +1,8 @@
+import copy
+import pickle
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -142,11 +147,34 @@ def test_inexact_shares_count_what_a_shared_scale_cannot_hold():
         ({"width": 4}, "width must be a multiple of 8 under the bf16 recipe, got 4"),
         ({"top_k": 9}, "top_k"),
         ({"shared_experts": -1}, "shared_experts"),
+        ({"hidden": 0}, "hidden"),
+        ({"width": -32}, "width must be a multiple of 8"),
     ],
 )
 def test_impossible_layers_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         _layer(**options)
+
+
+WRONG_TYPES = """
+from pauca.errors import ConfigError
+from pauca.moe import MoE
+for options in ({"recompute": "all"}, {"recipe": "fp4"}, {"router": {"scoring": "sigmoid"}}):
+    try:
+        MoE(hidden=64, width=32, experts=8, top_k=2, **options)
+    except ConfigError as error:
+        print(error)
+"""
+
+
+def test_arguments_of_the_wrong_type_are_refused():
+    # In a process of its own: the test suite's type checks would come first.
+    run = subprocess.run([sys.executable, "-c", WRONG_TYPES], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == [
+        "recompute must be none, activation or experts, got 'all'",
+        "recipe must be a Recipe, such as Recipe.fp4(), got 'fp4'",
+        "router must be a RouterConfig, got {'scoring': 'sigmoid'}",
+    ]
 
 
 def test_a_recipe_that_does_not_fit_the_sizes_is_refused():
@@ -163,6 +191,71 @@ def test_tokens_of_the_wrong_kind_are_refused():
         bank(torch.randn(2, 63), ids, weights)
     with pytest.raises(InputError, match="float64"):
         bank(torch.randn(2, 64).double(), ids, weights)
+    with pytest.raises(InputError, match="tokens are on meta, but the experts are on cpu"):
+        bank(torch.randn(2, 64, device="meta"), ids, weights)
+
+
+@pytest.mark.parametrize("method", ["__call__", "inexact_shares"])
+def test_the_layer_refuses_wrong_tokens_before_it_routes_them(method):
+    layer = _layer()
+    with pytest.raises(InputError, match="63 channels, but the experts were built for 64"):
+        getattr(layer, method)(torch.randn(2, 63))
+    with pytest.raises(InputError, match="float16"):
+        getattr(layer, method)(torch.randn(2, 64).half())
+    assert not layer.router.load.any()
+
+
+def test_one_token_is_enough_and_none_is_allowed():
+    layer = _layer(shared_experts=1, recipe=Recipe.fp4())
+    assert layer(torch.randn(64)).shape == (64,)
+    y = layer(torch.randn(2, 0, 64))
+    assert y.shape == (2, 0, 64)
+    (y.sum() + layer.auxiliary_loss).backward()
+    assert all(p.grad is not None and not p.grad.any() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "fp4"])
+def test_all_tokens_may_choose_the_same_experts(precision):
+    layer, x = _layer(recipe=getattr(Recipe, precision)()), torch.randn(40, 64)
+    layer.router.bias[[3, 5]] = 10.0
+    exact, y = _plain(layer, x), layer(x)
+    assert (y.double() - exact).norm() / exact.norm() < 0.28  # MXFP4's rounding, see test_experts.py
+    y.sum().backward()
+    assert layer.experts.down.grad.any((1, 2)).nonzero().flatten().tolist() == [3, 5]
+
+
+def test_frozen_experts_get_no_gradient_and_pass_on_that_of_their_input():
+    layer, x = _layer(recipe=Recipe.fp4()), torch.randn(20, 64, requires_grad=True)
+    layer(x).sum().backward()
+    expected, x.grad = x.grad, None
+    layer.zero_grad()
+    layer.experts.requires_grad_(False)
+    layer(x).sum().backward()
+    assert torch.equal(x.grad, expected)
+    assert layer.experts.down.grad is None
+
+
+def test_second_derivatives_are_refused():
+    x = torch.randn(3, 64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(_layer()(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_a_layer_can_be_copied_and_stored_between_forward_and_backward(duplicate):
+    layer, x = _layer(shared_experts=1, recipe=Recipe.fp4()), torch.randn(20, 64)
+    y = layer(x)
+    twin = duplicate(layer)
+    assert twin.auxiliary_loss is None
+    assert torch.equal(twin(x), y)
+    (y.sum() + layer.auxiliary_loss).backward()
+
+
+def test_counting_inexact_elements_does_not_count_as_load():
+    layer = _layer()
+    layer.inexact_shares(torch.randn(20, 64))
+    assert not layer.router.load.any()
 
 
 @pytest.mark.gpu

@@ -13,6 +13,7 @@ from jaxtyping import BFloat16, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pauca.errors import InputError
 from pauca.moe.kept import kept_formats, kept_shapes
 from pauca.moe.passes import Bank
 from pauca.moe.permute import Permutation, sort_by_expert
@@ -40,6 +41,7 @@ def apply_experts(
         prepared_weights: `prepare_weights(gate_up, down)`, for several passes with the same weights; without it, each
             pass quantises them for itself.
     """
+    _check_arguments(x, gate_up, down, expert_ids, probabilities)
     if len(x) == 0:  # nothing to compute, but every parameter still gets a gradient, of zeros
         return x + (gate_up[:0].sum() + down[:0].sum() + probabilities.sum()).to(x.dtype)
     plan = sort_by_expert(expert_ids, gate_up.shape[0])
@@ -49,6 +51,31 @@ def apply_experts(
     if torch.compiler.is_compiling():
         return _experts_forward(*arguments)[0]
     return _Experts.apply(*arguments)
+
+
+def _check_arguments(x: Tensor, gate_up: Tensor, down: Tensor, expert_ids: Tensor, probabilities: Tensor) -> None:
+    if x.ndim != 2 or x.dtype != torch.bfloat16:
+        raise InputError(f"x must be bfloat16 [tokens, hidden], got {x.dtype} {tuple(x.shape)}")
+    if gate_up.ndim != 3 or down.ndim != 3:
+        raise InputError(f"weights must be matrices per expert, got {tuple(gate_up.shape)} and {tuple(down.shape)}")
+    experts, hidden, width = down.shape
+    if x.shape[1] != hidden or gate_up.shape != (experts, 2 * width, hidden):
+        raise InputError(
+            f"x {tuple(x.shape)}, gate_up {tuple(gate_up.shape)} and down {tuple(down.shape)} do not fit together: "
+            "[tokens, hidden], [experts, 2 width, hidden] and [experts, hidden, width] are needed"
+        )
+    if any(weights.dtype not in (torch.bfloat16, torch.float32) for weights in (gate_up, down)):
+        raise InputError(f"weights must be bfloat16 or float32, got {gate_up.dtype} and {down.dtype}")
+    if expert_ids.dtype not in (torch.int32, torch.int64) or probabilities.dtype != torch.float32:
+        raise InputError(
+            f"expert_ids must be int32 or int64 and probabilities float32, got {expert_ids.dtype} and "
+            f"{probabilities.dtype}"
+        )
+    if expert_ids.ndim != 2 or expert_ids.shape != probabilities.shape or len(expert_ids) != len(x):
+        raise InputError(
+            f"expert_ids and probabilities must both be [tokens, top_k] for {len(x)} tokens, got "
+            f"{tuple(expert_ids.shape)} and {tuple(probabilities.shape)}"
+        )
 
 
 # Weights and routing go in; what is kept comes out as bytes.

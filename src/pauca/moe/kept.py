@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import prod
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ class KeptFormats:
 
 def kept_formats(recipe: Recipe, recompute: Recompute) -> KeptFormats:
     """What a recipe keeps under a recompute mode."""
+    if recompute not in get_args(Recompute):
+        raise ConfigError(f"recompute must be none, activation or experts, got {recompute!r}")
     own: Format = "mxfp4" if recipe.precision == "fp4" else recipe.precision
     return KeptFormats(
         input=own,

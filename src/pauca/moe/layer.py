@@ -11,6 +11,7 @@ from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.moe import ops
 from pauca.moe.experts import apply_experts
 from pauca.moe.formats import ScaleRule
+from pauca.moe.kept import kept_formats
 from pauca.moe.permute import sort_by_expert
 from pauca.moe.products import require_fp8
 from pauca.moe.recipe import Recipe, Recompute
@@ -29,14 +30,14 @@ class Experts(nn.Module):
     ) -> None:
         """See `MoE`; `width` is one expert's."""
         super().__init__()
-        if recompute not in ("none", "activation", "experts"):
-            raise ConfigError(f"recompute must be none, activation or experts, got {recompute!r}")
         if experts < 1:
             raise ConfigError(f"at least one expert is needed, got {experts}")
+        recipe = _checked(Recipe.bf16() if recipe is None else recipe, hidden, width)
+        kept_formats(recipe, recompute)  # refuses an unknown mode
         self.gate_up = nn.Parameter(torch.empty(experts, 2 * width, hidden))
         self.down = nn.Parameter(torch.empty(experts, hidden, width))
         self.recompute: Recompute = recompute
-        self.recipe = recipe or Recipe.bf16()
+        self.recipe = recipe
         self._frozen = False
         self._prepared: list[Tensor] = []
         self._versions = (0, 0)
@@ -49,8 +50,7 @@ class Experts(nn.Module):
     @recipe.setter
     def recipe(self, recipe: Recipe) -> None:
         _, hidden, width = self.down.shape
-        recipe.check_sizes(hidden, width)
-        self._recipe, self._recipe_text = recipe, recipe.to_json()
+        self._recipe, self._recipe_text = _checked(recipe, hidden, width), recipe.to_json()
 
     def reset_parameters(self) -> None:
         for weight in (self.gate_up, self.down):
@@ -78,10 +78,13 @@ class Experts(nn.Module):
             return y.to(x.dtype)
 
     def _check_input(self, x: Tensor) -> None:
-        if x.shape[-1] != self.down.shape[1]:
-            raise InputError(f"tokens have {x.shape[-1]} channels, but the experts were built for {self.down.shape[1]}")
+        channels = x.shape[-1] if x.ndim else 0
+        if channels != self.down.shape[1]:
+            raise InputError(f"tokens have {channels} channels, but the experts were built for {self.down.shape[1]}")
         if x.dtype not in (torch.bfloat16, torch.float32):
             raise InputError(f"tokens must be bfloat16 or float32, got {x.dtype}; convert them first")
+        if x.device != self.down.device:
+            raise InputError(f"tokens are on {x.device}, but the experts are on {self.down.device}")
         if self.recipe.precision != "bf16":
             require_fp8(x.device)
 
@@ -102,6 +105,13 @@ class Experts(nn.Module):
     def extra_repr(self) -> str:
         count, hidden, width = self.down.shape
         return f"{count} x (hidden={hidden}, width={width}), {self.recipe.precision}, recompute={self.recompute}"
+
+
+def _checked(recipe: Recipe, hidden: int, width: int) -> Recipe:
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"recipe must be a Recipe, such as Recipe.fp4(), got {recipe!r}")
+    recipe.check_sizes(hidden, width)
+    return recipe
 
 
 class MoE(nn.Module):
@@ -154,6 +164,7 @@ class MoE(nn.Module):
         self.shared = Experts(hidden, width * shared_experts, 1, recipe, recompute) if shared_experts else None
 
     def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+        self.experts._check_input(x)
         tokens = x.reshape(-1, x.shape[-1])
         routing = self.router(tokens)
         self.auxiliary_loss = routing.auxiliary_loss
@@ -162,6 +173,10 @@ class MoE(nn.Module):
             everyone = torch.zeros(len(tokens), 1, dtype=torch.int64, device=x.device)
             y = y + self.shared(tokens, everyone, torch.ones_like(everyone, dtype=torch.float32))
         return y.view(x.shape)
+
+    def __getstate__(self) -> dict[str, object]:
+        # The latest loss holds the graph of its forward, which can be neither copied nor stored.
+        return {name: value for name, value in super().__getstate__().items() if name != "auxiliary_loss"}
 
     @torch.no_grad()
     def inexact_shares(self, x: Float[Tensor, "*batch hidden"]) -> dict[str, Float[Tensor, ""]]:
@@ -173,8 +188,9 @@ class MoE(nn.Module):
         Returns:
             The share of the nonzero elements that lost bits: "fc1_rows" and "fc1_columns". On the device.
         """
+        self.experts._check_input(x)
         tokens = x.reshape(-1, x.shape[-1])
-        plan = sort_by_expert(self.router(tokens).expert_ids, len(self.experts.down))
+        plan = sort_by_expert(self.router.route(tokens).expert_ids, len(self.experts.down))
         blocks = ops.quantize_mxfp4(tokens.bfloat16(), ScaleRule(self.experts.recipe.scale_rule))
         counts = {
             "fc1_rows": ops.count_inexact(blocks, plan.row_to_token),

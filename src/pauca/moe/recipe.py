@@ -3,15 +3,18 @@
 import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 from pauca.errors import ConfigError
+from pauca.moe.formats import ScaleRule
 
 Precision = Literal["bf16", "fp8", "fp4"]
 """bf16: everything in BF16. fp8: products and kept activations in FP8. fp4: products in FP8, kept activations and the
 dispatched tokens in MXFP4."""
 
 Format = Literal["bf16", "fp8", "mxfp4"]
+"""How a kept matrix is stored: BF16, E4M3 with one scale per row, or MXFP4."""
+
 Recompute = Literal["none", "activation", "experts"]
 """What backward computes again, and so what need not be kept. none: what the recipe keeps. activation: the cheap steps
 between the products (gathering FC1's input, SwiGLU). experts: FC1's output too, so that only FC1's input is kept, once
@@ -39,12 +42,17 @@ class Recipe:
     long sums."""
 
     def __post_init__(self) -> None:
-        if self.precision not in ("bf16", "fp8", "fp4"):
-            raise ConfigError(f"precision must be bf16, fp8 or fp4, got {self.precision!r}")
+        for name, value, choices in (
+            ("precision", self.precision, get_args(Precision)),
+            ("kept_z", self.kept_z, get_args(Format)),
+            ("scale_rule", self.scale_rule, [rule.value for rule in ScaleRule]),
+        ):
+            if value not in choices:
+                raise ConfigError(f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, got {value!r}")
         if self.precision == "bf16" and self.kept_z != "bf16":
             raise ConfigError(f"the bf16 recipe keeps z in bf16, not {self.kept_z}; use Recipe.fp8() or Recipe.fp4()")
-        if self.stochastic_rounding and self.precision != "fp4":
-            raise ConfigError(f"stochastic rounding is of MXFP4 codes: the {self.precision} recipe has none")
+        if self.stochastic_rounding and "fp4" not in (self.precision, self.kept_z.removeprefix("mx")):
+            raise ConfigError(f"stochastic rounding is of MXFP4 codes: this {self.precision} recipe has none")
 
     @classmethod
     def bf16(cls) -> "Recipe":

@@ -47,6 +47,7 @@ class Routing:
 
     expert_ids: Int[Tensor, "tokens top_k"]
     probabilities: Float[Tensor, "tokens top_k"]  # fp32 weights of the chosen experts' outputs
+    copies: Int[Tensor, " experts"]  # how many tokens chose each expert
     auxiliary_loss: Float[Tensor, ""]  # 1 when both choices and scores are balanced, more otherwise
 
 
@@ -78,7 +79,11 @@ class Router(nn.Module):
 
     def __init__(self, hidden: int, experts: int, top_k: int, config: RouterConfig | None = None) -> None:
         super().__init__()
-        self.config = config or RouterConfig()
+        self.config = RouterConfig() if config is None else config
+        if not isinstance(self.config, RouterConfig):
+            raise ConfigError(f"router must be a RouterConfig, got {config!r}")
+        if hidden < 1:
+            raise ConfigError(f"hidden must be positive, got {hidden}")
         if not 1 <= top_k <= experts:
             raise ConfigError(f"top_k must lie in 1..experts, got top_k {top_k} of {experts} experts")
         if experts % self.config.groups:
@@ -97,6 +102,14 @@ class Router(nn.Module):
         nn.init.zeros_(self.load)
 
     def forward(self, x: Float[Tensor, "tokens hidden"]) -> Routing:
+        """`route`, and in training the load is counted for `update_bias`."""
+        routing = self.route(x)
+        if self.training:
+            self.load += routing.copies
+        return routing
+
+    def route(self, x: Float[Tensor, "tokens hidden"]) -> Routing:
+        """Choose each token's experts; changes nothing in the router."""
         with torch.autocast(x.device.type, enabled=False):
             logits = _Fp32Linear.apply(x, self.weight)
             scores = logits.softmax(-1) if self.config.scoring == "softmax" else logits.sigmoid()
@@ -107,9 +120,7 @@ class Router(nn.Module):
             copies = torch.zeros_like(self.load).scatter_add_(
                 0, expert_ids.reshape(-1), torch.ones_like(expert_ids).reshape(-1)
             )
-            if self.training:
-                self.load += copies
-            return Routing(expert_ids, chosen * self.config.scale, self._auxiliary_loss(scores, copies))
+            return Routing(expert_ids, chosen * self.config.scale, copies, self._auxiliary_loss(scores, copies))
 
     def _choose(self, scores: Float[Tensor, "tokens experts"]) -> Int[Tensor, "tokens top_k"]:
         scores = scores + self.bias
