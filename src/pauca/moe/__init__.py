@@ -3,8 +3,9 @@
 `MoE` is the layer, `Recipe` its numerics. On a CPU everything runs with the same quantisation decisions.
 """
 
+from pauca.moe import ops
 from pauca.moe.experts import apply_experts
-from pauca.moe.formats import Fp8Tensor, MxFp4Tensor, ScaleRule
+from pauca.moe.formats import Fp8Tensor, Granularity, Layout, MxFp4Tensor, ScaleRule
 from pauca.moe.kept import KeptFormats, kept_bytes, kept_formats
 from pauca.moe.layer import Experts, MoE, auxiliary_loss, frozen_weights, update_biases
 from pauca.moe.permute import Permutation, sort_by_expert
@@ -16,7 +17,9 @@ __all__ = [
     "Experts",
     "Format",
     "Fp8Tensor",
+    "Granularity",
     "KeptFormats",
+    "Layout",
     "MoE",
     "MxFp4Tensor",
     "Permutation",
@@ -32,6 +35,7 @@ __all__ = [
     "frozen_weights",
     "kept_bytes",
     "kept_formats",
+    "ops",
     "prepare_weights",
     "sort_by_expert",
     "update_biases",
