@@ -4,7 +4,7 @@
 
 For each shape, recipe and recompute mode: memory allocated after forward, less before, less the output. The layer's own
 input is not counted (whatever made it may keep it anyway); the BF16 recipe keeps it under `activation` and `experts`.
-`formula` is `pauca.moe.kept_bytes`, which the planner uses; what exceeds it is the routing. `peak` is the most that was
+`formula` is `pauca.moe.kept_bytes`; what exceeds it is the routing. `peak` is the most that was
 allocated above the start during forward and backward, the gradients included. The specification's figures are for
 `none`: BF16 208, FP8 138, FP4 20.7 at DeepSeek-V3's shape; BF16 73.5, FP8 53.9 at the 16B shape.
 """

@@ -90,6 +90,29 @@ def test_frozen_weights_are_quantised_once_and_forgotten_afterwards(precision, m
     assert not torch.equal(layer(x), expected)
 
 
+def test_a_copy_of_a_frozen_layer_is_not_frozen():
+    layer, x = _layer(recipe=Recipe.fp4()), torch.randn(20, 64)
+    with frozen_weights(layer):
+        y = layer(x)
+        twin = copy.deepcopy(layer)
+    assert torch.equal(twin(x), y)
+    with torch.no_grad():
+        twin.experts.down.mul_(2)
+    assert not torch.equal(twin(x), y)
+
+
+def test_an_inner_frozen_weights_leaves_the_outer_one_in_force():
+    layer, x = _layer(recipe=Recipe.fp4()), torch.randn(20, 64)
+    with frozen_weights(layer):
+        with frozen_weights(layer):
+            layer(x)
+        layer(x)
+        with torch.no_grad():
+            layer.experts.down.mul_(2)
+        with pytest.raises(PaucaError, match="frozen_weights"):
+            layer(x)
+
+
 def test_a_change_of_frozen_weights_is_noticed():
     layer, x = _layer(recipe=Recipe.fp4()), torch.randn(20, 64)
     with frozen_weights(layer):

@@ -102,6 +102,10 @@ class Experts(nn.Module):
     def _freeze(self, frozen: bool) -> None:
         self._frozen, self._prepared = frozen, []
 
+    def __getstate__(self) -> dict[str, object]:
+        # A copy is not frozen: no `frozen_weights` would ever end it.
+        return super().__getstate__() | {"_frozen": False, "_prepared": []}
+
     def extra_repr(self) -> str:
         count, hidden, width = self.down.shape
         return f"{count} x (hidden={hidden}, width={width}), {self.recipe.precision}, recompute={self.recompute}"
@@ -119,12 +123,14 @@ class MoE(nn.Module):
 
     Dropless: every token reaches all its experts, whatever the load.
 
-    >>> layer = MoE(hidden=64, width=32, experts=8, top_k=2, recipe=Recipe.fp4())
-    >>> y = layer(torch.randn(2, 10, 64))
-    >>> loss = y.square().mean() + 0.01 * layer.auxiliary_loss
+    Examples:
+        >>> layer = MoE(hidden=64, width=32, experts=8, top_k=2, recipe=Recipe.fp4())
+        >>> y = layer(torch.randn(2, 10, 64))
+        >>> loss = y.square().mean() + 0.01 * layer.auxiliary_loss
 
     Attributes:
-        router, experts: the routed part; `experts.recipe` may be changed at any time.
+        router: chooses each token's experts.
+        experts: the routed experts; `experts.recipe` may be changed at any time.
         shared: the shared experts as one wide expert that every token visits, or None.
         auxiliary_loss: of the latest forward, 1 when the load is balanced; add a multiple of it to the loss. None
             before the first.
@@ -218,12 +224,13 @@ def frozen_weights(model: nn.Module) -> Iterator[None]:
 
     The FP8 copies take as much memory as the weights take in BF16.
 
-    >>> with frozen_weights(model):
-    ...     for batch in micro_batches:
-    ...         model(batch).backward()
-    >>> optimiser.step()
+    Examples:
+        >>> with frozen_weights(model):
+        ...     for batch in micro_batches:
+        ...         model(batch).sum().backward()
+        >>> optimiser.step()
     """
-    banks = [module for module in model.modules() if isinstance(module, Experts)]
+    banks = [module for module in model.modules() if isinstance(module, Experts) and not module._frozen]
     for bank in banks:
         bank._freeze(True)
     try:

@@ -26,6 +26,7 @@ class Recipe:
     """The formats of a layer. `Recipe.bf16()`, `.fp8()` and `.fp4()` are the ones that have been measured."""
 
     precision: Precision = "bf16"
+    """Format of the products and of what is kept; fp4 computes in FP8 and keeps MXFP4."""
     kept_z: Format = "bf16"
     """Format in which FC1's output z is kept for SwiGLU's backward. In forward, SwiGLU reads z in BF16 whatever this
     says."""

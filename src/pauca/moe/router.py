@@ -21,6 +21,7 @@ class RouterConfig:
     """How tokens choose experts."""
 
     scoring: Literal["softmax", "sigmoid"] = "softmax"
+    """How logits become scores: against all experts (softmax), or each for itself (sigmoid)."""
     normalise: bool = True
     """Divide the weights of the chosen experts by their sum."""
     scale: float = 1.0
@@ -31,6 +32,7 @@ class RouterConfig:
     """Experts are divided into this many groups, and a token chooses within the best `top_groups` of them. A group is
     judged by its best expert (softmax) or its best two (sigmoid), as DeepSeek-V2 and V3 do."""
     top_groups: int = 1
+    """Groups that a token may choose within."""
 
     def __post_init__(self) -> None:
         if self.scoring not in ("softmax", "sigmoid"):
