@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pauca.fewshot.base_learners import base_learner
+from pauca.fewshot.base_learners import make_base_learner
 from pauca.runs import describe_machine, write_text
 
 EPISODES, WAY, QUERIES, FEATURES = 8, 5, 6, 256
@@ -44,7 +44,7 @@ def draw(shot: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def ours(name: str) -> Head:
     """A base learner of pauca with its published constants."""
-    head = base_learner(name, scale=1.0)
+    head = make_base_learner(name, scale=1.0)
     return lambda support, labels, query: head(support, labels, query, WAY)
 
 

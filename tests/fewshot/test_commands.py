@@ -9,7 +9,8 @@ from PIL import Image
 
 from pauca.cli import main
 from pauca.fewshot import draw_glyphs
-from pauca.fewshot.commands import _override
+from pauca.fewshot.commands import EvalSettings, _override
+from pauca.fewshot.model import MCRNet
 from pauca.fewshot.train import PROTOCOLS, TrainConfig
 from pauca.runs import from_yaml
 
@@ -77,6 +78,131 @@ def test_testing_on_training_images_is_refused(folder, model, tmp_path, capsys):
     shutil.copytree(folder / "train", mixed / "test")
     assert main(["fewshot", "eval", str(model), str(mixed), "--out", str(tmp_path / "out"), "--way", "3"]) == 2
     assert "share" in capsys.readouterr().err
+
+
+def test_validating_on_training_images_is_refused(folder, tmp_path, capsys):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(folder / "train", mixed / "train")
+    shutil.copytree(folder / "train", mixed / "val")
+    assert main(["fewshot", "train", str(mixed), "--out", str(tmp_path / "out"), *QUICK, *SIZE]) == 2
+    assert "share 80 images" in capsys.readouterr().err
+
+
+def test_saved_episodes_are_used_again(folder, model, tmp_path, capsys):
+    """Other numbers of the second call would draw other episodes."""
+    words = ["fewshot", "eval", str(model), str(folder), "--shots", "1"]
+    assert main([*words, "--out", str(tmp_path / "a"), "--way", "3", "--episodes", "10", "--seed", "5"]) == 0
+    saved = ["--episodes-from", str(tmp_path / "a")]
+    assert main([*words, "--out", str(tmp_path / "b"), *saved]) == 0
+    first, second = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in "ab")
+    assert first == second
+    capsys.readouterr()
+    assert main(["fewshot", "compare", str(model), str(model), str(folder), "--shots", "1", "--json", *saved]) == 0
+    assert json.loads(capsys.readouterr().out)["1-shot"]["first"] == first["1-shot"]["accuracy"]
+    assert main([*words[:-1], "5", "--out", str(tmp_path / "c"), *saved]) == 2
+    assert "episodes-5shot.npz: no such file" in capsys.readouterr().err
+
+
+def test_each_image_is_embedded_once(folder, model, tmp_path, monkeypatch):
+    """Once for all shots and the report together."""
+    seen = []
+    embed = MCRNet.embed
+    monkeypatch.setattr(
+        MCRNet, "embed", lambda self, images, *rest: seen.append(len(images)) or embed(self, images, *rest)
+    )
+    words = [
+        "fewshot",
+        "eval",
+        str(model),
+        str(folder),
+        "--out",
+        str(tmp_path / "out"),
+        "--way",
+        "3",
+        "--episodes",
+        "5",
+    ]
+    assert main([*words, "--shots", "1", "2", "5"]) == 0
+    assert sum(seen) == 80
+
+
+@pytest.mark.parametrize("verb", ["train", "eval"])
+def test_what_is_refused_leaves_no_run_and_costs_none(verb, folder, model, tmp_path, capsys):
+    def words(way: str) -> list[str]:
+        if verb == "train":
+            return ["fewshot", "train", str(folder), "--out", str(tmp_path / "out"), *QUICK, *SIZE, "--way", way]
+        return [
+            "fewshot",
+            "eval",
+            str(model),
+            str(folder),
+            "--out",
+            str(tmp_path / "out"),
+            "--way",
+            way,
+            "--episodes",
+            "5",
+        ]
+
+    assert main(words("50")) == 2
+    assert not (tmp_path / "out").exists()
+    assert main(words("3")) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert main([*words("50"), "--force"]) == 2
+    assert before == {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert main(words("3")) == 2
+    assert ("--resume" in capsys.readouterr().err) == (verb == "train")
+
+
+def test_an_evaluation_says_what_it_tested(folder, model, tmp_path):
+    out = tmp_path / "eval"
+    words = ["fewshot", "eval", str(model), str(folder), "--out", str(out), "--way", "3", "--episodes", "5"]
+    assert main([*words, "--split", "val", "--shots", "1"]) == 0
+    settings = from_yaml(EvalSettings, out / "config.yaml")
+    assert (settings.model, settings.data, settings.split) == (model, str(folder), "val")
+    assert (settings.tasks.way, settings.tasks.shots, settings.tasks.episodes) == (3, (1,), 5)
+
+
+def test_repeating_a_config_names_the_run_after_its_data(folder, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fewshot", "train", "--config", str(model.parent.parent / "config.yaml"), "--quiet"]) == 0
+    assert (tmp_path / "runs" / "fewshot" / folder.name / "checkpoints" / "best.safetensors").exists()
+
+
+def test_small_classes_can_be_left_out_of_an_evaluation(folder, model, tmp_path, capsys):
+    some = tmp_path / "some"
+    shutil.copytree(folder / "test", some)
+    smallest = min(some.iterdir())
+    for path in sorted(smallest.iterdir())[3:]:
+        path.unlink()
+    words = ["fewshot", "eval", str(model), str(some), "--out", str(tmp_path / "e"), "--way", "3", "--episodes", "5"]
+    assert main([*words, "--shots", "1"]) == 2
+    assert f"{smallest.name} (3)" in capsys.readouterr().err
+    assert main([*words, "--shots", "1", "--small-classes", "skip"]) == 0
+
+
+def test_damaged_images_are_named_or_left_out(folder, model, tmp_path, capsys):
+    query = tmp_path / "query"
+    shutil.copytree(next((folder / "test").iterdir()), query)
+    (query / "cut.png").write_bytes(next(query.iterdir()).read_bytes()[:60])
+    out = tmp_path / "predictions.csv"
+    words = [
+        "fewshot",
+        "predict",
+        str(model),
+        "--support",
+        str(folder / "test"),
+        "--query",
+        str(query),
+        "--out",
+        str(out),
+    ]
+    assert main(words) == 2
+    assert "cut.png: not readable as an image" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*words, "--unreadable", "skip"]) == 0
+    assert len(out.read_text().splitlines()) == 1 + 20
 
 
 def test_compare_of_a_model_with_itself_is_nothing(folder, model, capsys):

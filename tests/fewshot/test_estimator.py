@@ -193,3 +193,13 @@ def test_a_clone_is_unfitted_and_an_unfitted_one_says_so(task):
     assert copy.reject == 0.2
     with pytest.raises(NotFittedError):
         copy.predict(queries)
+
+
+def test_a_diverged_model_does_not_answer(task, monkeypatch):
+    """Base learners check their features on the CPU only; on a GPU this is the check that keeps NaN from class 0."""
+    support, names, query, _ = task
+    classifier = FewShotClassifier(flat_model()).fit(support, names)
+    classifier.model_.deviation.fill_(0)
+    monkeypatch.setattr("pauca.fewshot.base_learners.head.check_episodes", lambda *_: None)
+    with pytest.raises(InputError, match="features of image 0 are not finite"):
+        classifier.predict(query)

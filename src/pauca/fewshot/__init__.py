@@ -6,7 +6,7 @@ Figures are in `pauca.fewshot.plots`, readers of images and data sets in `pauca.
 
 from pauca.fewshot.augment import AugmentConfig
 from pauca.fewshot.backbones import BACKBONES, make_backbone, multiply_adds, parameter_count
-from pauca.fewshot.base_learners import BASE_LEARNERS, base_learner
+from pauca.fewshot.base_learners import BASE_LEARNERS, make_base_learner
 from pauca.fewshot.data import (
     check_disjoint,
     draw_glyphs,
@@ -60,7 +60,6 @@ __all__ = [
     "TrainResult",
     "Trainer",
     "Workers",
-    "base_learner",
     "check_disjoint",
     "compare",
     "draw_glyphs",
@@ -70,6 +69,7 @@ __all__ = [
     "load_episodes",
     "load_splits",
     "make_backbone",
+    "make_base_learner",
     "mean_interval",
     "multiply_adds",
     "parameter_count",

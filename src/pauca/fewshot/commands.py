@@ -11,13 +11,14 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch.distributed as dist
+from torch import Tensor
 from tyro.conf import Positional, arg
 
 from pauca import fewshot
-from pauca.errors import InputError
+from pauca.errors import ConfigError, InputError
 from pauca.fewshot import plots
-from pauca.fewshot.data.folder import list_images, read_files
-from pauca.fewshot.train import resolve_device
+from pauca.fewshot.data.folder import Unreadable, list_images, read_files
+from pauca.fewshot.train import check_settings, resolve_device
 from pauca.runs import Report, Run, atomic_write, check_can_write, from_yaml, seed_all
 
 ProtocolName = Literal["cifar-fs", "fc100", "miniimagenet", "tieredimagenet"]
@@ -63,22 +64,25 @@ def train(
         force: replace a run that is there already.
         quiet: print only errors.
     """
-    out = out or Path("runs/fewshot") / Path(data).stem
     if resume:
+        out = out or Path("runs/fewshot") / Path(data).stem
         config = out / "config.yaml"
     settings = from_yaml(TrainSettings, config) if config else _settings(data, protocol, model, training)
+    out = out or Path("runs/fewshot") / Path(settings.data).stem
     train_images, validation_images = _training_data(settings)
     _, channels, size, _ = train_images.images.shape
     settings = replace(settings, model=replace(settings.model, image_size=size, channels=channels))
+    seed_all(settings.train.seed)
+    network = fewshot.MCRNet(settings.model)
+    check_settings(settings.train, train_images, validation_images)
 
+    # Only now, so that settings that are refused neither leave a run behind nor, with --force, cost an earlier one.
     workers = fewshot.Workers.join()
     run = Run(out)
     if workers.rank == 0:
         run = Run.create(out, settings, force, resume)
     if workers.count > 1:
         dist.barrier()
-    seed_all(settings.train.seed)
-    network = fewshot.MCRNet(settings.model)
     result = fewshot.train(network, settings.train, train_images, validation_images, run, resume, quiet)
     if workers.rank == 0:
         _training_report(run, settings, result).save(out / "report.html")
@@ -104,6 +108,24 @@ class Tasks:
     """Number of episodes."""
     seed: int = 0
     """Of the episodes."""
+    small_classes: Literal["refuse", "skip"] = "refuse"
+    """Classes with fewer than shot + query images: stop and name them, or leave them out."""
+
+    def __post_init__(self) -> None:
+        if not self.shots:
+            raise ConfigError("shots is empty; give at least one number, such as --shots 1 5")
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """What was tested on what: the config.yaml of an evaluation."""
+
+    model: Path
+    data: str
+    split: str
+    test_code: str | None
+    episodes_from: Path | None
+    tasks: Tasks
 
 
 def evaluate(
@@ -112,6 +134,7 @@ def evaluate(
     out: Path | None = None,
     tasks: Tasks = Tasks(),
     split: str = "test",
+    episodes_from: Path | None = None,
     test_code: str | None = None,
     device: str = "auto",
     force: bool = False,
@@ -127,6 +150,7 @@ def evaluate(
         out: output folder; default: the data's and the model's names, in runs/fewshot.
         tasks: the episodes.
         split: which split to test on.
+        episodes_from: folder of an earlier eval, to test on the episodes that it saved instead of drawing new ones.
         test_code: how to read the latent space instead of what the model says: mean, sample or mc:N.
         device: auto, cpu or cuda.
         force: replace results that are there already.
@@ -134,17 +158,25 @@ def evaluate(
     """
     network = _load_model(model, test_code)
     images = _test_data(data, split, network.config)
+    episodes = _episodes(images, tasks, episodes_from)
+    place = resolve_device(device)
     out = out or Path("runs/fewshot") / f"eval-{Path(data).stem}-{model.stem}"
-    run = Run.create(out, tasks, force)
+    if not force and Run(out).config_path.exists():
+        raise InputError(
+            f"{out}: holds results already; choose another folder with --out, or replace them with --force"
+        )
+    features = fewshot.embed_images(network, images, place)
+    run = Run.create(out, EvalSettings(model, data, split, test_code, episodes_from, tasks), force)
     results = {}
-    for shot in tasks.shots:
-        episodes = _episodes(images, tasks, shot)
-        fewshot.save_episodes(out / f"episodes-{shot}shot.npz", episodes, images, force)
-        results[shot] = fewshot.evaluate(network, images, episodes, resolve_device(device))
+    for shot, drawn in episodes.items():
+        fewshot.save_episodes(_episode_file(out, shot), drawn, images, force)
+        results[shot] = fewshot.evaluate(network, images, drawn, place, features)
         run.log(shot=shot, **_numbers(results[shot]))
     with atomic_write(out / "evaluation.json", force=True) as path:
         path.write_text(json.dumps({f"{shot}-shot": _numbers(r) for shot, r in results.items()}, indent=2))
-    _evaluation_report(network, images, results, f"{model} on {data}, {split}").save(out / "report.html")
+    _evaluation_report(network.cpu(), images, features.cpu(), results, f"{model} on {data}, {split}").save(
+        out / "report.html"
+    )
     if as_json:
         print((out / "evaluation.json").read_text())
         return
@@ -160,6 +192,7 @@ def compare(
     data: Positional[str],
     tasks: Tasks = Tasks(),
     split: str = "test",
+    episodes_from: Path | None = None,
     device: str = "auto",
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
@@ -171,15 +204,21 @@ def compare(
         data: as for eval.
         tasks: the episodes, the same ones for both.
         split: which split to test on.
+        episodes_from: as for eval.
         device: auto, cpu or cuda.
         as_json: print the results for machines.
     """
     networks = [_load_model(path, None) for path in (first, second)]
     images = _test_data(data, split, networks[0].config)
+    place = resolve_device(device)
+    episodes = _episodes(images, tasks, episodes_from)
+    features = [fewshot.embed_images(network, images, place) for network in networks]
     rows: dict[str, Any] = {}
-    for shot in tasks.shots:
-        episodes = _episodes(images, tasks, shot)
-        one, other = (fewshot.evaluate(n, images, episodes, resolve_device(device)) for n in networks)
+    for shot, drawn in episodes.items():
+        one, other = (
+            fewshot.evaluate(network, images, drawn, place, embedded)
+            for network, embedded in zip(networks, features, strict=True)
+        )
         found = fewshot.compare(one, other)
         rows[f"{shot}-shot"] = {
             "first": one.accuracy.mean,
@@ -206,6 +245,7 @@ def predict(
     query: Path,
     out: Path = Path("predictions.csv"),
     reject: float | None = None,
+    unreadable: Unreadable = "refuse",
     device: str = "auto",
     force: bool = False,
 ) -> None:
@@ -219,6 +259,7 @@ def predict(
         query: folder of images to classify.
         out: table to write (.csv).
         reject: call images unknown that fit no class, allowing so large a share of mistakes on known classes.
+        unreadable: stop at damaged images and name them, or leave them out.
         device: auto, cpu or cuda.
         force: replace results that are there already.
     """
@@ -227,11 +268,10 @@ def predict(
     check_can_write(page, force)
     network = _load_model(model, None)
     size, channels = network.config.image_size, network.config.channels
-    examples = fewshot.read_images(support, size, channels)
+    examples = fewshot.read_images(support, size, channels, unreadable=unreadable)
     labels = np.array(examples.class_names)[examples.labels.numpy()]
     classifier = fewshot.FewShotClassifier(network, reject=reject, device=device).fit(examples.images, labels)
-    files = list_images(query)
-    pixels, _ = read_files(files, size, channels)
+    pixels, files = read_files(list_images(query), size, channels, unreadable)
     predicted = classifier.predict(pixels)
     probabilities = classifier.predict_proba(pixels)
     with atomic_write(out, force) as path, path.open("w", newline="", encoding="utf-8") as file:
@@ -268,20 +308,23 @@ def prepare(
     size: int | None = None,
     splits: Path | None = None,
     allow_incomplete: bool = False,
+    unreadable: Unreadable = "refuse",
     force: bool = False,
 ) -> None:
     """Make a standard benchmark's train, val and test sets from the original files.
 
     Args:
-        name: cifar-fs, fc100, miniimagenet, tieredimagenet, cub, omniglot or tiny-imagenet.
+        name: cifar-fs, fc100, miniimagenet, tieredimagenet, cub, omniglot or tiny-imagenet; folder for your own images.
         source: folder or archive with the originals.
         out: folder to write; default: the name, in data.
         size: side of the images in pixels; default: the benchmark's own.
         splits: folder of the class lists; default: in PAUCA_DATA.
         allow_incomplete: make do with a part of the classes or images.
+        unreadable: stop at damaged images and name them, or leave them out.
         force: replace what is there already.
     """
-    report = fewshot.prepare_benchmark(name, source, out or Path("data") / name, size, splits, allow_incomplete, force)
+    out = out or Path("data") / name
+    report = fewshot.prepare_benchmark(name, source, out, size, splits, allow_incomplete, unreadable, force)
     print("\n".join(report.lines()))
 
 
@@ -322,6 +365,8 @@ def _training_data(settings: TrainSettings) -> tuple[fewshot.ImageSet, fewshot.I
     splits = _open(settings.data, size, channels, ("train", "val"))
     if "train" not in splits:
         return splits["all"], None
+    if "val" in splits:
+        fewshot.check_disjoint(splits["train"], splits["val"])
     return splits["train"], splits.get("val")
 
 
@@ -357,9 +402,19 @@ def _load_model(path: Path, test_code: str | None) -> fewshot.MCRNet:
     return model
 
 
-def _episodes(images: fewshot.ImageSet, tasks: Tasks, shot: int) -> fewshot.Episodes:
-    shape = fewshot.EpisodeConfig(way=tasks.way, shot=shot, query=tasks.query)
-    return fewshot.sample_episodes(images, shape, tasks.episodes, tasks.seed)
+def _episodes(images: fewshot.ImageSet, tasks: Tasks, saved: Path | None) -> dict[int, fewshot.Episodes]:
+    """Episodes by shot: those that an earlier eval saved, or new ones."""
+    if saved is not None:
+        return {shot: fewshot.load_episodes(_episode_file(saved, shot), images) for shot in tasks.shots}
+    shapes = {
+        shot: fewshot.EpisodeConfig(tasks.way, shot, tasks.query, small_classes=tasks.small_classes)
+        for shot in tasks.shots
+    }
+    return {shot: fewshot.sample_episodes(images, s, tasks.episodes, tasks.seed) for shot, s in shapes.items()}
+
+
+def _episode_file(folder: Path, shot: int) -> Path:
+    return folder / f"episodes-{shot}shot.npz"
 
 
 def _numbers(result: fewshot.Evaluation) -> dict[str, Any]:
@@ -399,7 +454,11 @@ def _training_report(run: Run, settings: TrainSettings, result: fewshot.TrainRes
 
 
 def _evaluation_report(
-    model: fewshot.MCRNet, images: fewshot.ImageSet, results: dict[int, fewshot.Evaluation], title: str
+    model: fewshot.MCRNet,
+    images: fewshot.ImageSet,
+    features: Tensor,
+    results: dict[int, fewshot.Evaluation],
+    title: str,
 ) -> Report:
     report = Report("Few-shot evaluation", title)
     rows = [
@@ -407,14 +466,15 @@ def _evaluation_report(
     ]
     report.table(["shot", "accuracy %", "episodes", "calibration error"], rows, "Mean and 95 % interval over episodes.")
     shot, result = max(results.items())
-    model = model.cpu()
-    features = fewshot.embed_images(model, images)
     task = result.episodes[:1]
     logits = model.classify(features[task.support], task.support_labels, features[task.query], task.way)
     report.figure(plots.episode_gallery(images, task, logits), f"One {shot}-shot episode.")
     report.figure(plots.confusion_matrix(result), f"The classes with the most mistakes, {shot}-shot.")
     pairs = [[true, predicted, count] for true, predicted, count in result.confused_pairs()]
     report.table(["true", "taken for", "queries"], pairs, "The most frequent confusions.")
+    by_class = sorted(zip(result.class_accuracy.tolist(), result.class_names, strict=True))
+    hardest = [[name, f"{100 * share:.1f}"] for share, name in by_class if not np.isnan(share)][:20]
+    report.table(["class", "accuracy %"], hardest, f"The hardest classes, {shot}-shot; evaluation.json has all.")
     report.figure(plots.reliability(result), "Confidence and accuracy.")
     some = images.labels < 10
     report.figure(plots.feature_map(features[some], images.labels[some], images.class_names), "Features, by t-SNE.")

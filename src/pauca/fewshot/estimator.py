@@ -149,8 +149,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         device = self.model_.mean.device
         generator = torch.Generator(device).manual_seed(0)
         parts = [self.model_.embed(batch.to(device), generator) for batch in images.split(_BATCH)]
+        features = torch.cat(parts)
+        broken = (~features.isfinite()).any(1).nonzero()
+        if len(broken):  # base learners check this too, but not on a GPU
+            raise InputError(
+                f"the features of image {int(broken[0])} are not finite; the model has diverged, load an earlier one"
+            )
         # In double precision the answer for an image does not depend on what it is asked together with.
-        return torch.cat(parts).double()
+        return features.double()
 
     def _images(self, X: Any) -> Shaped[Tensor, "n c s s"]:
         """Images of the model's size and channels."""

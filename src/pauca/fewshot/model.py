@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.backbones import make_backbone
-from pauca.fewshot.base_learners import base_learner as named_base_learner
+from pauca.fewshot.base_learners import make_base_learner
 from pauca.fewshot.latent import LATENT_CHANNELS, LatentConfig, LatentStem, draws_at_test
 from pauca.fewshot.types import PADDING
 from pauca.runs import atomic_write
@@ -80,7 +80,7 @@ class MCRNet(nn.Module):
         self.stem = None if config.latent.mode == "none" else LatentStem(config.channels, config.latent)
         code_channels = config.channels if self.stem is None else LATENT_CHANNELS
         self.backbone = backbone or make_backbone(config.backbone, code_channels, config.image_size)
-        self.base_learner = base_learner or named_base_learner(config.base_learner)
+        self.base_learner = base_learner or make_base_learner(config.base_learner)
         # Set from the training images by `train`; the model carries them, so that its users need not know.
         self.register_buffer("mean", torch.full((config.channels,), 0.5))
         self.register_buffer("deviation", torch.full((config.channels,), 0.25))

@@ -70,7 +70,7 @@ def prediction_gallery(
         first = int((examples.labels == label).nonzero()[0])
         _show(axis, examples.images[first], f"example: {_short(examples.class_names[label])}", "#35627d")
     for i, axis in zip(range(shown), axes[rows_above:].flat, strict=False):
-        _show(axis, images[i], f"{_short(str(predicted[i]))} {probabilities[i].max():.2f}", _RIGHT)
+        _show(axis, images[i], f"{_short(str(predicted[i]))} {probabilities[i].max():.2f}")
     return figure
 
 

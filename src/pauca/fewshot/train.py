@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -31,7 +32,7 @@ from pauca.fewshot.episodes import sample_episodes
 from pauca.fewshot.evaluate import Evaluation, check_images, evaluate
 from pauca.fewshot.model import Encoding, Losses, MCRNet, ModelConfig, read_safetensors
 from pauca.fewshot.types import EpisodeConfig, Episodes, ImageSet
-from pauca.runs import Progress, Run, atomic_write
+from pauca.runs import Progress, Run, atomic_write, write_text
 
 CompileMode = Literal["auto", "off", "default", "reduce-overhead", "max-autotune-no-cudagraphs"]
 
@@ -367,10 +368,7 @@ class _Keeper:
         self.best_step = 0
         self.best_weights: dict[str, Tensor] = {}
         if images is not None:
-            config = trainer.config
-            shape = replace(config.episode, shot=config.validation_shot, query=15, unbalanced=False)
-            seed = seed_of(config.seed, 2)
-            self.episodes = sample_episodes(images, shape, config.validation_episodes, seed)
+            self.episodes = _validation_episodes(images, trainer.config)
 
     def keep(self) -> None:
         """Validate and write; every process must call, because the running statistics are averaged."""
@@ -408,13 +406,18 @@ class _Keeper:
         if self.run is None:
             raise ConfigError("resuming needs the folder of the run to resume")
         path = self.run.checkpoints / "last.safetensors"
-        if not path.exists():
-            return  # stopped before the first checkpoint: begin again
+        if path.exists():  # else stopped before the first checkpoint: begin again
+            self._load(path)
+        if self.trainer.workers.rank == 0:  # steps after the checkpoint are taken, and logged, again
+            lines = [json.dumps(line) for line in self.run.metrics() if line["step"] <= self.trainer.steps_done]
+            write_text(self.run.metrics_path, "".join(f"{line}\n" for line in lines), force=True)
+
+    def _load(self, path: Path) -> None:
         state, metadata = read_safetensors(path)
         self.trainer.load_state(state)
         best = json.loads(metadata["pauca.fewshot.best"])
         self.best_accuracy, self.best_step = best["accuracy"], best["step"]
-        self.best_weights, _ = read_safetensors(self.run.checkpoints / "best.safetensors")
+        self.best_weights, _ = read_safetensors(path.with_name("best.safetensors"))
 
     def result(self) -> TrainResult:
         model = self.trainer.model
@@ -423,6 +426,19 @@ class _Keeper:
         if self.best is None and self.images is not None and self.trainer.workers.rank == 0:  # resumed after the best
             self.best = evaluate(model, self.images, self.episodes, self.trainer.device, bf16=self.trainer.bf16)
         return TrainResult(model.eval(), self.best, self.best_step)
+
+
+def _validation_episodes(images: ImageSet, config: TrainConfig) -> Episodes:
+    shape = replace(config.episode, shot=config.validation_shot, query=15, unbalanced=False)
+    return sample_episodes(images, shape, config.validation_episodes, seed_of(config.seed, 2))
+
+
+def check_settings(config: TrainConfig, train_images: ImageSet, validation_images: ImageSet | None) -> None:
+    """Raise before anything is written what `train` would raise for a missing device or images too few."""
+    resolve_device(config.device)
+    sample_episodes(train_images, config.episode, 1, config.seed)
+    if validation_images is not None:
+        _validation_episodes(validation_images, config)
 
 
 def seed_of(*parts: int) -> int:

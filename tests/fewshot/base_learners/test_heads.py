@@ -7,7 +7,7 @@ from torch import nn
 
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot import reference
-from pauca.fewshot.base_learners import BASE_LEARNERS, base_learner
+from pauca.fewshot.base_learners import BASE_LEARNERS, make_base_learner
 from pauca.fewshot.types import PADDING
 
 NAMES = sorted(BASE_LEARNERS)
@@ -21,7 +21,7 @@ REFERENCES = {
 
 
 def head_of(name: str, **options) -> nn.Module:
-    return base_learner(name, scale=1.0, **options)
+    return make_base_learner(name, scale=1.0, **options)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -111,7 +111,7 @@ def test_unbalanced_support_is_classified(name, make_episodes):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_scale_is_learnable_and_multiplies(name, make_episodes):
     support, labels, query = make_episodes()
-    head = base_learner(name, scale=3.0)
+    head = make_base_learner(name, scale=3.0)
     torch.testing.assert_close(head(support, labels, query, 5), 3 * head_of(name)(support, labels, query, 5))
     assert "scale" in {name for name, parameter in head.named_parameters() if parameter.requires_grad}
 
@@ -148,6 +148,6 @@ def test_labels_out_of_range_name_the_episode(make_episodes):
 
 def test_unknown_names_and_options_are_refused():
     with pytest.raises(ConfigError, match="'forest' is unknown; choose one of ridge, svm"):
-        base_learner("forest")
+        make_base_learner("forest")
     with pytest.raises(ConfigError, match=r"base learner ridge: .*wideness"):
-        base_learner("ridge", wideness=3.0)
+        make_base_learner("ridge", wideness=3.0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pauca.errors import ConfigError
-from pauca.fewshot.base_learners import base_learner
+from pauca.fewshot.base_learners import make_base_learner
 from pauca.fewshot.data import draw_glyphs
 from pauca.fewshot.data.glyphs import _faces, characters_drawn
 from pauca.fewshot.episodes import sample_episodes
@@ -46,7 +46,7 @@ def test_pixels_alone_tell_characters_apart_far_better_than_chance():
     images = draw_glyphs("test", 12, 20, classes=60)
     episodes = sample_episodes(images, EpisodeConfig(5, 5, 5), 50, seed=0)
     pixels = images.images.flatten(1).float() / 255
-    head = base_learner("ridge", penalty=1.0)
+    head = make_base_learner("ridge", penalty=1.0)
     logits = head(pixels[episodes.support], episodes.support_labels, pixels[episodes.query], 5)
     assert (logits.argmax(-1) == episodes.query_labels).float().mean() > 0.6
 

@@ -73,7 +73,25 @@ def test_files_in_one_folder_are_split_by_csv_lists(tmp_path: Path, class_folder
     check(tmp_path / "out", 20)
     (flat / "bee1.png").unlink()
     with pytest.raises(InputError, match=r"lacks 1 of the 6 images that the train list names, first bee1\.png"):
+        prepare_benchmark(*arguments, force=True)
+
+
+def test_what_is_there_is_refused_before_the_work(class_folders, lists, tmp_path: Path, monkeypatch):
+    arguments = "cub", class_folders, tmp_path / "out", 16, lists, True
+    prepare_benchmark(*arguments)
+    monkeypatch.setattr("pauca.fewshot.data.prepare.read_images", lambda *_, **__: pytest.fail("images were read"))
+    with pytest.raises(InputError, match="exists already"):
         prepare_benchmark(*arguments)
+
+
+def test_damaged_images_are_named_or_left_out(class_folders, lists, tmp_path: Path):
+    damaged = next(class_folders.rglob("ant1.png"))
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    arguments = "cub", class_folders, tmp_path / "out", 16, lists, True
+    with pytest.raises(InputError, match=r"ant1\.png: not readable as an image"):
+        prepare_benchmark(*arguments)
+    report = prepare_benchmark(*arguments, unreadable="skip")
+    assert report.splits["train"].counts.tolist() == [2, 3]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ def test_a_clean_folder_is_clean(folder: Path):
     assert report.sizes == {"20x16": 12}
     assert report.modes == {"RGB": 12}
     assert report.exact_duplicates == report.near_duplicates == []
+    assert report.lines()[-1] == "  nothing that would mislead"
 
 
 def test_everything_wrong_is_named(folder: Path, picture):
@@ -55,6 +56,7 @@ def test_everything_wrong_is_named(folder: Path, picture):
     }
     assert report.small_classes == {"fox": 1}
     text = "\n".join(report.lines())
+    assert text.endswith("look at these before you train or test")
     for word in ("half.png", "loose.png", "copy.png", "scaled.jpg", "fox (1)", "CMYK 1"):
         assert word in text
     assert json.loads(json.dumps(report.to_dict()))["small_classes"] == {"fox": 1}

@@ -17,8 +17,8 @@ BASE_LEARNERS: dict[str, type[Head]] = {
 }
 
 
-def base_learner(name: str, **options: float | bool) -> Head:
-    """The base learner of a name, with options for its constructor: `base_learner("ridge", penalty=10.0)`.
+def make_base_learner(name: str, **options: float | bool) -> Head:
+    """The base learner of a name, with options for its constructor: `make_base_learner("ridge", penalty=10.0)`.
 
     Raises:
         ConfigError: no such name, or an option that this base learner does not have.
@@ -39,6 +39,6 @@ __all__ = [
     "Prototypes",
     "Ridge",
     "SupportVectorMachine",
-    "base_learner",
     "check_episodes",
+    "make_base_learner",
 ]

@@ -19,6 +19,7 @@ from pauca.fewshot.data.decode import decode_array
 
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+Unreadable = Literal["refuse", "skip"]  # damaged files: stop and name them, or leave them out
 _THREADS = 4  # Pillow decodes outside Python's lock: a gain for photographs, none for small images
 
 
@@ -89,7 +90,7 @@ def read_files(
     files: Sequence[ImageFile],
     size: int | None = None,
     channels: int = 3,
-    unreadable: Literal["refuse", "skip"] = "refuse",
+    unreadable: Unreadable = "refuse",
 ) -> tuple[UInt8[Tensor, "n c h w"], list[ImageFile]]:
     """Decode image files to one tensor, and say which ones it holds.
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from pauca.errors import InputError
-from pauca.fewshot.data.folder import fingerprint_files, list_images, read_files
+from pauca.fewshot.data.folder import Unreadable, fingerprint_files, list_images, read_files
 from pauca.fewshot.types import ImageSet
 from pauca.runs import atomic_write, write_text
 
@@ -25,7 +24,7 @@ def read_images(
     size: int | None = None,
     channels: int = 3,
     split: str | None = None,
-    unreadable: Literal["refuse", "skip"] = "refuse",
+    unreadable: Unreadable = "refuse",
     cache: Path | None = None,
 ) -> ImageSet:
     """Read labelled images: a folder or zip archive with a folder for each class, or a set that was saved.

@@ -7,11 +7,12 @@ from pathlib import Path, PurePath
 
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.data.cifar import read_cifar100
-from pauca.fewshot.data.folder import list_images, read_files
+from pauca.fewshot.data.folder import Unreadable, list_images, read_files
 from pauca.fewshot.data.image_set import number_labels, read_images, save_image_set
 from pauca.fewshot.data.pickles import read_encoded_pickle, read_labelled_pickle
 from pauca.fewshot.data.splits import SPLITS, SplitLists, read_split_lists
 from pauca.fewshot.types import ImageSet
+from pauca.runs import check_can_write
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Request:
     size: int
     channels: int
     allow_incomplete: bool
+    unreadable: Unreadable
     benchmark: "Benchmark"
 
     def split_lists(self) -> SplitLists:
@@ -79,6 +81,7 @@ def prepare_benchmark(
     size: int | None = None,
     splits: Path | None = None,
     allow_incomplete: bool = False,
+    unreadable: Unreadable = "refuse",
     force: bool = False,
 ) -> PreparedReport:
     """Make a benchmark's train, val and test sets from the original files, for `load_splits` to read.
@@ -90,6 +93,7 @@ def prepare_benchmark(
         size: side of the images in pixels; None takes the benchmark's own.
         splits: folder of the class lists, or a path with `*` for the name of the split; None looks in PAUCA_DATA.
         allow_incomplete: make do with a part of the classes or images.
+        unreadable: stop at damaged image files and name them, or leave them out.
         force: replace what `out` holds.
 
     Raises:
@@ -101,7 +105,11 @@ def prepare_benchmark(
     benchmark = BENCHMARKS[name]
     if not source.exists():
         raise InputError(f"{source}: no such file or folder; get {benchmark.title} from {benchmark.origin}")
-    request = Request(source, splits, size or benchmark.size, benchmark.channels, allow_incomplete, benchmark)
+    for split in SPLITS:  # before the work, not after it
+        check_can_write(out / split / "images.npy", force)
+    request = Request(
+        source, splits, size or benchmark.size, benchmark.channels, allow_incomplete, unreadable, benchmark
+    )
     sets = benchmark.read(request)
     differences = _differences(benchmark, sets)
     if differences and not allow_incomplete:
@@ -145,7 +153,8 @@ def _read_folders(request: Request) -> dict[str, ImageSet]:
     lists = request.split_lists()
     if lists.files:
         return {split: _read_listed(request, split, lists.files[split]) for split in SPLITS}
-    return _select(read_images(request.source, request.size, request.channels), request, lists)
+    everything = read_images(request.source, request.size, request.channels, unreadable=request.unreadable)
+    return _select(everything, request, lists)
 
 
 def _read_own(request: Request) -> dict[str, ImageSet]:
@@ -159,7 +168,9 @@ def _read_own(request: Request) -> dict[str, ImageSet]:
             "train, val and test, or give lists of classes with --splits"
         )
     sets = {
-        split: read_images(request.source, request.size, request.channels, split) for split in SPLITS if split in found
+        split: read_images(request.source, request.size, request.channels, split, request.unreadable)
+        for split in SPLITS
+        if split in found
     }
     SplitLists({split: images.class_names for split, images in sets.items()}, {})  # refuses a class in two splits
     return sets
@@ -174,7 +185,7 @@ def _read_listed(request: Request, split: str, class_of: dict[str, str]) -> Imag
             f"{request.source}: lacks {len(missing)} of the {len(class_of)} images that the {split} list names, first "
             f"{missing[0]}; get {request.benchmark.title} from {request.benchmark.origin}, or add --allow-incomplete"
         )
-    pixels, kept = read_files(files, request.size, request.channels)
+    pixels, kept = read_files(files, request.size, request.channels, request.unreadable)
     labels, names = number_labels([class_of[PurePath(file.path).name] for file in kept])
     return ImageSet(pixels, labels, names, split, request.source.stem, tuple(file.name for file in kept))
 

@@ -72,7 +72,8 @@ class ScanReport:
             for across in ("splits", "classes", ""):
                 found = [f"{pair.first} = {pair.second}" for pair in pairs if pair.across == across]
                 rows += _listed(f"{kind} duplicates {f'across {across}' if across else 'within a class'}", found)
-        return rows
+        verdict = "look at these before you train or test" if self.harmful else "nothing that would mislead"
+        return [*rows, f"  {verdict}"]
 
 
 @dataclass(frozen=True)
