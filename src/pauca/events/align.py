@@ -261,7 +261,9 @@ def align(
     >>> trajectory.to_csv("trajectory.csv")
 
     Args:
-        recording, camera, config: as for `align_packets`.
+        recording: as for `align_packets`.
+        camera: as for `align_packets`.
+        config: as for `align_packets`.
         progress: called with each alignment.
 
     Raises:

@@ -112,8 +112,10 @@ def fit_time_offset(
     Cameras, gyroscopes and motion capture seldom share a trigger: 2 to 10 ms between them are common.
 
     Args:
-        trajectory, truth, axes: as for `evaluate`.
+        trajectory: as for `evaluate`.
+        truth: as for `evaluate`.
         protocol: how to compare; its own `truth_offset_s` is replaced.
+        axes: as for `evaluate`.
         within_s: largest offset to try, to either side.
     """
     candidates = np.arange(-within_s, within_s + 1e-9, 1e-4)

@@ -74,7 +74,8 @@ def warped_figure(before: Float[np.ndarray, "2 h w"], after: Float[np.ndarray, "
     """Images of events before and after alignment, side by side, on one scale: OFF orange, ON blue.
 
     Args:
-        before, after: images of events, OFF and ON, events a pixel.
+        before: images of events as recorded, OFF and ON, events a pixel.
+        after: the same, aligned.
         title: of the whole figure.
     """
     shown = _crop(before + after)
