@@ -34,8 +34,8 @@ class Recipe:
     """Keep FC2's input for FC2's weight gradient (in bf16, fp8 or mxfp4, by precision). Otherwise backward computes it
     from the kept z, in the kernel that reads z anyway."""
     scale_rule: Literal["floor", "even", "rceil", "ceil", "best"] = "even"
-    """How a block of 32 values picks its MXFP4 scale. Measured signal to noise on Gaussian data, in dB: floor 18.80,
-    even 19.02, rceil 18.76, ceil 16.83, best of two 19.05."""
+    """How a block of 32 values picks its MXFP4 scale. Measured signal to noise on Gaussian data, in dB: floor 18.79,
+    even 19.01, rceil 18.75, ceil 16.83, best of two 19.04 (benchmarks/moe_formats.py)."""
     stochastic_rounding: bool = False
     """Round MXFP4 codes up or down at random, right on average, instead of to the nearest."""
     fast_accumulate: bool = True
