@@ -59,6 +59,12 @@ def test_an_existing_run_is_not_overwritten(folder, model, capsys):
     assert "holds a run already" in capsys.readouterr().err
 
 
+def test_there_must_be_a_run_to_go_on_with(tmp_path, capsys):
+    assert main(["fewshot", "train", "--out", str(tmp_path / "none"), "--resume"]) == 2
+    assert "none: holds no run to go on with" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_eval_writes_results_episodes_and_report(folder, model, tmp_path, capsys):
     out = tmp_path / "eval"
     words = ["fewshot", "eval", str(model), str(folder), "--out", str(out), "--way", "3", "--episodes", "10"]

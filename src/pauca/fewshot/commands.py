@@ -67,6 +67,10 @@ def train(
     if resume:
         out = out or Path("runs/fewshot") / Path(data).stem
         config = out / "config.yaml"
+        if not config.exists():
+            raise InputError(
+                f"{out}: holds no run to go on with; start one without --resume, or name its folder by --out"
+            )
     settings = from_yaml(TrainSettings, config) if config else _settings(data, protocol, model, training)
     out = out or Path("runs/fewshot") / Path(settings.data).stem
     train_images, validation_images = _training_data(settings)
