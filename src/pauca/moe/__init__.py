@@ -8,23 +8,29 @@ from pauca.moe.experts import apply_experts
 from pauca.moe.formats import Fp8Tensor, Granularity, Layout, MxFp4Tensor, ScaleRule
 from pauca.moe.kept import KeptFormats, kept_bytes, kept_formats
 from pauca.moe.layer import Experts, MoE, auxiliary_loss, frozen_weights, update_biases
+from pauca.moe.lm import LM_SIZES, LMConfig, LMLosses, MoELM, Recomputation
 from pauca.moe.permute import Permutation, sort_by_expert
 from pauca.moe.recipe import Format, Precision, Recipe, Recompute
 from pauca.moe.router import Router, RouterConfig, Routing
 from pauca.moe.weights import prepare_weights
 
 __all__ = [
+    "LM_SIZES",
     "Experts",
     "Format",
     "Fp8Tensor",
     "Granularity",
     "KeptFormats",
+    "LMConfig",
+    "LMLosses",
     "Layout",
     "MoE",
+    "MoELM",
     "MxFp4Tensor",
     "Permutation",
     "Precision",
     "Recipe",
+    "Recomputation",
     "Recompute",
     "Router",
     "RouterConfig",

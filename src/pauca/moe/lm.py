@@ -1,0 +1,534 @@
+"""A compact mixture-of-experts language model: the modern decoder, read from top to bottom.
+
+Tokens are embedded; each layer adds causal attention (grouped queries, rotary positions) and a feed-forward of experts
+to the residual stream, each on its RMS-normalised copy; a last norm and a linear head give the next token's logits.
+No biases, no dropout.
+
+Precision: parameters are FP32 (or BF16) master weights; the residual stream and the attention run in BF16; norms,
+rotation, softmax, routing and cross entropy in FP32; the experts as their `Recipe` says.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from pauca.errors import ConfigError, InputError
+from pauca.moe.layer import Experts, MoE, auxiliary_loss
+from pauca.moe.recipe import Recipe, Recompute
+from pauca.moe.router import RouterConfig
+
+
+@dataclass(frozen=True)
+class Recomputation:
+    """What backward computes again in each layer of a model, to keep less. Never the routing."""
+
+    norms: bool = False
+    """RMSNorm's outputs; only its inputs, the residual stream, are kept. Under `torch.compile` the compiler decides."""
+    attention: bool = False
+    """The attention block, from the residual stream: norm, projections, rotation and attention itself."""
+    experts: Recompute = "none"
+    """Of routed, shared and dense experts; see `Recompute`."""
+
+
+@dataclass(frozen=True)
+class LMConfig:
+    """Sizes and numerics of a `MoELM`."""
+
+    vocabulary: int = 256
+    """Different tokens; 256 for bytes."""
+    layers: int = 2
+    hidden: int = 64
+    """Channels of the residual stream."""
+    heads: int = 4
+    """Query heads."""
+    kv_heads: int = 2
+    """Heads of keys and values, each shared by heads / kv_heads query heads."""
+    head_dim: int = 16
+    experts: int = 8
+    """Routed experts of a layer."""
+    top_k: int = 2
+    """Routed experts that a token visits."""
+    expert_width: int = 64
+    """Channels inside one expert, routed or shared."""
+    shared_experts: int = 1
+    """Experts that every token visits."""
+    dense_layers: int = 0
+    """First layers that have one dense feed-forward in place of experts."""
+    dense_width: int = 0
+    """Channels inside that."""
+    context: int = 256
+    """Longest sequence."""
+    rope_base: float = 10_000.0
+    """Wavelengths of the rotary positions run from 2 pi to 2 pi times this."""
+    tied: bool = True
+    """Use the embedding as the head, too."""
+    balance_weight: float = 0.01
+    """Weight in the loss of the balancing losses' mean over the layers."""
+    router: RouterConfig = field(default_factory=RouterConfig)
+    recipe: Recipe = field(default_factory=Recipe)
+    """Numerics of the experts."""
+    recompute: Recomputation = field(default_factory=Recomputation)
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "layers", "hidden", "heads", "kv_heads", "head_dim", "expert_width", "context"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} of a language model must be positive, got {getattr(self, name)}")
+        if self.heads % self.kv_heads:
+            raise ConfigError(f"heads must be a multiple of kv_heads, got {self.heads} and {self.kv_heads}")
+        if self.head_dim % 2:
+            raise ConfigError(f"head_dim must be even, as rotary positions turn pairs of channels; got {self.head_dim}")
+        if not 0 <= self.dense_layers <= self.layers:
+            raise ConfigError(f"dense_layers must lie in 0..layers, got {self.dense_layers} of {self.layers}")
+        if self.dense_layers and self.dense_width < 1:
+            raise ConfigError(f"dense_layers {self.dense_layers} need a positive dense_width, got {self.dense_width}")
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return self._parameters(self.experts)
+
+    @property
+    def active_parameters(self) -> int:
+        """Those that take part in the computation of one token."""
+        return self._parameters(self.top_k)
+
+    @property
+    def flops_per_token(self) -> int:
+        """Operations of forward and backward at full context, without recomputation: those of all products.
+
+        Two a weight that a token meets in forward and twice as many in backward; in causal attention a token meets
+        half of the context on average.
+        """
+        norms = (2 * self.layers + 1) * self.hidden
+        lookup = 0 if self.tied else self.vocabulary * self.hidden
+        attention = self.layers * self.heads * self.head_dim * self.context
+        return 6 * (self.active_parameters - norms - lookup + attention)
+
+    def _parameters(self, experts: int) -> int:
+        attention = 2 * self.hidden * (self.heads + self.kv_heads) * self.head_dim
+        moe = self.hidden * (self.experts + 3 * self.expert_width * (experts + self.shared_experts))
+        dense = 3 * self.hidden * self.dense_width
+        norms = (2 * self.layers + 1) * self.hidden
+        embeddings = (1 if self.tied else 2) * self.vocabulary * self.hidden
+        feed_forward = self.dense_layers * dense + (self.layers - self.dense_layers) * moe
+        return embeddings + self.layers * attention + feed_forward + norms
+
+
+LM_SIZES: dict[str, LMConfig] = {
+    # 0.26 M parameters, 0.12 M of them active: learns within seconds on a CPU
+    "toy": LMConfig(),
+    # 218 M, 42 M of them active: convergence in minutes on a GPU
+    "base": LMConfig(
+        vocabulary=8192,
+        layers=8,
+        hidden=512,
+        heads=8,
+        kv_heads=4,
+        head_dim=64,
+        experts=32,
+        top_k=4,
+        expert_width=512,
+        context=1024,
+    ),
+    # 1.1 B, 0.2 B active
+    "large": LMConfig(
+        vocabulary=32_768,
+        layers=16,
+        hidden=1024,
+        heads=16,
+        kv_heads=4,
+        head_dim=64,
+        experts=64,
+        top_k=6,
+        expert_width=320,
+        shared_experts=2,
+        context=2048,
+    ),
+    # 3.5 B, 1.0 B active
+    "xl": LMConfig(
+        vocabulary=65_536,
+        layers=20,
+        hidden=2048,
+        heads=16,
+        kv_heads=4,
+        head_dim=128,
+        experts=32,
+        top_k=4,
+        expert_width=768,
+        shared_experts=1,
+        dense_layers=1,
+        dense_width=8192,
+        context=4096,
+        rope_base=100_000.0,
+        tied=False,
+    ),
+}
+
+
+class _RMSNormFunction(torch.autograd.Function):
+    """Keeps its input as it came and one number a token; autograd would keep FP32 copies."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        values = x.float()
+        inverse = torch.rsqrt(values.square().mean(-1, keepdim=True) + epsilon)
+        ctx.save_for_backward(x, weight, inverse)
+        return (values * inverse * weight.float()).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight, inverse = ctx.saved_tensors
+        gradient, normal = gradients[0].float(), x.float() * inverse
+        scaled = gradient * weight.float()
+        dx = inverse * (scaled - normal * (scaled * normal).mean(-1, keepdim=True))
+        d_weight = (gradient * normal).flatten(0, -2).sum(0)
+        return dx.to(x.dtype), d_weight.to(weight.dtype), None
+
+
+class RMSNorm(nn.Module):
+    """Divide each token by its root mean square; in FP32, returned like the input."""
+
+    def __init__(self, hidden: int, epsilon: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden))
+        self.epsilon = epsilon
+
+    def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+        return _RMSNormFunction.apply(x, self.weight, self.epsilon)
+
+
+@dataclass(frozen=True)
+class _Again:
+    """Stands for a norm's output, of a given shape, among the tensors that autograd keeps."""
+
+    shape: torch.Size
+
+
+@contextmanager
+def _recomputed(norm: RMSNorm, x: Tensor, normed: Tensor) -> Iterator[None]:
+    """Whatever inside would keep `normed`, which is `norm(x)`, for backward keeps nothing: it is computed again."""
+
+    def pack(tensor: Tensor) -> Tensor | _Again:
+        same = tensor.data_ptr() == normed.data_ptr() and tensor.numel() == normed.numel() and tensor.is_contiguous()
+        return _Again(tensor.shape) if same and tensor.dtype == normed.dtype else tensor
+
+    @torch.no_grad()
+    def unpack(kept: Tensor | _Again) -> Tensor:
+        return norm(x).view(kept.shape) if isinstance(kept, _Again) else kept
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
+
+
+def rotary_table(
+    positions: Float[Tensor, " time"], channels: int, base: float
+) -> tuple[Float[Tensor, "time half"], Float[Tensor, "time half"]]:
+    """Cosine and sine by which rotary positions (arXiv 2104.09864) turn each pair of `channels`."""
+    frequencies = base ** -(torch.arange(0, channels, 2, device=positions.device) / channels)
+    angles = positions[:, None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def rotate(
+    x: Float[Tensor, "batch heads time channels"], cosine: Float[Tensor, "time half"], sine: Float[Tensor, "time half"]
+) -> Float[Tensor, "batch heads time channels"]:
+    """Turn channel i and channel i + half of each head together, in FP32."""
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+    return turned.to(x.dtype)
+
+
+class KeyValueCache:
+    """Keys and values of the tokens so far, for generation: one layer's."""
+
+    def __init__(self, batch: int, heads: int, longest: int, channels: int, device: torch.device) -> None:
+        self.keys = torch.empty(batch, heads, longest, channels, dtype=torch.bfloat16, device=device)
+        self.values = torch.empty_like(self.keys)
+        self.length = 0
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add those of new tokens; returns all."""
+        new = slice(self.length, self.length + keys.shape[2])
+        self.keys[:, :, new], self.values[:, :, new] = keys, values
+        self.length = new.stop
+        return self.keys[:, :, : new.stop], self.values[:, :, : new.stop]
+
+
+class Attention(nn.Module):
+    """Attention with grouped queries and rotary positions."""
+
+    def __init__(self, hidden: int, heads: int, kv_heads: int, head_dim: int, causal: bool = True) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim, self.causal = heads, kv_heads, head_dim, causal
+        self.qkv = nn.Linear(hidden, (heads + 2 * kv_heads) * head_dim, bias=False)
+        self.out = nn.Linear(heads * head_dim, hidden, bias=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time hidden"],
+        rotation: tuple[Float[Tensor, "time half"], Float[Tensor, "time half"]],
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "batch time hidden"]:
+        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
+        q, k = rotate(q, *rotation), rotate(k, *rotation)
+        causal = self.causal and x.shape[1] > 1
+        if cache is not None:
+            k, v = cache.append(k, v)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=self.heads != self.kv_heads)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """A dense SwiGLU: one expert that every token visits."""
+
+    def __init__(self, hidden: int, width: int, recipe: Recipe | None = None, recompute: Recompute = "none") -> None:
+        super().__init__()
+        self.experts = Experts(hidden, width, 1, recipe, recompute)
+
+    def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+        tokens = x.reshape(-1, x.shape[-1])
+        everyone = torch.zeros(len(tokens), 1, dtype=torch.int64, device=x.device)
+        return self.experts(tokens, everyone, torch.ones_like(everyone, dtype=torch.float32)).view(x.shape)
+
+
+class Block(nn.Module):
+    """One layer: attention, then feed-forward, each added to the residual stream."""
+
+    def __init__(self, attention: Attention, feed_forward: nn.Module, recompute: Recomputation) -> None:
+        super().__init__()
+        hidden = attention.qkv.in_features
+        self.attention_norm, self.attention = RMSNorm(hidden), attention
+        self.feed_forward_norm, self.feed_forward = RMSNorm(hidden), feed_forward
+        self.recompute = recompute
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time hidden"],
+        rotation: tuple[Float[Tensor, "time half"], Float[Tensor, "time half"]],
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "batch time hidden"]:
+        attend = (self.attention_norm, self.attention, x, rotation, cache)
+        if self.recompute.attention and torch.is_grad_enabled():
+            x = x + checkpoint(_normed, *attend, use_reentrant=False, preserve_rng_state=False)
+        else:
+            x = x + self._branch(*attend)
+        return x + self._branch(self.feed_forward_norm, self.feed_forward, x)
+
+    def _branch(self, norm: RMSNorm, module: nn.Module, x: Tensor, *arguments: Any) -> Tensor:
+        if not self.recompute.norms or torch.compiler.is_compiling():
+            return _normed(norm, module, x, *arguments)
+        normed = norm(x)
+        with _recomputed(norm, x, normed):
+            return module(normed, *arguments)
+
+
+def _normed(norm: RMSNorm, module: nn.Module, x: Tensor, *arguments: Any) -> Tensor:
+    return module(norm(x), *arguments)
+
+
+@dataclass(frozen=True)
+class LMLosses:
+    """What training minimises, and its parts."""
+
+    total: Float[Tensor, ""]  # cross_entropy + balance_weight * balance
+    cross_entropy: Float[Tensor, ""]  # nats per token
+    balance: Float[Tensor, ""]  # mean over the layers; 1 when all experts are equally busy
+
+
+class MoELM(nn.Module):
+    """A decoder of mixture-of-experts layers.
+
+    Examples:
+        >>> model = MoELM(replace(LM_SIZES["toy"], recipe=Recipe.fp4()))
+        >>> tokens = torch.randint(256, (2, 33))
+        >>> model.loss(tokens[:, :-1], tokens[:, 1:]).total.backward()
+    """
+
+    cosine: Tensor
+    sine: Tensor
+
+    def __init__(self, config: LMConfig) -> None:
+        """Build with random weights; seed torch before."""
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary, config.hidden)
+        self.blocks = nn.ModuleList(_block(config, layer) for layer in range(config.layers))
+        self.norm = RMSNorm(config.hidden)
+        self.head = nn.Linear(config.hidden, config.vocabulary, bias=False)
+        if config.tied:
+            self.head.weight = self.embedding.weight
+        cosine, sine = rotary_table(torch.arange(config.context).float(), config.head_dim, config.rope_base)
+        self.register_buffer("cosine", cosine, persistent=False)
+        self.register_buffer("sine", sine, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Every product keeps its input's variance, and all layers together add about one to the residual stream's."""
+        initialise(self, self.config.layers)
+        # The residual stream starts at variance one: from the embedding, scaled up if it is small for being the head.
+        nn.init.normal_(self.embedding.weight, std=self.config.hidden**-0.5 if self.config.tied else 1.0)
+
+    def forward(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time vocabulary"]:
+        """Logits of each position's next token."""
+        hidden = self.hidden_states(tokens)
+        return F.linear(hidden, self.head.weight.to(hidden.dtype)).float()
+
+    def hidden_states(
+        self, tokens: Int[Tensor, "batch time"], caches: list[KeyValueCache] | None = None
+    ) -> Float[Tensor, "batch time hidden"]:
+        """What the head reads; with `caches`, tokens follow those in the caches."""
+        start = caches[0].length if caches else 0
+        stop = start + tokens.shape[1]
+        if stop > self.config.context:
+            raise InputError(f"{stop} tokens are longer than the model's context of {self.config.context}")
+        rotation = self.cosine[start:stop], self.sine[start:stop]
+        scale = math.sqrt(self.config.hidden) if self.config.tied else 1.0
+        with torch.autocast(tokens.device.type, torch.bfloat16):
+            x = (self.embedding(tokens) * scale).bfloat16()
+            for layer, block in enumerate(self.blocks):
+                x = block(x, rotation, caches[layer] if caches else None)
+            return self.norm(x)
+
+    def loss(self, tokens: Int[Tensor, "batch time"], targets: Int[Tensor, "batch time"]) -> LMLosses:
+        """Mean cross entropy of the targets, each the token after the one at its place, and the balancing loss."""
+        hidden = self.hidden_states(tokens)
+        cross_entropy = chunked_cross_entropy(hidden.flatten(0, 1), self.head.weight, targets.flatten())
+        layers = max(1, self.config.layers - self.config.dense_layers)
+        balance = torch.as_tensor(auxiliary_loss(self) / layers, device=hidden.device)
+        return LMLosses(cross_entropy + self.config.balance_weight * balance, cross_entropy, balance.detach())
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: Int[Tensor, "batch time"],
+        count: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "batch longer"]:
+        """Continue prompts of equal length.
+
+        Args:
+            prompt: at least one token.
+            count: tokens to add; with the prompt, at most the model's context.
+            temperature: below 1 the likely become likelier; 0 always takes the likeliest.
+            top_k: choose among so many likeliest tokens only.
+            generator: of the random choices; on the prompt's device.
+        """
+        batch, length = prompt.shape
+        if length < 1 or length + count > self.config.context:
+            raise InputError(
+                f"a prompt of {length} tokens and {count} more do not fit: the prompt needs at least one, and the "
+                f"model's context holds {self.config.context}"
+            )
+        sizes = (batch, self.config.kv_heads, length + count, self.config.head_dim)
+        caches = [KeyValueCache(*sizes, prompt.device) for _ in self.blocks]
+        tokens = new = prompt
+        for _ in range(count):
+            hidden = self.hidden_states(new, caches)[:, -1]
+            logits = F.linear(hidden, self.head.weight.to(hidden.dtype)).float()
+            new = _choose(logits, temperature, top_k, generator)
+            tokens = torch.cat([tokens, new], dim=1)
+        return tokens
+
+
+def _block(config: LMConfig, layer: int) -> Block:
+    attention = Attention(config.hidden, config.heads, config.kv_heads, config.head_dim)
+    if layer < config.dense_layers:
+        feed_forward = FeedForward(config.hidden, config.dense_width, config.recipe, config.recompute.experts)
+    else:
+        feed_forward = MoE(
+            config.hidden,
+            config.expert_width,
+            config.experts,
+            config.top_k,
+            shared_experts=config.shared_experts,
+            recipe=config.recipe,
+            recompute=config.recompute.experts,
+            router=config.router,
+        )
+    return Block(attention, feed_forward, config.recompute)
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, layers: int) -> None:
+    """Normal weights of variance one over the inputs; where a product ends a residual branch, over 2 `layers` more."""
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1:
+            is_last = name.endswith(("attention.out.weight", ".down"))
+            nn.init.normal_(weight, std=(weight.shape[-1] * (2 * layers if is_last else 1)) ** -0.5)
+        else:
+            nn.init.ones_(weight)
+
+
+def _choose(
+    logits: Float[Tensor, "batch vocabulary"], temperature: float, top_k: int | None, generator: torch.Generator | None
+) -> Int[Tensor, "batch 1"]:
+    if temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    if top_k is not None:
+        least = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+
+
+# FP32 logits at once: 2**26 are 256 MiB, and as much again for their gradient.
+_LOGITS_AT_ONCE = 2**26
+
+
+def chunked_cross_entropy(
+    hidden: Float[Tensor, "tokens hidden"], weight: Float[Tensor, "vocabulary hidden"], targets: Int[Tensor, " tokens"]
+) -> Float[Tensor, ""]:
+    """Mean cross entropy, in nats, of targets under the logits `hidden @ weight.T`; never holds all logits at once."""
+    if torch.is_grad_enabled():
+        return _CrossEntropy.apply(hidden, weight, targets)
+    return _cross_entropy(hidden, weight, targets, None, None)
+
+
+def _cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, d_hidden: Tensor | None, d_weight: Tensor | None
+) -> Tensor:
+    """The mean; the gradients of the sum go to `d_hidden` and `d_weight`."""
+    weight = weight.to(hidden.dtype)
+    rows = max(1, _LOGITS_AT_ONCE // len(weight))
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    for start in range(0, len(hidden), rows):
+        part, target = hidden[start : start + rows], targets[start : start + rows, None]
+        log_probabilities = (part @ weight.t()).float().log_softmax(-1)
+        total = total - log_probabilities.gather(1, target).sum()
+        if d_hidden is not None and d_weight is not None:
+            error = log_probabilities.exp()
+            error = error.scatter_add(1, target, torch.full_like(error[:, :1], -1.0)).to(hidden.dtype)
+            d_hidden[start : start + rows] = error @ weight
+            d_weight += error.t() @ part
+    return total / len(hidden)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Takes the gradients while a chunk's logits are there, so that they are neither kept nor computed again."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
+        loss = _cross_entropy(hidden, weight, targets, d_hidden, d_weight)
+        ctx.save_for_backward(d_hidden, d_weight)
+        ctx.weight_dtype = weight.dtype
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
+        d_hidden, d_weight = ctx.saved_tensors
+        scale = gradients[0] / len(d_hidden)
+        return (d_hidden * scale).to(d_hidden.dtype), (d_weight * scale).to(ctx.weight_dtype), None
