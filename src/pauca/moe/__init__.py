@@ -4,6 +4,7 @@
 """
 
 from pauca.moe import ops
+from pauca.moe.convert import convert, unconvert
 from pauca.moe.experts import apply_experts
 from pauca.moe.formats import Fp8Tensor, Granularity, Layout, MxFp4Tensor, ScaleRule
 from pauca.moe.kept import KeptFormats, kept_bytes, kept_formats
@@ -38,11 +39,13 @@ __all__ = [
     "ScaleRule",
     "apply_experts",
     "auxiliary_loss",
+    "convert",
     "frozen_weights",
     "kept_bytes",
     "kept_formats",
     "ops",
     "prepare_weights",
     "sort_by_expert",
+    "unconvert",
     "update_biases",
 ]

@@ -32,16 +32,20 @@ class Experts(nn.Module):
         super().__init__()
         if experts < 1:
             raise ConfigError(f"at least one expert is needed, got {experts}")
-        recipe = _checked(Recipe.bf16() if recipe is None else recipe, hidden, width)
-        kept_formats(recipe, recompute)  # refuses an unknown mode
+        recipe = checked_recipe(Recipe.bf16() if recipe is None else recipe, hidden, width)
         self.gate_up = nn.Parameter(torch.empty(experts, 2 * width, hidden))
         self.down = nn.Parameter(torch.empty(experts, hidden, width))
+        self._configure(recipe, recompute)
+        self.reset_parameters()
+
+    def _configure(self, recipe: Recipe, recompute: Recompute) -> None:
+        """Set all but the weights."""
+        kept_formats(recipe, recompute)  # refuses an unknown mode
         self.recompute: Recompute = recompute
         self.recipe = recipe
         self._frozen = False
         self._prepared: list[Tensor] = []
         self._versions = (0, 0)
-        self.reset_parameters()
 
     @property
     def recipe(self) -> Recipe:
@@ -50,7 +54,7 @@ class Experts(nn.Module):
     @recipe.setter
     def recipe(self, recipe: Recipe) -> None:
         _, hidden, width = self.down.shape
-        self._recipe, self._recipe_text = _checked(recipe, hidden, width), recipe.to_json()
+        self._recipe, self._recipe_text = checked_recipe(recipe, hidden, width), recipe.to_json()
 
     def reset_parameters(self) -> None:
         for weight in (self.gate_up, self.down):
@@ -111,7 +115,8 @@ class Experts(nn.Module):
         return f"{count} x (hidden={hidden}, width={width}), {self.recipe.precision}, recompute={self.recompute}"
 
 
-def _checked(recipe: Recipe, hidden: int, width: int) -> Recipe:
+def checked_recipe(recipe: Recipe, hidden: int, width: int) -> Recipe:
+    """The recipe, if it is one and can hold experts of these sizes."""
     if not isinstance(recipe, Recipe):
         raise ConfigError(f"recipe must be a Recipe, such as Recipe.fp4(), got {recipe!r}")
     recipe.check_sizes(hidden, width)
