@@ -2,7 +2,7 @@ import random
 
 import numpy as np
 
-from pauca.runs import seed_all
+from pauca.runs import seed_all, seed_of
 
 
 def test_one_number_repeats_everything():
@@ -11,3 +11,10 @@ def test_one_number_repeats_everything():
         return random.random(), float(np.random.rand()), float(generator.random())  # noqa: NPY002
 
     assert draw() == draw()
+
+
+def test_seeds_of_different_purposes_differ_and_repeat():
+    seeds = {seed_of(0, purpose, step) for purpose in range(3) for step in range(100)}
+    assert len(seeds) == 300
+    assert max(seeds) < 2**63
+    assert seed_of(0, 1, 2) == seed_of(0, 1, 2)

@@ -1,11 +1,12 @@
 """What every long job shares: run folder, config files, seeds, progress, metric log, report, safe writing."""
 
 from pauca.runs.config import from_dict, from_yaml, to_dict, to_yaml
+from pauca.runs.devices import resolve_device
 from pauca.runs.files import atomic_write, check_can_write, write_text
 from pauca.runs.folder import Run, describe_machine, processor_name
 from pauca.runs.progress import Progress
 from pauca.runs.report import Report
-from pauca.runs.seeds import seed_all
+from pauca.runs.seeds import seed_all, seed_of
 
 __all__ = [
     "Progress",
@@ -17,7 +18,9 @@ __all__ = [
     "from_dict",
     "from_yaml",
     "processor_name",
+    "resolve_device",
     "seed_all",
+    "seed_of",
     "to_dict",
     "to_yaml",
     "write_text",

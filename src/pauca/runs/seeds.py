@@ -17,3 +17,8 @@ def seed_all(seed: int) -> np.random.Generator:
     if torch is not None:
         torch.manual_seed(seed)
     return np.random.default_rng(seed)
+
+
+def seed_of(*parts: int) -> int:
+    """An independent seed for each tuple of numbers: (seed, purpose, step, ...). At most 63 bits, as torch takes."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,450 @@
+"""Text as tokens: bytes or byte pairs, kept in memory-mapped files, drawn as batches that depend on (seed, step) alone.
+
+A folder of tokens holds `train.bin` and `validation.bin` (little-endian integers and nothing else), `tokens.json` (how
+many, of what, with checksums of the sources and of the files) and, for byte pairs, `tokenizer.json`.
+"""
+
+import gzip
+import hashlib
+import json
+import lzma
+import shutil
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt
+from torch import Tensor
+
+from pauca.errors import ConfigError, InputError, PaucaError
+
+END = "<|endoftext|>"
+"""Ends a document: between files, and inside a file that holds several."""
+
+_SUFFIXES = (".txt", ".md", ".py")
+_COMPRESSED = {".xz": lzma.open, ".gz": gzip.open}
+# Tests are not written to be read, caches and installed packages are not of the standard library.
+_NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+
+
+class Tokenizer(Protocol):
+    """Text to integers and back."""
+
+    vocabulary: int
+    end: int
+    """The token that ends a document."""
+
+    def encode(self, documents: Sequence[str]) -> list[UInt[np.ndarray, "n"]]:
+        """Tokens of each document, without the one that ends it."""
+        ...
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of tokens; bytes that are no UTF-8 (a cut character) become U+FFFD."""
+        ...
+
+
+class ByteTokenizer:
+    """The bytes of UTF-8; a document ends with byte 0, which text does not contain."""
+
+    vocabulary = 256
+    end = 0
+
+    def encode(self, documents: Sequence[str]) -> list[UInt[np.ndarray, "n"]]:
+        return [np.frombuffer(text.encode(), np.uint8) for text in documents]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return bytes(tokens).decode(errors="replace")
+
+
+class BpeTokenizer:
+    """Byte pairs, merged as they were most frequent in the training text (package `tokenizers`)."""
+
+    def __init__(self, text: str) -> None:
+        """`text` is what `to_json` gave."""
+        import tokenizers
+
+        self._tokenizer = tokenizers.Tokenizer.from_str(text)
+        self.vocabulary: int = self._tokenizer.get_vocab_size()
+        self.end: int = self._tokenizer.token_to_id(END)
+
+    @classmethod
+    def train(cls, documents: Iterable[str], vocabulary: int) -> "BpeTokenizer":
+        """Learn merges until there are `vocabulary` tokens: 256 bytes, the end of a document, and pairs."""
+        import tokenizers
+
+        if vocabulary < 257:
+            raise ConfigError(
+                f"a byte-pair vocabulary has at least 257 tokens, got {vocabulary}; 256 means plain bytes"
+            )
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = tokenizers.decoders.ByteLevel()
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=[END],
+            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(documents, trainer)
+        return cls(tokenizer.to_str())
+
+    def to_json(self) -> str:
+        return self._tokenizer.to_str(pretty=True)
+
+    def encode(self, documents: Sequence[str]) -> list[UInt[np.ndarray, "n"]]:
+        return [np.array(found.ids, np.uint32) for found in self._tokenizer.encode_batch(documents)]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return self._tokenizer.decode(list(tokens), skip_special_tokens=False)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a run or of a folder of tokens: byte pairs if it holds a tokenizer.json, else bytes."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return ByteTokenizer()
+    try:
+        return BpeTokenizer(path.read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise InputError(f"{path}: is no tokenizer ({error}); restore it, or tokenise anew") from error
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What text to learn from, and as which tokens."""
+
+    sources: tuple[str, ...] = ()
+    """Text files (.txt, .md, .py, also .xz or .gz of them; any other name is read as plain text), folders of such, or
+    one folder of tokens that an earlier run has made. None: the Python standard library's own sources."""
+    validation: tuple[str, ...] = ()
+    """Files or folders to validate on; none: `validation_share` of the sources."""
+    validation_share: float = 0.05
+    """Share of the documents, evenly spread, that is kept for validation; of the text's end where there are too few
+    documents."""
+    vocabulary: int = 256
+    """256: bytes. More: byte pairs, learnt from the training text."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_share <= 0.5:
+            raise ConfigError(f"validation_share {self.validation_share}: give a share from 0 to 0.5")
+        if self.vocabulary < 256:
+            raise ConfigError(f"vocabulary {self.vocabulary}: 256 (bytes) is the smallest")
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """Tokens in a memory-mapped file."""
+
+    path: Path
+    tokens: UInt[np.ndarray, "n"]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def check_context(self, context: int) -> None:
+        """Refuse a text that holds no whole window of context + 1 tokens."""
+        if len(self) <= context:
+            raise InputError(
+                f"{self.path}: {len(self)} tokens are too few for one context of {context} and its next token; "
+                "give more text or a shorter context"
+            )
+
+    def batch(
+        self, seed: int, first: int, count: int, context: int
+    ) -> tuple[Int64[Tensor, "count context"], Int64[Tensor, "count context"]]:
+        """Windows `first` to `first + count` of an endless, shuffled reading, and the same windows one token later.
+
+        Each epoch cuts the text anew, at a random offset, and visits every window once in random order. The result is a
+        function of the arguments alone: processes take different `first`, and a resumed run goes on where it stopped.
+        """
+        self.check_context(context)
+        # One window fewer than fit leaves room for the offset; a text of one window has no choice.
+        windows = max(1, (len(self) - 1) // context - 1)
+        slack = len(self) - windows * context
+        starts = []
+        for number in range(first, first + count):
+            epoch, place = divmod(number, windows)
+            offset, order = _epoch(seed, epoch, windows, slack)
+            starts.append(offset + context * int(order[place]))
+        return self._windows(starts, context)
+
+    def even_batches(
+        self, batches: int, count: int, context: int
+    ) -> Iterator[tuple[Int64[Tensor, "b context"], Int64[Tensor, "b context"]]]:
+        """At most `batches` times `count` windows spread evenly over the text, without overlap: for validation."""
+        self.check_context(context)
+        starts = np.arange((len(self) - 1) // context) * context
+        if len(starts) > batches * count:
+            starts = starts[np.linspace(0, len(starts) - 1, batches * count).round().astype(np.int64)]
+        for first in range(0, len(starts), count):
+            yield self._windows(starts[first : first + count].tolist(), context)
+
+    def _windows(self, starts: Sequence[int], context: int) -> tuple[Tensor, Tensor]:
+        windows = np.stack([self.tokens[start : start + context + 1] for start in starts]).astype(np.int64)
+        both = torch.from_numpy(windows)
+        return both[:, :-1], both[:, 1:]
+
+
+_EPOCHS: dict[tuple[int, int, int, int], tuple[int, np.ndarray]] = {}
+
+
+def _epoch(seed: int, epoch: int, windows: int, slack: int) -> tuple[int, np.ndarray]:
+    """Where an epoch's first window starts, and the order of its windows; the latest two epochs are remembered."""
+    key = (seed, epoch, windows, slack)
+    if key not in _EPOCHS:
+        while len(_EPOCHS) >= 2:
+            del _EPOCHS[next(iter(_EPOCHS))]
+        generator = np.random.default_rng([seed, epoch])
+        _EPOCHS[key] = int(generator.integers(slack)), generator.permutation(windows)
+    return _EPOCHS[key]
+
+
+@dataclass(frozen=True)
+class TokenData:
+    """A folder of tokens: what to train on and what to validate on."""
+
+    folder: Path
+    train: TokenFile
+    validation: TokenFile | None
+    tokenizer: Tokenizer
+    bytes_per_token: float
+    """Of the validation text, or of all text where there is none: loss / ln 2 / this is bits per byte."""
+
+    @classmethod
+    def open(cls, folder: Path) -> "TokenData":
+        """Open a folder that `prepare_tokens` made.
+
+        Raises:
+            InputError: a file is missing, or differs from what was written.
+        """
+        facts = _read_facts(folder)
+        parts = {name: _open_part(folder, name, part) for name, part in facts["files"].items()}
+        measured = facts["files"].get("validation", facts["files"]["train"])
+        return cls(
+            folder,
+            parts["train"],
+            parts.get("validation"),
+            load_tokenizer(folder),
+            measured["bytes"] / measured["count"],
+        )
+
+
+def prepare_tokens(config: DataConfig, folder: Path) -> TokenData:
+    """Tokenise text into `folder`, or open what an earlier call left there, if its text has not changed.
+
+    Where the only source is itself a folder of tokens, that one is opened and nothing is written.
+
+    Raises:
+        InputError: a source is missing, empty, damaged or not UTF-8; a source or a token file has changed since; the
+            text is too short to be split.
+    """
+    if len(config.sources) == 1 and (Path(config.sources[0]) / "tokens.json").exists():
+        return TokenData.open(Path(config.sources[0]))
+    if (folder / "tokens.json").exists():
+        _check_unchanged(config, folder)
+        return TokenData.open(folder)
+    temporary = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
+    try:
+        temporary.mkdir(parents=True)
+        _write_tokens(config, temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except OSError as error:
+        raise PaucaError(
+            f"{folder}: could not be written ({error.strerror or error}); free space and repeat"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return TokenData.open(folder)
+
+
+def read_documents(path: Path) -> Iterator[str]:
+    """The documents of a text file, decompressed; empty ones are left out.
+
+    Raises:
+        InputError: no such file, nothing in it, damaged compression, or not UTF-8 (line and byte are named).
+    """
+    try:
+        with _COMPRESSED.get(path.suffix, open)(path, "rb") as file:
+            data = file.read()
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}: byte {error.start} (line {line}) is not UTF-8; convert the file, for example with iconv"
+        ) from error
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: the compressed file is damaged ({error}); fetch it again") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    documents = [document for document in text.split(END) if document.strip()]
+    if not documents:
+        raise InputError(f"{path}: holds no text; leave it out")
+    yield from documents
+
+
+def _files(sources: Sequence[str]) -> list[tuple[str, Path]]:
+    """All text files, each with the name by which its checksum is kept."""
+    if not sources:
+        root = Path(sysconfig.get_path("stdlib"))
+        found = [path for path in root.rglob("*.py") if not _NOT_LIBRARY & set(path.relative_to(root).parts)]
+        named = sorted((path.relative_to(root).as_posix(), path) for path in found)
+        # _sysconfigdata holds how this very Python was built.
+        return [(name, path) for name, path in named if path.stat().st_size and not name.startswith("_sysconfigdata")]
+    files = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            below = sorted(path for path in source.rglob("*") if path.is_file() and _is_text(path))
+            if not below:
+                raise InputError(f"{source}: no text files below it; they are known by {', '.join(_SUFFIXES)}")
+            files += [(str(path), path) for path in below if path.stat().st_size]
+        elif source.is_file():
+            files.append((str(source), source))
+        else:
+            raise InputError(f"{source}: no such file or folder of text")
+    return files
+
+
+def _is_text(path: Path) -> bool:
+    name = path.with_suffix("") if path.suffix in _COMPRESSED else path
+    return name.suffix in _SUFFIXES
+
+
+def _write_tokens(config: DataConfig, folder: Path) -> None:
+    files = {"train": _files(config.sources)}
+    if config.validation:
+        files["validation"] = _files(config.validation)
+    if config.vocabulary == 256:
+        tokenizer: Tokenizer = ByteTokenizer()
+    else:
+        own_validation = bool(config.validation)
+        tokenizer = BpeTokenizer.train(_training_documents(files["train"], config, own_validation), config.vocabulary)
+        (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+    writers = {name: _Writer(folder / f"{name}.bin", tokenizer) for name in ("train", "validation")}
+    for part, named in files.items():
+        for number, document in enumerate(doc for _, path in named for doc in read_documents(path)):
+            held_out = not config.validation and _is_held_out(number, config)
+            writers["validation" if held_out else part].add(document)
+    for writer in writers.values():
+        writer.close()
+    if not writers["validation"].count and config.validation_share and not config.validation:
+        writers["train"].move_end(writers["validation"], config.validation_share)
+    parts = {name: writer.facts() for name, writer in writers.items() if writer.count}
+    facts = {
+        "settings": _plain_settings(config),
+        "vocabulary": tokenizer.vocabulary,
+        "files": parts,
+        "sources": {name: _checksum(path) for named in files.values() for name, path in named},
+    }
+    (folder / "tokens.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _is_held_out(number: int, config: DataConfig) -> bool:
+    """Whether a document, by its number, is kept for validation."""
+    every = round(1 / config.validation_share) if config.validation_share else 0
+    return bool(every) and number % every == every - 1
+
+
+def _training_documents(files: list[tuple[str, Path]], config: DataConfig, all_of_them: bool) -> Iterator[str]:
+    for number, document in enumerate(doc for _, path in files for doc in read_documents(path)):
+        if all_of_them or not _is_held_out(number, config):
+            yield document
+
+
+class _Writer:
+    """Tokenises documents, many at a time, to the end of a file."""
+
+    _CHARACTERS = 1 << 24  # tokenised at once: byte pairs are found in parallel
+
+    def __init__(self, path: Path, tokenizer: Tokenizer) -> None:
+        self.path, self.tokenizer = path, tokenizer
+        self.type = np.dtype("<u2" if tokenizer.vocabulary <= 1 << 16 else "<u4")
+        self.count = self.bytes = self._characters = 0
+        self._waiting: list[str] = []
+        self._file = path.open("wb")
+
+    def add(self, document: str) -> None:
+        self._waiting.append(document)
+        self._characters += len(document)
+        if self._characters > self._CHARACTERS:
+            self._write()
+
+    def close(self) -> None:
+        self._write()
+        self._file.close()
+
+    def _write(self) -> None:
+        for text, tokens in zip(self._waiting, self.tokenizer.encode(self._waiting), strict=True):
+            self._file.write(np.append(tokens, [self.tokenizer.end]).astype(self.type).tobytes())
+            self.count += len(tokens) + 1
+            self.bytes += len(text.encode())
+        self._waiting, self._characters = [], 0
+
+    def move_end(self, other: "_Writer", share: float) -> None:
+        """Move the last `share` of the tokens to the other, empty, file."""
+        moved = round(share * self.count)
+        kept = self.count - moved
+        other.path.write_bytes(np.fromfile(self.path, self.type, offset=kept * self.type.itemsize).tobytes())
+        with self.path.open("r+b") as file:
+            file.truncate(kept * self.type.itemsize)
+        other.bytes = round(self.bytes * moved / self.count)
+        self.bytes -= other.bytes
+        self.count, other.count = kept, moved
+
+    def facts(self) -> dict[str, object]:
+        return {
+            "count": self.count,
+            "bytes": self.bytes,
+            "type": self.type.str,
+            "checksum": _checksum(self.path),
+        }
+
+
+def _plain_settings(config: DataConfig) -> dict[str, object]:
+    return json.loads(json.dumps(asdict(config)))  # tuples as lists, as they are read back
+
+
+def _checksum(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _read_facts(folder: Path) -> dict:
+    path = folder / "tokens.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); remove the folder and tokenise anew") from error
+
+
+def _open_part(folder: Path, name: str, facts: dict) -> TokenFile:
+    path = folder / f"{name}.bin"
+    if _checksum(path) != facts["checksum"]:
+        raise InputError(
+            f"{path}: has changed since it was written (another checksum); remove {folder} and tokenise anew"
+        )
+    return TokenFile(path, np.memmap(path, np.dtype(facts["type"]), mode="r"))
+
+
+def _check_unchanged(config: DataConfig, folder: Path) -> None:
+    """Raise if the tokens in `folder` were made with other settings or from other text."""
+    facts = _read_facts(folder)
+    for name, value in _plain_settings(config).items():
+        if facts["settings"][name] != value:
+            raise InputError(
+                f"{folder}: was made with {name} {facts['settings'][name]}, not {value}; choose another run folder, or "
+                "replace this one with --force"
+            )
+    for name, path in [*_files(config.sources), *(_files(config.validation) if config.validation else [])]:
+        if facts["sources"].get(name) != _checksum(path):
+            raise InputError(
+                f"{path}: has changed since the run tokenised it; restore it, or start a new run (--force replaces one)"
+            )

@@ -1,0 +1,32 @@
+"""Which device a name means."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pauca.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a config's name; under torchrun, `auto` and `cuda` are the GPU of this process.
+
+    Raises:
+        DeviceError: a GPU is asked for and there is none.
+    """
+    import torch  # here, because systems without torch share this package
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            f"device {name}: torch {torch.__version__} sees no CUDA GPU here; use --device cpu (see `pauca doctor`)"
+        )
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    return device
