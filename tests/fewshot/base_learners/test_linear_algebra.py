@@ -2,7 +2,12 @@
 
 import torch
 
-from pauca.fewshot.base_learners.linear_algebra import cholesky, invert_positive, solve_positive
+from pauca.fewshot.base_learners.linear_algebra import (
+    cholesky,
+    implicit_optimum,
+    invert_positive,
+    solve_positive,
+)
 
 
 def test_solves_and_differentiates():
@@ -17,6 +22,22 @@ def test_solves_and_differentiates():
     torch.testing.assert_close(matrix @ solve(root, right), right)
     torch.testing.assert_close(matrix @ invert_positive(matrix), torch.eye(6, dtype=torch.float64).expand(3, 6, 6))
     assert torch.autograd.gradcheck(solve, (root, right))
+
+
+def test_the_gradient_of_an_optimum_is_that_of_its_conditions():
+    """Least squares: the optimum of 1/2 a' K a - a' y is K^-1 y, which autograd differentiates too."""
+    generator = torch.Generator().manual_seed(0)
+    root, target = (torch.randn(3, 6, n, generator=generator, dtype=torch.float64) for n in (6, 2))
+    gram = (root @ root.mT + torch.eye(6, dtype=torch.float64)).requires_grad_()
+
+    def project(gradient, gram, dual):
+        return invert_positive(gram) @ gradient
+
+    implicit = implicit_optimum(gram, lambda gram: (invert_positive(gram) @ target,), project)
+    weights = torch.randn(3, 6, 2, generator=generator, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((implicit * weights).sum(), gram)
+    (expected,) = torch.autograd.grad((solve_positive(gram, target) * weights).sum(), gram)
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_only_the_matrix_that_is_not_positive_definite_is_changed():

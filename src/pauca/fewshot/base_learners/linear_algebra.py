@@ -4,6 +4,8 @@ Only Cholesky factors: batched LU on the CPU (solve, inv, det) gives wrong resul
 threads (pytorch issue 142815).
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -69,3 +71,35 @@ class _PositiveSolve(torch.autograd.Function):
 def solve_positive(matrix: Float[Tensor, "e n n"], right: Float[Tensor, "e n k"]) -> Float[Tensor, "e n k"]:
     """Solve A x = b for symmetric positive definite A, differentiably in both."""
     return _PositiveSolve.apply(matrix, right)  # pyright: ignore[reportReturnType]
+
+
+class _ImplicitOptimum(torch.autograd.Function):
+    """What `solve` finds. Its gradient comes from the optimality conditions, not from the steps that led there."""
+
+    @staticmethod
+    def forward(ctx, gram: Tensor, solve: Callable, project: Callable) -> Tensor:
+        dual, *details = solve(gram)
+        ctx.save_for_backward(gram, dual, *details)
+        ctx.project = project
+        return dual
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        gram, dual, *details = ctx.saved_tensors
+        return -ctx.project(gradient, gram, dual, *details) @ dual.mT, None, None
+
+
+def implicit_optimum(
+    gram: Float[Tensor, "e n n"], solve: Callable[..., tuple[Tensor, ...]], project: Callable[..., Tensor]
+) -> Float[Tensor, "e n way"]:
+    """The optimal dual variables a of a kernel machine, differentiable in its Gram matrix K.
+
+    Where the optimum moves with K, the conditions on it, linear in dK a, give da = -P dK a with a symmetric P.
+
+    Args:
+        gram: K.
+        solve: from K to a, and what else `project` needs.
+        project: from a gradient, K, a and the rest of what `solve` gave to P times the gradient.
+    """
+    return _ImplicitOptimum.apply(gram, solve, project)  # pyright: ignore[reportReturnType]

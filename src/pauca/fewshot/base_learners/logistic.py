@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pauca.errors import ConfigError
 from pauca.fewshot.base_learners.head import Head
-from pauca.fewshot.base_learners.linear_algebra import invert_positive, solve_with_factor
+from pauca.fewshot.base_learners.linear_algebra import implicit_optimum, invert_positive, solve_with_factor
 
 NEWTON_STEPS = 30  # 3 to 20 suffice for Gram diagonals from 0.03 to 30000
 STEP_LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.02, 0.004)
@@ -32,6 +31,8 @@ class LogisticRegression(Head):
         scale: starting value of the learnable output scale.
     """
 
+    asks_host = True
+
     def __init__(self, penalty: float = 1.0, bias: bool = False, scale: float = 1.0):
         super().__init__(scale)
         if penalty <= 0:
@@ -44,25 +45,13 @@ class LogisticRegression(Head):
         offset = 1.0 if self.bias else 0.0  # a constant feature adds 1 to every inner product
         wide = support.double()
         gram = (wide @ wide.mT + offset) / self.penalty
-        dual = _DualOptimum.apply(gram, targets.double()).to(support.dtype)  # pyright: ignore
-        return (query @ support.mT + offset) @ dual / self.penalty
+        wide_targets = targets.double()
 
+        def project(gradient: Tensor, gram: Tensor, dual: Tensor) -> Tensor:
+            return Curvature.of(gram, _probabilities(gram @ dual, wide_targets)).project(gradient)
 
-class _DualOptimum(torch.autograd.Function):
-    """The optimal dual variables as a function of the Gram matrix; the gradient solves the tangent system once."""
-
-    @staticmethod
-    def forward(ctx, gram: Tensor, targets: Tensor) -> Tensor:
-        dual = solve_dual(gram, targets)
-        ctx.save_for_backward(gram, targets, dual)
-        return dual
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        gram, targets, dual = ctx.saved_tensors
-        curvature = Curvature.of(gram, _probabilities(gram @ dual, targets))
-        return -curvature.project(gradient) @ dual.mT, None
+        dual = implicit_optimum(gram, lambda gram: (solve_dual(gram, wide_targets),), project)
+        return (query @ support.mT + offset) @ dual.to(support.dtype) / self.penalty
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pauca.errors import ConfigError
 from pauca.fewshot.base_learners.head import Head
-from pauca.fewshot.base_learners.linear_algebra import invert_positive, solve_with_factor
+from pauca.fewshot.base_learners.linear_algebra import implicit_optimum, invert_positive, solve_with_factor
 
 # The active-set method settles in 0 to 5 steps on features of 640 dimensions at any scale and cycles only when the
 # support outnumbers the features and the Gram matrix is large.
@@ -40,6 +39,8 @@ class SupportVectorMachine(Head):
         scale: starting value of the learnable output scale.
     """
 
+    asks_host = True
+
     def __init__(self, penalty: float = 0.1, diagonal: float = 1.0, scale: float = 1.0):
         super().__init__(scale)
         if penalty <= 0 or diagonal <= 0:
@@ -51,25 +52,14 @@ class SupportVectorMachine(Head):
     ) -> Float[Tensor, "e q way"]:
         wide = support.double()
         gram = wide @ wide.mT + self.diagonal * torch.eye(support.shape[1], dtype=torch.float64, device=support.device)
-        dual = _DualOptimum.apply(gram, targets.double(), self.penalty).to(support.dtype)  # pyright: ignore
-        return (query @ support.mT) @ dual
 
+        def solve(gram: Tensor) -> tuple[Tensor, Tensor]:
+            return solve_dual(DualProblem.of(gram, targets.double(), self.penalty))
 
-class _DualOptimum(torch.autograd.Function):
-    """The optimal dual variables as a function of the Gram matrix; the gradient solves the tangent system once."""
+        def project(gradient: Tensor, gram: Tensor, dual: Tensor, weights: Tensor) -> Tensor:
+            return TiedSystem.of(gram, weights).solve(gradient)[0]
 
-    @staticmethod
-    def forward(ctx, gram: Tensor, targets: Tensor, penalty: float) -> Tensor:
-        dual, weights = solve_dual(DualProblem.of(gram, targets, penalty))
-        ctx.save_for_backward(gram, dual, weights)
-        return dual
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        gram, dual, weights = ctx.saved_tensors
-        tangent, _ = TiedSystem.of(gram, weights).solve(gradient)
-        return -tangent @ dual.mT, None, None
+        return (query @ support.mT) @ implicit_optimum(gram, solve, project).to(support.dtype)
 
 
 @dataclass(frozen=True)
