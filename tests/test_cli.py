@@ -23,7 +23,7 @@ def test_wrong_usage_is_2(capsys):
     ("error", "code", "line"),
     [
         (InputError("a.txt: no such file"), 2, "pauca: a.txt: no such file\n"),
-        (DeviceError("needs\n  a GPU"), 1, "pauca: needs a GPU\n"),
+        (DeviceError("needs\n  a GPU"), 2, "pauca: needs a GPU\n"),
         (ZeroDivisionError("oops"), 1, "pauca: unexpected error: ZeroDivisionError: oops (--debug shows where)\n"),
     ],
 )

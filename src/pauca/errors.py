@@ -21,3 +21,5 @@ class ConfigError(PaucaError):
 
 class DeviceError(PaucaError):
     """This machine cannot do what was asked. The message says what it would need; `pauca doctor` says what it has."""
+
+    exit_code = 2  # to ask for a device that is not there is wrong usage: the same command cannot succeed here
