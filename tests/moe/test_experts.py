@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pauca.errors import InputError
+from pauca.moe import products
 from pauca.moe.experts import _check_arguments, _experts_forward, apply_experts
 from pauca.moe.kept import kept_bytes, kept_shapes
 from pauca.moe.permute import sort_by_expert
@@ -235,6 +236,31 @@ def test_stochastic_rounding_differs_from_run_to_run_and_is_right_on_average():
     assert not torch.equal(runs[0], runs[1])
     nearest = _relative_error(_run(problem, Recipe.fp4())["y"], exact)
     assert _relative_error(runs.mean(0), exact) < 0.7 * nearest
+
+
+@pytest.mark.parametrize("frozen", [("gate_up",), ("down",), ("gate_up", "down"), ("x",), ("x", "gate_up", "down")])
+@pytest.mark.parametrize("recompute", ["none", "experts"])
+def test_gradients_that_nobody_wants_are_not_computed_and_the_others_are_the_same(
+    recipe, recompute, frozen, monkeypatch
+):
+    problem, leaves = _problem("cpu"), {}
+    expected = _run(problem, recipe, recompute)
+    calls = []
+    for name in ("rows_by_weights", "columns_by_columns", "fp8_rows_by_weights", "fp8_columns_by_columns"):
+        original = getattr(products, name)
+        monkeypatch.setattr(products, name, lambda *a, f=original, n=name: calls.append(n) or f(*a))
+    leaves = {name: problem[name].detach().requires_grad_(name not in frozen) for name in GRADIENTS}
+    y = apply_experts(
+        leaves["x"], leaves["gate_up"], leaves["down"], problem["expert_ids"], leaves["probabilities"],
+        recipe.to_json(), recompute,
+    )  # fmt: skip
+    calls.clear()
+    y.backward(problem["dy"])
+    for name, leaf in leaves.items():
+        assert leaf.grad is None if name in frozen else torch.equal(leaf.grad, expected[name]), name
+    weight_products = sum(name.endswith("columns_by_columns") for name in calls)
+    assert weight_products == 2 - len({"gate_up", "down"} & set(frozen))
+    assert len(calls) - weight_products == 2 - ("x" in frozen) + (recompute == "experts")
 
 
 @pytest.mark.parametrize(("precision", "recompute"), list(product(["bf16", "fp8", "fp4"], ["none", "experts"])))

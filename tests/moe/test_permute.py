@@ -66,9 +66,35 @@ def test_the_bound_is_reached_when_every_expert_has_one_token_over():
     assert int(plan.offsets[-1]) == experts * 2 * GROUP_ROWS == row_bound(experts * 17 * top_k, experts)
 
 
+@given(routings(), st.integers(0, 2**20))
+def test_copies_whose_experts_are_elsewhere_take_no_rows(routing, seed):
+    """The plan is that of the copies that are here, alone."""
+    expert_ids, experts = routing
+    here = torch.rand(expert_ids.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    ids, copies = expert_ids.masked_fill(~here, PADDING), int(here.sum())
+    plan = sort_by_expert(ids, experts, copies)
+    alone = sort_by_expert(expert_ids[here][:, None], experts)  # each copy as a token of its own
+    assert torch.equal(plan.offsets, alone.offsets)
+    assert torch.equal(plan.copy_to_row[here], alone.copy_to_row[:, 0])
+    assert torch.all(plan.copy_to_row[~here] == PADDING)
+    numbers = torch.arange(ids.numel()).view_as(ids)[here]
+    original = torch.cat([numbers, torch.tensor([PADDING])])[alone.row_to_copy]
+    assert torch.equal(plan.row_to_copy.long(), original)
+    assert torch.equal(plan.row_to_token.long(), original // max(1, ids.shape[1]))
+
+
 def test_an_expert_that_does_not_exist_is_refused():
     with pytest.raises(InputError, match=r"0\.\.3"):
         sort_by_expert(torch.tensor([[0, 4]]), 4)
+    with pytest.raises(InputError, match=r"0\.\.3, got -1"):
+        sort_by_expert(torch.tensor([[0, PADDING]]), 4)
+    with pytest.raises(InputError, match=r"-1\.\.3, got -2"):
+        sort_by_expert(torch.tensor([[0, -2]]), 4, 1)
+
+
+def test_a_wrong_number_of_copies_is_refused():
+    with pytest.raises(InputError, match="not -1: 1, not 2"):
+        sort_by_expert(torch.tensor([[0, PADDING]]), 4, 2)
 
 
 @pytest.mark.gpu

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from pauca.errors import InputError
 from pauca.moe.kept import kept_formats, kept_shapes
-from pauca.moe.passes import Bank
+from pauca.moe.passes import Bank, Gradients, Wanted
 from pauca.moe.permute import Permutation, sort_by_expert
 from pauca.moe.recipe import Recipe, Recompute
 
@@ -115,6 +115,7 @@ def _(
 
 
 def _backward_pass(
+    wanted: Wanted,
     dy: Tensor,
     kept: list[Tensor],
     x: Tensor | None,
@@ -128,16 +129,36 @@ def _backward_pass(
     prepared_weights: list[Tensor],
     recipe: str,
     recompute: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]:
     plan = Permutation(row_to_copy, row_to_token, copy_to_row, offsets)
     modes = Recipe.from_json(recipe), cast(Recompute, recompute)
     bank = Bank(gate_up, down, probabilities, plan, *modes, prepared_weights)
-    gradients = bank.backward(dy.contiguous(), list(kept), x)
-    d_probabilities = gradients.row_probability[copy_to_row]
-    return gradients.x, gradients.gate_up.to(gate_up.dtype), gradients.down.to(down.dtype), d_probabilities
+    gradients = bank.backward(dy.contiguous(), list(kept), x, wanted)
+    d_gate_up, d_down = like_weights(gradients, gate_up, down)
+    return gradients.x, d_gate_up, d_down, gradients.row_probability[copy_to_row]
 
 
-_experts_backward = torch.library.custom_op("pauca::experts_backward", _backward_pass, mutates_args=())
+def like_weights(gradients: Gradients, gate_up: Tensor, down: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The weights' gradients in the dtype of the weights."""
+    d_gate_up, d_down = gradients.gate_up, gradients.down
+    return (
+        None if d_gate_up is None else d_gate_up.to(gate_up.dtype),
+        None if d_down is None else d_down.to(down.dtype),
+    )
+
+
+@torch.library.custom_op("pauca::experts_backward", mutates_args=())
+def _experts_backward(
+    dy: Tensor, kept: list[Tensor], x: Tensor | None, gate_up: Tensor, down: Tensor, probabilities: Tensor,
+    row_to_copy: Tensor, row_to_token: Tensor, copy_to_row: Tensor, offsets: Tensor, prepared_weights: list[Tensor],
+    recipe: str, recompute: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """All gradients: a compiled graph asks before it can know which are wanted."""
+    routing = (probabilities, row_to_copy, row_to_token, copy_to_row, offsets)
+    gradients = _backward_pass(
+        Wanted(True, True, True), dy, kept, x, gate_up, down, *routing, prepared_weights, recipe, recompute
+    )
+    return cast(tuple[Tensor, Tensor, Tensor, Tensor], gradients)
 
 
 @_experts_backward.register_fake
@@ -184,4 +205,5 @@ class _Experts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return *_backward_pass(gradients[0], *_recall(ctx)), *(None,) * 8
+        wanted = Wanted(*ctx.needs_input_grad[:3])
+        return *_backward_pass(wanted, gradients[0], *_recall(ctx)), *(None,) * 8

@@ -20,12 +20,20 @@ from pauca.moe.weights import Fp8Weights, WeightSource
 
 
 class Gradients(NamedTuple):
-    """Of a bank's arguments; the weights' in BF16, the probabilities' in FP32 and per row."""
+    """Of a bank's arguments; the weights' in BF16, the probabilities' in FP32 and per row. None: not asked for."""
 
-    x: Tensor
-    gate_up: Tensor
-    down: Tensor
+    x: Tensor | None
+    gate_up: Tensor | None
+    down: Tensor | None
     row_probability: Tensor
+
+
+class Wanted(NamedTuple):
+    """Which gradients backward is to compute: those of frozen weights cost two of its four products."""
+
+    x: bool
+    gate_up: bool
+    down: bool
 
 
 @dataclass(frozen=True)
@@ -40,14 +48,16 @@ class Bank:
     recompute: Recompute
     prepared_weights: list[Tensor]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The output, and what backward needs, as bytes."""
-        return _bf16_forward(self, x) if self.recipe.precision == "bf16" else _fp8_forward(self, x)
+    def forward(self, x: Stored) -> tuple[Tensor, list[Tensor]]:
+        """The output, and what backward needs, as bytes; x may be in BF16 or quantised already."""
+        return _bf16_forward(self, cast(Tensor, x)) if self.recipe.precision == "bf16" else _fp8_forward(self, x)
 
-    def backward(self, dy: Tensor, kept: list[Tensor], x: Tensor | None) -> Gradients:
+    def backward(self, dy: Tensor | Fp8Tensor, kept: list[Tensor], x: Tensor | None, wanted: Wanted) -> Gradients:
         """Gradients from what forward kept; x is the layer's own input where the recipe keeps that."""
         stored = self._stored(kept, x)
-        return _bf16_backward(self, dy, stored) if self.recipe.precision == "bf16" else _fp8_backward(self, dy, stored)
+        if self.recipe.precision == "bf16":
+            return _bf16_backward(self, cast(Tensor, dy), stored, wanted)
+        return _fp8_backward(self, dy, stored, wanted)
 
     @property
     def formats(self) -> KeptFormats:
@@ -98,25 +108,27 @@ def _bf16_forward(bank: Bank, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     return ops.combine(y_rows, bank.plan.copy_to_row), kept
 
 
-def _bf16_backward(bank: Bank, dy: Tensor, kept: _Kept) -> Gradients:
+def _bf16_backward(bank: Bank, dy: Tensor, kept: _Kept, wanted: Wanted) -> Gradients:
     plan, offsets = bank.plan, bank.plan.offsets
     gate_up, down, probability = bank.gate_up.bfloat16(), bank.down.bfloat16(), bank.row_probability()
     rows, z, activation, *_ = kept
-    if not bank.formats.gathered:
+    if not bank.formats.gathered and (wanted.gate_up or z is None):
         rows = ops.gather_rows(rows, plan.row_to_token)
     if z is None:
         z = products.rows_by_weights(rows, gate_up.transpose(1, 2), offsets)
-    if activation is None:
+    if not wanted.down:
+        activation = None
+    elif activation is None:
         activation = ops.swiglu(z, probability)
 
     dy_rows = ops.gather_rows(dy, plan.row_to_token)
     d_activation = products.rows_by_weights(dy_rows, down, offsets)
-    d_down = products.columns_by_columns(dy_rows.t(), activation.t(), offsets)
+    d_down = products.columns_by_columns(dy_rows.t(), activation.t(), offsets) if activation is not None else None
     del dy_rows, activation
     dz, d_probability = ops.swiglu_backward(z, probability, d_activation)
-    d_gate_up = products.columns_by_columns(dz.t(), rows.t(), offsets)
-    dx_rows = products.rows_by_weights(dz, gate_up, offsets)
-    return Gradients(ops.combine(dx_rows, plan.copy_to_row), d_gate_up, d_down, d_probability)
+    d_gate_up = products.columns_by_columns(dz.t(), rows.t(), offsets) if wanted.gate_up else None
+    dx = ops.combine(products.rows_by_weights(dz, gate_up, offsets), plan.copy_to_row) if wanted.x else None
+    return Gradients(dx, d_gate_up, d_down, d_probability)
 
 
 # FP8 and FP4: the same products; they differ in what is kept, and so in what the products are fed from.
@@ -144,8 +156,8 @@ def _weight_gradient(bank: Bank, a: Fp8Tensor, b: Fp8Tensor) -> Tensor:
     )
 
 
-def _fp8_forward(bank: Bank, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    tokens = cast(Quantized, _quantize(x, bank.formats.input, bank.recipe))
+def _fp8_forward(bank: Bank, x: Stored) -> tuple[Tensor, list[Tensor]]:
+    tokens = cast(Quantized, quantize(x, bank.formats.input, bank.recipe))
     rows = _gather_rows(tokens, bank.plan)
     gate_up, gate_up_scale = bank.weights.forward("gate_up")
     z = _times_weights(bank, rows, gate_up)
@@ -167,11 +179,11 @@ def _activate(bank: Bank, z: Tensor) -> tuple[Fp8Tensor, Stored | None, Quantize
         activation, kept_z, kept = ops.swiglu_fp8_keeping_z(z, probability, rule, keep)
     else:
         activation, kept = ops.swiglu_fp8(z, probability, rule if keep else None)
-        kept_z = _quantize(z, formats.z, bank.recipe) if formats.z else None
+        kept_z = quantize(z, formats.z, bank.recipe) if formats.z else None
     return activation, kept_z, activation if formats.fc2_input == "fp8" else kept
 
 
-def _fp8_backward(bank: Bank, dy: Tensor, kept: _Kept) -> Gradients:
+def _fp8_backward(bank: Bank, dy: Tensor | Fp8Tensor, kept: _Kept, wanted: Wanted) -> Gradients:
     plan, offsets, probability = bank.plan, bank.plan.offsets, bank.row_probability()
     fc1_input, z, fc2_input, gate_up_scale, down_scale = kept
     if z is None:
@@ -179,26 +191,31 @@ def _fp8_backward(bank: Bank, dy: Tensor, kept: _Kept) -> Gradients:
         z = _times_weights(bank, rows, bank.weights.forward("gate_up")[0])
         del rows
 
-    dy_tokens = ops.quantize_fp8_rowwise(dy)
+    dy_tokens = cast(Fp8Tensor, quantize(dy, "fp8", bank.recipe))
     dy_rows = ops.gather_fp8_rows(dy_tokens, plan.row_to_token)
     d_activation = _times_weights(bank, dy_rows, bank.weights.backward("down", down_scale))
     del dy_rows
     swiglu = (z, probability, d_activation, offsets)
-    if fc2_input is None:
+    d_down = d_gate_up = dx = None
+    if fc2_input is None and wanted.down:
         dz_rows, dz_columns, d_probability, fc2_columns = ops.swiglu_backward_fp8_with_activation(*swiglu)
     else:
         dz_rows, dz_columns, d_probability = ops.swiglu_backward_fp8(*swiglu)
-        fc2_columns = _columns(fc2_input, offsets, None)
+        fc2_columns = _columns(fc2_input, offsets, None) if fc2_input is not None and wanted.down else None
     del z, d_activation, swiglu
-    dy_columns = ops.fp8_rows_to_columns(dy_tokens, offsets, plan.row_to_token)
-    d_down = _weight_gradient(bank, dy_columns, fc2_columns)
-    del dy_columns, fc2_columns
+    if fc2_columns is not None:
+        dy_columns = ops.fp8_rows_to_columns(dy_tokens, offsets, plan.row_to_token)
+        d_down = _weight_gradient(bank, dy_columns, fc2_columns)
+        del dy_columns, fc2_columns
 
-    index = None if bank.formats.gathered else plan.row_to_token
-    d_gate_up = _weight_gradient(bank, dz_columns, _columns(fc1_input, offsets, index))
+    if wanted.gate_up:
+        index = None if bank.formats.gathered else plan.row_to_token
+        d_gate_up = _weight_gradient(bank, dz_columns, _columns(fc1_input, offsets, index))
     del dz_columns
-    dx_rows = _times_weights(bank, dz_rows, bank.weights.backward("gate_up", gate_up_scale))
-    return Gradients(ops.combine(dx_rows, plan.copy_to_row), d_gate_up, d_down, d_probability)
+    if wanted.x:
+        dx_rows = _times_weights(bank, dz_rows, bank.weights.backward("gate_up", gate_up_scale))
+        dx = ops.combine(dx_rows, plan.copy_to_row)
+    return Gradients(dx, d_gate_up, d_down, d_probability)
 
 
 def _gather_rows(tokens: Quantized, plan: Permutation) -> Fp8Tensor:
@@ -214,13 +231,15 @@ def _columns(stored: Quantized, offsets: Tensor, index: Tensor | None) -> Fp8Ten
     return ops.fp8_rows_to_columns(stored, offsets, index)
 
 
-def _quantize(x: Tensor, format_: Format, recipe: Recipe) -> Stored:
-    """A BF16 matrix in the format it is to be kept in."""
-    if format_ == "bf16":
+def quantize(x: Stored, format_: Format, recipe: Recipe) -> Stored:
+    """A matrix in the format it is to be kept or sent in: from BF16, from FP8 to MXFP4, or in that format already."""
+    rule = ScaleRule(recipe.scale_rule)
+    if isinstance(x, Fp8Tensor):
+        return ops.fp8_to_mxfp4(x, rule) if format_ == "mxfp4" else x
+    if isinstance(x, MxFp4Tensor) or format_ == "bf16":
         return x
     if format_ == "fp8":
         return ops.quantize_fp8_rowwise(x)
-    rule = ScaleRule(recipe.scale_rule)
     if recipe.stochastic_rounding:
         noise = torch.randint(256, x.shape, dtype=torch.uint8, device=x.device)
         return reference.quantize_mxfp4_stochastic(x, noise, rule)

@@ -16,7 +16,7 @@ from pauca.errors import InputError
 from pauca.moe.formats import GROUP_ROWS
 
 PADDING = -1
-"""What stands for a row that holds no token."""
+"""What stands for a row that holds no token, and for an expert that is elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Permutation:
 
     row_to_copy: Int32[Tensor, " rows"]  # token * top_k + choice, or PADDING
     row_to_token: Int32[Tensor, " rows"]  # or PADDING
-    copy_to_row: Int32[Tensor, "tokens top_k"]
+    copy_to_row: Int32[Tensor, "tokens top_k"]  # or PADDING, for a copy whose expert is elsewhere
     offsets: Int32[Tensor, " experts"]  # end of each expert's rows, multiples of GROUP_ROWS
 
 
@@ -39,21 +39,33 @@ def row_bound(copies: int, experts: int) -> int:
     return -(-rows // GROUP_ROWS) * GROUP_ROWS
 
 
-def sort_by_expert(expert_ids: Int[Tensor, "tokens top_k"], experts: int) -> Permutation:
-    """Sort the copies of the tokens by expert (at most 32,767 experts).
+def sort_by_expert(expert_ids: Int[Tensor, "tokens top_k"], experts: int, copies: int | None = None) -> Permutation:
+    """Sort the copies of the tokens by expert (at most 32,766 experts).
 
     Args:
-        expert_ids: the experts that each token was routed to, 0 to experts - 1. Not checked on a GPU: that would wait
-            for the device.
+        expert_ids: the experts that each token was routed to, 0 to experts - 1, and with `copies` also -1 (PADDING)
+            for experts that are elsewhere. Not checked on a GPU: that would wait for the device.
         experts: number of experts; any of them may get no token.
+        copies: how many of the ids are not -1, where some are.
     """
     if expert_ids.device.type == "cpu" and not torch.compiler.is_compiling():
-        _check_ids(expert_ids, experts)
+        _check_ids(expert_ids, experts, copies)
     if expert_ids.device.type == "cuda" and not torch.compiler.is_compiling():
         from pauca.moe.kernels.sort_by_expert import sort_by_expert as sort_on_gpu  # imports Triton
 
-        return Permutation(*sort_on_gpu(expert_ids, experts, row_bound(expert_ids.numel(), experts)))
-    return _sort_by_expert(expert_ids, experts)
+        rows = row_bound(expert_ids.numel() if copies is None else copies, experts)
+        return Permutation(*sort_on_gpu(expert_ids, experts, rows))
+    return _sort_by_expert(expert_ids, experts) if copies is None else _sort_those_here(expert_ids, experts, copies)
+
+
+def _sort_those_here(expert_ids: Int[Tensor, "tokens top_k"], experts: int, copies: int) -> Permutation:
+    """`_sort_by_expert` where an id of -1 is no copy: such ids become one expert more, whose rows are cut off."""
+    elsewhere = expert_ids == PADDING
+    plan = _sort_by_expert(expert_ids.masked_fill(elsewhere, experts), experts + 1)
+    rows, offsets = row_bound(copies, experts), plan.offsets[:-1]
+    here = torch.arange(rows, device=offsets.device) < offsets[-1]
+    row_to_copy, row_to_token = (t[:rows].where(here, PADDING) for t in (plan.row_to_copy, plan.row_to_token))
+    return Permutation(row_to_copy, row_to_token, plan.copy_to_row.masked_fill(elsewhere, PADDING), offsets)
 
 
 def _sort_by_expert(expert_ids: Int[Tensor, "tokens top_k"], experts: int) -> Permutation:
@@ -79,9 +91,13 @@ def _sort_by_expert(expert_ids: Int[Tensor, "tokens top_k"], experts: int) -> Pe
     return Permutation(row_to_copy, row_to_token, copy_to_row.view(tokens, top_k), offsets)
 
 
-def _check_ids(expert_ids: Int[Tensor, "tokens top_k"], experts: int) -> None:
+def _check_ids(expert_ids: Int[Tensor, "tokens top_k"], experts: int, copies: int | None) -> None:
     if expert_ids.numel() == 0:
         return
     lowest, highest = int(expert_ids.min()), int(expert_ids.max())
-    if lowest < 0 or highest >= experts:
-        raise InputError(f"expert ids must lie in 0..{experts - 1}, got {lowest}..{highest}")
+    first = 0 if copies is None else PADDING
+    if lowest < first or highest >= experts:
+        raise InputError(f"expert ids must lie in {first}..{experts - 1}, got {lowest}..{highest}")
+    here = int((expert_ids != PADDING).sum())
+    if copies not in (None, here):
+        raise InputError(f"copies must be the number of ids that are not {PADDING}: {here}, not {copies}")

@@ -10,10 +10,12 @@ import torch
 
 from pauca.moe import reference
 from pauca.moe.formats import BLOCK, Fp8Tensor, Granularity, MxFp4Tensor, ScaleRule
+from pauca.moe.permute import PADDING, row_bound, sort_by_expert
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 kernels = pytest.importorskip("pauca.moe.kernels", reason="needs Triton")
+sort_by_expert_kernel = pytest.importorskip("pauca.moe.kernels.sort_by_expert").sort_by_expert
 pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
 compiled_only = pytest.mark.skipif(INTERPRETED, reason="the interpreter rounds FP8 and BF16 wrongly")
 
@@ -287,3 +289,17 @@ def test_combine_backward(channels, generator):
     expected_rows, expected_weights = reference.combine_backward(grad, rows, token, row_weights)
     assert torch.equal(d_rows, expected_rows)
     torch.testing.assert_close(d_weights, expected_weights, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("tokens", "top_k", "experts"), [(1, 1, 1), (5, 3, 7), (300, 2, 8), (1500, 3, 8)])
+@pytest.mark.parametrize("here", [1.0, 0.4, 0.0])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_sort_by_expert(tokens, top_k, experts, here, dtype, generator):
+    """Some, all or none of the copies have their experts here."""
+    ids = torch.randint(experts, (tokens, top_k), generator=generator).to(dtype)
+    ids[torch.rand(ids.shape, generator=generator) >= here] = PADDING
+    copies = int((ids != PADDING).sum())
+    expected = sort_by_expert(ids, experts, copies)
+    actual = sort_by_expert_kernel(ids.to(DEVICE), experts, row_bound(copies, experts))
+    for name, tensor in zip(("row_to_copy", "row_to_token", "copy_to_row", "offsets"), actual, strict=True):
+        assert torch.equal(tensor.cpu(), getattr(expected, name)), name

@@ -1,7 +1,7 @@
 """The permutation of `pauca.moe.permute` in one launch, where sorting by torch takes about twenty.
 
 One program an expert: it reads all ids twice (from the L2 cache: 4 to 8 bytes per copy), first to count every expert's
-copies, then to give its own their rows, in order. Integers only.
+copies, then to give its own their rows, in order. Integers only. A negative id names no expert, its copy no row.
 """
 
 # Triton gives its functions other signatures than they have in Python.
@@ -39,8 +39,8 @@ def sort_by_expert_kernel(
     counts = tl.zeros([EXPERTS], tl.int32)
     start = 0
     while start < copies:
-        ids = tl.load(expert_ids + start + lane, start + lane < copies, other=EXPERTS - 1).to(tl.int32)
-        counts += tl.histogram(ids, EXPERTS)
+        ids = tl.load(expert_ids + start + lane, start + lane < copies, other=-1).to(tl.int32)
+        counts += tl.histogram(tl.where(ids < 0, EXPERTS - 1, ids), EXPERTS)
         start += COPIES
 
     each = tl.arange(0, EXPERTS)
@@ -51,11 +51,13 @@ def sort_by_expert_kernel(
     start = 0
     while start < copies:
         copy = start + lane
-        mine = tl.load(expert_ids + copy, copy < copies, other=-1).to(tl.int32) == expert
+        ids = tl.load(expert_ids + copy, copy < copies, other=EXPERTS).to(tl.int32)
+        mine = ids == expert
         target = row + tl.cumsum(mine.to(tl.int32), 0) - 1
         tl.store(row_to_copy + target, copy, mine)
         tl.store(row_to_token + target, copy // top_k, mine)
         tl.store(copy_to_row + copy, target, mine)
+        tl.store(copy_to_row + copy, tl.full([COPIES], -1, tl.int32), (ids < 0) & (expert == 0))
         row += tl.sum(mine.to(tl.int32), 0)
         start += COPIES
 
