@@ -1,26 +1,31 @@
 """Does the latent space help? Accuracy on Tiny-ImageNet at 32 pixels, variants side by side on the same episodes.
 
     python benchmarks/fewshot_accuracy.py [--variants plain,deterministic,released,variational:0.01:0] [--seeds 0,1]
-        [--steps 5000] [--minutes 8] [--out FILE.json]
+        [--steps 5000] [--minutes 8] [--processes 2] [--out FILE.json]
 
 A variant is `plain` (MetaOptNet's network, no stem), `deterministic` (z = mu: the control of equal compute), `released`
 (sampled, no loss term) or `variational:KL:RECONSTRUCTION` (their weights), optionally with `+turned:SHARE` (classes
 turned by quarter turns count as new ones), `+smoothing:SHARE` (of labels) or `+start:LOG_SIGMA`. All get the same steps
 and schedule; nothing is chosen on the test classes. The last step is tested on 2000 fixed episodes, 5-way, 15 queries,
-1 and 5 shots; sampled variants with the mean code and with the mean of the features of 8 codes. Differences are paired
-by episode, averaged over seeds first; their interval speaks of episodes, so the differences of the single seeds, which
-are shown too, must agree before a difference means much.
+1 and 5 shots: with the features of the image, with the mean over the image and its mirror image (`mirror`), and, for
+sampled variants, with the mean over 8 codes (`mc:8`). Differences are paired by episode, between equal ways of testing,
+averaged over seeds first; their interval speaks of episodes, so the differences of the single seeds, which are shown
+too, must agree before a difference means much.
 
 Needs `fewshot/tiny-imagenet-200-first120.zip` and `fewshot/splits/tiny-imagenet-200` in PAUCA_DATA. Finished variants
-are kept in --out after each one, and skipped when the benchmark is called again: it can be cut and continued.
+are kept in --out after each one, and skipped when the benchmark is called again: it can be cut and continued. Several
+processes share a GPU so that one compiles while the other trains; their ms/step are therefore not a measure of speed.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -106,47 +111,79 @@ def train(variant: str, seed: int, images: ImageSet, options: argparse.Namespace
 
 
 def test(model: MCRNet, images: ImageSet, episodes: dict[int, Episodes], device: torch.device) -> dict:
-    """Correct queries of each episode, for each test-time code and shot."""
-    codes = ["mean"] if model.config.latent.mode in ("none", "deterministic") else ["mean", "mc:8"]
-    correct: dict[str, dict[str, list[int]]] = {}
-    for code in codes:
+    """Correct queries of each episode, for each way of testing and shot."""
+    mirrored = replace(images, images=images.images.flip(-1))
+
+    def features(code: str, of: ImageSet) -> torch.Tensor:
         model.config = replace(model.config, latent=replace(model.config.latent, test_code=code))
-        features = embed_images(model, images, device, bf16=device.type == "cuda")
+        return embed_images(model, of, device, bf16=device.type == "cuda")
+
+    ways = {"": features("mean", images)}
+    ways["mirror"] = (ways[""] + features("mean", mirrored)) / 2
+    if model.config.latent.mode in ("released", "variational"):
+        ways["mc:8"] = features("mc:8", images)
+    correct: dict[str, dict[str, list[int]]] = {}
+    for way, of_images in ways.items():
         for shot, tasks in episodes.items():
-            accuracy = evaluate(model, images, tasks, device, features).episode_accuracy
+            accuracy = evaluate(model, images, tasks, device, of_images).episode_accuracy
             queries = tasks.query_labels.shape[1]
-            correct.setdefault(code, {})[str(shot)] = np.rint(accuracy * queries).astype(int).tolist()
+            correct.setdefault(way, {})[str(shot)] = np.rint(accuracy * queries).astype(int).tolist()
     return correct
 
 
 def show(results: dict, queries: int) -> None:
-    """The table: accuracies with intervals, and paired differences to the plain network and to the control."""
-    accuracy: dict[tuple[str, str], list[np.ndarray]] = {}
-    for key, result in results.items():
-        variant = key.rsplit("@", 1)[0]
-        for code, shots in result["correct"].items():
-            name = variant if code == "mean" else f"{variant} {code}"
+    """The table: accuracies with intervals, and paired differences to the plain network and to the control, trained
+    with the same extras and tested in the same way (without codes to average where the control has none)."""
+    accuracy: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}  # by variant, way of testing and shot; then seed
+    for key, result in sorted(results.items()):
+        variant, seed = key.rsplit("@", 1)
+        for way, shots in result["correct"].items():
             for shot, counts in shots.items():
-                accuracy.setdefault((name, shot), []).append(np.array(counts) / queries)
-    print("\n| variant | seeds | shot | accuracy % | minus plain | minus deterministic | ms/step |")
+                accuracy.setdefault((variant, way, shot), {})[seed] = np.array(counts) / queries
+    print("\n| variant | tested with | seeds | shot | accuracy % | minus plain | minus deterministic |")
     print("|---|---|---|---|---|---|---|")
-    for (name, shot), runs in accuracy.items():
-        base = name.split(" ")[0]
-        extras = "".join(f"+{part}" for part in base.split("+")[1:] if not part.startswith("start"))
-        cells = [difference(runs, accuracy.get((control + extras, shot))) for control in ("plain", "deterministic")]
-        speed = np.mean([r["ms_per_step"] for key, r in results.items() if key.rsplit("@", 1)[0] == base])
-        accuracy_cell = mean_interval(np.mean(runs, 0))
-        print(f"| {name} | {len(runs)} | {shot} | {accuracy_cell} | {cells[0]} | {cells[1]} | {speed:.1f} |")
+    for (variant, way, shot), runs in accuracy.items():
+        extras = "".join(f"+{part}" for part in variant.split("+")[1:] if not part.startswith("start"))
+        control_way = "" if way.startswith("mc") else way
+        cells = [
+            difference(runs, accuracy.get((control + extras, control_way, shot), {}))
+            for control in ("plain", "deterministic")
+        ]
+        accuracy_cell = mean_interval(np.mean(list(runs.values()), 0))
+        print(f"| {variant} | {way or 'image'} | {len(runs)} | {shot} | {accuracy_cell} | {cells[0]} | {cells[1]} |")
 
 
-def difference(runs: list[np.ndarray], controls: list[np.ndarray] | None) -> str:
+def difference(runs: dict[str, np.ndarray], controls: dict[str, np.ndarray]) -> str:
     """Paired difference in percentage points with its interval, and that of each seed."""
-    if not controls or controls is runs:
+    pairs = [runs[seed] - controls[seed] for seed in runs if seed in controls]
+    if not pairs or controls is runs:
         return ""
-    pairs = [run - control for run, control in zip(runs, controls, strict=False)]
     interval = mean_interval(np.mean(pairs, 0))
     seeds = ", ".join(f"{100 * pair.mean():+.2f}" for pair in pairs)
     return f"{100 * interval.mean:+.2f} ± {100 * interval.half_width:.2f} ({seeds})"
+
+
+@cache
+def data(options_text: str) -> tuple[ImageSet, ImageSet, dict[int, Episodes]]:
+    """Training images, test images and test episodes, once a process."""
+    size, classes, images_per_class, count = json.loads(options_text)
+    train_images, test_images = load(size, classes, images_per_class)
+    episodes = {
+        shot: sample_episodes(test_images, EpisodeConfig(5, shot, 15), count, EPISODE_SEED + shot) for shot in SHOTS
+    }
+    return train_images, test_images, episodes
+
+
+def run_one(variant: str, seed: int, options: argparse.Namespace) -> dict:
+    """Train and test one variant, in a process of the pool."""
+    torch.set_num_threads(4)
+    wanted = (options.size, options.classes, options.images_per_class, options.episodes)
+    train_images, test_images, episodes = data(json.dumps(wanted))
+    started = time.monotonic()
+    model, cost = train(variant, seed, train_images, options)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    correct = test(model, test_images, episodes, device)
+    return {**cost, "total_s": round(time.monotonic() - started, 1), "correct": correct}
 
 
 def main() -> None:
@@ -162,40 +199,38 @@ def main() -> None:
     parser.add_argument("--images-per-class", type=int, help="train on so many images of each class only")
     parser.add_argument("--train-shot", type=int, default=5)
     parser.add_argument("--compile", default="auto")
+    parser.add_argument("--processes", type=int, default=1, help="that share the GPU")
     parser.add_argument("--out", type=Path, default=Path("fewshot_accuracy.json"))
     options = parser.parse_args()
 
     began = time.monotonic()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    train_images, test_images = load(options.size, options.classes, options.images_per_class)
-    print(f"data ready after {time.monotonic() - began:.0f} s: {train_images}, {test_images}", flush=True)
-    episodes = {
-        shot: sample_episodes(test_images, EpisodeConfig(5, shot, 15), options.episodes, EPISODE_SEED + shot)
-        for shot in SHOTS
-    }
     names = ("steps", "episodes", "backbone", "size", "classes", "images_per_class", "train_shot")
     settings = {name: getattr(options, name) for name in names}
     stored = json.loads(options.out.read_text()) if options.out.exists() else {"settings": settings, "results": {}}
     if stored["settings"] != settings:
         raise SystemExit(f"{options.out} holds results of other settings ({stored['settings']}); give another --out")
-    processor = torch.cuda.get_device_name() if device.type == "cuda" else processor_name()
+    processor = torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name()
     stored["machine"] = {"device": processor, "torch": torch.__version__, "python": platform.python_version()}
+    jobs = [(variant, int(seed)) for seed in options.seeds.split(",") for variant in options.variants.split(",")]
+    jobs = [job for job in jobs if "{}@{}".format(*job) not in stored["results"]]
+    load(options.size, None, None)  # decodes into the cache that the processes share
 
     expected = SECONDS_BEFORE_FIRST_GUESS
-    for seed in (int(seed) for seed in options.seeds.split(",")):
-        for variant in options.variants.split(","):
-            key = f"{variant}@{seed}"
-            if key in stored["results"]:
-                continue
-            if time.monotonic() - began + expected > 60 * options.minutes:
-                print(f"no time for {key}", flush=True)
-                continue
-            started = time.monotonic()
-            model, cost = train(variant, seed, train_images, options)
-            stored["results"][key] = {**cost, "correct": test(model, test_images, episodes, device)}
-            options.out.write_text(json.dumps(stored))
-            expected = time.monotonic() - started  # of the next one, too
-            print(f"{key}: {cost}, {expected:.0f} s with test", flush=True)
+    running: dict[Future, str] = {}
+    with ProcessPoolExecutor(options.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        while jobs or running:
+            while jobs and len(running) < options.processes:
+                variant, seed = jobs.pop(0)
+                if time.monotonic() - began + expected > 60 * options.minutes:
+                    print(f"no time for {variant}@{seed}", flush=True)
+                    continue
+                running[pool.submit(run_one, variant, seed, options)] = f"{variant}@{seed}"
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                key = running.pop(done)
+                stored["results"][key] = done.result()
+                options.out.write_text(json.dumps(stored))
+                expected = done.result()["total_s"]  # of the next one, too
+                print(f"{key}: {expected:.0f} s, last loss {done.result()['last_loss']}", flush=True)
     print(f"\n{stored['machine']}\n{settings}")
     show(stored["results"], queries=75)
 

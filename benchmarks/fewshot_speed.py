@@ -1,6 +1,6 @@
 """Rate of a training step: images a second, and the share of the GPU's measured bfloat16 matrix rate that they make.
 
-    python benchmarks/fewshot_speed.py [--sizes 32,84] [--models plain,mcrnet] [--modes default,reduce-overhead]
+    python benchmarks/fewshot_speed.py [--sizes 32,84] [--models plain,mcrnet] [--modes default,default+graph]
         [--out FILE.json]
 
 A step is everything that training does: drawing episodes, gathering and augmenting images, network, base learner
@@ -100,7 +100,8 @@ def measure(name: str, size: int, mode: str, options: argparse.Namespace, roof: 
         episodes_per_step=options.episodes_per_step,
         episode=episode,
         augmentation=AugmentConfig(crop_padding=8 if size == 84 else 4),
-        compile=mode,  # type: ignore[arg-type]
+        compile=mode.removesuffix("+graph"),  # type: ignore[arg-type]
+        cuda_graph=mode.endswith("+graph"),
     )
     operations = operations_per_image(model)
     trainer = Trainer(model, random_images(size), config)
@@ -127,7 +128,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="32,84")
     parser.add_argument("--models", default="plain,mcrnet")
     parser.add_argument("--backbone", default="resnet12")
-    parser.add_argument("--modes", default="auto", help="modes of torch.compile, or off")
+    parser.add_argument("--modes", default="auto+graph", help="modes of torch.compile, or off; +graph captures a pass")
     parser.add_argument("--steps", type=int, default=50, help="steps in one timing, of which five are made")
     parser.add_argument("--episodes-per-step", type=int, default=8)
     parser.add_argument("--profile", type=Path, help="folder for a table of kernels of each case")

@@ -93,9 +93,12 @@ def test_decoder_exists_only_where_reconstruction_counts():
 
 
 def test_warm_up_is_linear_then_full():
-    latent = stem(mode="variational", warm_up_steps=100)
-    assert [latent.warm_up(step) for step in (0, 50, 100, 500)] == [0.0, 0.5, 1.0, 1.0]
-    assert stem(mode="variational", warm_up_steps=0).warm_up(0) == 1.0
+    latent, at_once = stem(mode="variational", warm_up_steps=100), stem(mode="variational", warm_up_steps=0)
+    at_once.set_step(0)
+    assert at_once.loss_share == 1
+    for step, share in ((0, 0.0), (50, 0.5), (100, 1.0), (500, 1.0)):
+        latent.set_step(step)
+        assert latent.loss_share == share
 
 
 @pytest.mark.parametrize(("setting", "samples"), [("mean", 0), ("sample", 1), ("mc:8", 8)])

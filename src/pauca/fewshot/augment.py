@@ -76,8 +76,8 @@ def _grey(pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
     """Luma of ITU-R 601, as Pillow computes grey."""
     if pixels.shape[1] == 1:
         return pixels
-    weights = torch.tensor([0.299, 0.587, 0.114], device=pixels.device)
-    return (pixels * weights[:, None, None]).sum(1, keepdim=True)
+    red, green, blue = pixels.split(1, dim=1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def turn_classes(

@@ -174,10 +174,10 @@ def make_backbone(name: str, channels_in: int, image_size: int) -> nn.Module:
 
 
 def set_training_step(module: nn.Module, step: int) -> None:
-    """Tell every layer whose strength grows with training (DropBlock) how many steps have been taken."""
-    for layer in module.modules():
-        if isinstance(layer, DropBlock):
-            layer.set_step(step)
+    """Tell every part whose strength grows with training how many steps have been taken: those with a `set_step`."""
+    for part in module.modules():
+        if callable(set_step := getattr(part, "set_step", None)):
+            set_step(step)
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -105,9 +105,13 @@ class LatentStem(nn.Module):
         config: mode and loss weights.
     """
 
+    loss_share: Tensor
+
     def __init__(self, channels_in: int, config: LatentConfig) -> None:
         super().__init__()
         self.config = config
+        # In a buffer, like DropBlock's rate, so that a captured graph reads the new value.
+        self.register_buffer("loss_share", torch.ones(()), persistent=False)
         self.encoder = nn.Conv2d(channels_in, ENCODER_CHANNELS, 3, padding=1)
         self.mu = nn.Conv2d(ENCODER_CHANNELS, LATENT_CHANNELS, 3, padding=1)
         self.log_sigma: nn.Conv2d | None = None
@@ -153,9 +157,9 @@ class LatentStem(nn.Module):
             )
         return self.decoder(code)
 
-    def warm_up(self, step: int) -> float:
-        """Share of the loss weights in force after `step` training steps."""
-        return min(1.0, step / self.config.warm_up_steps) if self.config.warm_up_steps else 1.0
+    def set_step(self, step: int) -> None:
+        """Set the share of the loss weights that is in force after `step` training steps."""
+        self.loss_share.fill_(min(1.0, step / self.config.warm_up_steps) if self.config.warm_up_steps else 1.0)
 
 
 def _bias(convolution: nn.Conv2d) -> Tensor:

@@ -147,18 +147,19 @@ class MCRNet(nn.Module):
         query_labels: Int64[Tensor, "e q"],
         way: int,
         smoothing: float = 0.0,
-        step: int = 0,
     ) -> Losses:
-        """The training loss of episodes whose images, support before query, are encoded in `encoding`."""
+        """The training loss of episodes whose images, support before query, are encoded in `encoding`.
+
+        The latent space's terms count in full, or as far as `set_training_step` has warmed them up.
+        """
         episodes, shots = support_labels.shape
         features = encoding.features.unflatten(0, (episodes, shots + query_labels.shape[1]))
         logits = self.classify(features[:, :shots], support_labels, features[:, shots:], way)
         cross_entropy = episode_cross_entropy(logits, query_labels, smoothing)
         latent = self.config.latent
-        warm_up = self.stem.warm_up(step) if self.stem is not None else 0.0
         total = cross_entropy
-        if latent.mode == "variational":
-            total = total + warm_up * (
+        if self.stem is not None and latent.mode == "variational":
+            total = total + self.stem.loss_share * (
                 latent.kl_weight * encoding.kl + latent.reconstruction_weight * encoding.reconstruction
             )
         counted = query_labels != PADDING

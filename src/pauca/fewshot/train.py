@@ -30,6 +30,7 @@ from pauca.fewshot.augment import AugmentConfig, augment, turn_classes
 from pauca.fewshot.backbones import set_training_step
 from pauca.fewshot.episodes import sample_episodes
 from pauca.fewshot.evaluate import Evaluation, check_images, evaluate
+from pauca.fewshot.graph import CapturedPass, can_be_captured
 from pauca.fewshot.model import Encoding, Losses, MCRNet, ModelConfig, read_safetensors
 from pauca.fewshot.types import EpisodeConfig, Episodes, ImageSet
 from pauca.runs import Progress, Run, atomic_write, write_text
@@ -78,6 +79,8 @@ class TrainConfig:
     """Of the convolutions: `auto` is bf16 on a GPU and float32 elsewhere."""
     compile: CompileMode = "auto"
     """A mode of torch.compile: `auto` compiles on a GPU and not elsewhere."""
+    cuda_graph: bool = True
+    """On a GPU, capture a pass in a CUDA graph where the base learner allows it (ridge, prototypes, cosine)."""
     episodes_per_pass: int | None = None
     """Episodes that go through the network at once: all of them on a GPU and one on a CPU, if not given."""
 
@@ -185,6 +188,7 @@ class Trainer:
         self.steps_done = 0
         self._block: tuple[int, Episodes] | None = None
         self._encode = self._compiled(self._augment_and_encode)
+        self._captured: CapturedPass | None = None  # made by the first pass that can be
         if self.on_gpu:
             torch.backends.cudnn.benchmark = True  # shapes never change; the fastest kernels are worth a search
 
@@ -194,7 +198,7 @@ class Trainer:
         set_training_step(self.model, self.steps_done)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate_at(self.steps_done)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=self._captured is None)
         losses = [self._pass(number, episodes) for number, episodes in self._episodes_of_passes()]
         self.workers.average([p.grad for p in self.model.parameters() if p.grad is not None])
         self.optimizer.step()
@@ -265,7 +269,17 @@ class Trainer:
 
     def _pass(self, number: int, episodes: Episodes) -> Losses:
         """Forward and backward of some episodes; gradients add to those of the step's other passes."""
+        if self._captured is None and self._captures():
+            self._captured = CapturedPass(self._forward_and_backward, episodes, self.model)
         torch.manual_seed(seed_of(self.config.seed, 1, self.steps_done, number))
+        return self._captured(episodes) if self._captured else self._forward_and_backward(episodes)
+
+    def _captures(self) -> bool:
+        # reduce-overhead makes CUDA graphs of its own.
+        asked_for = self.config.cuda_graph and self.config.compile != "reduce-overhead"
+        return self.on_gpu and asked_for and can_be_captured(self.model.base_learner)
+
+    def _forward_and_backward(self, episodes: Episodes) -> Losses:
         images = self._gather(episodes)
         bf16 = torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
         with bf16:
@@ -276,7 +290,6 @@ class Trainer:
             episodes.query_labels,
             episodes.way,
             self.config.label_smoothing,
-            self.steps_done,
         )
         (losses.total / self.passes).backward()
         return Losses(*(part.detach() for part in _fields(losses)))

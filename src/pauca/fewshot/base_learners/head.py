@@ -13,7 +13,12 @@ class Head(nn.Module):
 
     Features come in as the backbone made them, not normalised, in any floating type; heads compute in float32 or
     better, also under autocast. The scores are multiplied by one learnable scale.
+
+    Attributes:
+        asks_host: whether the host waits for the device while it solves; then it cannot be part of a CUDA graph.
     """
+
+    asks_host = False
 
     def __init__(self, scale: float = 1.0):
         super().__init__()
