@@ -8,7 +8,7 @@ its weights, optimisers and hooks that hold them.
 Not converted: shared experts and dense layers, which are ordinary linear layers.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from typing import Any, TypeVar
 
 import torch
@@ -114,8 +114,8 @@ def _convert_module(module: nn.Module, recipe: Recipe, recompute: Recompute) -> 
 
 def _require_transformers() -> None:
     try:
-        installed = version("transformers")
-    except PackageNotFoundError as error:
+        installed = metadata.version("transformers")
+    except metadata.PackageNotFoundError as error:
         raise PaucaError("transformers is not installed: pip install 'pauca[hf]'") from error
     if installed.split(".")[0] != SUPPORTED_MAJOR:
         raise PaucaError(
