@@ -8,7 +8,6 @@ Precision: parameters are FP32 (or BF16) master weights; the residual stream and
 rotation, softmax, routing and cross entropy in FP32; the experts as their `Recipe` says.
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -217,10 +216,11 @@ class _Again:
 @contextmanager
 def _recomputed(norm: RMSNorm, x: Tensor, normed: Tensor) -> Iterator[None]:
     """Whatever inside would keep `normed`, which is `norm(x)`, for backward keeps nothing: it is computed again."""
+    its_place = normed.data_ptr(), normed.numel(), normed.dtype  # not itself, as the hooks live until backward
 
     def pack(tensor: Tensor) -> Tensor | _Again:
-        same = tensor.data_ptr() == normed.data_ptr() and tensor.numel() == normed.numel() and tensor.is_contiguous()
-        return _Again(tensor.shape) if same and tensor.dtype == normed.dtype else tensor
+        same = (tensor.data_ptr(), tensor.numel(), tensor.dtype) == its_place and tensor.is_contiguous()
+        return _Again(tensor.shape) if same else tensor
 
     @torch.no_grad()
     def unpack(kept: Tensor | _Again) -> Tensor:
@@ -376,8 +376,8 @@ class MoELM(nn.Module):
     def reset_parameters(self) -> None:
         """Every product keeps its input's variance, and all layers together add about one to the residual stream's."""
         initialise(self, self.config.layers)
-        # The residual stream starts at variance one: from the embedding, scaled up if it is small for being the head.
-        nn.init.normal_(self.embedding.weight, std=self.config.hidden**-0.5 if self.config.tied else 1.0)
+        if not self.config.tied:  # as the head, its rows must be small: logits start with a variance of one
+            nn.init.normal_(self.embedding.weight)
 
     def forward(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time vocabulary"]:
         """Logits of each position's next token."""
@@ -393,9 +393,8 @@ class MoELM(nn.Module):
         if stop > self.config.context:
             raise InputError(f"{stop} tokens are longer than the model's context of {self.config.context}")
         rotation = self.cosine[start:stop], self.sine[start:stop]
-        scale = math.sqrt(self.config.hidden) if self.config.tied else 1.0
         with torch.autocast(tokens.device.type, torch.bfloat16):
-            x = (self.embedding(tokens) * scale).bfloat16()
+            x = self.embedding(tokens).bfloat16()
             for layer, block in enumerate(self.blocks):
                 x = block(x, rotation, caches[layer] if caches else None)
             return self.norm(x)
@@ -477,10 +476,9 @@ def _choose(
 ) -> Int[Tensor, "batch 1"]:
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
-    if top_k is not None:
-        least = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
-        logits = logits.masked_fill(logits < least, float("-inf"))
-    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+    choices = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))
+    place = torch.multinomial((choices.values / temperature).softmax(-1), 1, generator=generator)
+    return choices.indices.gather(1, place)
 
 
 # FP32 logits at once: 2**26 are 256 MiB, and as much again for their gradient.
