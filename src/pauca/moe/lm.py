@@ -173,6 +173,42 @@ LM_SIZES: dict[str, LMConfig] = {
 }
 
 
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """A matrix product with FP32 sums, rounded to a's type."""
+    if a.device.type == "cuda":
+        return a @ b
+    # A CPU without BF16 units multiplies BF16 thirty times as slowly as FP32.
+    return (a.float() @ b.float()).to(a.dtype)
+
+
+class _LinearFunction(torch.autograd.Function):
+    """Rounds the master weights to x's type in forward and again in backward, so that no copy of them is kept."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x.flatten(0, -2), weight.to(x.dtype).t()).view(*x.shape[:-1], len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight = ctx.saved_tensors
+        gradient = gradients[0].flatten(0, -2)
+        d_weight = _product(gradient.t(), x.flatten(0, -2))
+        return _product(gradient, weight.to(x.dtype)).view_as(x), d_weight.to(weight.dtype)
+
+
+class Linear(nn.Module):
+    """A product with FP32 (or BF16) master weights, computed in the type of its input."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+
+    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        return _LinearFunction.apply(x, self.weight)
+
+
 class _RMSNormFunction(torch.autograd.Function):
     """Keeps its input as it came and one number a token; autograd would keep FP32 copies."""
 
@@ -270,8 +306,8 @@ class Attention(nn.Module):
     def __init__(self, hidden: int, heads: int, kv_heads: int, head_dim: int, causal: bool = True) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim, self.causal = heads, kv_heads, head_dim, causal
-        self.qkv = nn.Linear(hidden, (heads + 2 * kv_heads) * head_dim, bias=False)
-        self.out = nn.Linear(heads * head_dim, hidden, bias=False)
+        self.qkv = Linear(hidden, (heads + 2 * kv_heads) * head_dim)
+        self.out = Linear(heads * head_dim, hidden)
 
     def forward(
         self,
@@ -307,7 +343,7 @@ class Block(nn.Module):
 
     def __init__(self, attention: Attention, feed_forward: nn.Module, recompute: Recomputation) -> None:
         super().__init__()
-        hidden = attention.qkv.in_features
+        hidden = attention.qkv.weight.shape[1]
         self.attention_norm, self.attention = RMSNorm(hidden), attention
         self.feed_forward_norm, self.feed_forward = RMSNorm(hidden), feed_forward
         self.recompute = recompute
@@ -365,9 +401,9 @@ class MoELM(nn.Module):
         self.embedding = nn.Embedding(config.vocabulary, config.hidden)
         self.blocks = nn.ModuleList(_block(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.hidden)
-        self.head = nn.Linear(config.hidden, config.vocabulary, bias=False)
+        self.head = Linear(config.hidden, config.vocabulary)
         if config.tied:
-            self.head.weight = self.embedding.weight
+            self.head.weight = self.embedding.weight  # pyright: ignore[reportAttributeAccessIssue]
         cosine, sine = rotary_table(torch.arange(config.context).float(), config.head_dim, config.rope_base)
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
@@ -381,8 +417,7 @@ class MoELM(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time vocabulary"]:
         """Logits of each position's next token."""
-        hidden = self.hidden_states(tokens)
-        return F.linear(hidden, self.head.weight.to(hidden.dtype)).float()
+        return self.head(self.hidden_states(tokens)).float()
 
     def hidden_states(
         self, tokens: Int[Tensor, "batch time"], caches: list[KeyValueCache] | None = None
@@ -393,11 +428,10 @@ class MoELM(nn.Module):
         if stop > self.config.context:
             raise InputError(f"{stop} tokens are longer than the model's context of {self.config.context}")
         rotation = self.cosine[start:stop], self.sine[start:stop]
-        with torch.autocast(tokens.device.type, torch.bfloat16):
-            x = self.embedding(tokens).bfloat16()
-            for layer, block in enumerate(self.blocks):
-                x = block(x, rotation, caches[layer] if caches else None)
-            return self.norm(x)
+        x = self.embedding(tokens).bfloat16()
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotation, caches[layer] if caches else None)
+        return self.norm(x)
 
     def loss(self, tokens: Int[Tensor, "batch time"], targets: Int[Tensor, "batch time"]) -> LMLosses:
         """Mean cross entropy of the targets, each the token after the one at its place, and the balancing loss."""
@@ -435,8 +469,7 @@ class MoELM(nn.Module):
         caches = [KeyValueCache(*sizes, prompt.device) for _ in self.blocks]
         tokens = new = prompt
         for _ in range(count):
-            hidden = self.hidden_states(new, caches)[:, -1]
-            logits = F.linear(hidden, self.head.weight.to(hidden.dtype)).float()
+            logits = self.head(self.hidden_states(new, caches)[:, -1]).float()
             new = _choose(logits, temperature, top_k, generator)
             tokens = torch.cat([tokens, new], dim=1)
         return tokens
@@ -503,13 +536,13 @@ def _cross_entropy(
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     for start in range(0, len(hidden), rows):
         part, target = hidden[start : start + rows], targets[start : start + rows, None]
-        log_probabilities = (part @ weight.t()).float().log_softmax(-1)
+        log_probabilities = _product(part, weight.t()).float().log_softmax(-1)
         total = total - log_probabilities.gather(1, target).sum()
         if d_hidden is not None and d_weight is not None:
             error = log_probabilities.exp()
             error = error.scatter_add(1, target, torch.full_like(error[:, :1], -1.0)).to(hidden.dtype)
-            d_hidden[start : start + rows] = error @ weight
-            d_weight += error.t() @ part
+            d_hidden[start : start + rows] = _product(error, weight)
+            d_weight += _product(error.t(), part)
     return total / len(hidden)
 
 
