@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 
 from pauca.cli import main
@@ -231,8 +232,38 @@ def test_predict_writes_a_table_and_a_gallery(folder, model, tmp_path):
     assert main([*words, "--out", str(out)]) == 2  # not overwritten without --force
 
 
-def test_scan_names_what_is_wrong(folder, capsys):
-    assert main(["fewshot", "data", "scan", str(folder), "--min-images", "21", "--json"]) == 0
+def test_query_images_are_embedded_once(folder, model, tmp_path, monkeypatch):
+    seen = []
+    embed = MCRNet.embed
+    monkeypatch.setattr(
+        MCRNet, "embed", lambda self, images, *rest: seen.append(len(images)) or embed(self, images, *rest)
+    )
+    words = ["fewshot", "predict", str(model), "--support", str(folder / "test"), "--query", str(folder / "val")]
+    assert main([*words, "--out", str(tmp_path / "out.csv")]) == 0
+    assert sum(seen) == 80 + 80
+
+
+def test_one_image_can_be_asked(folder, model, tmp_path):
+    image = next((folder / "test").rglob("*.png"))
+    out = tmp_path / "out.csv"
+    words = ["fewshot", "predict", str(model), "--support", str(folder / "test"), "--out", str(out)]
+    assert main([*words, "--query", str(image)]) == 0
+    _, row = csv.reader(out.read_text().splitlines())
+    assert row[0] == str(image)
+
+
+def test_examples_of_one_class_are_refused(folder, model, tmp_path, capsys):
+    name = next((folder / "test").iterdir()).name
+    shutil.copytree(folder / "test" / name, tmp_path / "few" / name)
+    words = ["fewshot", "predict", str(model), "--support", str(tmp_path / "few"), "--query", str(folder / "test")]
+    assert main([*words, "--out", str(tmp_path / "out.csv")]) == 2
+    assert f"few: holds examples of {name} alone" in capsys.readouterr().err
+
+
+def test_scan_names_what_is_wrong_and_ends_with_1(folder, capsys):
+    assert main(["fewshot", "data", "scan", str(folder / "train"), "--min-images", "20"]) == 0
+    assert capsys.readouterr().out.endswith("nothing that would mislead\n")
+    assert main(["fewshot", "data", "scan", str(folder), "--min-images", "21", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["images"] == 240
     assert set(report["small_classes"].values()) == {20}
@@ -244,6 +275,23 @@ def test_prepare_then_train_needs_no_size(folder, tmp_path, capsys):
     assert main(prepare) == 0
     assert main(["fewshot", "train", str(data), "--out", str(tmp_path / "run"), *QUICK]) == 0
     assert capsys.readouterr().err == ""
+    words = ["fewshot", "train", str(data), "--out", str(tmp_path / "other"), *QUICK]
+    assert main([*words, "--image-size", "84"]) == 2
+    assert "--image-size 84: images was prepared with 16" in capsys.readouterr().err.replace(folder.name, "images")
+    assert main([*words, "--image-size", "16"]) == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("verb", ["train", "eval", "compare", "predict"])
+def test_a_missing_gpu_is_wrong_usage(verb, folder, model, tmp_path, capsys):
+    words = {
+        "train": [str(folder), "--out", str(tmp_path / "out"), *QUICK, *SIZE],
+        "eval": [str(model), str(folder), "--out", str(tmp_path / "out"), "--way", "3"],
+        "compare": [str(model), str(model), str(folder), "--way", "3"],
+        "predict": [str(model), "--support", str(folder), "--query", str(folder), "--out", str(tmp_path / "o.csv")],
+    }
+    assert main(["fewshot", verb, *words[verb], "--device", "cuda"]) == 2
+    assert "sees no CUDA GPU here; use --device cpu" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from pauca import fewshot
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot import plots
 from pauca.fewshot.data.folder import Unreadable, list_images, read_files
-from pauca.fewshot.train import check_settings, resolve_device
-from pauca.runs import Report, Run, atomic_write, check_can_write, from_yaml, seed_all
+from pauca.fewshot.train import check_settings
+from pauca.runs import Report, Run, atomic_write, check_can_write, from_yaml, resolve_device, seed_all
 
 ProtocolName = Literal["cifar-fs", "fc100", "miniimagenet", "tieredimagenet"]
 
@@ -31,7 +31,7 @@ class TrainSettings:
     data: str = "glyphs"
     """A prepared data set, a folder or zip archive of class folders, or `glyphs` (drawn on the spot)."""
     model: fewshot.ModelConfig = field(default_factory=fewshot.ModelConfig)
-    """Size and channels are taken from a prepared data set."""
+    """Size and channels, where they stand at their defaults, are those of a prepared data set."""
     train: fewshot.TrainConfig = field(default_factory=fewshot.TrainConfig)
     """How to train."""
 
@@ -74,6 +74,7 @@ def train(
     settings = from_yaml(TrainSettings, config) if config else _settings(data, protocol, model, training)
     out = out or Path("runs/fewshot") / Path(settings.data).stem
     train_images, validation_images = _training_data(settings)
+    _check_asked(settings.model if config else model, train_images)
     _, channels, size, _ = train_images.images.shape
     settings = replace(settings, model=replace(settings.model, image_size=size, channels=channels))
     seed_all(settings.train.seed)
@@ -259,8 +260,8 @@ def predict(
 
     Args:
         model: safetensors file that a training wrote.
-        support: folder with a folder of examples for each class.
-        query: folder of images to classify.
+        support: folder or zip archive with a folder of examples for each class.
+        query: folder or zip archive of images to classify, or one image.
         out: table to write (.csv).
         reject: call images unknown that fit no class, allowing so large a share of mistakes on known classes.
         unreadable: stop at damaged images and name them, or leave them out.
@@ -273,11 +274,16 @@ def predict(
     network = _load_model(model, None)
     size, channels = network.config.image_size, network.config.channels
     examples = fewshot.read_images(support, size, channels, unreadable=unreadable)
+    if len(examples.class_names) < 2:
+        raise InputError(
+            f"{support}: holds examples of {', '.join(examples.class_names)} alone; put those of each class, two or more, in "
+            "a folder of its name"
+        )
     labels = np.array(examples.class_names)[examples.labels.numpy()]
     classifier = fewshot.FewShotClassifier(network, reject=reject, device=device).fit(examples.images, labels)
     pixels, files = read_files(list_images(query), size, channels, unreadable)
-    predicted = classifier.predict(pixels)
     probabilities = classifier.predict_proba(pixels)
+    predicted = classifier.labels_of(probabilities)
     with atomic_write(out, force) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "label", *classifier.classes_])
@@ -296,6 +302,9 @@ def scan(
 ) -> None:
     """Say what is wrong with a folder of images: unreadable, duplicate, grey, too few.
 
+    Ends with 1 if something would make training fail or mislead it: damaged images, classes too small, images that are
+    in two classes or splits.
+
     Args:
         path: folder or zip archive with a folder for each class.
         min_images: classes with fewer images are reported.
@@ -303,6 +312,8 @@ def scan(
     """
     report = fewshot.scan_images(path, min_images)
     print(json.dumps(report.to_dict(), indent=2) if as_json else "\n".join(report.lines()))
+    if report.harmful:
+        raise SystemExit(1)
 
 
 def prepare(
@@ -361,6 +372,21 @@ def _override(preset: Any, given: Any, default: Any) -> Any:
         ours, theirs, usual = (getattr(config, name) for config in (preset, given, default))
         changes[name] = _override(ours, theirs, usual) if is_dataclass(ours) else ours if theirs == usual else theirs
     return replace(preset, **changes)
+
+
+def _check_asked(model: fewshot.ModelConfig, images: fewshot.ImageSet) -> None:
+    """Refuse a size or channels that were asked for and that a prepared data set does not have."""
+    _, channels, size, _ = images.images.shape
+    usual = fewshot.ModelConfig()
+    for option, asked, default, found in (
+        ("image-size", model.image_size, usual.image_size, size),
+        ("channels", model.channels, usual.channels, channels),
+    ):
+        if asked not in (default, found):
+            raise ConfigError(
+                f"--{option} {asked}: {images.name} was prepared with {found}; leave the option out, or prepare the "
+                f"data again (`pauca fewshot data prepare` has --size)"
+            )
 
 
 def _training_data(settings: TrainSettings) -> tuple[fewshot.ImageSet, fewshot.ImageSet | None]:

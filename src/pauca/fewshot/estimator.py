@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.data import decode_image, image_set_from_arrays
 from pauca.fewshot.model import MCRNet
-from pauca.fewshot.train import resolve_device
+from pauca.runs import resolve_device
 
 UNKNOWN = "unknown"
 _BATCH = 256
@@ -102,7 +102,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> Shaped[np.ndarray, "n"]:
         """The most probable label of each image, or `unknown_label` where it is rejected."""
-        probabilities = self.predict_proba(X)
+        return self.labels_of(self.predict_proba(X))
+
+    def labels_of(self, probabilities: Float[np.ndarray, "n classes"]) -> Shaped[np.ndarray, "n"]:
+        """What `predict` answers where `predict_proba` has given these, without looking at the images again."""
+        check_is_fitted(self)
         labels = self.classes_[probabilities.argmax(1)]
         if self.reject is None:
             return labels

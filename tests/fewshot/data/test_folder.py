@@ -105,9 +105,16 @@ def test_nothing_to_read_is_said(name, message, tmp_path: Path):
         list_images(tmp_path / name)
 
 
+def test_one_image_is_a_list_of_one(folder: Path):
+    (file,) = list_images(folder / "cat" / "cat_1.png")
+    assert (Path(file.path).name, file.class_name, file.split) == ("cat_1.png", "", "all")
+    pixels, _ = read_files([file])
+    assert pixels.shape == (1, 3, 16, 20)
+
+
 def test_a_file_that_is_no_archive_is_named(tmp_path: Path):
     (tmp_path / "data.zip").write_text("not a zip")
-    with pytest.raises(InputError, match=r"data\.zip: neither a folder nor a readable zip archive"):
+    with pytest.raises(InputError, match=r"data\.zip: neither a folder, a readable zip archive nor an image"):
         list_images(tmp_path / "data.zip")
 
 

@@ -172,6 +172,14 @@ def test_a_part_is_refused_with_the_counts_and_the_origin(class_folders, lists, 
     assert not (tmp_path / "out").exists()
 
 
+def test_absent_classes_are_refused_with_path_and_remedy(class_folders, lists, tmp_path: Path):
+    (lists / "test.json").write_text(json.dumps(["dog", "yak", "zebu"]))
+    expected = r"original: lacks 2 of the 6 classes .* first yak \(it has 5, first ant\); .*--allow-incomplete"
+    with pytest.raises(InputError, match=expected):
+        prepare_benchmark("omniglot", class_folders, tmp_path / "out", 16, lists)
+    assert not (tmp_path / "out").exists()
+
+
 def test_absent_originals_and_lists_say_where_to_get_them(tmp_path: Path, class_folders):
     with pytest.raises(InputError, match=r"no such file or folder; get Omniglot from github\.com/brendenlake"):
         prepare_benchmark("omniglot", tmp_path / "absent", tmp_path / "out")

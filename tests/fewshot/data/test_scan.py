@@ -25,7 +25,8 @@ def test_a_clean_folder_is_clean(folder: Path):
     assert report.sizes == {"20x16": 12}
     assert report.modes == {"RGB": 12}
     assert report.exact_duplicates == report.near_duplicates == []
-    assert report.lines()[-1] == "  nothing that would mislead"
+    assert report.findings() == []
+    assert report.lines()[-1] == "nothing that would mislead"
 
 
 def test_everything_wrong_is_named(folder: Path, picture):
@@ -57,9 +58,23 @@ def test_everything_wrong_is_named(folder: Path, picture):
     assert report.small_classes == {"fox": 1}
     text = "\n".join(report.lines())
     assert text.endswith("look at these before you train or test")
-    for word in ("half.png", "loose.png", "copy.png", "scaled.jpg", "fox (1)", "CMYK 1"):
+    for word in ("half.png", "loose.png", "copy.png", "scaled.jpg", "grey.png", "CMYK 1"):
         assert word in text
+    assert ("class too small", "fox", "1 image") in report.findings()
+    assert len(report.findings()) == 10
     assert json.loads(json.dumps(report.to_dict()))["small_classes"] == {"fox": 1}
+
+
+def test_the_table_shows_the_first_of_many_and_counts_the_rest(folder: Path, picture):
+    for i in range(14):
+        picture(60 + i, mode="L").save(folder / "emu" / f"grey{i}.png")
+    blank, title, *rows, blank_again, verdict = scan_images(folder, min_images=4).lines()[3:]
+    assert (blank, blank_again, verdict) == ("", "", "nothing that would mislead")
+    assert title.split() == ["finding", "image", "or", "class"]
+    assert len(rows) == 10 + 1
+    assert all(row.startswith("mode L, not RGB") and row.endswith(".png") for row in rows[:10])
+    assert len({row.index(str(folder)) for row in rows[:10]}) == 1  # in one column
+    assert "and 4 more (--json names all)" in rows[-1]
 
 
 def test_images_across_splits_are_told(folder: Path, tmp_path: Path):

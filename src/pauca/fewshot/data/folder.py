@@ -65,15 +65,18 @@ class ImageReader:
 def list_images(path: Path) -> tuple[ImageFile, ...]:
     """All image files below a folder, in a zip archive, or in the zip archives of a folder, sorted by name.
 
+    The path of one image gives that image, without a class.
     A file that several archives hold, of one class, name and checksum, counts once.
     The class of an image is the path of its folder below the folder that all images share, without a last `images`;
     a first folder named train, val or test is the split.
 
     Raises:
-        InputError: there is no such path, it is no zip archive, or it holds no images.
+        InputError: there is no such path, it is neither image nor zip archive, or it holds no images.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
+    if path.suffix.lower() in EXTENSIONS and path.is_file():
+        return (ImageFile(str(path), None, path.stat().st_mtime_ns, "", "all"),)
     files = _on_disk(path) if path.is_dir() else _in_archive(path)
     if not files and path.is_dir():
         # Omniglot's small archives overlap; twice the same image would stand in both support and query of an episode.
@@ -156,7 +159,7 @@ def _in_archive(path: Path) -> list[ImageFile]:
         with ZipFile(path) as archive:
             members = [(PurePosixPath(member.filename), member.CRC) for member in archive.infolist()]
     except (OSError, BadZipFile) as error:
-        raise InputError(f"{path}: neither a folder nor a readable zip archive ({error})") from error
+        raise InputError(f"{path}: neither a folder, a readable zip archive nor an image ({error})") from error
     found = [(name, crc) for name, crc in members if name.suffix.lower() in EXTENSIONS and not _hidden(name)]
     places = _place([name for name, _ in found])
     return [

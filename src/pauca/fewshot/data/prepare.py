@@ -135,8 +135,15 @@ def _differences(benchmark: Benchmark, sets: dict[str, ImageSet]) -> list[str]:
 
 def _select(images: ImageSet, request: Request, lists: SplitLists) -> dict[str, ImageSet]:
     """Split by class; where a part will do, the classes that are there."""
-    if request.allow_incomplete:
-        there = set(images.class_names)
+    there = set(images.class_names)
+    absent = [name for names in lists.classes.values() for name in names if name not in there]
+    if absent and not request.allow_incomplete:
+        raise InputError(
+            f"{request.source}: lacks {len(absent)} of the {sum(map(len, lists.classes.values()))} classes that the "
+            f"lists name, first {absent[0]} (it has {len(there)}, first {min(there)}); get {request.benchmark.title} "
+            f"from {request.benchmark.origin}, or add --allow-incomplete"
+        )
+    if absent:
         classes = {split: tuple(n for n in names if n in there) for split, names in lists.classes.items()}
         without = [split for split, names in classes.items() if not names]
         if without:

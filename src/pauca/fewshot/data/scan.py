@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -61,19 +62,36 @@ class ScanReport:
         """The report as plain data, for JSON."""
         return asdict(self)
 
+    def findings(self) -> list[tuple[str, str, str]]:
+        """Everything found, what matters most first: the kind, the image or class, and its reason or its double."""
+        rows = [("unreadable", file, reason) for file, reason in self.unreadable.items()]
+        for across in ("splits", "classes", ""):
+            for kind, pairs in (("exact", self.exact_duplicates), ("near", self.near_duplicates)):
+                name = f"{kind} duplicate {f'across {across}' if across else 'in one class'}"
+                rows += [(name, pair.first, f"= {pair.second}") for pair in pairs if pair.across == across]
+        rows += [("class too small", name, _images(number)) for name, number in self.small_classes.items()]
+        rows += [("outside class folders", file, "") for file in self.unlabelled]
+        for mode, files in self.unusual_modes.items():
+            rows += [(f"mode {mode}, not RGB", file, "") for file in files]
+        return rows
+
     def lines(self) -> list[str]:
-        """The report as lines of text, long lists cut short."""
-        rows = [f"{self.path}: {self.images} images in {self.classes} classes"]
-        rows += [f"  sizes: {_counts(self.sizes)}", f"  modes: {_counts(self.modes)}"]
-        rows += _listed("unreadable", [f"{file}: {reason}" for file, reason in self.unreadable.items()])
-        rows += _listed("outside class folders", self.unlabelled)
-        rows += _listed("classes with too few images", [f"{k} ({n})" for k, n in self.small_classes.items()])
-        for kind, pairs in (("exact", self.exact_duplicates), ("near", self.near_duplicates)):
-            for across in ("splits", "classes", ""):
-                found = [f"{pair.first} = {pair.second}" for pair in pairs if pair.across == across]
-                rows += _listed(f"{kind} duplicates {f'across {across}' if across else 'within a class'}", found)
-        verdict = "look at these before you train or test" if self.harmful else "nothing that would mislead"
-        return [*rows, f"  {verdict}"]
+        """The report as lines of text, with the findings as a table that shows the first few of each kind."""
+        table = [("finding", "image or class", "")]
+        for _, group in groupby(self.findings(), key=lambda row: row[0]):
+            rows = list(group)
+            table += rows[:_SHOWN]
+            if len(rows) > _SHOWN:
+                table.append(("", f"and {len(rows) - _SHOWN} more (--json names all)", ""))
+        widths = [max(len(row[column]) for row in table) for column in (0, 1)]
+        head = [
+            f"{self.path}: {_images(self.images)} in {self.classes} classes",
+            f"sizes: {_counts(self.sizes)}",
+            f"modes: {_counts(self.modes)}",
+        ]
+        if len(table) > 1:
+            head += ["", *(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}".rstrip() for a, b, c in table), ""]
+        return [*head, "look at these before you train or test" if self.harmful else "nothing that would mislead"]
 
 
 @dataclass(frozen=True)
@@ -200,8 +218,5 @@ def _counts(counts: dict[str, int]) -> str:
     return shown + (f" and {len(counts) - _SHOWN} more kinds" if len(counts) > _SHOWN else "")
 
 
-def _listed(title: str, entries: list[str]) -> list[str]:
-    if not entries:
-        return []
-    rest = [f"    ... and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else []
-    return [f"  {title}: {len(entries)}", *(f"    {entry}" for entry in entries[:_SHOWN]), *rest]
+def _images(number: int) -> str:
+    return "1 image" if number == 1 else f"{number} images"
