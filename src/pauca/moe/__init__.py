@@ -9,10 +9,11 @@ from pauca.moe.experts import apply_experts
 from pauca.moe.formats import Fp8Tensor, Granularity, Layout, MxFp4Tensor, ScaleRule
 from pauca.moe.kept import KeptFormats, kept_bytes, kept_formats
 from pauca.moe.layer import Experts, MoE, auxiliary_loss, frozen_weights, update_biases
-from pauca.moe.lm import LM_SIZES, LMConfig, LMLosses, MoELM, Recomputation
+from pauca.moe.lm import LM_SIZES, LayersConfig, LMConfig, LMLosses, MoELM, Recomputation
 from pauca.moe.permute import Permutation, sort_by_expert
 from pauca.moe.recipe import Format, Precision, Recipe, Recompute
 from pauca.moe.router import Router, RouterConfig, Routing
+from pauca.moe.vit import MoEViT, ViTConfig
 from pauca.moe.weights import prepare_weights
 
 __all__ = [
@@ -24,9 +25,11 @@ __all__ = [
     "KeptFormats",
     "LMConfig",
     "LMLosses",
+    "LayersConfig",
     "Layout",
     "MoE",
     "MoELM",
+    "MoEViT",
     "MxFp4Tensor",
     "Permutation",
     "Precision",
@@ -37,6 +40,7 @@ __all__ = [
     "RouterConfig",
     "Routing",
     "ScaleRule",
+    "ViTConfig",
     "apply_experts",
     "auxiliary_loss",
     "convert",

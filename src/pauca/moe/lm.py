@@ -39,11 +39,9 @@ class Recomputation:
 
 
 @dataclass(frozen=True)
-class LMConfig:
-    """Sizes and numerics of a `MoELM`."""
+class LayersConfig:
+    """Sizes and numerics of a stack of layers, each attention and a feed-forward of experts."""
 
-    vocabulary: int = 256
-    """Different tokens; 256 for bytes."""
     layers: int = 2
     hidden: int = 64
     """Channels of the residual stream."""
@@ -52,6 +50,7 @@ class LMConfig:
     kv_heads: int = 2
     """Heads of keys and values, each shared by heads / kv_heads query heads."""
     head_dim: int = 16
+    """Channels of a head."""
     experts: int = 8
     """Routed experts of a layer."""
     top_k: int = 2
@@ -64,23 +63,19 @@ class LMConfig:
     """First layers that have one dense feed-forward in place of experts."""
     dense_width: int = 0
     """Channels inside that."""
-    context: int = 256
-    """Longest sequence."""
     rope_base: float = 10_000.0
     """Wavelengths of the rotary positions run from 2 pi to 2 pi times this."""
-    tied: bool = True
-    """Use the embedding as the head, too."""
     balance_weight: float = 0.01
     """Weight in the loss of the balancing losses' mean over the layers."""
     router: RouterConfig = field(default_factory=RouterConfig)
+    """How tokens choose experts."""
     recipe: Recipe = field(default_factory=Recipe)
     """Numerics of the experts."""
     recompute: Recomputation = field(default_factory=Recomputation)
+    """What backward computes again."""
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "layers", "hidden", "heads", "kv_heads", "head_dim", "expert_width", "context"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} of a language model must be positive, got {getattr(self, name)}")
+        self._check_positive("layers", "hidden", "heads", "kv_heads", "head_dim", "expert_width")
         if self.heads % self.kv_heads:
             raise ConfigError(f"heads must be a multiple of kv_heads, got {self.heads} and {self.kv_heads}")
         if self.head_dim % 2:
@@ -90,15 +85,44 @@ class LMConfig:
         if self.dense_layers and self.dense_width < 1:
             raise ConfigError(f"dense_layers {self.dense_layers} need a positive dense_width, got {self.dense_width}")
 
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} of a model must be positive, got {getattr(self, name)}")
+
+    def products(self, experts: int) -> int:
+        """Weights of the layers' products, if each had so many routed experts."""
+        attention = 2 * self.hidden * (self.heads + self.kv_heads) * self.head_dim
+        moe = self.hidden * (self.experts + 3 * self.expert_width * (experts + self.shared_experts))
+        dense = 3 * self.hidden * self.dense_width
+        return self.layers * attention + self.dense_layers * dense + (self.layers - self.dense_layers) * moe
+
+
+@dataclass(frozen=True)
+class LMConfig(LayersConfig):
+    """Sizes and numerics of a `MoELM`: those of its layers (`LayersConfig`), and these."""
+
+    vocabulary: int = 256
+    """Different tokens; 256 for bytes."""
+    context: int = 256
+    """Longest sequence."""
+    tied: bool = True
+    """Use the embedding as the head, too."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_positive("vocabulary", "context")
+
     @property
     def parameters(self) -> int:
         """All parameters."""
-        return self._parameters(self.experts)
+        norms = (2 * self.layers + 1) * self.hidden
+        return self.products(self.experts) + norms + (1 if self.tied else 2) * self.vocabulary * self.hidden
 
     @property
     def active_parameters(self) -> int:
         """Those that take part in the computation of one token."""
-        return self._parameters(self.top_k)
+        return self.parameters - self.products(self.experts) + self.products(self.top_k)
 
     @property
     def flops_per_token(self) -> int:
@@ -107,19 +131,9 @@ class LMConfig:
         Two a weight that a token meets in forward and twice as many in backward; in causal attention a token meets
         half of the context on average.
         """
-        norms = (2 * self.layers + 1) * self.hidden
-        lookup = 0 if self.tied else self.vocabulary * self.hidden
+        head = self.vocabulary * self.hidden
         attention = self.layers * self.heads * self.head_dim * self.context
-        return 6 * (self.active_parameters - norms - lookup + attention)
-
-    def _parameters(self, experts: int) -> int:
-        attention = 2 * self.hidden * (self.heads + self.kv_heads) * self.head_dim
-        moe = self.hidden * (self.experts + 3 * self.expert_width * (experts + self.shared_experts))
-        dense = 3 * self.hidden * self.dense_width
-        norms = (2 * self.layers + 1) * self.hidden
-        embeddings = (1 if self.tied else 2) * self.vocabulary * self.hidden
-        feed_forward = self.dense_layers * dense + (self.layers - self.dense_layers) * moe
-        return embeddings + self.layers * attention + feed_forward + norms
+        return 6 * (self.products(self.top_k) + head + attention)
 
 
 LM_SIZES: dict[str, LMConfig] = {
@@ -399,7 +413,7 @@ class MoELM(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.hidden)
-        self.blocks = nn.ModuleList(_block(config, layer) for layer in range(config.layers))
+        self.blocks = nn.ModuleList(build_block(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.hidden)
         self.head = Linear(config.hidden, config.vocabulary)
         if config.tied:
@@ -475,8 +489,9 @@ class MoELM(nn.Module):
         return tokens
 
 
-def _block(config: LMConfig, layer: int) -> Block:
-    attention = Attention(config.hidden, config.heads, config.kv_heads, config.head_dim)
+def build_block(config: LayersConfig, layer: int, causal: bool = True) -> Block:
+    """One layer of a model."""
+    attention = Attention(config.hidden, config.heads, config.kv_heads, config.head_dim, causal)
     if layer < config.dense_layers:
         feed_forward = FeedForward(config.hidden, config.dense_width, config.recipe, config.recompute.experts)
     else:

@@ -66,7 +66,7 @@ def split_e2m1(codes: UInt8[Tensor, "..."]) -> Parts:
 
 def _bit_length(sig: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
     """Binary digits of 0 <= sig < 256; none for zero."""
-    return sum((sig >= 1 << bit).int() for bit in range(_SIG_BITS))  # type: ignore[return-value]
+    return torch.frexp(sig.float()).exponent
 
 
 def _shift_round(sig: Int[Tensor, "..."], right: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
