@@ -11,7 +11,7 @@ import lzma
 import shutil
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
@@ -70,7 +70,10 @@ class BpeTokenizer:
 
         self._tokenizer = tokenizers.Tokenizer.from_str(text)
         self.vocabulary: int = self._tokenizer.get_vocab_size()
-        self.end: int = self._tokenizer.token_to_id(END)
+        end = self._tokenizer.token_to_id(END)
+        if end is None:
+            raise InputError(f"the tokenizer has no token {END}, which ends a document; use BpeTokenizer.train")
+        self.end: int = end
 
     @classmethod
     def train(cls, documents: Iterable[str], vocabulary: int) -> "BpeTokenizer":
@@ -124,8 +127,8 @@ class DataConfig:
     validation: tuple[str, ...] = ()
     """Files or folders to validate on; none: `validation_share` of the sources."""
     validation_share: float = 0.05
-    """Share of the documents, evenly spread, that is kept for validation; of the text's end where there are too few
-    documents."""
+    """Share of the documents, evenly spread, that is held out for validation. Of fewer documents than make one such, the
+    end of the text is held out (a byte-pair vocabulary has then seen it)."""
     vocabulary: int = 256
     """256: bytes. More: byte pairs, learnt from the training text."""
 
@@ -142,6 +145,7 @@ class TokenFile:
 
     path: Path
     tokens: UInt[np.ndarray, "n"]
+    checksum: str
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -214,6 +218,8 @@ class TokenData:
     tokenizer: Tokenizer
     bytes_per_token: float
     """Of the validation text, or of all text where there is none: loss / ln 2 / this is bits per byte."""
+    sources: dict[str, str]
+    """The text files and their checksums."""
 
     @classmethod
     def open(cls, folder: Path) -> "TokenData":
@@ -231,36 +237,57 @@ class TokenData:
             parts.get("validation"),
             load_tokenizer(folder),
             measured["bytes"] / measured["count"],
+            facts["sources"],
         )
 
+    def check_sources(self, earlier: dict[str, str]) -> None:
+        """Refuse text that is not what it was, by the `sources` of an earlier time.
 
-def prepare_tokens(config: DataConfig, folder: Path) -> TokenData:
-    """Tokenise text into `folder`, or open what an earlier call left there, if its text has not changed.
+        Raises:
+            InputError: the first file that has changed, come or gone.
+        """
+        for name in {**earlier, **self.sources}:
+            if earlier.get(name) != self.sources.get(name):
+                change = "has changed" if name in earlier and name in self.sources else "has come or gone"
+                raise InputError(f"{name}: {change} since the run began; restore what was there, or start a new run")
+
+
+def prepare_tokens(config: DataConfig, cache: Path) -> TokenData:
+    """Tokenise text into a folder below `cache`, named after what is in the text, or open the one that is there.
 
     Where the only source is itself a folder of tokens, that one is opened and nothing is written.
 
     Raises:
-        InputError: a source is missing, empty, damaged or not UTF-8; a source or a token file has changed since; the
-            text is too short to be split.
+        InputError: a source is missing, empty, damaged or not UTF-8; a token file has changed since it was written.
+        PaucaError: the disk is full.
     """
     if len(config.sources) == 1 and (Path(config.sources[0]) / "tokens.json").exists():
         return TokenData.open(Path(config.sources[0]))
-    if (folder / "tokens.json").exists():
-        _check_unchanged(config, folder)
-        return TokenData.open(folder)
+    files = {"train": _files(config.sources)}
+    if config.validation:
+        files["validation"] = _files(config.validation)
+    checksums = {part: [_checksum(path) for _, path in named] for part, named in files.items()}
+    content = json.dumps([checksums, config.validation_share, config.vocabulary])
+    folder = cache / hashlib.sha256(content.encode()).hexdigest()[:16]
+    if not folder.exists():
+        _make_folder(config, files, folder)
+    names = [name for named in files.values() for name, _ in named]
+    together = [checksum for of_part in checksums.values() for checksum in of_part]
+    return replace(TokenData.open(folder), sources=dict(zip(names, together, strict=True)))
+
+
+def _make_folder(config: DataConfig, files: dict[str, list[tuple[str, Path]]], folder: Path) -> None:
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
     try:
         temporary.mkdir(parents=True)
-        _write_tokens(config, temporary)
-        shutil.rmtree(folder, ignore_errors=True)
+        _write_tokens(config, files, temporary)
         temporary.rename(folder)
     except OSError as error:
         raise PaucaError(
-            f"{folder}: could not be written ({error.strerror or error}); free space and repeat"
+            f"{folder}: could not be written ({error.strerror or error}); free space, and repeat"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return TokenData.open(folder)
 
 
 def read_documents(path: Path) -> Iterator[str]:
@@ -315,45 +342,37 @@ def _is_text(path: Path) -> bool:
     return name.suffix in _SUFFIXES
 
 
-def _write_tokens(config: DataConfig, folder: Path) -> None:
-    files = {"train": _files(config.sources)}
-    if config.validation:
-        files["validation"] = _files(config.validation)
-    if config.vocabulary == 256:
-        tokenizer: Tokenizer = ByteTokenizer()
-    else:
-        own_validation = bool(config.validation)
-        tokenizer = BpeTokenizer.train(_training_documents(files["train"], config, own_validation), config.vocabulary)
+def _write_tokens(config: DataConfig, files: dict[str, list[tuple[str, Path]]], folder: Path) -> None:
+    tokenizer: Tokenizer = ByteTokenizer()
+    if config.vocabulary > 256:
+        documents = (doc for doc, held_out in _documents(files["train"], config) if not held_out)
+        tokenizer = BpeTokenizer.train(documents, config.vocabulary)
         (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
     writers = {name: _Writer(folder / f"{name}.bin", tokenizer) for name in ("train", "validation")}
     for part, named in files.items():
-        for number, document in enumerate(doc for _, path in named for doc in read_documents(path)):
-            held_out = not config.validation and _is_held_out(number, config)
+        for document, held_out in _documents(named, config):
             writers["validation" if held_out else part].add(document)
     for writer in writers.values():
         writer.close()
-    if not writers["validation"].count and config.validation_share and not config.validation:
+    if not config.validation and not writers["validation"].count:
         writers["train"].move_end(writers["validation"], config.validation_share)
-    parts = {name: writer.facts() for name, writer in writers.items() if writer.count}
     facts = {
-        "settings": _plain_settings(config),
         "vocabulary": tokenizer.vocabulary,
-        "files": parts,
+        "files": {name: writer.facts() for name, writer in writers.items() if writer.count},
         "sources": {name: _checksum(path) for named in files.values() for name, path in named},
     }
     (folder / "tokens.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
-def _is_held_out(number: int, config: DataConfig) -> bool:
-    """Whether a document, by its number, is kept for validation."""
-    every = round(1 / config.validation_share) if config.validation_share else 0
-    return bool(every) and number % every == every - 1
-
-
-def _training_documents(files: list[tuple[str, Path]], config: DataConfig, all_of_them: bool) -> Iterator[str]:
-    for number, document in enumerate(doc for _, path in files for doc in read_documents(path)):
-        if all_of_them or not _is_held_out(number, config):
-            yield document
+def _documents(files: list[tuple[str, Path]], config: DataConfig) -> Iterator[tuple[str, bool]]:
+    """The documents of files, each with whether it is held out for validation: every so many-th."""
+    share = 0.0 if config.validation else config.validation_share
+    every = round(1 / share) if share else 0
+    number = 0
+    for _, path in files:
+        for document in read_documents(path):
+            number += 1
+            yield document, bool(every) and number % every == 0
 
 
 class _Writer:
@@ -405,10 +424,6 @@ class _Writer:
         }
 
 
-def _plain_settings(config: DataConfig) -> dict[str, object]:
-    return json.loads(json.dumps(asdict(config)))  # tuples as lists, as they are read back
-
-
 def _checksum(path: Path) -> str:
     try:
         with path.open("rb") as file:
@@ -431,20 +446,4 @@ def _open_part(folder: Path, name: str, facts: dict) -> TokenFile:
         raise InputError(
             f"{path}: has changed since it was written (another checksum); remove {folder} and tokenise anew"
         )
-    return TokenFile(path, np.memmap(path, np.dtype(facts["type"]), mode="r"))
-
-
-def _check_unchanged(config: DataConfig, folder: Path) -> None:
-    """Raise if the tokens in `folder` were made with other settings or from other text."""
-    facts = _read_facts(folder)
-    for name, value in _plain_settings(config).items():
-        if facts["settings"][name] != value:
-            raise InputError(
-                f"{folder}: was made with {name} {facts['settings'][name]}, not {value}; choose another run folder, or "
-                "replace this one with --force"
-            )
-    for name, path in [*_files(config.sources), *(_files(config.validation) if config.validation else [])]:
-        if facts["sources"].get(name) != _checksum(path):
-            raise InputError(
-                f"{path}: has changed since the run tokenised it; restore it, or start a new run (--force replaces one)"
-            )
+    return TokenFile(path, np.memmap(path, np.dtype(facts["type"]), mode="r"), facts["checksum"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -48,9 +49,12 @@ class Run:
                     f"{path}: holds a run already; continue it with --resume, replace it with --force, "
                     "or choose another name"
                 )
-            # Left behind, they would pass for this run's, and be resumed from.
-            for stale in (run.metrics_path, *run.checkpoints.glob("*.safetensors"), *run.figures.glob("*")):
-                stale.unlink(missing_ok=True)
+        # Left behind, they would pass for this run's, and be resumed from. The config goes first and comes last:
+        # without it there is no run, should this process be killed meanwhile.
+        for stale in (run.config_path, run.metrics_path):
+            stale.unlink(missing_ok=True)
+        for folder in (run.checkpoints, run.figures):
+            shutil.rmtree(folder, ignore_errors=True)
         for folder in (run.path, run.checkpoints, run.figures):
             folder.mkdir(parents=True, exist_ok=True)
         write_text(run.path / "machine.json", json.dumps(describe_machine(command), indent=2) + "\n", force=True)
@@ -80,10 +84,10 @@ class Run:
             file.write(line + "\n")
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """The logged lines, oldest first."""
+        """The logged lines, oldest first; one that a full disk has cut short is left out."""
         if self.metrics_path.exists():
             with self.metrics_path.open(encoding="utf-8") as file:
-                yield from (json.loads(line) for line in file if line.strip())
+                yield from (json.loads(line) for line in file if line.endswith("\n"))
 
     def _check_same_config(self, text: str) -> None:
         stored = self.config_path.read_text(encoding="utf-8").splitlines()

@@ -1,0 +1,137 @@
+"""Which tensor is the first that is not finite: of which layer, of which expert.
+
+Weights are looked at first, because what is wrong with them spoils everything; then the activations, in the order of
+forward; then the gradients, in the order of backward.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pauca.moe.layer import Experts
+from pauca.moe.router import Routing
+
+
+@torch.no_grad()
+def diagnose(model: nn.Module, forward: Callable[[], Any]) -> str:
+    """Say in words where a loss or a gradient that is not finite comes from.
+
+    Of several processes that share the model all must call it.
+
+    Args:
+        model: with the weights that were used, and the gradients, as backward left them.
+        forward: repeats the forward on the batch in question.
+    """
+    return _weights(model) or _activations(model, forward) or _gradients(model)
+
+
+@torch.no_grad()
+def largest_gradient(model: nn.Module) -> str:
+    """The parameter (and expert) whose gradient is the largest, in words: where a loss that leaps up is driven from."""
+    norms = dict(_norms(model))
+    if not norms:
+        return "there are no gradients"
+    name = max(norms, key=lambda name: norms[name])
+    total = sum(norm**2 for norm in norms.values()) ** 0.5
+    return f"the largest gradient is that of {name} (norm {norms[name]:.3g} of {total:.3g} in all)"
+
+
+def _weights(model: nn.Module) -> str:
+    for name, parameter in model.named_parameters():
+        if where := _first_bad(name, parameter):
+            return f"weights: {where}"
+    return ""
+
+
+def _activations(model: nn.Module, forward: Callable[[], Any]) -> str:
+    watch = _Watch()
+    hooks = [hook for name, module in model.named_modules() for hook in watch.attach(name or "the model", module)]
+    try:
+        forward()  # to its end: other processes may depend on this one
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not dist.is_initialized():
+        return watch.found
+    answers: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(answers, watch.found)
+    return next(filter(None, answers), "")
+
+
+class _Watch:
+    """Hooks that note the first module whose input or output is not finite."""
+
+    def __init__(self) -> None:
+        self.found = ""
+
+    def attach(self, name: str, module: nn.Module) -> Iterator[torch.utils.hooks.RemovableHandle]:
+        def before(module: nn.Module, inputs: tuple) -> None:
+            if not self.found and any(map(_is_bad, inputs)):
+                self.found = f"activations: the input of {name}"
+
+        def after(module: nn.Module, inputs: tuple, output: Any) -> None:
+            if not self.found and _is_bad(output.probabilities if isinstance(output, Routing) else output):
+                which = _expert_of_output(module, inputs) if isinstance(module, Experts) else ""
+                self.found = f"activations: the output of {name}{which}"
+
+        yield module.register_forward_pre_hook(before)
+        yield module.register_forward_hook(after)
+
+
+def _expert_of_output(bank: Experts, inputs: tuple) -> str:
+    """Run one expert after another on its own tokens, until one's output is not finite."""
+    x, expert_ids, probabilities = inputs
+    count = len(bank.down)
+    for expert in range(count) if count > 1 else ():
+        chosen = expert_ids == expert
+        tokens = chosen.any(1)
+        weights = probabilities[chosen][:, None]
+        if _is_bad(bank.forward(x[tokens], expert_ids[chosen][:, None], weights)):
+            return f", expert {expert}"
+    return ""
+
+
+def _gradients(model: nn.Module) -> str:
+    # Backward comes to the last layer first.
+    for name, parameter in reversed(list(model.named_parameters())):
+        if parameter.grad is not None and (where := _first_bad(name, parameter.grad)):
+            return f"gradients: {where}"
+    return f"every tensor is finite, but a sum overflows; {largest_gradient(model)}"
+
+
+def _norms(model: nn.Module) -> Iterator[tuple[str, float]]:
+    """The norm of each gradient, of a bank of experts one by one."""
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None:
+            continue
+        gradient = _whole(parameter.grad).double()
+        if _is_bank(gradient):
+            norms = gradient.flatten(1).norm(dim=1).tolist()
+            yield from ((f"{name}, expert {expert}", norm) for expert, norm in enumerate(norms))
+        else:
+            yield name, float(gradient.norm())
+
+
+def _first_bad(name: str, tensor: Tensor) -> str:
+    """The name of a tensor that is not finite, with the first expert that is not; nothing if it is."""
+    tensor = _whole(tensor)
+    bad = ~tensor.isfinite()
+    if not bad.any():
+        return ""
+    return f"{name}, expert {int(bad.flatten(1).any(1).nonzero()[0])}" if _is_bank(tensor) else name
+
+
+def _is_bank(tensor: Tensor) -> bool:
+    return tensor.ndim == 3 and len(tensor) > 1
+
+
+def _is_bad(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all())
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A tensor of which each process may hold a part."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[operator]
