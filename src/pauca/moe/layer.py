@@ -1,6 +1,6 @@
 """The mixture-of-experts layer as a PyTorch module."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -65,8 +65,13 @@ class Experts(nn.Module):
         x: Float[Tensor, "tokens hidden"],
         expert_ids: Int[Tensor, "tokens top_k"],
         probabilities: Float[Tensor, "tokens top_k"],
+        shared: Callable[[Tensor], Tensor] | None = None,
     ) -> Float[Tensor, "tokens hidden"]:
-        """The sum of each token's experts, weighted by the FP32 `probabilities`; computed in BF16, returned like x."""
+        """The sum of each token's experts, weighted by the FP32 `probabilities`; computed in BF16, returned like x.
+
+        With `shared`, the sum of that and `shared(x)`: what experts that are divided over ranks compute while tokens
+        travel.
+        """
         self._check_input(x)
         with torch.autocast(x.device.type, enabled=False):
             y = apply_experts(
@@ -79,7 +84,11 @@ class Experts(nn.Module):
                 self.recompute,
                 self._prepared_weights(),
             )
-            return y.to(x.dtype)
+            y = y.to(x.dtype)
+        return y if shared is None else y + shared(x)
+
+    def _sum_over_ranks(self, load: Tensor) -> None:
+        """Add up in place what each rank has counted of its own tokens: here there is one rank."""
 
     def _check_input(self, x: Tensor) -> None:
         channels = x.shape[-1] if x.ndim else 0
@@ -179,11 +188,13 @@ class MoE(nn.Module):
         tokens = x.reshape(-1, x.shape[-1])
         routing = self.router(tokens)
         self.auxiliary_loss = routing.auxiliary_loss
-        y = self.experts(tokens, routing.expert_ids, routing.probabilities)
-        if self.shared is not None:
-            everyone = torch.zeros(len(tokens), 1, dtype=torch.int64, device=x.device)
-            y = y + self.shared(tokens, everyone, torch.ones_like(everyone, dtype=torch.float32))
-        return y.view(x.shape)
+        shared = None if self.shared is None else self._visit_shared
+        return self.experts(tokens, routing.expert_ids, routing.probabilities, shared).view(x.shape)
+
+    def _visit_shared(self, tokens: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens hidden"]:
+        assert self.shared is not None
+        everyone = torch.zeros(len(tokens), 1, dtype=torch.int64, device=tokens.device)
+        return self.shared(tokens, everyone, torch.ones_like(everyone, dtype=torch.float32))
 
     def __getstate__(self) -> dict[str, object]:
         # The latest loss holds the graph of its forward, which can be neither copied nor stored.
@@ -201,7 +212,7 @@ class MoE(nn.Module):
         """
         self.experts._check_input(x)
         tokens = x.reshape(-1, x.shape[-1])
-        plan = sort_by_expert(self.router.route(tokens).expert_ids, len(self.experts.down))
+        plan = sort_by_expert(self.router.route(tokens).expert_ids, len(self.router.weight))
         blocks = ops.quantize_mxfp4(tokens.bfloat16(), ScaleRule(self.experts.recipe.scale_rule))
         counts = {
             "fc1_rows": ops.count_inexact(blocks, plan.row_to_token),
@@ -217,8 +228,13 @@ def auxiliary_loss(model: nn.Module) -> Tensor | int:
 
 
 def update_biases(model: nn.Module) -> None:
-    """`Router.update_bias` on all routers of a model; call it after each optimiser step."""
-    for module in model.modules():
+    """`Router.update_bias` on all routers of a model; call it after each optimiser step.
+
+    After `parallelise` each router first sums its load over all ranks, so that all call this together.
+    """
+    for module in model.modules():  # a layer comes before its router
+        if isinstance(module, MoE):
+            module.experts._sum_over_ranks(module.router.load)
         if isinstance(module, Router):
             module.update_bias()
 
