@@ -5,12 +5,13 @@
 
 A variant is `plain` (MetaOptNet's network, no stem), `deterministic` (z = mu: the control of equal compute), `released`
 (sampled, no loss term) or `variational:KL:RECONSTRUCTION` (their weights), optionally with `+turned:SHARE` (classes
-turned by quarter turns count as new ones), `+smoothing:SHARE` (of labels) or `+start:LOG_SIGMA`. All get the same steps
-and schedule; nothing is chosen on the test classes. The last step is tested on 2000 fixed episodes, 5-way, 15 queries,
-1 and 5 shots: with the features of the image, with the mean over the image and its mirror image (`mirror`), and, for
-sampled variants, with the mean over 8 codes (`mc:8`). Differences are paired by episode, between equal ways of testing,
-averaged over seeds first; their interval speaks of episodes, so the differences of the single seeds, which are shown
-too, must agree before a difference means much.
+turned by quarter turns count as new ones), `+smoothing:SHARE` (of labels), `+cosine:1` (the learning rate falls along
+half a cosine and not in the paper's phases) or `+start:LOG_SIGMA`. All get the same steps; nothing is chosen on the
+test classes. The last step is tested on 2000 fixed episodes, 5-way, 15 queries, 1 and 5 shots: with the features of the
+image, with the mean over the image and its mirror image (`mirror`), and, for sampled variants, with the mean over 8
+codes (`mc:8`). Differences are paired by episode, between equal ways of testing, averaged over seeds first; their
+interval speaks of episodes, so the differences of the single seeds, which are shown too, must agree before a difference
+means much.
 
 Needs `fewshot/tiny-imagenet-200-first120.zip` and `fewshot/splits/tiny-imagenet-200` in PAUCA_DATA. Finished variants
 are kept in --out after each one, and skipped when the benchmark is called again: it can be cut and continued. Several
@@ -37,7 +38,7 @@ from pauca.fewshot.episodes import sample_episodes
 from pauca.fewshot.evaluate import embed_images, evaluate, mean_interval
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
-from pauca.fewshot.train import TrainConfig, Trainer
+from pauca.fewshot.train import TrainConfig, Trainer, cosine_schedule
 from pauca.fewshot.types import EpisodeConfig, Episodes, ImageSet
 from pauca.runs import processor_name
 
@@ -92,6 +93,8 @@ def train(variant: str, seed: int, images: ImageSet, options: argparse.Namespace
         seed=seed,
         compile=options.compile,
     )
+    if extra(variant, "cosine", 0.0):
+        config = replace(config, schedule=cosine_schedule())
     trainer = Trainer(model, images, config)
     started = time.monotonic()
     trainer.step().total.item()

@@ -23,6 +23,7 @@ from pauca.fewshot.train import (
     Trainer,
     Workers,
     channel_statistics,
+    cosine_schedule,
     resolve_device,
     seed_of,
     train,
@@ -62,6 +63,15 @@ def test_learning_rate_follows_the_published_phases():
     phases = {0: 0.1, 19_999: 0.1, 20_000: 0.006, 39_999: 0.006, 40_000: 0.0012, 50_000: 0.00024, 59_999: 0.00024}
     for step, rate in phases.items():
         assert config.learning_rate_at(step) == pytest.approx(rate)
+
+
+def test_cosine_schedule_falls_from_the_full_rate_to_almost_none():
+    config = TrainConfig(steps=1000, schedule=cosine_schedule())
+    rates = [config.learning_rate_at(step) for step in range(1000)]
+    assert rates[0] == config.learning_rate
+    assert rates[500] == pytest.approx(config.learning_rate / 2)
+    assert rates == sorted(rates, reverse=True)
+    assert 0 < rates[-1] < 1e-3 * config.learning_rate
 
 
 def test_protocols_are_the_papers():

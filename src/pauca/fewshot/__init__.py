@@ -30,7 +30,16 @@ from pauca.fewshot.evaluate import (
 )
 from pauca.fewshot.latent import LatentConfig, LatentStem, Posterior
 from pauca.fewshot.model import Losses, MCRNet, ModelConfig
-from pauca.fewshot.train import PROTOCOLS, Protocol, TrainConfig, Trainer, TrainResult, Workers, train
+from pauca.fewshot.train import (
+    PROTOCOLS,
+    Protocol,
+    TrainConfig,
+    Trainer,
+    TrainResult,
+    Workers,
+    cosine_schedule,
+    train,
+)
 from pauca.fewshot.types import PADDING, BaseLearner, EpisodeConfig, Episodes, ImageSet
 
 __all__ = [
@@ -62,6 +71,7 @@ __all__ = [
     "Workers",
     "check_disjoint",
     "compare",
+    "cosine_schedule",
     "draw_glyphs",
     "embed_images",
     "evaluate",

@@ -108,6 +108,11 @@ class Protocol:
     train: TrainConfig
 
 
+def cosine_schedule(phases: int = 100) -> tuple[tuple[float, float], ...]:
+    """Phases for `TrainConfig.schedule` that follow half a cosine from the full learning rate to none."""
+    return tuple((i / phases, 0.5 * (1 + math.cos(math.pi * i / phases))) for i in range(phases))
+
+
 def _protocol(shot: int, base_learner: str = "ridge", image_size: int = 32, smoothing: float = 0.0) -> Protocol:
     return Protocol(
         ModelConfig(base_learner=base_learner, image_size=image_size),
