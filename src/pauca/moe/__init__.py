@@ -4,22 +4,44 @@
 """
 
 from pauca.moe import ops
+from pauca.moe.checkpoints import load_checkpoint, load_model, save_checkpoint, save_model
 from pauca.moe.convert import convert, unconvert
+from pauca.moe.diagnosis import diagnose
 from pauca.moe.experts import apply_experts
 from pauca.moe.formats import Fp8Tensor, Granularity, Layout, MxFp4Tensor, ScaleRule
+from pauca.moe.health import FormatLosses, RouterLoad, format_losses, quantisation_health, router_loads
 from pauca.moe.kept import KeptFormats, kept_bytes, kept_formats
 from pauca.moe.layer import Experts, MoE, auxiliary_loss, frozen_weights, update_biases
 from pauca.moe.lm import LM_SIZES, LayersConfig, LMConfig, LMLosses, MoELM, Recomputation
 from pauca.moe.permute import Permutation, sort_by_expert
 from pauca.moe.recipe import Format, Precision, Recipe, Recompute
 from pauca.moe.router import Router, RouterConfig, Routing
+from pauca.moe.tokens import (
+    END,
+    BpeTokenizer,
+    ByteTokenizer,
+    DataConfig,
+    TokenData,
+    TokenFile,
+    Tokenizer,
+    load_tokenizer,
+    prepare_tokens,
+)
+from pauca.moe.train import TrainResult, train
+from pauca.moe.trainer import Diverged, TrainConfig, Trainer, TrainStep
 from pauca.moe.vit import MoEViT, ViTConfig
 from pauca.moe.weights import prepare_weights
 
 __all__ = [
+    "END",
     "LM_SIZES",
+    "BpeTokenizer",
+    "ByteTokenizer",
+    "DataConfig",
+    "Diverged",
     "Experts",
     "Format",
+    "FormatLosses",
     "Fp8Tensor",
     "Granularity",
     "KeptFormats",
@@ -38,18 +60,37 @@ __all__ = [
     "Recompute",
     "Router",
     "RouterConfig",
+    "RouterLoad",
     "Routing",
     "ScaleRule",
+    "TokenData",
+    "TokenFile",
+    "Tokenizer",
+    "TrainConfig",
+    "TrainResult",
+    "TrainStep",
+    "Trainer",
     "ViTConfig",
     "apply_experts",
     "auxiliary_loss",
     "convert",
+    "diagnose",
+    "format_losses",
     "frozen_weights",
     "kept_bytes",
     "kept_formats",
+    "load_checkpoint",
+    "load_model",
+    "load_tokenizer",
     "ops",
+    "prepare_tokens",
     "prepare_weights",
+    "quantisation_health",
+    "router_loads",
+    "save_checkpoint",
+    "save_model",
     "sort_by_expert",
+    "train",
     "unconvert",
     "update_biases",
 ]

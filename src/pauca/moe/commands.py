@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from tyro.conf import arg
+import torch
+import torch.distributed as dist
+from tyro.conf import Positional, arg
 
 from pauca import moe
+from pauca.errors import ConfigError, InputError
+from pauca.moe import plots
+from pauca.moe.trainer import check_fit, join_processes
+from pauca.runs import Report, Run, from_yaml, resolve_device, seed_all, to_dict, write_text
 
 _RECIPES = {
     "bf16": moe.Recipe.bf16(),
@@ -54,4 +62,235 @@ def kept(
         print(f"{name:<16}" + "".join(f"{cell:>20}" for cell in cells))
 
 
-COMMANDS = {"kept": kept}
+@dataclass(frozen=True)
+class ModelOptions:
+    """What to train: a size, and how its experts compute. Anything else is set in a config.yaml (--config)."""
+
+    size: Literal["toy", "base", "large", "xl"] = "toy"
+    """0.3 M, 0.2 B, 1.1 B or 3.5 B parameters."""
+    recipe: moe.Precision = "fp4"
+    """Numerics of the experts."""
+    kept_z: moe.Format | None = None
+    """Format in which FC1's output is kept; the recipe's own, if not given."""
+    recompute: moe.Recompute = "none"
+    """What the experts compute again in backward, to keep less."""
+    recompute_attention: bool = False
+    """Compute attention again in backward."""
+    recompute_norms: bool = False
+    """Compute norms again in backward."""
+    context: int | None = None
+    """Tokens of a sequence; the size's own, if not given."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that repeats a training: what stands in a run's config.yaml."""
+
+    data: moe.DataConfig
+    model: moe.LMConfig
+    train: moe.TrainConfig
+
+
+def train(
+    data: tuple[str, ...] = (),
+    validation: tuple[str, ...] = (),
+    vocabulary: int | None = None,
+    validation_share: float = 0.05,
+    out: Path | None = None,
+    config: Path | None = None,
+    model: ModelOptions = ModelOptions(),
+    training: moe.TrainConfig = moe.TrainConfig(),  # noqa: B008 - frozen
+    resume: bool = False,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Train a mixture-of-experts language model on text.
+
+    Writes config.yaml, metrics.jsonl, checkpoints, checkpoints/best.safetensors and report.html to the output folder,
+    and the tokens beside it. On several GPUs: `torchrun --nproc-per-node N -m pauca.cli moe train ...`.
+
+    Args:
+        data: text files (.txt, .md, .py, also .xz or .gz), folders of such, or one folder of tokens from an earlier
+            run; if not given, the Python standard library's own sources.
+        validation: files or folders to validate on, instead of a share of the data.
+        vocabulary: 256 for bytes, more for byte pairs learnt from the data; the size's own, if not given.
+        validation_share: share of the documents that is held out where there is no --validation.
+        out: output folder; default: size and recipe, in runs/moe.
+        config: repeat the training of a config.yaml; settings are then taken from it alone.
+        model: what to train.
+        training: how to train.
+        resume: go on with the run in the output folder, with its own settings.
+        force: replace a run that is there already.
+        quiet: print only errors.
+    """
+    out = out or Path("runs/moe") / f"{model.size}-{model.recipe}"
+    text = (data, validation, validation_share, vocabulary)
+    settings = _settings(out, config, resume, text, model, training)
+    rank, processes = join_processes()
+    if processes > 1 and rank > 0:
+        dist.barrier()  # the first process tokenises
+    tokens = moe.prepare_tokens(settings.data, out.parent / "tokens")
+    if processes > 1 and rank == 0:
+        dist.barrier()
+    settings = replace(settings, model=replace(settings.model, vocabulary=tokens.tokenizer.vocabulary))
+    check_fit(settings.model, tokens, settings.train)
+    seed_all(settings.train.seed)
+    network = moe.MoELM(settings.model)
+
+    # Only now, so that settings that are refused neither leave a run behind nor, with --force, cost an earlier one.
+    run = Run(out)
+    if rank == 0:
+        run = Run.create(out, settings, force, resume)
+        _remember_text(run, tokens, resume)
+    if processes > 1:
+        dist.barrier()
+    try:
+        result = moe.train(network, settings.train, tokens, run, resume, quiet)
+    except moe.Diverged:
+        if rank == 0:
+            _training_report(run, settings, None).save(out / "report.html")
+        raise
+    if rank == 0:
+        _training_report(run, settings, result).save(out / "report.html")
+        if not quiet:
+            reached = f" (validation {result.validation_loss:.3f} nats per token)" if result.validation_loss else ""
+            print(f"best after step {result.best_step}{reached}: {run.checkpoints / 'best.safetensors'}")
+            print(f"report: {out / 'report.html'}")
+    if processes > 1:
+        dist.destroy_process_group()
+
+
+def sample(
+    run: Positional[Path],
+    prompt: str = "",
+    count: int | None = None,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Let a trained model go on from a prompt.
+
+    Args:
+        run: folder of a training.
+        prompt: text to go on from; the start of a document, if not given.
+        count: tokens to add; as many as the model's context holds, if not given.
+        temperature: below 1 the likely become likelier; 0 always takes the likeliest.
+        top_k: choose among so many likeliest tokens only.
+        seed: of the random choices.
+        device: auto, cpu or cuda.
+    """
+    path = run / "checkpoints" / "best.safetensors"
+    if not path.exists():
+        raise InputError(f"{run}: holds no trained model ({path.relative_to(run)}); give the folder of a training")
+    place = resolve_device(device)
+    network, tokenizer = moe.load_model(path).to(place).eval(), moe.load_tokenizer(run)
+    start = tokenizer.encode([prompt])[0].tolist() or [tokenizer.end]
+    room = network.config.context - len(start)
+    tokens = network.generate(
+        torch.tensor([start], device=place),
+        max(1, room) if count is None else count,
+        temperature,
+        top_k,
+        torch.Generator(place).manual_seed(seed),
+    )
+    print(prompt + tokenizer.decode(tokens[0, len(start) :].tolist()).split(moe.END)[0])
+
+
+COMMANDS = {"kept": kept, "train": train, "sample": sample}
+
+
+def _settings(
+    out: Path,
+    config: Path | None,
+    resume: bool,
+    text: tuple[tuple[str, ...], tuple[str, ...], float, int | None],
+    model: ModelOptions,
+    training: moe.TrainConfig,
+) -> TrainSettings:
+    """The settings of a new run, of a config.yaml, or of the run to go on with."""
+    given, usual = _given(text, model, training), _given(((), (), 0.05, None), ModelOptions(), moe.TrainConfig())
+    if resume:
+        if not Run(out).config_path.exists():
+            raise InputError(
+                f"{out}: holds no run to go on with; start one without --resume, or name its folder by --out"
+            )
+        stored = from_yaml(TrainSettings, Run(out).config_path)
+        _check_same(to_dict(stored), to_dict(given), to_dict(usual), Run(out).config_path)
+        return stored
+    return from_yaml(TrainSettings, config) if config else given
+
+
+def _given(
+    text: tuple[tuple[str, ...], tuple[str, ...], float, int | None], model: ModelOptions, training: moe.TrainConfig
+) -> TrainSettings:
+    sources, validation, share, vocabulary = text
+    size = moe.LM_SIZES[model.size]
+    recipe: moe.Recipe = getattr(moe.Recipe, model.recipe)()
+    lm = replace(
+        size,
+        context=model.context or size.context,
+        recipe=replace(recipe, kept_z=model.kept_z or recipe.kept_z),
+        recompute=moe.Recomputation(model.recompute_norms, model.recompute_attention, model.recompute),
+    )
+    return TrainSettings(moe.DataConfig(sources, validation, share, vocabulary or size.vocabulary), lm, training)
+
+
+def _check_same(stored: dict[str, Any], given: dict[str, Any], usual: dict[str, Any], where: Path) -> None:
+    """Refuse an option that is given another value than its default and than the run to go on with has."""
+    for name, value in given.items():
+        if isinstance(value, dict):
+            _check_same(stored[name], value, usual[name], where)
+        elif value not in (usual[name], stored[name]):
+            raise ConfigError(
+                f"{where}: the run was started with {name} {stored[name]}, not {value}; leave the option out to go on "
+                "with it, or start a new run"
+            )
+
+
+def _remember_text(run: Run, tokens: moe.TokenData, resume: bool) -> None:
+    """Keep beside the model what its tokens mean and where they came from; refuse to go on with other text."""
+    path = run.path / "sources.json"
+    if resume and path.exists():
+        tokens.check_sources(json.loads(path.read_text(encoding="utf-8")))
+    write_text(path, json.dumps(tokens.sources, indent=1), force=True)
+    if isinstance(tokens.tokenizer, moe.BpeTokenizer):
+        write_text(run.path / "tokenizer.json", tokens.tokenizer.to_json(), force=True)
+
+
+def _training_report(run: Run, settings: TrainSettings, result: moe.TrainResult | None) -> Report:
+    """The report of a training; without a result, of one that went wrong."""
+    model, lines = settings.model, list(run.metrics())
+    text = ", ".join(settings.data.sources) or "the Python standard library's sources"
+    report = Report("Training of a mixture-of-experts language model", f"{text}; {settings.train.steps} steps")
+    if result is None:
+        report.text("The training stopped because its loss diverged; the curves end before that.")
+    steps = [line for line in lines if "tokens_per_second" in line]
+    rates = sorted(line["tokens_per_second"] for line in steps)
+    best = result.validation_loss if result is not None else None
+    report.table(
+        ["recipe", "parameters", "active", "best step", "validation loss", "tokens/s, median", "memory / MiB"],
+        [
+            [
+                model.recipe.precision,
+                model.parameters,
+                model.active_parameters,
+                result.best_step if result is not None else "",
+                round(best, 4) if best is not None else "",
+                round(rates[len(rates) // 2]) if rates else "",
+                round(max(line["memory_bytes"] for line in steps) / 2**20) if steps else "",
+            ]
+        ],
+        "Loss in nats per token. Memory: the most that was allocated on the GPU, or resident on a CPU.",
+    )
+    report.figure(plots.loss_curves({model.recipe.precision: lines}), "Cross entropy in training and on validation.")
+    report.figure(plots.gradient_curve(lines), "Gradient before clipping, and the learning rate.")
+    report.heading("Load of the experts")
+    report.text("Each layer in one step, from the first (dark) to the last (light): 1 is a perfect balance in both.")
+    report.figure(plots.load_curves(lines), "The busiest expert, and the entropy of the load.")
+    health = plots.health_curves(lines)
+    if health is not None:
+        report.heading("What the formats lose")
+        report.text("Shares of the elements that are not zero, for each layer, measured on one batch.")
+        report.figure(health, "Elements that became zero, were saturated, or lost bits under a shared scale.")
+    return report

@@ -55,7 +55,7 @@ def router_load(copies: Int[Tensor, " experts"]) -> RouterLoad:
 
 
 @dataclass(frozen=True)
-class Losses:
+class FormatLosses:
     """What a format does to a matrix, as shares of the elements that are not zero."""
 
     underflows: Float[Tensor, ""]  # became zero
@@ -65,7 +65,7 @@ class Losses:
 @torch.no_grad()
 def format_losses(
     x: Float[Tensor, "rows channels"], format_: Format, rule: ScaleRule = ScaleRule.EVEN
-) -> Losses | None:
+) -> FormatLosses | None:
     """Quantise x as a layer would and count what is lost. On the device; None for BF16, which loses neither.
 
     Args:
@@ -86,7 +86,7 @@ def format_losses(
     nonzero = (values != 0).sum().clamp(min=1)
     underflows = ((values != 0) & (stored.dequantize() == 0)).sum()
     saturations = (values.abs() > _LARGEST[format_] * scales).sum()
-    return Losses(underflows / nonzero, saturations / nonzero)
+    return FormatLosses(underflows / nonzero, saturations / nonzero)
 
 
 def quantisation_health(model: nn.Module, backward: Callable[[], Any]) -> dict[str, dict[str, float]]:
@@ -139,7 +139,7 @@ class _Watch:
     def _gradient(self, gradient: Tensor) -> None:
         self._note("dy", format_losses(gradient.reshape(-1, gradient.shape[-1]).bfloat16(), "fp8"))
 
-    def _note(self, matrix: str, losses: Losses | None) -> None:
+    def _note(self, matrix: str, losses: FormatLosses | None) -> None:
         if losses is not None:
             self._add(f"underflow.{matrix}", losses.underflows)
             self._add(f"saturation.{matrix}", losses.saturations)

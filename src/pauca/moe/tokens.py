@@ -127,8 +127,8 @@ class DataConfig:
     validation: tuple[str, ...] = ()
     """Files or folders to validate on; none: `validation_share` of the sources."""
     validation_share: float = 0.05
-    """Share of the documents, evenly spread, that is held out for validation. Of fewer documents than make one such, the
-    end of the text is held out (a byte-pair vocabulary has then seen it)."""
+    """Share of the documents, evenly spread, that is held out for validation. Where the documents are too few for that,
+    the end of the text is held out (a byte-pair vocabulary has then seen it)."""
     vocabulary: int = 256
     """256: bytes. More: byte pairs, learnt from the training text."""
 
@@ -281,7 +281,8 @@ def _make_folder(config: DataConfig, files: dict[str, list[tuple[str, Path]]], f
     try:
         temporary.mkdir(parents=True)
         _write_tokens(config, files, temporary)
-        temporary.rename(folder)
+        if not folder.exists():  # another run has made it meanwhile
+            temporary.rename(folder)
     except OSError as error:
         raise PaucaError(
             f"{folder}: could not be written ({error.strerror or error}); free space, and repeat"

@@ -14,7 +14,7 @@ from pauca.moe.checkpoints import checkpoints, clean_up, load_checkpoint, save_c
 from pauca.moe.layer import update_biases
 from pauca.moe.lm import MoELM
 from pauca.moe.tokens import TokenData
-from pauca.moe.trainer import Diverged, Step, TrainConfig, Trainer
+from pauca.moe.trainer import Diverged, TrainConfig, Trainer, TrainStep
 from pauca.runs import Progress, Run, write_text
 
 
@@ -84,7 +84,7 @@ class _Log:
         if self._board is not None:
             self._board.close()
 
-    def step(self, step: Step) -> None:
+    def step(self, step: TrainStep) -> None:
         """Count a step, and write its metrics if it is time to."""
         trainer, config = self.trainer, self.trainer.config
         self._tokens += trainer.tokens_per_step

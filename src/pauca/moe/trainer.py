@@ -116,7 +116,7 @@ class Diverged(PaucaError):
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainStep:
     """What one step of training came to, averaged over its passes and processes."""
 
     loss: float  # what was minimised
@@ -163,7 +163,7 @@ class Trainer:
         self.seconds = 0.0  # spent in `step`
         self._sequences = _sequences_per_pass(config, self.processes)
 
-    def step(self) -> Step:
+    def step(self) -> TrainStep:
         """One step of AdamW.
 
         Raises:
@@ -268,7 +268,7 @@ class Trainer:
         tokens, targets = (part.contiguous().pin_memory().to(self.device, non_blocking=True) for part in parts)
         return tokens, targets
 
-    def _clip_and_read(self, losses: list[LMLosses]) -> Step:
+    def _clip_and_read(self, losses: list[LMLosses]) -> TrainStep:
         """Clip the gradients and wait for the step's numbers: the only time that the host waits for the device.
 
         It waits before the optimiser changes weights, so that a step that went wrong can be looked into and undone. A
@@ -282,9 +282,9 @@ class Trainer:
         if self.processes > 1:
             dist.all_reduce(means)
             means /= self.processes
-        return Step(*torch.cat([means, norm.reshape(1).to(means)]).tolist())
+        return TrainStep(*torch.cat([means, norm.reshape(1).to(means)]).tolist())
 
-    def _not_finite(self, found: Step) -> str:
+    def _not_finite(self, found: TrainStep) -> str:
         self.model.eval()  # routers do not count these tokens
 
         def forward() -> None:

@@ -1,0 +1,101 @@
+"""Figures of trainings, each a function from logged metrics to Figure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Lines = Sequence[Mapping[str, Any]]
+"""What `Run.metrics` yields, as a list."""
+
+_COLOURS = ("#1a7f5a", "#c0392b", "#2c5f9e", "#b8860b", "#6c4a9e", "#555555")
+_MEASURES = {"underflow": "became zero", "saturation": "saturated", "inexact": "lost bits under a shared scale"}
+_MATRICES = {
+    "x": "input",
+    "z": "FC1's output",
+    "dy": "gradient of the output",
+    "rows": "rows of FC1's input",
+    "columns": "its columns",
+}
+
+
+def loss_curves(runs: Mapping[str, Lines]) -> Figure:
+    """Cross entropy against steps, of one or several runs by name: training thin, validation in dots."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axis = figure.subplots()
+    for (name, lines), colour in zip(runs.items(), _COLOURS * len(runs), strict=False):
+        steps, losses = _series(lines, "cross_entropy")
+        axis.plot(steps, losses, color=colour, alpha=0.55, linewidth=1, label=f"{name}, training")
+        steps, losses = _series(lines, "validation_loss")
+        if len(steps):
+            axis.plot(steps, losses, color=colour, marker="o", markersize=4, label=f"{name}, validation")
+    _label(axis, "cross entropy / nats per token")
+    axis.legend(fontsize=8)
+    return figure
+
+
+def gradient_curve(lines: Lines) -> Figure:
+    """Norm of the gradient before clipping, and the learning rate."""
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(*_series(lines, "gradient_norm"), color=_COLOURS[0], linewidth=1)
+    _label(left, "gradient norm")
+    left.set_yscale("log")
+    right.plot(*_series(lines, "learning_rate"), color=_COLOURS[2])
+    _label(right, "learning rate")
+    return figure
+
+
+def load_curves(lines: Lines) -> Figure:
+    """How evenly each layer's experts are used."""
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _layers(left, lines, "load_imbalance", "tokens of the busiest expert / mean")
+    _layers(right, lines, "load_entropy", "entropy of the load / largest possible")
+    left.legend(fontsize=7)
+    return figure
+
+
+def health_curves(lines: Lines) -> Figure | None:
+    """What each layer's formats lose, a panel for each measure and matrix; None if nothing was measured."""
+    found = {name.split("/")[0]: None for line in lines for name in line if name.split(".")[0] in _MEASURES}
+    if not found:
+        return None
+    columns = 2
+    rows = -(-len(found) // columns)
+    figure = Figure(figsize=(8, 2.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis, name in zip(axes, found, strict=False):
+        measure, matrix = name.split(".")
+        _layers(axis, lines, name, "share of the nonzero")
+        axis.set_title(f"{_MATRICES[matrix]}: {_MEASURES[measure]}", fontsize=9)
+    for axis in list(axes)[len(found) :]:
+        axis.set_axis_off()
+    figure.axes[0].legend(fontsize=7)
+    return figure
+
+
+def _layers(axis: Axes, lines: Lines, name: str, label: str) -> None:
+    """A line for each layer, from dark (first) to light (last)."""
+    layers = list(dict.fromkeys(key.split("/")[1] for line in lines for key in line if key.startswith(f"{name}/")))
+    for place, layer in enumerate(layers):
+        colour = colormaps["viridis"](0.85 * place / max(1, len(layers) - 1))
+        shown = layer if place in (0, len(layers) - 1) else None
+        axis.plot(*_series(lines, f"{name}/{layer}"), color=colour, linewidth=1, marker=".", markersize=3, label=shown)
+    _label(axis, label)
+
+
+def _series(lines: Lines, name: str) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [(line["step"], float(line[name])) for line in lines if name in line]
+    steps, values = zip(*pairs, strict=True) if pairs else ((), ())
+    return np.array(steps), np.array(values)
+
+
+def _label(axis: Axes, label: str) -> None:
+    axis.set_xlabel("step", fontsize=8)
+    axis.set_ylabel(label, fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.25)
