@@ -13,7 +13,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from uuid import uuid4
 
 import numpy as np
@@ -32,6 +32,7 @@ _COMPRESSED = {".xz": lzma.open, ".gz": gzip.open}
 _NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Text to integers and back."""
 
