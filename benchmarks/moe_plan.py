@@ -17,9 +17,9 @@ import torch
 
 from moe_shapes import machine, show, write_json
 from pauca.moe import Experts
-from pauca.moe.footprint import Policy, kept_by_head
+from pauca.moe.footprint import RecomputePolicy, kept_by_head
 from pauca.moe.lm import LM_SIZES, LMConfig, MoELM, Recomputation
-from pauca.moe.plan import RECIPES, Assumptions, Layout, Plan, Task, Way, evaluate
+from pauca.moe.plan import RECIPES, Assumptions, ParallelLayout, Plan, PlanTask, Way, evaluate
 from pauca.moe.recipe import Precision
 from pauca.moe.shapes import from_lm
 
@@ -69,8 +69,8 @@ def set_numerics(model: MoELM, recipe: Precision, recompute: Recomputation) -> N
 
 def predict(config: LMConfig, tokens: int, recipe: Precision, recompute: Recomputation) -> Plan:
     assumptions = Assumptions(parameter_bytes=4, gradient_bytes=4, optimiser_bytes=0, reserved_gb=0)
-    task = Task(from_lm(config), 1, 2**37, tokens, config.context, assumptions=assumptions)
-    return evaluate(task, Way(recipe, Layout(1, 1, 1), Policy.of(recompute)))
+    task = PlanTask(from_lm(config), 1, 2**37, tokens, config.context, assumptions=assumptions)
+    return evaluate(task, Way(recipe, ParallelLayout(1, 1, 1), RecomputePolicy.of(recompute)))
 
 
 def measure(model: MoELM, tokens: torch.Tensor, targets: torch.Tensor) -> tuple[int, int]:

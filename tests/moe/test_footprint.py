@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from pauca.moe import Recipe, RouterConfig
 from pauca.moe.footprint import (
-    Policy,
+    RecomputePolicy,
     dense_load,
     kept_by_attention,
     kept_by_bank,
@@ -84,7 +84,7 @@ def kept_by_autograd(config: LMConfig) -> int:
 
 
 def predicted(config: LMConfig) -> int:
-    shape, policy, load = from_lm(config), Policy.of(config.recompute), routed_load(from_lm(config), TOKENS)
+    shape, policy, load = from_lm(config), RecomputePolicy.of(config.recompute), routed_load(from_lm(config), TOKENS)
     kept = sum(kept_by_head(shape, TOKENS).values())
     for layer in range(config.layers):
         of_layer = kept_by_layer(shape, config.recipe, policy, TOKENS, None if layer < config.dense_layers else load)
@@ -138,7 +138,7 @@ def test_experts_on_one_gpu_receive_each_token_once():
 
 def test_recomputing_the_up_projection_drops_queries_keys_and_values():
     shape = SHAPES["deepseek-v3"]
-    everything, up = (sum(kept_by_attention(shape, Policy(attention=a), 1).values()) for a in ("none", "up"))
+    everything, up = (sum(kept_by_attention(shape, RecomputePolicy(attention=a), 1).values()) for a in ("none", "up"))
     assert everything - up == 2 * 128 * (192 + 192 + 128)
 
 
@@ -148,13 +148,13 @@ def test_the_working_set_holds_gradients_of_rows_and_weights():
     load = routed_load(shape, 4096, ep=32)
     least = 2 * load.rows * 7168 + 2 * load.experts * shape.expert_parameters
     for name in ("bf16", "fp8", "fp4"):
-        assert least < working_set(shape, getattr(Recipe, name)(), Policy(), 4096, load) < 3 * least
+        assert least < working_set(shape, getattr(Recipe, name)(), RecomputePolicy(), 4096, load) < 3 * least
 
 
 def test_policies_have_readable_names():
-    assert str(Policy()) == "nothing"
-    assert str(Policy(True, "up", "activation")) == "norms + MLA up-projection + activation"
-    assert str(Policy.of(Recomputation(attention=True, experts="experts"))) == "attention + experts"
+    assert str(RecomputePolicy()) == "nothing"
+    assert str(RecomputePolicy(True, "up", "activation")) == "norms + MLA up-projection + activation"
+    assert str(RecomputePolicy.of(Recomputation(attention=True, experts="experts"))) == "attention + experts"
 
 
 def test_a_dense_layer_is_one_expert_for_all():

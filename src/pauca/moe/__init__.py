@@ -6,16 +6,22 @@
 from pauca.moe import ops
 from pauca.moe.checkpoints import load_checkpoint, load_model, save_checkpoint, save_model
 from pauca.moe.convert import convert, unconvert
+from pauca.moe.cost import Rates
 from pauca.moe.diagnosis import diagnose
 from pauca.moe.experts import apply_experts
+from pauca.moe.footprint import RecomputePolicy
 from pauca.moe.formats import Fp8Tensor, Granularity, Layout, MxFp4Tensor, ScaleRule
 from pauca.moe.health import FormatLosses, RouterLoad, format_losses, quantisation_health, router_loads
+from pauca.moe.gradients import average_gradients, clip_gradients
 from pauca.moe.kept import KeptFormats, kept_bytes, kept_formats
 from pauca.moe.layer import Experts, MoE, auxiliary_loss, frozen_weights, update_biases
 from pauca.moe.lm import LM_SIZES, LayersConfig, LMConfig, LMLosses, MoELM, Recomputation
+from pauca.moe.parallel import ParallelExperts, parallelise
 from pauca.moe.permute import Permutation, sort_by_expert
+from pauca.moe.plan import Assumptions, ParallelLayout, Plan, PlanTask, Way, find_plans
 from pauca.moe.recipe import Format, Precision, Recipe, Recompute
 from pauca.moe.router import Router, RouterConfig, Routing
+from pauca.moe.shapes import SHAPES, GroupedQueryAttention, LatentAttention, ModelShape, model_shape
 from pauca.moe.tokens import (
     END,
     BpeTokenizer,
@@ -31,10 +37,13 @@ from pauca.moe.train import TrainResult, train
 from pauca.moe.trainer import Diverged, TrainConfig, Trainer, TrainStep
 from pauca.moe.vit import MoEViT, ViTConfig
 from pauca.moe.weights import prepare_weights
+from pauca.moe.wire import WireBytes, wire_bytes
 
 __all__ = [
     "END",
     "LM_SIZES",
+    "SHAPES",
+    "Assumptions",
     "BpeTokenizer",
     "ByteTokenizer",
     "DataConfig",
@@ -44,20 +53,29 @@ __all__ = [
     "FormatLosses",
     "Fp8Tensor",
     "Granularity",
+    "GroupedQueryAttention",
     "KeptFormats",
     "LMConfig",
     "LMLosses",
+    "LatentAttention",
     "LayersConfig",
     "Layout",
     "MoE",
     "MoELM",
     "MoEViT",
+    "ModelShape",
     "MxFp4Tensor",
+    "ParallelLayout",
+    "ParallelExperts",
     "Permutation",
+    "Plan",
+    "PlanTask",
     "Precision",
+    "Rates",
     "Recipe",
     "Recomputation",
     "Recompute",
+    "RecomputePolicy",
     "Router",
     "RouterConfig",
     "RouterLoad",
@@ -71,10 +89,14 @@ __all__ = [
     "TrainStep",
     "Trainer",
     "ViTConfig",
+    "Way",
     "apply_experts",
     "auxiliary_loss",
+    "average_gradients",
+    "clip_gradients",
     "convert",
     "diagnose",
+    "find_plans",
     "format_losses",
     "frozen_weights",
     "kept_bytes",
@@ -82,8 +104,10 @@ __all__ = [
     "load_checkpoint",
     "load_model",
     "load_tokenizer",
+    "model_shape",
     "ops",
     "prepare_tokens",
+    "parallelise",
     "prepare_weights",
     "quantisation_health",
     "router_loads",
@@ -93,4 +117,5 @@ __all__ = [
     "train",
     "unconvert",
     "update_biases",
+    "wire_bytes",
 ]

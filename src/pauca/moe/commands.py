@@ -14,6 +14,7 @@ from tyro.conf import Positional, arg
 from pauca import moe
 from pauca.errors import ConfigError, InputError
 from pauca.moe import plots
+from pauca.moe.plan_commands import plan
 from pauca.moe.trainer import check_fit, join_processes
 from pauca.runs import Report, Run, from_yaml, resolve_device, seed_all, to_dict, write_text
 
@@ -197,7 +198,7 @@ def sample(
     print(prompt + tokenizer.decode(tokens[0, len(start) :].tolist()).split(moe.END)[0])
 
 
-COMMANDS = {"kept": kept, "train": train, "sample": sample}
+COMMANDS = {"kept": kept, "plan": plan, "train": train, "sample": sample}
 
 
 def _settings(

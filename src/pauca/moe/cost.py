@@ -8,7 +8,7 @@ measured time within a tenth.
 from dataclasses import dataclass
 
 from pauca.errors import ConfigError
-from pauca.moe.footprint import Load, Policy, dense_load, routed_load
+from pauca.moe.footprint import Load, RecomputePolicy, dense_load, routed_load
 from pauca.moe.formats import mxfp4_row_bytes
 from pauca.moe.kept import kept_formats
 from pauca.moe.recipe import Recipe, Recompute
@@ -124,7 +124,7 @@ def _recomputed(
     return rates.products(4 * load.copies * hidden * width, recipe.precision) + rates.bytes(moved, recipe.precision)
 
 
-def attention_time(shape: ModelShape, policy: Policy, tokens: int, context: int, rates: Rates) -> Seconds:
+def attention_time(shape: ModelShape, policy: RecomputePolicy, tokens: int, context: int, rates: Rates) -> Seconds:
     """Forward and backward of one layer's attention, with both of the layer's norms and residual sums."""
     attention = shape.attention
     projections = 2 * tokens * attention.parameters(shape.hidden)
@@ -144,7 +144,13 @@ def attention_time(shape: ModelShape, policy: Policy, tokens: int, context: int,
 
 
 def feed_forward_time(
-    shape: ModelShape, recipe: Recipe, policy: Policy, tokens: int, load: Load | None, rates: Rates, prepared: bool
+    shape: ModelShape,
+    recipe: Recipe,
+    policy: RecomputePolicy,
+    tokens: int,
+    load: Load | None,
+    rates: Rates,
+    prepared: bool,
 ) -> Seconds:
     """Forward and backward of one layer's feed-forward: experts under `load`, or the dense one where that is None."""
     banks = [(load, shape.width), (dense_load(tokens), shape.shared_width)]

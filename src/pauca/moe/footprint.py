@@ -21,7 +21,7 @@ Bytes = dict[str, int]
 
 
 @dataclass(frozen=True)
-class Policy:
+class RecomputePolicy:
     """What backward computes again in every layer."""
 
     norms: bool = False
@@ -31,7 +31,7 @@ class Policy:
     """Of routed, shared and dense feed-forwards."""
 
     @classmethod
-    def of(cls, recompute: "Recomputation") -> "Policy":
+    def of(cls, recompute: "Recomputation") -> "RecomputePolicy":
         """A `MoELM`'s."""
         return cls(recompute.norms, "all" if recompute.attention else "none", recompute.experts)
 
@@ -84,7 +84,7 @@ def kept_by_bank(recipe: Recipe, mode: Recompute, load: Load, hidden: int, width
     return {"experts": sum(map(prod, shapes)), "routing": 8 * load.rows + 8 * load.copies + 4 * load.experts}
 
 
-def kept_by_attention(shape: ModelShape, policy: Policy, tokens: int) -> Bytes:
+def kept_by_attention(shape: ModelShape, policy: RecomputePolicy, tokens: int) -> Bytes:
     """By one layer's attention with its norm."""
     kept = {"residual": 2 * tokens * shape.hidden}
     if policy.attention == "all":
@@ -106,7 +106,7 @@ def _grouped_attention(attention: GroupedQueryAttention, tokens: int) -> int:
     return tokens * (2 * rotated + 2 * (rotated + attention.kv_channels) + 4 * norms)
 
 
-def _latent_attention(attention: LatentAttention, policy: Policy, tokens: int) -> tuple[int, int]:
+def _latent_attention(attention: LatentAttention, policy: RecomputePolicy, tokens: int) -> tuple[int, int]:
     """Of the latents' norms, and of the rest but for the output."""
     ranks = attention.query_rank + attention.kv_rank
     norms = 4 * tokens * (1 + (attention.query_rank > 0)) + (0 if policy.norms else 2 * tokens * ranks)
@@ -115,7 +115,9 @@ def _latent_attention(attention: LatentAttention, policy: Policy, tokens: int) -
     return norms, latents + (0 if policy.attention == "up" else heads)
 
 
-def kept_by_feed_forward(shape: ModelShape, recipe: Recipe, policy: Policy, tokens: int, load: Load | None) -> Bytes:
+def kept_by_feed_forward(
+    shape: ModelShape, recipe: Recipe, policy: RecomputePolicy, tokens: int, load: Load | None
+) -> Bytes:
     """By one layer's feed-forward with its norm: experts under `load`, or the dense one where that is None."""
     # With FC1's input kept in BF16 once per token, the bank keeps the norm's output; so does the router.
     kept = {"residual": 2 * tokens * shape.hidden, "norms": 4 * tokens}
@@ -133,7 +135,7 @@ def kept_by_feed_forward(shape: ModelShape, recipe: Recipe, policy: Policy, toke
     return kept
 
 
-def kept_by_layer(shape: ModelShape, recipe: Recipe, policy: Policy, tokens: int, load: Load | None) -> Bytes:
+def kept_by_layer(shape: ModelShape, recipe: Recipe, policy: RecomputePolicy, tokens: int, load: Load | None) -> Bytes:
     """By one layer, its input included: an MoE layer under `load`, or a dense layer where that is None."""
     attention = kept_by_attention(shape, policy, tokens)
     return _sum(attention, kept_by_feed_forward(shape, recipe, policy, tokens, load))
@@ -187,10 +189,10 @@ def _fp8_working_set(recipe: Recipe, mode: Recompute, load: Load, hidden: int, w
     return max(stages) + 3 * tokens  # with dy in BF16 and in FP8
 
 
-def attention_working_set(shape: ModelShape, policy: Policy, tokens: int) -> int:
+def attention_working_set(shape: ModelShape, policy: RecomputePolicy, tokens: int) -> int:
     """Of the attention block's backward: what it computes again, and gradients of queries, keys and values."""
     attention = shape.attention
-    everything = kept_by_attention(shape, Policy(policy.norms), tokens)
+    everything = kept_by_attention(shape, RecomputePolicy(policy.norms), tokens)
     again = sum(everything.values()) - sum(kept_by_attention(shape, policy, tokens).values())
     heads = 2 * attention.query_channels + attention.output_channels
     # In BF16 for all heads, those of shared keys and values summed afterwards; in FP32 the queries', and its rotation.
@@ -215,7 +217,7 @@ def loss_working_set(shape: ModelShape, tokens: int, parameter_bytes: int) -> in
 
 
 def working_set(
-    shape: ModelShape, recipe: Recipe, policy: Policy, tokens: int, load: Load | None, parameter_bytes: int = 2
+    shape: ModelShape, recipe: Recipe, policy: RecomputePolicy, tokens: int, load: Load | None, parameter_bytes: int = 2
 ) -> int:
     """The most that one layer's backward needs besides what is kept."""
     residual = 2 * tokens * shape.hidden  # the gradient that waits beside a branch

@@ -18,7 +18,7 @@ from pauca.moe import cost
 from pauca.moe.cost import Rates, Seconds
 from pauca.moe.footprint import (
     Bytes,
-    Policy,
+    RecomputePolicy,
     kept_by_head,
     kept_by_layer,
     loss_working_set,
@@ -63,7 +63,7 @@ class Assumptions:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ParallelLayout:
     """How a model is spread over GPUs."""
 
     gpus: int
@@ -86,8 +86,8 @@ class Way:
     """One way to train."""
 
     recipe: Precision
-    layout: Layout
-    policy: Policy = field(default_factory=Policy)
+    layout: ParallelLayout
+    policy: RecomputePolicy = field(default_factory=RecomputePolicy)
     prepared: bool = False
     """Expert weights are quantised once a step and kept (`frozen_weights`), not in every pass."""
 
@@ -128,7 +128,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Task:
+class PlanTask:
     """What is asked: a model, GPUs, and what of the layout is given already."""
 
     shape: ModelShape
@@ -158,7 +158,7 @@ class Task:
         """Of one step in a layout without pipeline; a pipeline of P stages has P times as many."""
         return max(1, self.assumptions.batch_tokens // (self.tokens * self.gpus))
 
-    def layouts(self) -> list[Layout]:
+    def layouts(self) -> list[ParallelLayout]:
         """All that the GPUs, the layers and the experts allow.
 
         Raises:
@@ -166,7 +166,7 @@ class Task:
         """
         self._check_given()
         found = [
-            Layout(self.gpus, pp, ep)
+            ParallelLayout(self.gpus, pp, ep)
             for pp in _divisors(self.gpus)
             if pp <= self.shape.layers and self.pp in (None, pp) and self.dp in (None, self.gpus // pp)
             for ep in _divisors(self.gpus // pp)
@@ -194,7 +194,7 @@ class Task:
             raise ConfigError(f"EP {self.ep} does not divide the {self.gpus // stages} GPUs of one stage")
 
 
-def find_plans(task: Task) -> dict[Precision, Plan]:
+def find_plans(task: PlanTask) -> dict[Precision, Plan]:
     """For each recipe, the fastest plan that fits; where none does, the one that lacks least.
 
     Raises:
@@ -220,39 +220,39 @@ def _best(plans: list[Plan]) -> Plan:
     return min(plans, key=lambda plan: plan.lacks)
 
 
-def _ways(task: Task, recipe: Precision) -> Iterator[Way]:
+def _ways(task: PlanTask, recipe: Precision) -> Iterator[Way]:
     choices = (False,) if recipe == "bf16" else (False, True)
     for layout, policy, prepared in product(task.layouts(), policies(task.shape), choices):
         yield Way(recipe, layout, policy, prepared)
 
 
-def policies(shape: ModelShape) -> list[Policy]:
+def policies(shape: ModelShape) -> list[RecomputePolicy]:
     """All that a model's layers may recompute."""
     attention = ("none", "up", "all") if isinstance(shape.attention, LatentAttention) else ("none", "all")
-    return [Policy(*choice) for choice in product((False, True), attention, get_args(Recompute))]
+    return [RecomputePolicy(*choice) for choice in product((False, True), attention, get_args(Recompute))]
 
 
-def ladder(shape: ModelShape) -> list[Policy]:
+def ladder(shape: ModelShape) -> list[RecomputePolicy]:
     """From recomputing nothing to recomputing most: the steps of a table."""
     latent = isinstance(shape.attention, LatentAttention)
     return [
-        Policy(),
-        *([Policy(attention="up")] if latent else [Policy(norms=True)]),
-        *([Policy(norms=True, attention="up")] if latent else []),
-        Policy(norms=True, attention="all"),
-        Policy(norms=True, attention="all", experts="activation"),
-        Policy(norms=True, attention="all", experts="experts"),
+        RecomputePolicy(),
+        *([RecomputePolicy(attention="up")] if latent else [RecomputePolicy(norms=True)]),
+        *([RecomputePolicy(norms=True, attention="up")] if latent else []),
+        RecomputePolicy(norms=True, attention="all"),
+        RecomputePolicy(norms=True, attention="all", experts="activation"),
+        RecomputePolicy(norms=True, attention="all", experts="experts"),
     ]
 
 
-def why_not_less(task: Task, plan: Plan) -> Plan | None:
+def why_not_less(task: PlanTask, plan: Plan) -> Plan | None:
     """The nearest to fitting among the faster ways with the same recipe and layout; None if the fastest fits."""
     others = (evaluate(task, replace(plan.way, policy=policy)) for policy in policies(task.shape))
     faster = [other for other in others if other.tokens_per_second > plan.tokens_per_second and other.lacks > 0]
     return min(faster, key=lambda other: other.lacks, default=None)
 
 
-def evaluate(task: Task, way: Way) -> Plan:
+def evaluate(task: PlanTask, way: Way) -> Plan:
     """The memory and the speed of one way to train."""
     layout, given = way.layout, task.assumptions
     micro_batches = task.micro_batches * layout.pp
@@ -283,7 +283,7 @@ class _Stage:
     in_flight: int  # micro-batches between their forward and their backward
 
 
-def _stages(shape: ModelShape, layout: Layout, micro_batches: int) -> list[_Stage]:
+def _stages(shape: ModelShape, layout: ParallelLayout, micro_batches: int) -> list[_Stage]:
     """Whole layers as evenly as possible, the earlier stages getting one more; the dense layers come first."""
     stages, start = [], 0
     for index in range(layout.pp):
@@ -304,7 +304,7 @@ class _Layer:
     time: Seconds
 
     @classmethod
-    def of(cls, task: Task, way: Way, is_moe: bool) -> "_Layer":
+    def of(cls, task: PlanTask, way: Way, is_moe: bool) -> "_Layer":
         shape, given, recipe = task.shape, task.assumptions, RECIPES[way.recipe]
         if not is_moe and not shape.dense_layers:
             return cls(0, 0, {})
@@ -322,7 +322,7 @@ class _Layer:
         return cls(sum(kept.values()), working_set(*sizes, given.parameter_bytes), time)
 
 
-def _memory(task: Task, way: Way, layers: dict[bool, _Layer], stage: _Stage) -> Bytes:
+def _memory(task: PlanTask, way: Way, layers: dict[bool, _Layer], stage: _Stage) -> Bytes:
     given = task.assumptions
     experts, others = _parameters(task.shape, way.layout, stage)
     dense, moe = layers[False], layers[True]
@@ -338,7 +338,7 @@ def _memory(task: Task, way: Way, layers: dict[bool, _Layer], stage: _Stage) -> 
     }
 
 
-def _working_set(task: Task, layers: dict[bool, _Layer], stage: _Stage) -> int:
+def _working_set(task: PlanTask, layers: dict[bool, _Layer], stage: _Stage) -> int:
     """The most that is needed besides what is kept: in a layer's backward, or in the loss before it."""
     shape = task.shape
     backward = max(layers[True].working_set if stage.moe else 0, layers[False].working_set if stage.dense else 0)
@@ -350,7 +350,7 @@ def _working_set(task: Task, layers: dict[bool, _Layer], stage: _Stage) -> int:
     return max(backward, head + loss_working_set(shape, task.tokens, task.assumptions.parameter_bytes))
 
 
-def _parameters(shape: ModelShape, layout: Layout, stage: _Stage) -> tuple[int, int]:
+def _parameters(shape: ModelShape, layout: ParallelLayout, stage: _Stage) -> tuple[int, int]:
     """Of one GPU: those of its routed experts, and those that all GPUs of the stage have."""
     experts = stage.moe * shape.experts // layout.ep * shape.expert_parameters
     others = stage.dense * shape.dense_layer_parameters + stage.moe * shape.moe_layer_parameters
@@ -358,7 +358,7 @@ def _parameters(shape: ModelShape, layout: Layout, stage: _Stage) -> tuple[int, 
     return experts, others + tables * shape.embedding_parameters + stage.last * shape.hidden
 
 
-def _stage_time(task: Task, layers: dict[bool, _Layer], stage: _Stage) -> Seconds:
+def _stage_time(task: PlanTask, layers: dict[bool, _Layer], stage: _Stage) -> Seconds:
     """Of one micro-batch, forward and backward."""
     time = cost.add({}, layers[False].time, stage.dense)
     time = cost.add(time, layers[True].time, stage.moe)
@@ -367,7 +367,7 @@ def _stage_time(task: Task, layers: dict[bool, _Layer], stage: _Stage) -> Second
     return time
 
 
-def _update_time(task: Task, layout: Layout) -> float:
+def _update_time(task: PlanTask, layout: ParallelLayout) -> float:
     """Once a step: gradients summed and weights sent between the GPUs that share them, and the optimiser's pass."""
     shape, given = task.shape, task.assumptions
     experts = shape.moe_layers * shape.experts * shape.expert_parameters / layout.pp

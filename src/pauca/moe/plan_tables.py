@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from pauca.moe.plan import RECIPES, Plan, Task, Way, evaluate, ladder, why_not_less
+from pauca.moe.plan import RECIPES, Plan, PlanTask, Way, evaluate, ladder, why_not_less
 from pauca.moe.recipe import Precision
 
 Plans = dict[Precision, Plan]
@@ -15,7 +15,7 @@ _TIMES = {
 }
 
 
-def plan_lines(task: Task, plans: Plans) -> list[str]:
+def plan_lines(task: PlanTask, plans: Plans) -> list[str]:
     """All tables, at most 100 columns wide."""
     return [
         *_heading(task),
@@ -39,7 +39,7 @@ def fastest(plans: Plans) -> Plan:
     return max((plan for plan in plans.values() if plan.lacks <= 0), key=lambda plan: plan.tokens_per_second)
 
 
-def _heading(task: Task) -> list[str]:
+def _heading(task: PlanTask) -> list[str]:
     shape, rates = task.shape, task.assumptions.rates
     return [
         f"{shape.name}: {shape.parameters / 1e9:,.1f} B parameters, {shape.active_parameters / 1e9:,.1f} B active",
@@ -55,7 +55,7 @@ def _plans(plans: Plans) -> list[str]:
         (
             recipe,
             str(plan.way.layout),
-            str(plan.way.policy) + (", weights once" if plan.way.prepared else ""),
+            str(plan.way.policy),
             f"{plan.total / 1e9:.1f}",
             f"{plan.total / plan.budget:.0%}",
             f"{plan.tokens_per_second:,.0f}" if plan.lacks <= 0 else f"lacks {plan.lacks / 1e9:.1f} GB",
@@ -86,7 +86,7 @@ def _traffic(plans: Plans) -> list[str]:
     return ["all-to-all of one GPU in one MoE layer and micro-batch, MB", *_table(("recipe", *directions), rows)]
 
 
-def _ladder(task: Task, best: Plan) -> list[str]:
+def _ladder(task: PlanTask, best: Plan) -> list[str]:
     rows = []
     for policy in ladder(task.shape):
         found = [evaluate(task, Way(recipe, best.way.layout, policy)) for recipe in RECIPES]
@@ -101,7 +101,7 @@ def _cell(plan: Plan) -> str:
     return f"{plan.total / plan.budget:.0%}, {plan.tokens_per_second:,.0f}"
 
 
-def _reasons(task: Task, plans: Plans) -> list[str]:
+def _reasons(task: PlanTask, plans: Plans) -> list[str]:
     best = fastest(plans)
     lines = []
     for recipe, plan in plans.items():

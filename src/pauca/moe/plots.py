@@ -1,4 +1,4 @@
-"""Figures of trainings, each a function from logged metrics to Figure."""
+"""Figures of trainings and plans, each a function from data to Figure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,6 +7,9 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from pauca.moe.plan import Plan, PlanTask
+from pauca.moe.recipe import Precision
 
 Lines = Sequence[Mapping[str, Any]]
 """What `Run.metrics` yields, as a list."""
@@ -75,6 +78,45 @@ def health_curves(lines: Lines) -> Figure | None:
     for axis in list(axes)[len(found) :]:
         axis.set_axis_off()
     figure.axes[0].legend(fontsize=7)
+    return figure
+
+
+# Parts of a GPU's memory: greys for what is there before a token is seen.
+_PARTS = {
+    "reserved": "#d9d9d9",
+    "weights": "#9a9a9a",
+    "gradients": "#7a7a7a",
+    "optimiser": "#5a5a5a",
+    "FP8 weights": "#e0b13c",
+    "activations": "#2a7f62",
+    "working set": "#8fc7b0",
+}
+
+
+def plan_figure(task: PlanTask, plans: Mapping[Precision, Plan]) -> Figure:
+    """For each recipe's best plan a bar of memory, part by part, beside what a GPU has, and one of speed."""
+    figure = Figure(figsize=(10, 1.1 + 0.8 * len(plans)), layout="constrained")
+    memory, speed = figure.subplots(1, 2, width_ratios=(3, 1))
+    places, left = range(len(plans)), [0.0] * len(plans)
+    for part, colour in _PARTS.items():
+        sizes = [plan.memory[part] / 1e9 for plan in plans.values()]
+        memory.barh(places, sizes, left=left, color=colour, label=part, edgecolor="white", linewidth=0.5)
+        left = [start + size for start, size in zip(left, sizes, strict=True)]
+    memory.axvline(task.memory / 1e9, color=_COLOURS[1], linestyle="--", label="a GPU's memory")
+    names = [f"{recipe}\n{plan.way.layout}\nrecomputes {plan.way.policy}" for recipe, plan in plans.items()]
+    memory.set_yticks(places, names, fontsize=8)
+    memory.set_xlabel("GB on the fullest GPU")
+
+    rates = [plan.tokens_per_second if plan.lacks <= 0 else 0.0 for plan in plans.values()]
+    bars = speed.barh(places, rates, color=_COLOURS[2])
+    speed.bar_label(bars, [f"{rate:,.0f}" if rate else "does not fit" for rate in rates], padding=3, fontsize=8)
+    speed.set_yticks([])
+    speed.set_xlim(0, 1.35 * max(rates))
+    speed.set_xlabel("tokens/s a GPU")
+    for axis in (memory, speed):
+        axis.invert_yaxis()
+    figure.suptitle(f"{task.shape.name} on {task.gpus} GPUs of {task.memory / 1e9:.4g} GB", fontsize=10)
+    figure.legend(*memory.get_legend_handles_labels(), loc="outside lower center", ncols=len(_PARTS) + 1, fontsize=8)
     return figure
 
 
