@@ -28,11 +28,14 @@ def _rank(rank: int, world: int, folder: Path, timeout_s: float, work: Callable[
 
 @pytest.fixture(scope="session")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Together:
-    """`together(work, world, *arguments)`: what `work(rank, *arguments)` returns on each of `world` ranks."""
+    """`together(work, world, *arguments)`: what `work(rank, *arguments)` returns on each of `world` ranks, or on one."""
 
-    def run(work: Callable[..., Any], world: int, *arguments: Any, timeout_s: float = 60) -> list[Any]:
+    def run(
+        work: Callable[..., Any], world: int, *arguments: Any, timeout_s: float = 60, only: int | None = None
+    ) -> list[Any]:
         folder = tmp_path_factory.mktemp("together")
         mp.start_processes(_rank, (world, folder, timeout_s, work, arguments), nprocs=world, start_method="fork")
-        return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+        ranks = range(world) if only is None else [only]
+        return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in ranks]
 
     return run

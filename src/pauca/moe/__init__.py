@@ -11,8 +11,8 @@ from pauca.moe.diagnosis import diagnose
 from pauca.moe.experts import apply_experts
 from pauca.moe.footprint import RecomputePolicy
 from pauca.moe.formats import Fp8Tensor, Granularity, Layout, MxFp4Tensor, ScaleRule
-from pauca.moe.health import FormatLosses, RouterLoad, format_losses, quantisation_health, router_loads
 from pauca.moe.gradients import average_gradients, clip_gradients
+from pauca.moe.health import FormatLosses, RouterLoad, format_losses, quantisation_health, router_loads
 from pauca.moe.kept import KeptFormats, kept_bytes, kept_formats
 from pauca.moe.layer import Experts, MoE, auxiliary_loss, frozen_weights, update_biases
 from pauca.moe.lm import LM_SIZES, LayersConfig, LMConfig, LMLosses, MoELM, Recomputation
@@ -65,8 +65,8 @@ __all__ = [
     "MoEViT",
     "ModelShape",
     "MxFp4Tensor",
-    "ParallelLayout",
     "ParallelExperts",
+    "ParallelLayout",
     "Permutation",
     "Plan",
     "PlanTask",
@@ -90,6 +90,7 @@ __all__ = [
     "Trainer",
     "ViTConfig",
     "Way",
+    "WireBytes",
     "apply_experts",
     "auxiliary_loss",
     "average_gradients",
@@ -106,8 +107,8 @@ __all__ = [
     "load_tokenizer",
     "model_shape",
     "ops",
-    "prepare_tokens",
     "parallelise",
+    "prepare_tokens",
     "prepare_weights",
     "quantisation_health",
     "router_loads",
