@@ -4,7 +4,7 @@ import copy
 import io
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -260,13 +260,15 @@ def test_four_bits_keep_a_fraction_of_the_bytes():
     assert 5 * bytes_kept(lambda: experts(x, ids, weights), experts) < own
 
 
-def bytes_kept(forward, experts: nn.Module) -> int:
+def bytes_kept(forward: Callable[[], Tensor], experts: nn.Module) -> int:
+    """Of what autograd saves in one forward, each storage once, without the weights."""
+    weights = {weight.untyped_storage().data_ptr() for weight in experts.parameters()}
     kept = {}
-    weights = {weight.data_ptr() for weight in experts.parameters()}
 
     def pack(tensor: Tensor) -> Tensor:
-        if tensor.data_ptr() not in weights:
-            kept[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
