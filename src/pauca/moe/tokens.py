@@ -355,7 +355,7 @@ def _write_tokens(config: DataConfig, files: dict[str, list[tuple[str, Path]]], 
         for document, held_out in _documents(named, config):
             writers["validation" if held_out else part].add(document)
     for writer in writers.values():
-        writer.close()
+        writer.flush()
     if not config.validation and not writers["validation"].count:
         writers["train"].move_end(writers["validation"], config.validation_share)
     facts = {
@@ -387,23 +387,19 @@ class _Writer:
         self.type = np.dtype("<u2" if tokenizer.vocabulary <= 1 << 16 else "<u4")
         self.count = self.bytes = self._characters = 0
         self._waiting: list[str] = []
-        self._file = path.open("wb")
 
     def add(self, document: str) -> None:
         self._waiting.append(document)
         self._characters += len(document)
         if self._characters > self._CHARACTERS:
-            self._write()
+            self.flush()
 
-    def close(self) -> None:
-        self._write()
-        self._file.close()
-
-    def _write(self) -> None:
-        for text, tokens in zip(self._waiting, self.tokenizer.encode(self._waiting), strict=True):
-            self._file.write(np.append(tokens, [self.tokenizer.end]).astype(self.type).tobytes())
-            self.count += len(tokens) + 1
-            self.bytes += len(text.encode())
+    def flush(self) -> None:
+        with self.path.open("ab") as file:
+            for text, tokens in zip(self._waiting, self.tokenizer.encode(self._waiting), strict=True):
+                file.write(np.append(tokens, [self.tokenizer.end]).astype(self.type).tobytes())
+                self.count += len(tokens) + 1
+                self.bytes += len(text.encode())
         self._waiting, self._characters = [], 0
 
     def move_end(self, other: "_Writer", share: float) -> None:
