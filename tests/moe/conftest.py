@@ -28,7 +28,7 @@ def _rank(rank: int, world: int, folder: Path, timeout_s: float, work: Callable[
 
 @pytest.fixture(scope="session")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Together:
-    """`together(work, world, *arguments)`: what `work(rank, *arguments)` returns on each of `world` ranks, or on one."""
+    """`together(work, world, *arguments)`: what `work(rank, *arguments)` returns on each rank, or on one."""
 
     def run(
         work: Callable[..., Any], world: int, *arguments: Any, timeout_s: float = 60, only: int | None = None

@@ -22,6 +22,7 @@ from pauca.moe.plan import Assumptions, ParallelLayout, Plan, PlanTask, Way, fin
 from pauca.moe.recipe import Format, Precision, Recipe, Recompute
 from pauca.moe.router import Router, RouterConfig, Routing
 from pauca.moe.shapes import SHAPES, GroupedQueryAttention, LatentAttention, ModelShape, model_shape
+from pauca.moe.states import load_optimizer_state, optimizer_state
 from pauca.moe.tokens import (
     END,
     BpeTokenizer,
@@ -104,9 +105,11 @@ __all__ = [
     "kept_formats",
     "load_checkpoint",
     "load_model",
+    "load_optimizer_state",
     "load_tokenizer",
     "model_shape",
     "ops",
+    "optimizer_state",
     "parallelise",
     "prepare_tokens",
     "prepare_weights",

@@ -130,9 +130,9 @@ class ParallelExperts(Experts):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name in ("gate_up", "down"):
-            destination[prefix + name] = self._as_shard(destination[prefix + name])
+            destination[prefix + name] = self.as_shard(destination[prefix + name])
 
-    def _as_shard(self, own: Tensor) -> DTensor:
+    def as_shard(self, own: Tensor) -> DTensor:
         """This rank's experts as a part of all experts."""
         if isinstance(own, DTensor):  # divided once more by fully_shard
             own = own.full_tensor()
@@ -150,12 +150,12 @@ class ParallelExperts(Experts):
     ) -> None:
         for name in ("gate_up", "down"):
             if prefix + name in state_dict:
-                state_dict[prefix + name] = self._from_shard(state_dict[prefix + name], getattr(self, name))
+                state_dict[prefix + name] = self.from_shard(state_dict[prefix + name], getattr(self, name))
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
-    def _from_shard(self, value: Tensor, like: Tensor) -> Tensor:
+    def from_shard(self, value: Tensor, like: Tensor) -> Tensor:
         """A rank's experts, laid out like one of its tensors, from its shard or from all experts."""
         if isinstance(value, DTensor) and value.device_mesh == self._ranks.experts_mesh:
             value = value.to_local()
