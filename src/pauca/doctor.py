@@ -82,6 +82,7 @@ def _packages() -> Iterator[Check]:
         "safetensors": "pauca[all]",
         "scikit-learn": "pauca[fewshot]",
         "tokenizers": "pauca[moe]",
+        "transformers": "pauca[hf]",
     }
     for name, extra in needed_by.items():
         try:
