@@ -79,9 +79,9 @@ def test_shared_experts_add_their_time():
 @pytest.mark.parametrize(
     ("rates", "message"),
     [
-        ({"bf16_tflops": 0}, "bf16_tflops must be positive"),
+        ({"bf16_tflops": 0.0}, "bf16_tflops must be positive"),
         ({"overlap": 1.5}, "overlap and conversions are shares"),
-        ({"conversions": 0}, "overlap and conversions are shares"),
+        ({"conversions": 0.0}, "overlap and conversions are shares"),
         ({"node_gpus": 0}, "node_gpus must be at least one"),
     ],
 )

@@ -50,11 +50,11 @@ class Rates:
         if not 0 <= self.overlap <= 1 or not 0 < self.conversions <= 1:
             raise ConfigError(f"overlap and conversions are shares up to 1, got {self.overlap} and {self.conversions}")
 
-    def bytes(self, count: float, precision: str = "bf16") -> float:
+    def bytes(self, count: int | float, precision: str = "bf16") -> float:
         """Seconds to move so many bytes through the GPU's memory, converting them unless the recipe is BF16."""
         return count / (self.memory_tb_s * 1e12 * (1.0 if precision == "bf16" else self.conversions))
 
-    def products(self, operations: float, precision: str) -> float:
+    def products(self, operations: int | float, precision: str) -> float:
         """Seconds for products in BF16, or else in FP8."""
         return operations / ((self.bf16_tflops if precision == "bf16" else self.fp8_tflops) * 1e12)
 
@@ -86,7 +86,7 @@ def bank_time(
     return time
 
 
-def _moved(recipe: Recipe, load: Load, hidden: int, width: int) -> float:
+def _moved(recipe: Recipe, load: Load, hidden: int, width: int) -> int | float:
     """Bytes of all steps beside the products, each matrix once per step."""
     x, rows, h_rows = load.received * hidden, load.rows * hidden, load.rows * width
     combine = 2 * (2 * rows + 2 * x)
