@@ -15,3 +15,12 @@ def test_an_example_runs_and_prints(path, tmp_path):
     result = subprocess.run([sys.executable, path], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
+
+
+@pytest.mark.slow
+def test_the_expert_parallel_example_runs_on_two_ranks(tmp_path):
+    (path,) = (path for path in EXAMPLES if path.stem == "moe_expert_parallel")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", path]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "mean loss of 2 rank(s)" in result.stdout

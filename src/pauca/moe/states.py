@@ -1,8 +1,8 @@
 """The optimiser's state of a model whose experts are divided over ranks, for `torch.distributed.checkpoint`.
 
 What an optimiser keeps for a rank's experts has their names on every rank, but is another part on each. Here, as in the
-model's own state dict, it becomes a part of one whole (a DTensor sharded over the ranks), so that a checkpoint holds all
-experts once and can be loaded on any number of ranks.
+model's own state dict, it becomes a part of one whole (a DTensor sharded over the ranks), so that a checkpoint holds
+all experts once and can be loaded on any number of ranks.
 """
 
 from collections.abc import Callable
