@@ -122,9 +122,9 @@ def load_model(path: Path) -> MoELM:
         raise InputError(f"{path}: holds no language model of pauca; give a model that a training wrote")
     config = from_dict(LMConfig, json.loads(text), str(path))
     model = MoELM(config)
-    if config.tied:
-        weights["head.weight"] = weights["embedding.weight"]
     try:
+        if config.tied:
+            weights["head.weight"] = weights["embedding.weight"]
         model.load_state_dict(weights)
     except (RuntimeError, KeyError) as error:
         raise InputError(

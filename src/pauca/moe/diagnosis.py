@@ -74,7 +74,8 @@ class _Watch:
 
         def after(module: nn.Module, inputs: tuple, output: Any) -> None:
             if not self.found and _is_bad(output.probabilities if isinstance(output, Routing) else output):
-                which = _expert_of_output(module, inputs) if isinstance(module, Experts) else ""
+                # Experts that are divided over processes answer only if all of them ask.
+                which = _expert_of_output(module, inputs) if type(module) is Experts else ""
                 self.found = f"activations: the output of {name}{which}"
 
         yield module.register_forward_pre_hook(before)
@@ -83,7 +84,7 @@ class _Watch:
 
 def _expert_of_output(bank: Experts, inputs: tuple) -> str:
     """Run one expert after another on its own tokens, until one's output is not finite."""
-    x, expert_ids, probabilities = inputs
+    x, expert_ids, probabilities, *_ = inputs
     count = len(bank.down)
     for expert in range(count) if count > 1 else ():
         chosen = expert_ids == expert
