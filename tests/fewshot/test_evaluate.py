@@ -10,7 +10,14 @@ from scipy import stats
 from torch import nn
 
 from pauca.errors import ConfigError, InputError
-from pauca.fewshot.evaluate import Calibration, compare, embed_images, evaluate, mean_interval
+from pauca.fewshot.evaluate import (
+    Calibration,
+    compare,
+    embed_images,
+    evaluate,
+    images_per_pass,
+    mean_interval,
+)
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
 
@@ -150,3 +157,15 @@ def test_a_diverged_model_is_named(toy_images):
 def test_no_episodes_are_no_evaluation(toy_images, toy_episodes):
     with pytest.raises(InputError, match="at least one episode"):
         evaluate(flat_model(), toy_images, toy_episodes[:0])
+
+
+def test_small_passes_on_a_cpu_change_nothing_but_the_time(toy_images):
+    """A pass of the CPU stays below glibc's 32 MiB for a map of 64 channels; 84 pixels allow fewer images than 16."""
+    at = {size: images_per_pass("cpu", torch.empty(0, 3, size, size)) for size in (16, 32, 84)}
+    assert all(64 * 4 * size**2 * images <= 2**25 for size, images in at.items())
+    assert at[16] > at[32] > at[84] > 1
+    torch.manual_seed(0)
+    model = MCRNet(ModelConfig(backbone="conv4-32", image_size=16, latent=LatentConfig(mode="none"))).eval()
+    whole = embed_images(model, toy_images)
+    alone = torch.cat([model.embed(image) for image in toy_images.images.split(1)])
+    torch.testing.assert_close(whole, alone)

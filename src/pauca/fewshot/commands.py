@@ -274,11 +274,6 @@ def predict(
     network = _load_model(model, None)
     size, channels = network.config.image_size, network.config.channels
     examples = fewshot.read_images(support, size, channels, unreadable=unreadable)
-    if len(examples.class_names) < 2:
-        raise InputError(
-            f"{support}: holds examples of {', '.join(examples.class_names)} alone; put those of each class, two or more, in "
-            "a folder of its name"
-        )
     labels = np.array(examples.class_names)[examples.labels.numpy()]
     classifier = fewshot.FewShotClassifier(network, reject=reject, device=device).fit(examples.images, labels)
     pixels, files = read_files(list_images(query), size, channels, unreadable)

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.data import decode_image, image_set_from_arrays
+from pauca.fewshot.evaluate import images_per_pass
 from pauca.fewshot.model import MCRNet
 from pauca.runs import resolve_device
 
 UNKNOWN = "unknown"
-_BATCH = 256
 
 
 class ExampleError(InputError, ValueError):
@@ -152,8 +152,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             raise ExampleError(f"{len(images)} images but {expected} labels; give one label for each image")
         device = self.model_.mean.device
         generator = torch.Generator(device).manual_seed(0)
-        parts = [self.model_.embed(batch.to(device), generator) for batch in images.split(_BATCH)]
-        features = torch.cat(parts)
+        batches = images.split(images_per_pass(device, images))
+        features = torch.cat([self.model_.embed(batch.to(device), generator) for batch in batches])
         broken = (~features.isfinite()).any(1).nonzero()
         if len(broken):  # base learners check this too, but not on a GPU
             raise InputError(

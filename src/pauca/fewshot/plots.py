@@ -12,7 +12,7 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from pauca.errors import InputError
-from pauca.fewshot.evaluate import Evaluation
+from pauca.fewshot.evaluate import Evaluation, images_per_pass
 from pauca.fewshot.model import MCRNet
 from pauca.fewshot.types import PADDING, Episodes, ImageSet
 
@@ -130,7 +130,8 @@ def latent_codes(model: MCRNet, images: ImageSet) -> Float[Tensor, "n d"]:
     """Mean latent codes, averaged over 4x4 fields so that their map shows content and not single pixels."""
     if model.stem is None:
         raise InputError("this model has no latent space (latent mode none)")
-    codes = [model.stem.mean(model.normalise(batch)) for batch in images.images.split(256)]
+    per_pass = images_per_pass("cpu", images.images)
+    codes = [model.stem.mean(model.normalise(batch)) for batch in images.images.split(per_pass)]
     return torch.nn.functional.adaptive_avg_pool2d(torch.cat(codes), 4).flatten(1)
 
 
