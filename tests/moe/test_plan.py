@@ -20,11 +20,8 @@ from pauca.moe.plan import (
 from pauca.moe.shapes import SHAPES
 
 GB = 10**9
-# DeepSeek-V3 on 256 GPUs, as in the paper; its micro-batch, layout and optimiser's precision are not known to us. The
-# moments in BF16 are DeepSeek-V3's own choice.
-PAPER = PlanTask(
-    SHAPES["deepseek-v3"], 256, 80 * GB, tokens=2048, pp=32, ep=8, assumptions=Assumptions(optimiser_bytes=8)
-)
+# DeepSeek-V3 on 256 GPUs, as in the paper, whose micro-batch, layout and optimiser's precision are not known to us.
+PAPER = PlanTask(SHAPES["deepseek-v3"], 256, 80 * GB, tokens=2048, pp=32, ep=8)
 LAYOUT = ParallelLayout(256, 32, 8)
 FULL = RecomputePolicy(True, "all", "experts")
 UP = RecomputePolicy(attention="up")
@@ -46,8 +43,8 @@ def test_the_best_plan_fits_and_fp4_is_fastest():
     assert all(plan.lacks <= 0 for plan in plans.values())
     speeds = [plans[recipe].tokens_per_second for recipe in ("bf16", "fp8", "fp4")]
     assert speeds == sorted(speeds)
-    kept = [plans[recipe].memory["activations"] for recipe in ("fp8", "fp4")]
-    assert kept[1] < kept[0]
+    again = [sum(t for part, t in plans[r].time.items() if "recomputing" in part) for r in ("fp8", "fp4")]
+    assert again[1] < 0.6 * again[0]
 
 
 def test_what_would_be_faster_lacks_memory():
@@ -139,7 +136,9 @@ def test_layouts_that_do_not_divide_are_refused(given, message):
 
 def test_when_nothing_fits_the_nearest_plan_says_what_it_lacks():
     task = PlanTask(SHAPES["deepseek-v3"], 32, 80 * GB, pp=4, ep=8)
-    with pytest.raises(PaucaError, match=r"does not fit 32 GPUs of 80 GB: the nearest plan \(.*\) lacks \d+ GB a GPU"):
+    with pytest.raises(
+        PaucaError, match=r"does not fit 32 GPUs of 80 GB: the nearest plan \(.*\) lacks [\d.]+ GB a GPU"
+    ):
         find_plans(task)
 
 

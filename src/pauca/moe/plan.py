@@ -50,16 +50,13 @@ class Assumptions:
     rates: Rates = field(default_factory=Rates)
 
     def __post_init__(self) -> None:
-        if self.parameter_bytes not in (2, 4) or self.gradient_bytes not in (2, 4):
-            raise ConfigError(
-                f"parameter_bytes and gradient_bytes must be 2 or 4, got {self.parameter_bytes} and "
-                f"{self.gradient_bytes}"
-            )
-        if min(self.optimiser_bytes, self.reserved_gb) < 0 or self.batch_tokens < 1 or self.imbalance < 1:
-            raise ConfigError(
-                "optimiser_bytes and reserved_gb must not be negative, batch_tokens and imbalance at least 1; got "
-                f"{self.optimiser_bytes}, {self.reserved_gb}, {self.batch_tokens} and {self.imbalance}"
-            )
+        for name in ("parameter_bytes", "gradient_bytes"):
+            if getattr(self, name) not in (2, 4):
+                raise ConfigError(f"{name} must be 2 or 4, got {getattr(self, name)}")
+        least = {"optimiser_bytes": 0, "reserved_gb": 0, "batch_tokens": 1, "imbalance": 1}
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:
+                raise ConfigError(f"{name} must be at least {bound}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -208,7 +205,7 @@ def find_plans(task: PlanTask) -> dict[Precision, Plan]:
     if nearest.lacks > 0:
         raise PaucaError(
             f"{task.shape.name} does not fit {task.gpus} GPUs of {task.memory / 1e9:.4g} GB: the nearest plan "
-            f"({nearest.way}) lacks {nearest.lacks / 1e9:.3g} GB a GPU; give more GPUs or memory, or fewer tokens"
+            f"({nearest.way}) lacks {nearest.lacks / 1e9:,.1f} GB a GPU; give more GPUs or memory, or fewer tokens"
         )
     return best
 

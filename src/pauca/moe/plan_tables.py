@@ -25,7 +25,6 @@ def plan_lines(task: PlanTask, plans: Plans) -> list[str]:
         *_memory(plans),
         "",
         *_time(plans),
-        "",
         *_traffic(plans),
         "",
         *_ladder(task, fastest(plans)),
@@ -42,12 +41,20 @@ def fastest(plans: Plans) -> Plan:
 def _heading(task: PlanTask) -> list[str]:
     shape, rates = task.shape, task.assumptions.rates
     return [
-        f"{shape.name}: {shape.parameters / 1e9:,.1f} B parameters, {shape.active_parameters / 1e9:,.1f} B active",
-        f"{task.gpus} GPUs of {task.memory / 1e9:.4g} GB; {task.tokens:,} tokens a GPU in a micro-batch, "
-        f"{task.assumptions.batch_tokens / 1e6:,.1f} M in a step",
+        f"{shape.name}: {_count(shape.parameters)} parameters, {_count(shape.active_parameters)} active",
+        f"{task.gpus} GPU{'s' * (task.gpus > 1)} of {task.memory / 1e9:.4g} GB; {task.tokens:,} tokens a GPU in a "
+        f"micro-batch, {task.assumptions.batch_tokens / 1e6:,.1f} M in a step",
         f"assumed, not measured: attention at {rates.attention_tflops:.0f} TFLOP/s, all-to-all at "
         f"{rates.node_gb_s:.0f} GB/s in a node and {rates.network_gb_s:.0f} between",
     ]
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e9:,.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:,.1f} M"
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 10**8 else f"{size / 1e9:.2f} GB"
 
 
 def _plans(plans: Plans) -> list[str]:
@@ -58,7 +65,7 @@ def _plans(plans: Plans) -> list[str]:
             str(plan.way.policy),
             f"{plan.total / 1e9:.1f}",
             f"{plan.total / plan.budget:.0%}",
-            f"{plan.tokens_per_second:,.0f}" if plan.lacks <= 0 else f"lacks {plan.lacks / 1e9:.1f} GB",
+            f"{plan.tokens_per_second:,.0f}" if plan.lacks <= 0 else f"lacks {_gb(plan.lacks)}",
         )
         for recipe, plan in plans.items()
     ]
@@ -82,8 +89,10 @@ def _time(plans: Plans) -> list[str]:
 
 def _traffic(plans: Plans) -> list[str]:
     directions = list(next(iter(plans.values())).all_to_all)
+    if not any(sum(plan.all_to_all.values()) for plan in plans.values()):
+        return []
     rows = [(r, *(f"{p.all_to_all[direction] / 1e6:,.0f}" for direction in directions)) for r, p in plans.items()]
-    return ["all-to-all of one GPU in one MoE layer and micro-batch, MB", *_table(("recipe", *directions), rows)]
+    return ["", "all-to-all of one GPU in one MoE layer and micro-batch, MB", *_table(("recipe", *directions), rows)]
 
 
 def _ladder(task: PlanTask, best: Plan) -> list[str]:
@@ -97,7 +106,7 @@ def _ladder(task: PlanTask, best: Plan) -> list[str]:
 
 def _cell(plan: Plan) -> str:
     if plan.lacks > 0:
-        return f"lacks {plan.lacks / 1e9:.1f} GB"
+        return f"lacks {_gb(plan.lacks)}"
     return f"{plan.total / plan.budget:.0%}, {plan.tokens_per_second:,.0f}"
 
 
@@ -107,13 +116,13 @@ def _reasons(task: PlanTask, plans: Plans) -> list[str]:
     for recipe, plan in plans.items():
         rather = why_not_less(task, plan) if plan.lacks <= 0 else None
         if plan.lacks > 0:
-            lines.append(f"{recipe}: nothing fits; its leanest plan lacks {plan.lacks / 1e9:.1f} GB")
+            lines.append(f"{recipe}: nothing fits; its leanest plan lacks {_gb(plan.lacks)}")
         elif rather is None:
             lines.append(f"{recipe}: recomputes as little as its layout's fastest plan")
         else:
             lines.append(
                 f"{recipe}: recomputing {rather.way.policy} instead would give {rather.tokens_per_second:,.0f} "
-                f"tokens/s, but lacks {rather.lacks / 1e9:.1f} GB"
+                f"tokens/s, but lacks {_gb(rather.lacks)}"
             )
     ratios = ", ".join(
         f"{best.tokens_per_second / plan.tokens_per_second:.2f} times {recipe}"

@@ -1,0 +1,52 @@
+import json
+
+import pytest
+
+from pauca import cli
+
+SMALL = ["moe", "plan", "--model", "mixtral-8x7b", "--gpus", "16", "--pp", "2", "--ep", "8"]
+
+
+def test_plan_is_a_table_for_people_and_a_chart(tmp_path, capsys):
+    chart = tmp_path / "plan.png"
+    assert cli.main([*SMALL, "--out", str(chart)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "mixtral-8x7b: 46.7 B parameters, 12.9 B active"
+    assert max(map(len, lines)) <= 100
+    assert chart.read_bytes().startswith(b"\x89PNG")
+    assert cli.main([*SMALL, "--out", str(chart)]) != 0  # not replaced unasked
+    assert "--force" in capsys.readouterr().err
+
+
+def test_plan_in_json_obeys_the_assumptions(capsys):
+    assert cli.main([*SMALL, "--json", "--optimiser-bytes", "8", "--reserved-gb", "0"]) == 0
+    plans = json.loads(capsys.readouterr().out)
+    assert set(plans) == {"bf16", "fp8", "fp4"}
+    assert plans["fp4"]["memory"]["reserved"] == 0
+    assert plans["fp4"]["way"]["layout"] == {"gpus": 16, "pp": 2, "ep": 8}
+    assert cli.main([*SMALL, "--json", "--reserved-gb", "0"]) == 0
+    usual = json.loads(capsys.readouterr().out)
+    assert usual["fp4"]["memory"]["optimiser"] == pytest.approx(1.5 * plans["fp4"]["memory"]["optimiser"], rel=1e-6)
+
+
+def test_a_size_of_the_library_can_be_planned(capsys):
+    assert cli.main(["moe", "plan", "--model", "toy", "--gpus", "1", "--tokens", "512"]) == 0
+    assert "toy: 0.3 M parameters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--model", "gpt"], 2, "unknown model 'gpt'"),
+        (["--model", "mixtral-8x7b", "--memory", "lots"], 2, "memory must be a size"),
+        (["--model", "mixtral-8x7b", "--pp", "3"], 2, "PP 3 does not divide the 8 GPUs"),
+        (["--model", "mixtral-8x7b", "--gpus", "1"], 1, "does not fit 1 GPUs of 80 GB"),
+        (["--model", "mixtral-8x7b", "--out", "plan.txt"], 2, "charts are written as"),
+        (["--model", "mixtral-8x7b", "--imbalance", "0.5"], 2, "imbalance must be at least 1, got 0.5"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(capsys, words, code, message):
+    assert cli.main(["moe", "plan", *words]) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
