@@ -9,8 +9,8 @@ from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from pauca.moe import exchange as exchange_module
-from pauca.moe.layer import Experts
-from pauca.moe.parallel import ParallelExperts
+from pauca.moe.layer import Experts, MoE
+from pauca.moe.parallel import ParallelExperts, parallelise
 from pauca.moe.passes import Bank, Wanted
 from pauca.moe.permute import PADDING, sort_by_expert
 from pauca.moe.recipe import Recipe
@@ -197,3 +197,30 @@ def test_four_ranks_compute_the_bits_of_one_process_but_for_each_ranks_sum_in_bf
         expected = _of_one_process(case, 4)
         for key, actual in _joined(ranks, name).items():
             assert torch.equal(actual, expected[key]), (name, key)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "fp4"])
+def test_one_gpu_by_itself_exchanges_with_nobody_and_changes_no_bit(precision):
+    """Through NCCL and the side stream of the shared experts, three times over the same memory."""
+    torch.manual_seed(0)
+    layer = MoE(256, 128, 8, 3, shared_experts=1, recipe=getattr(Recipe, precision)()).cuda()
+    x, dy = (torch.randn(500, 256, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+
+    def run() -> list[torch.Tensor]:
+        leaf = x.clone().requires_grad_()
+        y = layer(leaf)
+        y.backward(dy)
+        gradients = [leaf.grad, *(parameter.grad for parameter in layer.parameters())]
+        layer.zero_grad()
+        return [y.detach(), *gradients]
+
+    expected = run()
+    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        parallelise(layer, init_device_mesh("cuda", (1,), mesh_dim_names=("ep",)))
+        for _ in range(3):
+            for actual, wanted in zip(run(), expected, strict=True):
+                assert torch.equal(actual, wanted)
+    finally:
+        dist.destroy_process_group()
