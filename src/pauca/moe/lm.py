@@ -539,26 +539,21 @@ def chunked_cross_entropy(
     """Mean cross entropy, in nats, of targets under the logits `hidden @ weight.T`; never holds all logits at once."""
     if torch.is_grad_enabled():
         return _CrossEntropy.apply(hidden, weight, targets)
-    return _cross_entropy(hidden, weight, targets, None, None)
-
-
-def _cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, d_hidden: Tensor | None, d_weight: Tensor | None
-) -> Tensor:
-    """The mean; the gradients of the sum go to `d_hidden` and `d_weight`."""
     weight = weight.to(hidden.dtype)
-    rows = max(1, _LOGITS_AT_ONCE // len(weight))
-    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-    for start in range(0, len(hidden), rows):
-        part, target = hidden[start : start + rows], targets[start : start + rows, None]
-        log_probabilities = _product(part, weight.t()).float().log_softmax(-1)
-        total = total - log_probabilities.gather(1, target).sum()
-        if d_hidden is not None and d_weight is not None:
-            error = log_probabilities.exp()
-            error = error.scatter_add(1, target, torch.full_like(error[:, :1], -1.0)).to(hidden.dtype)
-            d_hidden[start : start + rows] = _product(error, weight)
-            d_weight += _product(error.t(), part)
-    return total / len(hidden)
+    chunks = zip(_chunks(hidden, weight), _chunks(targets, weight), strict=True)
+    return torch.stack([_loss_and_error(_product(x, weight.t()), y)[0] for x, y in chunks]).sum() / len(hidden)
+
+
+def _chunks(rows: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    return rows.split(max(1, _LOGITS_AT_ONCE // len(weight)))
+
+
+def _loss_and_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed cross entropy, and its gradient in the logits: the probabilities, less one at the target."""
+    log_probabilities = logits.float().log_softmax(-1)
+    loss = -log_probabilities.gather(1, targets[:, None]).sum()
+    at_target = torch.arange(logits.shape[1], device=logits.device) == targets[:, None]
+    return loss, (log_probabilities.exp() - at_target.float()).to(logits.dtype)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -566,15 +561,21 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
-        loss = _cross_entropy(hidden, weight, targets, d_hidden, d_weight)
-        ctx.save_for_backward(d_hidden, d_weight)
-        ctx.weight_dtype = weight.dtype
-        return loss
+        master, weight = weight, weight.to(hidden.dtype)
+        d_hidden, d_weight = [], torch.zeros_like(weight, dtype=torch.float32)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        for x, y in zip(_chunks(hidden, weight), _chunks(targets, weight), strict=True):
+            loss, error = _loss_and_error(_product(x, weight.t()), y)
+            total = total + loss
+            d_hidden.append(_product(error, weight))
+            d_weight += _product(error.t(), x)
+        ctx.save_for_backward(torch.cat(d_hidden), d_weight)
+        ctx.master_dtype = master.dtype
+        return total / len(hidden)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
         d_hidden, d_weight = ctx.saved_tensors
         scale = gradients[0] / len(d_hidden)
-        return (d_hidden * scale).to(d_hidden.dtype), (d_weight * scale).to(ctx.weight_dtype), None
+        return (d_hidden * scale).to(d_hidden.dtype), (d_weight * scale).to(ctx.master_dtype), None
