@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pauca.moe.layer import Experts
+from pauca.moe.parallel import ParallelExperts
 from pauca.moe.router import Routing
 
 
@@ -40,10 +41,9 @@ def largest_gradient(model: nn.Module) -> str:
 
 
 def _weights(model: nn.Module) -> str:
-    for name, parameter in model.named_parameters():
-        if where := _first_bad(name, parameter):
-            return f"weights: {where}"
-    return ""
+    firsts = _first_experts(model)
+    bad = [_bad_part(name, parameter, firsts) for name, parameter in model.named_parameters()]
+    return _agree(next((f"weights: {where}" for where in bad if where), ""))
 
 
 def _activations(model: nn.Module, forward: Callable[[], Any]) -> str:
@@ -54,11 +54,7 @@ def _activations(model: nn.Module, forward: Callable[[], Any]) -> str:
     finally:
         for hook in hooks:
             hook.remove()
-    if not dist.is_initialized():
-        return watch.found
-    answers: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(answers, watch.found)
-    return next(filter(None, answers), "")
+    return _agree(watch.found)
 
 
 class _Watch:
@@ -96,33 +92,52 @@ def _expert_of_output(bank: Experts, inputs: tuple) -> str:
 
 
 def _gradients(model: nn.Module) -> str:
+    firsts = _first_experts(model)
     # Backward comes to the last layer first.
-    for name, parameter in reversed(list(model.named_parameters())):
-        if parameter.grad is not None and (where := _first_bad(name, parameter.grad)):
-            return f"gradients: {where}"
-    return f"every tensor is finite, but a sum overflows; {largest_gradient(model)}"
+    gradients = [(name, parameter.grad) for name, parameter in reversed(list(model.named_parameters()))]
+    bad = [_bad_part(name, gradient, firsts) for name, gradient in gradients if gradient is not None]
+    where = _agree(next((f"gradients: {where}" for where in bad if where), ""))
+    return where or f"every tensor is finite, but a sum overflows; {largest_gradient(model)}"
 
 
 def _norms(model: nn.Module) -> Iterator[tuple[str, float]]:
     """The norm of each gradient, of a bank of experts one by one."""
+    firsts = _first_experts(model)
     for name, parameter in model.named_parameters():
         if parameter.grad is None:
             continue
         gradient = _whole(parameter.grad).double()
         if _is_bank(gradient):
             norms = gradient.flatten(1).norm(dim=1).tolist()
-            yield from ((f"{name}, expert {expert}", norm) for expert, norm in enumerate(norms))
+            yield from ((f"{name}, expert {expert}", norm) for expert, norm in enumerate(norms, firsts.get(name, 0)))
         else:
             yield name, float(gradient.norm())
 
 
-def _first_bad(name: str, tensor: Tensor) -> str:
+def _bad_part(name: str, tensor: Tensor, firsts: dict[str, int]) -> str:
     """The name of a tensor that is not finite, with the first expert that is not; nothing if it is."""
     tensor = _whole(tensor)
     bad = ~tensor.isfinite()
     if not bad.any():
         return ""
-    return f"{name}, expert {int(bad.flatten(1).any(1).nonzero()[0])}" if _is_bank(tensor) else name
+    if not _is_bank(tensor):
+        return name
+    return f"{name}, expert {firsts.get(name, 0) + int(bad.flatten(1).any(1).nonzero()[0])}"
+
+
+def _first_experts(model: nn.Module) -> dict[str, int]:
+    """The number of the first expert in each tensor of which this process holds only some experts."""
+    banks = ((prefix, bank) for prefix, bank in model.named_modules() if isinstance(bank, ParallelExperts))
+    return {f"{prefix}.{name}": bank._own.start for prefix, bank in banks for name, _ in bank.named_parameters()}
+
+
+def _agree(found: str) -> str:
+    """What the first of all processes has found that has found anything."""
+    if not dist.is_initialized():
+        return found
+    answers: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(answers, found)
+    return next(filter(None, answers), "")
 
 
 def _is_bank(tensor: Tensor) -> bool:

@@ -11,7 +11,6 @@ import torch
 
 from pauca.errors import ConfigError, PaucaError
 from pauca.moe.checkpoints import checkpoints, clean_up, load_checkpoint, save_checkpoint, save_model
-from pauca.moe.layer import update_biases
 from pauca.moe.lm import MoELM
 from pauca.moe.tokens import TokenData
 from pauca.moe.trainer import Diverged, TrainConfig, Trainer, TrainStep
@@ -58,7 +57,6 @@ def train(
             except Diverged as error:
                 raise Diverged(f"{error}; {keeper.what_is_left()}") from error
             log.step(step)
-            update_biases(model)
             keeper.keep(log)
             progress.advance(note=log.note)
     return TrainResult(keeper.best_loss, keeper.best_step)
@@ -92,7 +90,7 @@ class _Log:
             return
         metrics: dict[str, Any] = asdict(step)
         metrics["learning_rate"] = config.learning_rate_at(trainer.steps_done - 1)
-        metrics |= self._rates() | trainer.loads()
+        metrics |= self._rates() | trainer.load_metrics()
         self.note = f"loss {step.cross_entropy:.3f}, {metrics['tokens_per_second']:,.0f} tokens/s"
         self.write(metrics)
 

@@ -19,21 +19,16 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from jaxtyping import Int64
-from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_state_dict,
-)
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from pauca.errors import ConfigError, PaucaError
 from pauca.moe.diagnosis import diagnose, largest_gradient
-from pauca.moe.health import moe_layers, quantisation_health, router_loads
-from pauca.moe.layer import frozen_weights
+from pauca.moe.division import clip, divide, parameter_groups
+from pauca.moe.health import moe_layers, quantisation_health, router_load
+from pauca.moe.layer import frozen_weights, update_biases
 from pauca.moe.lm import LMConfig, LMLosses, MoELM
+from pauca.moe.states import load_optimizer_state, optimizer_state
 from pauca.moe.tokens import TokenData
 from pauca.runs import resolve_device, seed_of
 
@@ -78,6 +73,8 @@ class TrainConfig:
     """Steps between checkpoints: what a killed run loses at most."""
     keep_checkpoints: int = 2
     """How many of the latest are kept."""
+    ep: int = 1
+    """Processes that share one set of experts (expert parallelism); divides the processes and the experts."""
     seed: int = 0
     """Of the weights, the batches and stochastic rounding."""
     device: str = "auto"
@@ -90,7 +87,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in (
             "steps", "batch_size", "passes", "log_every", "validate_every", "validation_batches", "checkpoint_every",
-            "keep_checkpoints",
+            "keep_checkpoints", "ep",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} of training must be at least 1, got {getattr(self, name)}")
@@ -151,9 +148,9 @@ class Trainer:
             for block in model.blocks:
                 block.compile()
         if self.processes > 1:
-            _shard(model, self.device)
+            divide(model, self.device, config.ep)
         self.optimizer = torch.optim.AdamW(
-            _parameter_groups(model, config.weight_decay),
+            parameter_groups(model, config.weight_decay),
             lr=config.learning_rate,
             betas=(config.beta1, config.beta2),
             fused=True,
@@ -161,6 +158,7 @@ class Trainer:
         self.steps_done = 0
         self.rise = _Rise(config.spike)
         self.seconds = 0.0  # spent in `step`
+        self.loads: dict[str, Tensor] = {}  # of each layer's experts in the latest step
         self._sequences = _sequences_per_pass(config, self.processes)
 
     def step(self) -> TrainStep:
@@ -182,16 +180,14 @@ class Trainer:
         if self.rise.is_leap(found.cross_entropy):
             raise Diverged(self._leap())
         self.optimizer.step()
-        if self.processes > 1:
-            for layer in moe_layers(self.model).values():
-                dist.all_reduce(layer.router.load)  # for `loads` and `update_biases`
+        self._balance()
         self.steps_done += 1
         self.seconds += time.perf_counter() - started
         return found
 
-    def loads(self) -> dict[str, float]:
-        """How busy the experts were in the latest step, as metrics; read them before `update_biases`."""
-        loads = router_loads(self.model)
+    def load_metrics(self) -> dict[str, float]:
+        """How busy the experts were in the latest step, over all processes."""
+        loads = {name: router_load(copies.cpu()) for name, copies in self.loads.items()}
         metrics = {f"load_imbalance/{name}": load.imbalance for name, load in loads.items()}
         return metrics | {f"load_entropy/{name}": load.entropy for name, load in loads.items()}
 
@@ -223,12 +219,17 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Everything that decides how training goes on; tensors are this process's parts."""
-        weights, moments = get_state_dict(self.model, self.optimizer)
-        return {"model": weights, "optimizer": moments, "rise": self.rise.state(), "step": self.steps_done}
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer_state(self.model, self.optimizer),
+            "rise": self.rise.state(),
+            "step": self.steps_done,
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
-        set_state_dict(self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        self.model.load_state_dict(state["model"])
+        load_optimizer_state(self.model, self.optimizer, state["optimizer"])
         self.rise.load_state(state["rise"])
         self.steps_done = int(state["step"])
 
@@ -274,15 +275,22 @@ class Trainer:
         It waits before the optimiser changes weights, so that a step that went wrong can be looked into and undone. A
         queue of launches that runs empty once a step costs far less than a step.
         """
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        if hasattr(norm, "full_tensor"):
-            norm = norm.full_tensor()  # type: ignore[operator]
+        norm = clip(self.model, self.config.clip)
         parts = [torch.stack([loss.total, loss.cross_entropy, loss.balance]).detach() for loss in losses]
         means = torch.stack(parts).float().mean(0)
         if self.processes > 1:
             dist.all_reduce(means)
             means /= self.processes
         return TrainStep(*torch.cat([means, norm.reshape(1).to(means)]).tolist())
+
+    def _balance(self) -> None:
+        """Move the routers' biases by their loads over all processes, and remember those."""
+        for name, layer in moe_layers(self.model).items():
+            if self.processes > 1:
+                dist.all_reduce(layer.router.load)
+            self.loads[name] = layer.router.load.clone()
+        # Divided experts sum their loads once more here: all become larger alike, which moves no bias another way.
+        update_biases(self.model)
 
     def _not_finite(self, found: TrainStep) -> str:
         self.model.eval()  # routers do not count these tokens
@@ -355,20 +363,3 @@ def _sequences_per_pass(config: TrainConfig, processes: int) -> int:
             "passes each; choose numbers that divide"
         )
     return sequences
-
-
-def _shard(model: MoELM, device: torch.device) -> None:
-    """Give each process a part of every parameter (FSDP2), gathered layer by layer when it is used."""
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    for block in model.blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    register_fsdp_forward_method(model, "loss")
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    parameters = list(model.parameters())
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]

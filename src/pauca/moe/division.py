@@ -1,0 +1,73 @@
+"""A language model over several processes: its parameters by FSDP2, its experts by expert parallelism.
+
+With `ep` processes that share one set of experts, a mesh of (processes / ep, ep). The experts are divided along the
+second dimension and sharded by FSDP2 along the first; the rest is sharded along the second and repeated along the
+first. Without expert parallelism everything is sharded over all processes.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+from pauca.errors import ConfigError
+from pauca.moe.gradients import average_gradients, clip_gradients
+from pauca.moe.health import moe_layers
+from pauca.moe.lm import MoELM
+from pauca.moe.parallel import ParallelExperts, parallelise
+
+
+def divide(model: MoELM, device: torch.device, ep: int) -> None:
+    """Divide a model, in place, over the processes of the default group; all must call it.
+
+    Raises:
+        ConfigError: `ep` divides neither the processes nor the experts.
+    """
+    processes = dist.get_world_size()
+    if processes % ep:
+        raise ConfigError(f"ep {ep}: {processes} processes cannot be divided into groups of so many")
+    if ep == 1:
+        mesh, whole = init_device_mesh(device.type, (processes,)), set()
+    elif ep == processes:
+        mesh = init_device_mesh(device.type, (ep,), mesh_dim_names=("ep",))
+        parallelise(model, mesh)
+        whole = experts_of(model)
+    else:
+        mesh, whole = init_device_mesh(device.type, (processes // ep, ep), mesh_dim_names=("dp", "ep")), set()
+        parallelise(model, mesh)
+        for layer in moe_layers(model).values():
+            fully_shard(layer.experts, mesh=mesh["dp"])
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, ignored_params=whole)
+    fully_shard(model, mesh=mesh, ignored_params=whole)
+    register_fsdp_forward_method(model, "loss")
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """For an optimiser: matrices decay, vectors do not; and tensors and DTensors do not mix."""
+    experts = experts_of(model)
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        groups.setdefault((parameter.ndim > 1, parameter in experts), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if is_matrix else 0.0}
+        for (is_matrix, _), parameters in groups.items()
+    ]
+
+
+def experts_of(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters of which each process holds those of its own experts."""
+    banks = (module for module in model.modules() if isinstance(module, ParallelExperts))
+    return {parameter for bank in banks for parameter in bank.parameters()}
+
+
+def clip(model: nn.Module, largest: float) -> Tensor:
+    """Average the gradients, where that is left to do, and shorten them to a norm; returns the norm before."""
+    if experts_of(model):
+        average_gradients(model)
+        return clip_gradients(model, largest)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), largest)
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]
