@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -77,6 +78,14 @@ def test_eval_writes_results_episodes_and_report(folder, model, tmp_path, capsys
     assert len(results["5-shot"]["class_accuracy"]) == 4
     assert (out / "episodes-5shot.npz").exists()
     assert (out / "report.html").exists()
+
+
+def test_a_map_that_cannot_be_drawn_is_said_before_the_work(folder, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    words = ["fewshot", "eval", str(model), str(folder), "--out", str(tmp_path / "out"), "--way", "3"]
+    assert main([*words, "--map-by", "umap"]) == 2
+    assert "pip install umap-learn" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_testing_on_training_images_is_refused(folder, model, tmp_path, capsys):

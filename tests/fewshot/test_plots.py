@@ -1,5 +1,8 @@
 """Figures: made from real results, and showing what they say."""
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +65,34 @@ def test_feature_map_has_a_colour_for_each_class(toy_images, flat):
     assert len(figure.axes[0].collections) == 8
     with pytest.raises(InputError, match="at least 5 images, not 3"):
         plots.feature_map(torch.rand(3, 2), torch.arange(3), "abc")
+
+
+def test_umap_is_asked_for_by_name(toy_images, flat, monkeypatch):
+    """By a stand-in that keeps the first two features; the package itself is optional."""
+
+    class Umap:
+        def __init__(self, n_neighbors, init, random_state, n_jobs):
+            assert (n_neighbors, random_state) == (4, 7)
+
+        def fit_transform(self, features):
+            return features[:, :2]
+
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Umap))
+    features = embed_images(flat, toy_images)[:5]
+    figure = plots.feature_map(features, toy_images.labels[:5], toy_images.class_names, seed=7, method="umap")
+    np.testing.assert_allclose(figure.axes[0].collections[0].get_offsets(), features[:, :2])
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(InputError, match="umap is not installed; pip install umap-learn, or draw the map by tsne"):
+        plots.feature_map(features, toy_images.labels[:5], toy_images.class_names, method="umap")
+
+
+def test_umap_itself_tells_the_classes_apart(toy_images, flat):
+    pytest.importorskip("umap", reason="umap-learn is not installed")
+    figure = plots.feature_map(embed_images(flat, toy_images), toy_images.labels, toy_images.class_names, method="umap")
+    groups = [np.asarray(group.get_offsets()) for group in figure.axes[0].collections]
+    centres = np.array([group.mean(0) for group in groups])
+    nearest = [np.linalg.norm(group[:, None] - centres, axis=2).argmin(1) for group in groups]
+    assert all((found == label).all() for label, found in enumerate(nearest))
 
 
 def test_reconstructions_and_latent_codes_need_what_they_show(toy_images, flat, with_decoder):

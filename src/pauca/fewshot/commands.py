@@ -142,6 +142,7 @@ def evaluate(
     episodes_from: Path | None = None,
     test_code: str | None = None,
     device: str = "auto",
+    map_by: plots.MapMethod = "tsne",
     force: bool = False,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
@@ -158,9 +159,12 @@ def evaluate(
         episodes_from: folder of an earlier eval, to test on the episodes that it saved instead of drawing new ones.
         test_code: how to read the latent space instead of what the model says: mean, sample or mc:N.
         device: auto, cpu or cuda.
+        map_by: how the report lays features out in two dimensions; umap needs the package umap-learn.
         force: replace results that are there already.
         as_json: print the results for machines.
     """
+    if map_by == "umap":
+        plots.import_umap()  # is missed now, not after the work
     network = _load_model(model, test_code)
     images = _test_data(data, split, network.config)
     episodes = _episodes(images, tasks, episodes_from)
@@ -179,9 +183,9 @@ def evaluate(
         run.log(shot=shot, **_numbers(results[shot]))
     with atomic_write(out / "evaluation.json", force=True) as path:
         path.write_text(json.dumps({f"{shot}-shot": _numbers(r) for shot, r in results.items()}, indent=2))
-    _evaluation_report(network.cpu(), images, features.cpu(), results, f"{model} on {data}, {split}").save(
-        out / "report.html"
-    )
+    report = Report("Few-shot evaluation", f"{model} on {data}, {split}")
+    _describe_evaluation(report, network.cpu(), images, features.cpu(), results, map_by)
+    report.save(out / "report.html")
     if as_json:
         print((out / "evaluation.json").read_text())
         return
@@ -478,14 +482,14 @@ def _training_report(run: Run, settings: TrainSettings, result: fewshot.TrainRes
     return report
 
 
-def _evaluation_report(
+def _describe_evaluation(
+    report: Report,
     model: fewshot.MCRNet,
     images: fewshot.ImageSet,
     features: Tensor,
     results: dict[int, fewshot.Evaluation],
-    title: str,
-) -> Report:
-    report = Report("Few-shot evaluation", title)
+    map_by: plots.MapMethod,
+) -> None:
     rows = [
         [shot, str(r.accuracy), len(r.episodes), round(r.calibration.expected_error, 3)] for shot, r in results.items()
     ]
@@ -502,11 +506,13 @@ def _evaluation_report(
     report.table(["class", "accuracy %"], hardest, f"The hardest classes, {shot}-shot; evaluation.json has all.")
     report.figure(plots.reliability(result), "Confidence and accuracy.")
     some = images.labels < 10
-    report.figure(plots.feature_map(features[some], images.labels[some], images.class_names), "Features, by t-SNE.")
+    by = "UMAP" if map_by == "umap" else "t-SNE"
+    drawn = plots.feature_map(features[some], images.labels[some], images.class_names, method=map_by)
+    report.figure(drawn, f"Features, by {by}.")
     if model.stem is not None:
         few = fewshot.ImageSet(images.images[some], images.labels[some], images.class_names, images.split)
         codes = plots.latent_codes(model, few)
-        report.figure(plots.feature_map(codes, few.labels, few.class_names), "Latent codes, by t-SNE.")
+        drawn = plots.feature_map(codes, few.labels, few.class_names, method=map_by)
+        report.figure(drawn, f"Latent codes, by {by}.")
         if model.stem.decoder is not None:
             report.figure(plots.reconstructions(model, images), "Images and their reconstructions.")
-    return report

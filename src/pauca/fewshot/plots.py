@@ -1,7 +1,7 @@
 """Figures of few-shot tasks and models, each a function from data to Figure."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from pauca.fewshot.evaluate import Evaluation, images_per_pass
 from pauca.fewshot.model import MCRNet
 from pauca.fewshot.types import PADDING, Episodes, ImageSet
 
+MapMethod = Literal["tsne", "umap"]
 _RIGHT, _WRONG = "#1a7f5a", "#c0392b"
 
 
@@ -106,13 +107,21 @@ def reliability(evaluation: Evaluation) -> Figure:
 
 
 def feature_map(
-    features: Float[Tensor, "n d"], labels: Int64[Tensor, "n"], class_names: Sequence[str], seed: int = 0
+    features: Float[Tensor, "n d"],
+    labels: Int64[Tensor, "n"],
+    class_names: Sequence[str],
+    seed: int = 0,
+    method: MapMethod = "tsne",
 ) -> Figure:
-    """Features or latent codes in two dimensions (t-SNE), a colour for each class."""
+    """Features or latent codes in two dimensions, by t-SNE or UMAP, a colour for each class."""
     if len(features) < 5:
         raise InputError(f"a map of features needs at least 5 images, not {len(features)}")
-    perplexity = min(30.0, (len(features) - 1) / 3)
-    places = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features.cpu().numpy())
+    if method == "umap":
+        neighbours = min(15, len(features) - 1)
+        mapper = import_umap()(n_neighbors=neighbours, init="pca", random_state=seed, n_jobs=1)
+    else:
+        mapper = TSNE(perplexity=min(30.0, (len(features) - 1) / 3), init="pca", random_state=seed)
+    places = mapper.fit_transform(features.cpu().numpy())
     figure = Figure(figsize=(6.5, 5), layout="constrained")
     axis = figure.subplots()
     present: list[int] = labels.unique().tolist()
@@ -123,6 +132,19 @@ def feature_map(
         axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.set(xticks=[], yticks=[])
     return figure
+
+
+def import_umap() -> Any:
+    """UMAP's estimator; a package of its own, because few need it.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        from umap import UMAP  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed; pip install umap-learn, or draw the map by tsne") from error
+    return UMAP
 
 
 @torch.no_grad()
