@@ -1,22 +1,25 @@
-"""Time of testing a model on 2000 episodes, beside easyfsl's and beside embedding every episode anew.
+"""Time of testing a model on 2000 episodes, beside easyfsl, learn2learn and embedding every episode anew.
 
-    python benchmarks/fewshot_evaluation.py [--episodes 2000] [--peer-episodes 50] [--backbone conv4] [--out FILE.json]
+    python benchmarks/fewshot_evaluation.py [--backbone conv4] [--episodes 2000] [--peer-episodes 40] [--repeats 5]
+        [--out FILE.json]
 
 Prototypes, 5-way, 15 queries, 1 and 5 shots, 4800 random images of 40 classes at 32 pixels (as many as Tiny-ImageNet's
-test split has). All use the same network object on the same episodes, and episodes that they answer differently are
-counted; the peers are timed on fewer episodes and their time is scaled. easyfsl 1.5 needs torchvision; where it cannot
-be imported, its rows are left out.
+test split has), on the CPU. All have the same weights and the same episodes, and their accuracies are compared. The
+peers are timed on fewer episodes and their time is scaled. In every repeat each method runs once, one after the other;
+times and ratios are medians. fewshot_peers.py says how the peers are run.
 """
 
 import argparse
 import json
+import statistics
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+import fewshot_peers as peer_loops
 from pauca.fewshot import (
     EpisodeConfig,
     Episodes,
@@ -29,83 +32,88 @@ from pauca.fewshot import (
 )
 from pauca.runs import processor_name
 
-try:
-    from easyfsl.methods import PrototypicalNetworks  # type: ignore[import-not-found]
-except ImportError:
-    PrototypicalNetworks = None
-
-Answer = Callable[[MCRNet, ImageSet, Episodes], Tensor]  # correct queries of each episode
+Accuracy = Callable[[Episodes], float]
 
 
-def pauca(model: MCRNet, images: ImageSet, episodes: Episodes) -> Tensor:
-    accuracy = evaluate(model, images, episodes, images.images.device).episode_accuracy
-    return torch.from_numpy(accuracy * episodes.query.shape[1]).round().long()
+def make_methods(backbone: str, images: ImageSet) -> dict[str, Accuracy]:
+    """From the name of a method to the accuracy that it finds on episodes of these images."""
+    torch.manual_seed(0)
+    model = MCRNet(ModelConfig(backbone, "prototypes", 32, latent=LatentConfig(mode="none"))).eval()
+    network = deepcopy(model.backbone)  # evaluate turns its own to channels last
+    data = peer_loops.Decoded(model, images)
+    methods: dict[str, Accuracy] = {
+        "pauca": lambda episodes: evaluate(model, images, episodes).accuracy.mean,
+        "every episode anew": lambda episodes: embed_anew(model, images, episodes),
+    }
+    peers = peer_loops.import_peers()
+    if "easyfsl" in peers:
+        methods["easyfsl"] = lambda episodes: peer_loops.easyfsl_accuracy(peers["easyfsl"], network, data, episodes)
+    if "learn2learn" in peers:
+        methods["learn2learn"] = lambda episodes: peer_loops.learn2learn_accuracy(
+            peers["learn2learn"], network, data, episodes
+        )
+    return methods
 
 
 @torch.no_grad()
-def anew(model: MCRNet, images: ImageSet, episodes: Episodes) -> Tensor:
-    """Embed the images of every episode, as most code does."""
-    correct = []
+def embed_anew(model: MCRNet, images: ImageSet, episodes: Episodes) -> float:
+    """Our own network and head, on the images of every episode."""
+    correct = 0
     for i in range(len(episodes)):
         task = episodes[i : i + 1]
-        support, query = (model.embed(images.images[places[0]])[None] for places in (task.support, task.query))
+        support, query = (
+            model.embed(images.images[places[0]].contiguous(memory_format=torch.channels_last))[None]
+            for places in (task.support, task.query)
+        )
         answers = model.classify(support, task.support_labels, query, task.way).argmax(-1)
-        correct.append((answers == task.query_labels).sum())
-    return torch.stack(correct).cpu()
+        correct += int((answers == task.query_labels).sum())
+    return correct / episodes.query.numel()
 
 
-@torch.no_grad()
-def easyfsl(model: MCRNet, images: ImageSet, episodes: Episodes) -> Tensor:
-    classifier = PrototypicalNetworks(model.backbone).eval()
-    correct = []
-    for i in range(len(episodes)):
-        support, query = (model.normalise(images.images[places[i]]) for places in (episodes.support, episodes.query))
-        classifier.process_support_set(support, episodes.support_labels[i])
-        correct.append((classifier(query).argmax(-1) == episodes.query_labels[i]).sum())
-    return torch.stack(correct).cpu()
+def measure(methods: dict[str, Accuracy], episodes: Episodes, few: Episodes, repeats: int) -> dict[str, list[float]]:
+    """Seconds for all episodes in each repeat, by method; `pauca` gets all of them, the others a few."""
+    expected = methods["pauca"](few)
+    for name, accuracy in methods.items():  # warms up, too
+        found = accuracy(few)
+        if abs(found - expected) > 1e-3:  # a query in the balance may fall otherwise
+            raise SystemExit(f"{name} is right in {found:.4f} of the queries and pauca in {expected:.4f}")
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    for _ in range(repeats):
+        for name, accuracy in methods.items():
+            tasks = episodes if name == "pauca" else few
+            started = time.perf_counter()
+            accuracy(tasks)
+            seconds[name].append((time.perf_counter() - started) * len(episodes) / len(tasks))
+    return seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--episodes", type=int, default=2000)
-    parser.add_argument("--peer-episodes", type=int, default=50)
     parser.add_argument("--backbone", default="conv4")
+    parser.add_argument("--episodes", type=int, default=2000)
+    parser.add_argument("--peer-episodes", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(0)
-    pixels = torch.randint(0, 256, (4800, 3, 32, 32), dtype=torch.uint8)
-    images = ImageSet(pixels, torch.arange(40).repeat_interleave(120), tuple(map(str, range(40)))).to(device)
-    config = ModelConfig(options.backbone, "prototypes", 32, latent=LatentConfig(mode="none"))
-    model = MCRNet(config).to(device, memory_format=torch.channels_last).eval()
-    evaluate(model, images, sample_episodes(images, EpisodeConfig(5, 1, 15), 2, 0), device)  # warm up
-    processor = torch.cuda.get_device_name() if device.type == "cuda" else processor_name()
-    print(f"{processor}, torch {torch.__version__}, {torch.get_num_threads()} threads, {options.backbone}\n")
+    pixels = torch.randint(0, 256, (4800, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = ImageSet(pixels, torch.arange(40).repeat_interleave(120), tuple(map(str, range(40))))
+    methods = make_methods(options.backbone, images)
+    print(f"{processor_name()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {options.backbone}\n")
     print(f"| shot | method | s for {options.episodes} episodes | episodes/s | times pauca |")
     print("|---|---|---|---|---|")
     rows = []
     for shot in (1, 5):
-        episodes = sample_episodes(images, EpisodeConfig(5, shot, 15), options.episodes, shot).to(device)
-        few = episodes[: options.peer_episodes]
-        methods: list[tuple[str, Answer, Episodes]] = [("pauca", pauca, episodes), ("every episode anew", anew, few)]
-        if PrototypicalNetworks is not None:
-            methods.append(("easyfsl", easyfsl, few))
-        expected, fastest = None, 0.0
-        for name, answer, tasks in methods:
-            started = time.perf_counter()
-            correct = answer(model, images, tasks)
-            seconds = (time.perf_counter() - started) * options.episodes / len(tasks)
-            if expected is None:
-                expected, fastest = correct, seconds
-            agree = int((correct == expected[: len(correct)]).sum())
-            if agree < len(correct):
-                print(f"{name} answers {len(correct) - agree} of {len(correct)} episodes otherwise")
-            rows.append({"shot": shot, "method": name, "seconds": seconds, "ratio": seconds / fastest})
-            rate = options.episodes / seconds
-            print(f"| {shot} | {name} | {seconds:.1f} | {rate:,.0f} | {seconds / fastest:.1f} |", flush=True)
+        episodes = sample_episodes(images, EpisodeConfig(5, shot, 15), options.episodes, shot)
+        seconds = measure(methods, episodes, episodes[: options.peer_episodes], options.repeats)
+        for name, times in seconds.items():
+            typical = statistics.median(times)
+            ratio = statistics.median(t / own for t, own in zip(times, seconds["pauca"], strict=True))
+            rows.append({"shot": shot, "method": name, "seconds": typical, "ratio": ratio})
+            rate = options.episodes / typical
+            print(f"| {shot} | {name} | {typical:.1f} | {rate:,.0f} | {ratio:.1f} |", flush=True)
     if options.out:
-        machine = {"processor": processor, "torch": torch.__version__, "threads": torch.get_num_threads()}
+        machine = {"processor": processor_name(), "torch": torch.__version__, "threads": torch.get_num_threads()}
         options.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
 
 
