@@ -1,6 +1,7 @@
 """Experts divided over gloo processes against the same experts in one."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from pauca.moe import exchange as exchange_module
+from pauca.moe.kept import kept_shapes
 from pauca.moe.layer import Experts, MoE
 from pauca.moe.parallel import ParallelExperts, parallelise
 from pauca.moe.passes import Bank, Wanted
-from pauca.moe.permute import PADDING, sort_by_expert
+from pauca.moe.permute import PADDING, row_bound, sort_by_expert
 from pauca.moe.recipe import Recipe
 from pauca.moe.wire import wire_bytes
 
@@ -96,7 +98,11 @@ def _divided(rank: int, cases: dict[str, Case]) -> dict[str, Any]:
         own = slice(sum(case.tokens[:rank]), sum(case.tokens[: rank + 1]))
         bank = ParallelExperts(_bank(case), mesh, case.dispatch)
         log.clear()
-        results[name] = _run(bank, {k: t[own] for k, t in _problem(case).items()}) | {"sent": list(log)}
+        kept: list[torch.Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
+            outputs = _run(bank, {k: t[own] for k, t in _problem(case).items()})
+        stored = sum(tensor.nbytes for tensor in kept if tensor.dtype == torch.uint8)
+        results[name] = outputs | {"sent": list(log), "stored": stored}
     return results
 
 
@@ -107,7 +113,7 @@ def of_two(together) -> list[dict[str, Any]]:
 
 def _joined(ranks: list[dict[str, Any]], name: str) -> dict[str, torch.Tensor]:
     parts = [results[name] for results in ranks]
-    return {key: torch.cat([part[key] for part in parts]) for key in parts[0] if key != "sent"}
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0] if key not in ("sent", "stored")}
 
 
 def _of_one_process(case: Case, world: int) -> dict[str, torch.Tensor]:
@@ -184,6 +190,16 @@ def test_the_bytes_on_the_wire_are_those_of_the_formula(name, of_two):
         forward = leaving * (row.tokens + row.routing) + arriving * row.outputs
         backward = leaving * row.output_gradients + arriving * (row.input_gradients + row.routing_gradients)
         assert sum(size for _, size in results[name]["sent"]) == counts + forward + backward
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_rank_keeps_what_the_formula_says_of_the_tokens_that_arrive_once_each(name, of_two):
+    case, ids, each = CASES[name], _problem(CASES[name])["ids"], EXPERTS // 2
+    for rank, results in enumerate(of_two):
+        here = ids // each == rank
+        tokens, rows = int(here.any(1).sum()), row_bound(int(here.sum()), each)
+        shapes = kept_shapes(case.recipe, case.recompute, tokens, rows, each, HIDDEN, WIDTH) if tokens else []
+        assert results[name]["stored"] == sum(prod(shape) for shape in shapes)
 
 
 def test_mxfp4_tokens_travel_in_half_a_byte_an_element_and_a_byte_a_block():

@@ -19,8 +19,8 @@ from pauca.moe.recipe import Recipe
 HIDDEN = 32
 
 
-def _layer(recipe: Recipe | None = None, experts: int = 4, top_k: int = 2) -> MoE:
-    torch.manual_seed(0)
+def _layer(recipe: Recipe | None = None, experts: int = 4, top_k: int = 2, seed: int = 0) -> MoE:
+    torch.manual_seed(seed)
     return MoE(HIDDEN, 32, experts, top_k, recipe=Recipe.fp4() if recipe is None else recipe)
 
 
@@ -43,6 +43,7 @@ def _differing(rank: int) -> dict[str, tuple[str, str, float]]:
     messages = {
         "recipe": _message(lambda: parallelise(_layer(Recipe.fp4() if first else Recipe.fp8()), mesh)),
         "top_k": _message(lambda: parallelise(_layer(top_k=1 + rank), mesh)),
+        "seed": _message(lambda: parallelise(_layer(seed=rank), mesh)),
         "layers": _message(lambda: parallelise(torch.nn.ModuleDict({f"block{rank}": _layer()}), mesh)),
     }
     original = ranks_module.code_digest
@@ -65,9 +66,10 @@ def test_ranks_that_differ_all_say_in_what(together):
     ranks = together(_differing, 2)
     for rank, messages in enumerate(ranks):
         for what, words in (
-            ("recipe", "has layer '':"),
-            ("top_k", "has layer '':"),
+            ("recipe", f"rank {1 - rank} has layer '', recipe: Recipe(precision="),
+            ("top_k", f"has layer '', top_k: {2 - rank} where rank {rank} has {1 + rank};"),
             ("layers", "'block"),
+            ("seed", f"rank {1 - rank} has layer '', checksum of the router"),
             ("code", f"rank {1 - rank} has code: version {1 - rank} where rank {rank} has version {rank}"),
             ("recipe, later", "run another layer, recipe or mode"),
             ("mode", f"rank(s) {1 - rank} run another layer, recipe or mode (training, no_grad) than rank {rank}"),

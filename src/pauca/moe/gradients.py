@@ -71,7 +71,8 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Float[Tensor, ""]:
             sharded = zip(gradient.placements, gradient.device_mesh.shape, strict=True)
             parts *= prod(size for placement, size in sharded if placement.is_shard())
         # Each part is on as many ranks as there are copies of the whole.
-        squares = squares.to(own.device) + own.double().square().sum() * parts / ranks.mesh.size()
+        norm = torch.linalg.vector_norm(own, dtype=torch.float32).double()
+        squares = squares.to(own.device) + norm.square() * parts / ranks.mesh.size()
     ranks.sum(squares)
     norm = squares.sqrt()
     scale = (max_norm / (norm + 1e-6)).clamp(max=1)

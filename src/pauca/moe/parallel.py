@@ -305,8 +305,8 @@ def parallelise(
     """Divide the experts of all `MoE` layers of a model over ranks, in place; all ranks of the mesh must call it.
 
     Before `fully_shard`, the optimiser and the first forward. Every rank must hold the same model: build it from the
-    same seed or load the same checkpoint. The ranks compare their code and layers, so that a difference is an error
-    here rather than a hang later.
+    same seed or load the same checkpoint. The ranks compare their code, layers and routers, so that a difference is an
+    error here rather than a hang later.
 
     Args:
         model: a model, or one layer.
@@ -331,14 +331,30 @@ def parallelise(
     if any(isinstance(layer.experts, ParallelExperts) for layer in layers.values()):
         raise ConfigError("the experts have been divided over ranks before; call parallelise once")
     divided = {name: ParallelExperts(layer.experts, mesh, dispatch, overlap) for name, layer in layers.items()}
-    Ranks(mesh).require_the_same({f"layer {name!r}": _description(layers[name], divided[name]) for name in layers})
+    Ranks(mesh).require_the_same(
+        {
+            f"layer {name!r}, {what}": value
+            for name, layer in layers.items()
+            for what, value in _description(layer, divided[name]).items()
+        }
+    )
     for name, layer in layers.items():
         layer.experts = divided[name]
     return model
 
 
-def _description(layer: MoE, experts: ParallelExperts) -> list[object]:
+def _description(layer: MoE, experts: ParallelExperts) -> dict[str, object]:
     """What must be the same on every rank for tokens to find their experts."""
-    shared = 0 if layer.shared is None else layer.shared.down.shape[2]
-    sizes = [experts.total, *experts.down.shape[1:], layer.router.top_k, shared]
-    return [*sizes, str(layer.router.config), str(experts.recipe), experts.recompute, experts.dispatch]
+    weights = layer.router.weight.detach()
+    return {
+        "experts": experts.total,
+        "sizes": tuple(experts.down.shape[1:]),
+        "top_k": layer.router.top_k,
+        "shared experts' width": 0 if layer.shared is None else layer.shared.down.shape[2],
+        "recipe": str(experts.recipe),
+        "recompute": experts.recompute,
+        "dispatch": experts.dispatch,
+        "router": str(layer.router.config),
+        # Shows other seeds. The rest of the model is not read: it may be large.
+        "checksum of the router": None if weights.is_meta else crc32(weights.cpu().view(torch.uint8).numpy().tobytes()),
+    }

@@ -65,7 +65,7 @@ class Ranks:
             if ours.get(name) != other.get(name):
                 raise PaucaError(
                     f"expert parallelism: rank {rank} has {name}: {other.get(name)} where rank {dist.get_rank()} has "
-                    f"{ours.get(name)}; start all ranks with the same code and configuration"
+                    f"{ours.get(name)}; start all ranks with the same code, configuration and seed"
                 )
 
 
