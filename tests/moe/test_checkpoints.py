@@ -2,11 +2,15 @@
 
 import errno
 import json
+import multiprocessing
+import resource
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.moe import LM_SIZES, MoELM, Recipe, RouterConfig
@@ -121,6 +125,25 @@ def test_a_model_comes_back_from_safetensors(tmp_path, tied):
     assert (loaded.head.weight is loaded.embedding.weight) == tied
 
 
+def _save_with_small_files(path: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then writing fails with EFBIG, as it does on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    model = MoELM(LM_SIZES["toy"])
+    with pytest.raises(PaucaError, match=r"model\.safetensors: could not be written \(.*File too large"):
+        save_model(path, model.state_dict(), model.config)
+
+
+def test_a_model_that_the_disk_refuses_leaves_the_earlier_one(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"earlier")
+    process = multiprocessing.get_context("fork").Process(target=_save_with_small_files, args=(path,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert path.read_bytes() == b"earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_file_that_is_no_model_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     with pytest.raises(InputError, match="cannot be read as safetensors"):
@@ -128,8 +151,6 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(InputError, match="cannot be read as safetensors"):
         load_model(path)
-    from safetensors.torch import save_file
-
     save_file({"weight": torch.zeros(2)}, path)
     with pytest.raises(InputError, match="holds no language model of pauca"):
         load_model(path)

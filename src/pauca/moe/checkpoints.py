@@ -100,8 +100,11 @@ def save_model(path: Path, weights: dict[str, Tensor], config: LMConfig) -> None
     """Write a language model's weights and configuration as one safetensors file, atomically."""
     own = {name: value for name, value in weights.items() if not (config.tied and name == "head.weight")}
     tensors = {name: value.detach().cpu().contiguous() for name, value in own.items()}
-    with atomic_write(path, force=True) as temporary:
-        save_file(tensors, temporary, metadata={"pauca.moe.lm": json.dumps(asdict(config))})
+    try:
+        with atomic_write(path, force=True) as temporary:
+            save_file(tensors, temporary, metadata={"pauca.moe.lm": json.dumps(asdict(config))})
+    except SafetensorError as error:  # for what the disk refuses, too
+        raise PaucaError(f"{path}: could not be written ({error}); free space and go on with --resume") from error
 
 
 def load_model(path: Path) -> MoELM:
@@ -211,13 +214,20 @@ def _what_is_left(folder: Path) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Why, in one line: checkpointing wraps what the operating system said in what each process said."""
-    for inner in (*(failure[0] for failure in getattr(error, "failures", {}).values()), error.__cause__):
+    """Why, in one line: what the operating system said, however deep it is wrapped, or the innermost error."""
+    for inner in _chain(error):
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+    return str([*_chain(error)][-1]).strip().split("\n")[0]
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those inside it; checkpointing keeps what went wrong in each process in `failures`."""
+    yield error
+    inside = [failure[0] for failure in getattr(error, "failures", {}).values()]
+    for inner in (*inside, error.__cause__ or error.__context__):
         if isinstance(inner, BaseException):
-            return _reason(inner)
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return str(error).strip().split("\n")[0]
+            yield from _chain(inner)
 
 
 def _rank() -> int:

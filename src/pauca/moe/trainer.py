@@ -208,6 +208,7 @@ class Trainer:
         if self.data.validation is None:
             return None
         self.model.eval()
+        torch.manual_seed(seed_of(self.config.seed, 2))  # for stochastic rounding
         context, batches = self.model.config.context, self.config.validation_batches
         total = torch.zeros((), device=self.device)
         sequences = 0
