@@ -1,5 +1,6 @@
 """What the planner says is kept, against what autograd holds on to."""
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -7,7 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 from pauca.moe import Recipe, RouterConfig
 from pauca.moe.footprint import (
@@ -159,3 +163,111 @@ def test_policies_have_readable_names():
 
 def test_a_dense_layer_is_one_expert_for_all():
     assert (dense_load(100).received, dense_load(100).copies, dense_load(100).experts) == (100, 100, 1)
+
+
+class Allocator(TorchDispatchMode):
+    """Counts the bytes of all storages that live, and the most there have been, in the allocator's units of 512."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self.sizes:
+                self._add(tensor.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        self.sizes[storage._cdata] = -(-storage.nbytes() // 512) * 512
+        self.now += self.sizes[storage._cdata]
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, storage._cdata)
+
+    def _free(self, address: int) -> None:
+        self.now -= self.sizes.pop(address)
+
+
+class FlashAttention(torch.autograd.Function):
+    """The tensors that attention on a GPU makes, and no numbers: gradients of all heads, and the queries' in FP32."""
+
+    @staticmethod
+    def forward(ctx, q, k, v):
+        y = q.new_empty(q.transpose(1, 2).shape).transpose(1, 2)
+        ctx.save_for_backward(q, k, v, y, q.new_empty(q.shape[:3], dtype=torch.float32))
+        return y
+
+    @staticmethod
+    def backward(ctx, *_):
+        q, k, *_ = ctx.saved_tensors
+        _, *gradients = (torch.empty_like(q, dtype=t) for t in (torch.float32, q.dtype, q.dtype, q.dtype))
+        shared = [gradient.unflatten(1, (k.shape[1], -1)).sum(2) for gradient in gradients[1:]]
+        return gradients[0], *shared
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Let fake tensors take the GPU's way through the library: its kernels' tensors are made, nothing is launched."""
+    pytest.importorskip("triton")
+    import triton
+
+    from pauca.moe import experts, kernels, layer, lm, ops, permute, products
+    from pauca.moe.kernels.sort_by_expert import sort_by_expert
+
+    def sort(ids: Tensor, count: int) -> permute.Permutation:
+        return permute.Permutation(*sort_by_expert(ids, count, permute.row_bound(ids.numel(), count)))
+
+    def columns(a: Tensor, *others: Tensor) -> Tensor:
+        b, offsets = (others[0], others[1]) if len(others) == 2 else (others[1], others[3])
+        return a.new_empty(len(offsets), len(a), len(b), dtype=torch.bfloat16)
+
+    # Fake tensors have no address; which of them share a storage is told all the same.
+    monkeypatch.setattr(Tensor, "data_ptr", lambda tensor: tensor.untyped_storage()._cdata + tensor.storage_offset())
+    monkeypatch.setattr(triton.runtime.JITFunction, "__getitem__", lambda self, grid: lambda *_, **__: None)
+    monkeypatch.setattr(ops, "_backend_of", lambda device: kernels)
+    monkeypatch.setattr(layer, "require_fp8", lambda device: None)
+    monkeypatch.setattr(experts, "sort_by_expert", sort)
+    monkeypatch.setattr(products, "rows_by_weights", lambda rows, w, _: rows.new_empty(len(rows), w.shape[2]))
+    monkeypatch.setattr(
+        products,
+        "fp8_rows_by_weights",
+        lambda rows, _, w, *__: rows.new_empty(len(rows), w.shape[1], dtype=torch.bfloat16),
+    )
+    monkeypatch.setattr(products, "columns_by_columns", columns)
+    monkeypatch.setattr(products, "fp8_columns_by_columns", columns)
+    monkeypatch.setattr(lm, "_product", torch.matmul)
+    monkeypatch.setattr(lm.F, "scaled_dot_product_attention", lambda q, k, v, **_: FlashAttention.apply(q, k, v))
+
+
+# Sizes at which the experts of many rows, the experts' weights and the loss decide the peak.
+PEAKS = {
+    "rows": (replace(PLAIN, hidden=1024, heads=8, head_dim=128, top_k=8, expert_width=512), 8192),
+    "weights": (replace(PLAIN, hidden=512, kv_heads=4, head_dim=128, experts=64, expert_width=704), 4096),
+    "loss": (replace(PLAIN, vocabulary=32768, hidden=512, heads=8, head_dim=64, expert_width=512), 8192),
+}
+
+
+@pytest.mark.parametrize("recompute", ["nothing", "attention", "all"])
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "fp4"])
+@pytest.mark.parametrize("sizes", PEAKS)
+def test_the_peak_is_that_of_an_allocator(as_on_a_gpu, sizes, precision, recompute):
+    from pauca.moe.plan import Assumptions, ParallelLayout, PlanTask, Way, evaluate
+
+    config, tokens = PEAKS[sizes]
+    config = replace(
+        config, tied=False, context=tokens, recipe=getattr(Recipe, precision)(), recompute=RECOMPUTATIONS[recompute]
+    )
+    with FakeTensorMode(), Allocator() as allocator:
+        model = MoELM(config)
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        text = torch.zeros(1, tokens, dtype=torch.int64)
+        allocator.peak = allocator.now
+        model.loss(text, text).total.backward()
+
+    given = Assumptions(parameter_bytes=4, optimiser_bytes=0, reserved_gb=0.0)
+    task = PlanTask(from_lm(config), 1, 2**40, tokens, tokens, assumptions=given)
+    plan = evaluate(task, Way(precision, ParallelLayout(1, 1, 1), RecomputePolicy.of(config.recompute)))
+    assert plan.total == pytest.approx(allocator.peak, rel=0.05)

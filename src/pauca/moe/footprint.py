@@ -164,9 +164,9 @@ def _bf16_working_set(mode: Recompute, load: Load, hidden: int, width: int, para
         again + 2 * rows + 2 * h_rows + 2 * matrix,  # dy by row, the activation's gradient, FC2's
         again + 6 * h_rows + 6 * matrix,  # z's gradient, FC1's
         again + 6 * h_rows + 6 * matrix + 2 * rows + 2 * load.received * hidden,  # x's, by row and by token
-        6 * matrix * (parameter_bytes == 4) + 6 * matrix,  # weight gradients once more, in FP32
     )
-    return cast + max(stages) + 2 * load.received * hidden
+    wide = 18 * matrix + 2 * load.received * hidden if parameter_bytes == 4 else 0  # weight gradients in FP32, too
+    return max(cast + max(stages), wide) + 2 * load.received * hidden
 
 
 def _fp8_working_set(recipe: Recipe, mode: Recompute, load: Load, hidden: int, width: int, parameter_bytes: int) -> int:
@@ -184,7 +184,7 @@ def _fp8_working_set(recipe: Recipe, mode: Recompute, load: Load, hidden: int, w
         4 * h_rows + rows + 6 * matrix,  # FC1's
         2 * h_rows + 6 * matrix + (1 + cast) * 2 * matrix + 2 * rows,  # x's, by row
         2 * h_rows + 6 * matrix + 2 * rows + 2 * tokens,  # and by token
-        14 * matrix + 2 * tokens if parameter_bytes == 4 else 0,  # FC1's gradient once more, in FP32
+        18 * matrix + 2 * tokens if parameter_bytes == 4 else 0,  # weight gradients in FP32, too
     )
     return max(stages) + 3 * tokens  # with dy in BF16 and in FP8
 
@@ -195,8 +195,8 @@ def attention_working_set(shape: ModelShape, policy: RecomputePolicy, tokens: in
     everything = kept_by_attention(shape, RecomputePolicy(policy.norms), tokens)
     again = sum(everything.values()) - sum(kept_by_attention(shape, policy, tokens).values())
     heads = 2 * attention.query_channels + attention.output_channels
-    # In BF16 for all heads, those of shared keys and values summed afterwards; in FP32 the queries', and its rotation.
-    gradients = tokens * (2 * heads + 8 * attention.query_channels + 2 * attention.output_channels)
+    # In BF16 for all heads, those of shared keys and values summed afterwards; in FP32 the queries' once more.
+    gradients = tokens * (2 * heads + 4 * attention.query_channels + 2 * attention.output_channels)
     return again + max(gradients, norm_working_set(shape, tokens))
 
 
@@ -211,26 +211,35 @@ _LOGITS_AT_ONCE = 2**26  # elements; as in lm.py
 def loss_working_set(shape: ModelShape, tokens: int, parameter_bytes: int) -> int:
     """Of the head and the cross entropy, which goes through the vocabulary in chunks of tokens."""
     rows = min(tokens, max(1, _LOGITS_AT_ONCE // shape.vocabulary))
-    chunk = 14 * rows * shape.vocabulary  # three FP32 tensors and one in BF16
+    # In BF16 the logits, and if there are several chunks the last one's gradient; in FP32 their logarithms, their
+    # probabilities, one at the targets, and the difference; one byte where the targets are.
+    chunk = (19 + 2 * (rows < tokens)) * rows * shape.vocabulary
     cast = 2 * shape.embedding_parameters if parameter_bytes == 4 else 0
-    return max(chunk + cast, 4 * shape.embedding_parameters)
+    return max(chunk + cast + 2 * tokens * shape.hidden, 4 * shape.embedding_parameters)
 
 
 def working_set(
-    shape: ModelShape, recipe: Recipe, policy: RecomputePolicy, tokens: int, load: Load | None, parameter_bytes: int = 2
+    shape: ModelShape,
+    recipe: Recipe,
+    policy: RecomputePolicy,
+    tokens: int,
+    load: Load | None,
+    parameter_bytes: int = 2,
 ) -> int:
-    """The most that one layer's backward needs besides what is kept."""
-    residual = 2 * tokens * shape.hidden  # the gradient that waits beside a branch
-    attention = attention_working_set(shape, policy, tokens)
+    """The most that one layer's backward needs besides all that the layer keeps, some of which has gone by then."""
+    residual = 2 * tokens * shape.hidden
+    kept = kept_by_feed_forward(shape, recipe, policy, tokens, load)
+    attention = attention_working_set(shape, policy, tokens) + residual - sum(kept.values())
+    numerics = (recipe, policy.experts)
     if load is None:
-        banks = [(dense_load(tokens), shape.dense_width)]
-    else:
-        banks = [(load, shape.width)] + [(dense_load(tokens), shape.shared_width)] * (shape.shared_width > 0)
-    feed_forward = max(
-        bank_working_set(recipe, policy.experts, bank, shape.hidden, width, parameter_bytes) for bank, width in banks
-    )
+        dense = bank_working_set(*numerics, dense_load(tokens), shape.hidden, shape.dense_width, parameter_bytes)
+        return max(attention, dense)
+    routed = bank_working_set(*numerics, load, shape.hidden, shape.width, parameter_bytes)
+    if not shape.shared_width:
+        return max(attention, routed)
     # The shared experts' backward comes first; what it gives for the input waits for the routed experts'.
-    return residual + max(attention, feed_forward + residual * (len(banks) - 1), norm_working_set(shape, tokens))
+    shared = bank_working_set(*numerics, dense_load(tokens), shape.hidden, shape.shared_width, parameter_bytes)
+    return max(attention, shared, routed + residual - kept["shared experts"])
 
 
 def _sum(first: Bytes, second: Bytes) -> Bytes:
