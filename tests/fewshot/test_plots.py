@@ -1,6 +1,8 @@
 """Figures: made from real results, and showing what they say."""
 
 import sys
+from dataclasses import replace
+from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +16,7 @@ from pauca.fewshot import plots
 from pauca.fewshot.evaluate import embed_images, evaluate
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
+from pauca.fewshot.types import PADDING
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,22 @@ def test_gallery_shows_support_and_queries_with_their_answers(toy_images, toy_ep
     assert titles(figure) == [name for name in names for _ in range(2)]  # all answers are right
 
 
+def test_gallery_leaves_no_room_for_padding(toy_images, toy_episodes, flat):
+    labels = toy_episodes.support_labels[:1].clone()
+    labels[0, [1, 3, 5]] = PADDING  # one support image of each class is left
+    task = replace(toy_episodes[:1], support_labels=labels)
+    logits = torch.zeros(1, 12, 3)
+    figure = plots.episode_gallery(toy_images, task, logits, queries_per_class=2)
+    assert len(figure.axes) == 3 * (1 + 1 + 2)
+
+
+def test_names_are_no_formulas():
+    names = ("$a_$b", "$\\c$", "plain", "x", "y")
+    figure = plots.feature_map(torch.rand(10, 4), torch.arange(5).repeat(2), names)
+    figure.savefig(BytesIO(), format="png")  # raises if matplotlib reads a formula
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()][2] == "plain"
+
+
 def test_predictions_are_shown_below_the_examples(toy_images):
     probabilities = np.full((5, 8), 0.05)
     probabilities[:, 2] = 0.65
@@ -58,6 +77,13 @@ def test_confusion_and_reliability_show_an_evaluation(toy_images, toy_episodes, 
     picture = plots.confusion_matrix(evaluation, largest=4).axes[0].images[0].get_array()
     np.testing.assert_allclose(picture, np.eye(4))
     assert f"{evaluation.calibration.expected_error:.3f}" in titles(plots.reliability(evaluation))[0]
+
+
+def test_classes_that_were_never_asked_for_are_not_the_hardest(toy_images, toy_episodes, flat):
+    evaluation = evaluate(flat, toy_images, toy_episodes[:1])
+    asked = sorted(evaluation.class_names[i] for i in toy_episodes.classes[0].tolist())
+    axis = plots.confusion_matrix(evaluation, largest=4).axes[0]
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == asked
 
 
 def test_feature_map_has_a_colour_for_each_class(toy_images, flat):

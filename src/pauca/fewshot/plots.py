@@ -33,7 +33,8 @@ def episode_gallery(
     predicted = logits[episode].argmax(-1).cpu()
     way = int((task.classes[0] != PADDING).sum())
     names = [images.class_names[int(label)] for label in task.classes[0][:way]]
-    shots = int(torch.bincount(task.support_labels[0].clamp_min(0), minlength=way).max())
+    used = task.support_labels[0] != PADDING
+    shots = int(torch.bincount(task.support_labels[0][used], minlength=way).max())
     figure = Figure(figsize=(1.1 * (shots + 1 + queries_per_class), 1.25 * way + 0.4), layout="constrained")
     axes = figure.subplots(way, shots + 1 + queries_per_class, squeeze=False)
     for axis in axes.flat:
@@ -78,7 +79,9 @@ def prediction_gallery(
 def confusion_matrix(evaluation: Evaluation, largest: int = 20) -> Figure:
     """Shares of each true class's queries by predicted class, for the classes with the most mistakes."""
     rates = evaluation.confusion / np.maximum(evaluation.confusion.sum(1, keepdims=True), 1)
-    chosen = np.sort(np.argsort(rates.diagonal(), kind="stable")[:largest])
+    asked = int((evaluation.confusion.sum(1) > 0).sum())
+    hardest = np.argsort(evaluation.class_accuracy, kind="stable")[:asked]  # NaN, never asked, comes last
+    chosen = np.sort(hardest[:largest])
     names = [_short(evaluation.class_names[i]) for i in chosen]
     size = 2 + 0.28 * len(chosen)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
@@ -205,4 +208,5 @@ def _show(axis: Axes, image: Tensor, title: str, colour: str = "black") -> None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 14 else name[:13] + "…"
+    short = name if len(name) <= 14 else name[:13] + "…"
+    return short.replace("$", r"\$")  # matplotlib would read what stands between two as a formula
