@@ -202,11 +202,6 @@ def test_a_rank_keeps_what_the_formula_says_of_the_tokens_that_arrive_once_each(
         assert results[name]["stored"] == sum(prod(shape) for shape in shapes)
 
 
-def test_mxfp4_tokens_travel_in_half_a_byte_an_element_and_a_byte_a_block():
-    assert wire_bytes(Recipe.fp4(), 7168, 8).tokens == 7168 // 2 + 7168 // 32
-    assert wire_bytes(Recipe.fp4(), 2048 + 32, 8).tokens == 1105 + 15  # padded to 16
-
-
 def test_four_ranks_compute_the_bits_of_one_process_but_for_each_ranks_sum_in_bf16(together):
     ranks = together(_divided, 4, WIDE_CASES)
     for name, case in WIDE_CASES.items():

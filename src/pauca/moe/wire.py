@@ -25,14 +25,6 @@ class WireBytes:
     routing_gradients: int
     """Backward, back: the gradients of the weights."""
 
-    @property
-    def forward(self) -> int:
-        return self.tokens + self.routing + self.outputs
-
-    @property
-    def backward(self) -> int:
-        return self.output_gradients + self.input_gradients + self.routing_gradients
-
 
 def wire_bytes(recipe: Recipe, hidden: int, top_k: int, dispatch: Format | None = None) -> WireBytes:
     """What expert parallelism sends per row; `dispatch` as for `parallelise`.
@@ -41,7 +33,7 @@ def wire_bytes(recipe: Recipe, hidden: int, top_k: int, dispatch: Format | None 
         >>> wire_bytes(Recipe.fp4(), hidden=7168, top_k=8).tokens  # 7168 / 2 + 7168 / 32, a multiple of 16
         3808
     """
-    row = {"bf16": 2 * hidden, "fp8": hidden + 1, "mxfp4": mxfp4_row_bytes(hidden) if hidden % 32 == 0 else 0}
+    row = {"bf16": 2 * hidden, "fp8": hidden + 1, "mxfp4": mxfp4_row_bytes(hidden)}
     return WireBytes(
         tokens=row[wire_format(recipe, dispatch)],
         routing=8 * top_k,
