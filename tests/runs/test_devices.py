@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pauca.errors import DeviceError
+from pauca.errors import ConfigError, DeviceError
 from pauca.runs import resolve_device
 
 
@@ -14,3 +14,16 @@ def test_a_missing_gpu_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceError, match="sees no CUDA GPU"):
         resolve_device("cuda")
+
+
+def test_a_gpu_of_a_number_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(DeviceError, match="cuda:2: this machine has 2 GPUs, counted from 0"):
+        resolve_device("cuda:2")
+
+
+def test_an_unknown_device_is_answered_with_the_known_ones():
+    with pytest.raises(ConfigError, match="'gpu' is not known; use auto, cpu, cuda or cuda:N"):
+        resolve_device("gpu")
