@@ -134,7 +134,7 @@ def train(
     if processes > 1 and rank == 0:
         dist.barrier()
     settings = replace(settings, model=replace(settings.model, vocabulary=tokens.tokenizer.vocabulary))
-    check_fit(settings.model, tokens, settings.train)
+    check_fit(settings.model, tokens, settings.train, processes)
     seed_all(settings.train.seed)
     network = moe.MoELM(settings.model)
 

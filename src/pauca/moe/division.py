@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-from pauca.errors import ConfigError
 from pauca.moe.gradients import average_gradients, clip_gradients
 from pauca.moe.health import moe_layers
 from pauca.moe.lm import MoELM
@@ -21,14 +20,8 @@ from pauca.moe.parallel import ParallelExperts, parallelise
 
 
 def divide(model: MoELM, device: torch.device, ep: int) -> None:
-    """Divide a model, in place, over the processes of the default group; all must call it.
-
-    Raises:
-        ConfigError: `ep` divides neither the processes nor the experts.
-    """
+    """Divide a model, in place, over the processes of the default group, a multiple of `ep`; all must call it."""
     processes = dist.get_world_size()
-    if processes % ep:
-        raise ConfigError(f"ep {ep}: {processes} processes cannot be divided into groups of so many")
     if ep == 1:
         mesh, whole = init_device_mesh(device.type, (processes,)), set()
     elif ep == processes:

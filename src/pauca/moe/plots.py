@@ -36,7 +36,26 @@ def loss_curves(runs: Mapping[str, Lines]) -> Figure:
         if len(steps):
             axis.plot(steps, losses, color=colour, marker="o", markersize=4, label=f"{name}, validation")
     _label(axis, "cross entropy / nats per token")
-    axis.legend(fontsize=8)
+    _legend(axis)
+    return figure
+
+
+def few_bits(losses: Mapping[str, Sequence[float]], kept: Mapping[str, float]) -> Figure:
+    """Losses of trainings by recipe, step by step, beside the KiB a token that each recipe keeps."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    window = np.ones(10) / 10
+    for (name, values), colour in zip(losses.items(), _COLOURS, strict=False):
+        smooth = np.convolve(values, window, "valid")
+        left.plot(len(values) - len(smooth) + 1 + np.arange(len(smooth)), smooth, color=colour, label=name)
+    _label(left, "cross entropy / nats per token")
+    left.legend(fontsize=8)
+    bars = right.barh(list(kept), list(kept.values()), color=_COLOURS[: len(kept)])
+    right.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    right.set_xlim(0, 1.15 * max(kept.values()))
+    right.set_xlabel("KiB kept per token", fontsize=8)
+    right.tick_params(labelsize=8)
+    right.invert_yaxis()
     return figure
 
 
@@ -46,7 +65,7 @@ def gradient_curve(lines: Lines) -> Figure:
     left, right = figure.subplots(1, 2)
     left.plot(*_series(lines, "gradient_norm"), color=_COLOURS[0], linewidth=1)
     _label(left, "gradient norm")
-    left.set_yscale("log")
+    left.set_ylim(bottom=0)
     right.plot(*_series(lines, "learning_rate"), color=_COLOURS[2])
     _label(right, "learning rate")
     return figure
@@ -58,7 +77,7 @@ def load_curves(lines: Lines) -> Figure:
     left, right = figure.subplots(1, 2)
     _layers(left, lines, "load_imbalance", "tokens of the busiest expert / mean")
     _layers(right, lines, "load_entropy", "entropy of the load / largest possible")
-    left.legend(fontsize=7)
+    _legend(left)
     return figure
 
 
@@ -74,10 +93,11 @@ def health_curves(lines: Lines) -> Figure | None:
     for axis, name in zip(axes, found, strict=False):
         measure, matrix = name.split(".")
         _layers(axis, lines, name, "share of the nonzero")
+        axis.set_ylim(bottom=0)
         axis.set_title(f"{_MATRICES[matrix]}: {_MEASURES[measure]}", fontsize=9)
     for axis in list(axes)[len(found) :]:
         axis.set_axis_off()
-    figure.axes[0].legend(fontsize=7)
+    _legend(figure.axes[0])
     return figure
 
 
@@ -141,3 +161,8 @@ def _label(axis: Axes, label: str) -> None:
     axis.set_ylabel(label, fontsize=8)
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.25)
+
+
+def _legend(axis: Axes) -> None:
+    if axis.get_legend_handles_labels()[0]:  # a run that stopped at once has logged nothing
+        axis.legend(fontsize=8)

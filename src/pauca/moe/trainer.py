@@ -139,8 +139,8 @@ class Trainer:
     """
 
     def __init__(self, model: MoELM, data: TokenData, config: TrainConfig) -> None:
-        check_fit(model.config, data, config)
         self.rank, self.processes = join_processes()
+        check_fit(model.config, data, config, self.processes)
         self.device = resolve_device(config.device)
         self.config, self.data = config, data
         self.model = model.to(self.device)
@@ -337,11 +337,11 @@ class _Rise:
         self.lowest, self.recent = state["lowest"], json.loads(state["recent"])
 
 
-def check_fit(model: LMConfig, data: TokenData, config: TrainConfig) -> None:
+def check_fit(model: LMConfig, data: TokenData, config: TrainConfig, processes: int = 1) -> None:
     """Raise before anything is written what a `Trainer` would raise for text that does not fit the model.
 
     Raises:
-        ConfigError: the text has more different tokens than the model.
+        ConfigError: the text has more different tokens than the model, or the work cannot be shared evenly.
         InputError: the text is too short for one context.
         DeviceError: a GPU is asked for and there is none.
     """
@@ -353,6 +353,12 @@ def check_fit(model: LMConfig, data: TokenData, config: TrainConfig) -> None:
     for part in (data.train, data.validation):
         if part is not None:
             part.check_context(model.context)
+    if processes % config.ep or model.experts % config.ep:
+        raise ConfigError(
+            f"ep {config.ep} must divide both the {processes} processes (torchrun --nproc-per-node) and the "
+            f"{model.experts} experts"
+        )
+    _sequences_per_pass(config, processes)
     resolve_device(config.device)
 
 

@@ -1,0 +1,130 @@
+"""`pauca moe train` and `pauca moe sample`, as they are typed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pauca.cli import main
+
+SMALL = "--recipe bf16 --context 32 --batch-size 4 --steps 4 --validate-every 2 --checkpoint-every 2 --log-every 1"
+
+
+@pytest.fixture
+def text(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "text.txt"
+    path.write_text("".join(f"{number} plus {number} is {2 * number}. " for number in range(400)))
+    return path
+
+
+def pauca(words: str) -> int:
+    return main(["moe", *words.split(), "--device", "cpu"])
+
+
+def said(capsys) -> str:
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1, captured.err
+    return captured.err
+
+
+def test_a_run_folder_holds_everything(text, capsys):
+    assert pauca(f"train --data {text} {SMALL}") == 0
+    run = Path("runs/moe/toy-bf16")
+    assert "report: runs/moe/toy-bf16/report.html" in capsys.readouterr().out
+    page = (run / "report.html").read_text()
+    assert page.count("<img") == 3
+    assert "text.txt" in page
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert settings["data"]["sources"] == [str(text)]
+    assert settings["model"]["recipe"]["precision"] == "bf16"
+    assert settings["model"]["context"] == 32
+    assert settings["train"]["steps"] == 4
+    assert json.loads((run / "sources.json").read_text()).keys() == {str(text)}
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        "best.safetensors",
+        "step-00000002",
+        "step-00000004",
+    ]
+
+
+def test_a_config_repeats_a_run(text):
+    assert pauca(f"train --data {text} {SMALL} --quiet") == 0
+    assert (
+        main(["moe", "train", "--config", "runs/moe/toy-bf16/config.yaml", "--out", "runs/moe/again", "--quiet"]) == 0
+    )
+    weights = [Path(f"runs/moe/{name}/checkpoints/best.safetensors").read_bytes() for name in ("toy-bf16", "again")]
+    assert weights[0] == weights[1]
+    assert len(list(Path("runs/moe/tokens").iterdir())) == 1
+
+
+def test_a_run_is_neither_overwritten_nor_mixed_up(text, capsys):
+    assert pauca(f"train --data {text} {SMALL} --quiet") == 0
+    assert pauca(f"train --data {text} {SMALL} --quiet") == 2
+    assert "holds a run already; continue it with --resume" in said(capsys)
+    assert pauca(f"train --data {text} {SMALL} --quiet --resume --learning-rate 1") == 2
+    assert "started with learning_rate 0.003, not 1.0; leave the option out" in said(capsys)
+    assert pauca(f"train --data {text} {SMALL} --quiet --resume") == 0
+    text.write_text("Something else. " * 100)
+    assert pauca(f"train --data {text} {SMALL} --quiet --resume") == 2
+    assert "text.txt: has changed since the run began" in said(capsys)
+    assert pauca(f"train --data {text} {SMALL} --quiet --force") == 0
+    assert pauca("train --resume --out elsewhere") == 2
+    assert "elsewhere: holds no run to go on with" in said(capsys)
+
+
+def test_refused_settings_leave_nothing_and_cost_no_earlier_run(text, capsys):
+    assert pauca(f"train --data {text} {SMALL} --quiet") == 0
+    before = {path: path.read_bytes() for path in Path("runs/moe/toy-bf16").rglob("*") if path.is_file()}
+    for wrong, message in (
+        ("--context 100000", "too few for one context of 100000"),
+        ("--data none.txt", "none.txt: no such file"),
+        ("--steps 0", "steps of training must be at least 1"),
+        ("--context 32 --batch-size 3 --passes 2", "cannot be shared evenly"),
+    ):
+        assert pauca(f"train --data {text} {SMALL} {wrong} --quiet --force") == 2, wrong
+        assert message in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in Path("runs/moe/toy-bf16").rglob("*") if path.is_file()} == before
+    assert pauca("train --data none.txt --out runs/moe/new") == 2
+    assert not Path("runs/moe/new").exists()
+
+
+def test_a_divergence_ends_with_1_and_a_report(text, capsys):
+    wild = "--steps 30 --learning-rate 1000 --clip 1e9 --warmup 0 --batch-size 4 --context 32 --log-every 1"
+    assert pauca(f"train --data {text} --recipe bf16 {wild} --quiet") == 1
+    message = said(capsys)
+    assert "checkpoint" in message
+    assert "loss" in message
+    assert "diverged" in Path("runs/moe/toy-bf16/report.html").read_text()
+
+
+def test_a_few_bits_run_reports_what_its_formats_lose(text):
+    assert pauca(f"train --data {text} {SMALL.replace('bf16', 'fp4')} --steps 1 --kept-z fp8 --quiet") == 0
+    page = Path("runs/moe/toy-fp4/report.html").read_text()
+    assert "What the formats lose" in page
+    assert page.count("<img") == 4
+
+
+def test_samples_go_on_from_the_prompt_and_repeat(text, capsys):
+    assert pauca(f"train --data {text} {SMALL} --vocabulary 300 --quiet") == 0
+    assert Path("runs/moe/toy-bf16/tokenizer.json").exists()
+    capsys.readouterr()
+    outputs = []
+    for options in ("", "", "--seed 1", "--temperature 0 --top-k 3"):
+        assert (
+            main(["moe", "sample", "runs/moe/toy-bf16", "--prompt", "7 plus ", "--count", "8", *options.split()]) == 0
+        )
+        outputs.append(capsys.readouterr().out)
+    assert all(output.startswith("7 plus ") for output in outputs)
+    assert outputs[0] == outputs[1]
+    assert outputs[0] != outputs[2]
+    assert main(["moe", "sample", "runs/moe/toy-bf16"]) == 0
+
+
+def test_samples_need_a_trained_model_and_room(text, capsys):
+    assert pauca("sample runs/moe/none") == 2
+    assert "runs/moe/none: holds no trained model" in said(capsys)
+    assert pauca(f"train --data {text} {SMALL} --quiet") == 0
+    assert pauca("sample runs/moe/toy-bf16 --count 100") == 2
+    assert "the model's context holds 32" in said(capsys)
