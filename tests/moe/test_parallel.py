@@ -210,6 +210,25 @@ def test_four_ranks_compute_the_bits_of_one_process_but_for_each_ranks_sum_in_bf
             assert torch.equal(actual, expected[key]), (name, key)
 
 
+def _in_order(rank: int, overlap: bool) -> tuple[list[str], torch.Tensor]:
+    torch.manual_seed(0)
+    layer = MoE(HIDDEN, WIDTH, EXPERTS, TOP_K, shared_experts=1, recipe=Recipe.fp4())
+    parallelise(layer, init_device_mesh("cpu", (2,), mesh_dim_names=("ep",)), overlap=overlap)
+    events, arrive = [], exchange_module.Journey.arrive
+    exchange_module.Journey.arrive = lambda journey: events.append("tokens arrive") or arrive(journey)
+    layer.shared.register_forward_hook(lambda *_: events.append("shared experts"))
+    y = layer(torch.randn(20, HIDDEN, generator=torch.Generator().manual_seed(rank)))
+    return list(dict.fromkeys(events)), y.detach()
+
+
+def test_shared_experts_are_computed_while_tokens_travel(together):
+    beside, after = together(_in_order, 2, True), together(_in_order, 2, False)
+    for rank in range(2):
+        assert beside[rank][0] == ["shared experts", "tokens arrive"]
+        assert after[rank][0] == ["tokens arrive", "shared experts"]
+        assert torch.equal(beside[rank][1], after[rank][1])
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["bf16", "fp8", "fp4"])
 def test_one_gpu_by_itself_exchanges_with_nobody_and_changes_no_bit(precision):

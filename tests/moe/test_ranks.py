@@ -59,6 +59,8 @@ def _differing(rank: int) -> dict[str, tuple[str, str, float]]:
     with torch.set_grad_enabled(first):
         messages["mode"] = _message(lambda: layer(x))
     messages["the same again"] = _message(lambda: layer(x).sum().backward())
+    twins = parallelise(torch.nn.ModuleList([_layer(), _layer()]), mesh)
+    messages["layer"] = _message(lambda: twins[rank](x))
     return messages
 
 
@@ -72,6 +74,7 @@ def test_ranks_that_differ_all_say_in_what(together):
             ("seed", f"rank {1 - rank} has layer '', checksum of the router"),
             ("code", f"rank {1 - rank} has code: version {1 - rank} where rank {rank} has version {rank}"),
             ("recipe, later", "run another layer, recipe or mode"),
+            ("layer", "run another layer, recipe or mode"),
             ("mode", f"rank(s) {1 - rank} run another layer, recipe or mode (training, no_grad) than rank {rank}"),
         ):
             kind, message, _ = messages[what]

@@ -45,10 +45,17 @@ class ParallelExperts(Experts):
     experts, as one process writes it, can be loaded too.
     """
 
-    def __init__(self, whole: Experts, mesh: DeviceMesh, dispatch: Format | None = None, overlap: bool = True) -> None:
-        """See `parallelise`."""
+    def __init__(
+        self,
+        whole: Experts,
+        mesh: DeviceMesh,
+        dispatch: Format | None = None,
+        overlap: bool = True,
+        name: str = "",
+    ) -> None:
+        """See `parallelise`; a name that is the same on all ranks tells layers apart where their sizes do not."""
         nn.Module.__init__(self)
-        self._ranks = Ranks(mesh)
+        self._ranks, self._name = Ranks(mesh), name
         self.total = len(whole.down)
         if self.total % self._ranks.count:
             raise ConfigError(
@@ -96,7 +103,7 @@ class ParallelExperts(Experts):
         self._check_input(x)
         with torch.autocast(x.device.type, enabled=False):
             tokens, weights = x.bfloat16().contiguous(), probabilities.float()
-            dispatched = self._send(tokens, expert_ids, weights)
+            dispatched = self._send(tokens, expert_ids, weights, self._fingerprint(tokens, weights))
         addend = None if shared is None or not self.overlap else _beside(shared, x)
         with torch.autocast(x.device.type, enabled=False):
             y = _ParallelExperts.apply(
@@ -108,9 +115,9 @@ class ParallelExperts(Experts):
         return y + (shared(x) if addend is None else addend())
 
     @torch.no_grad()
-    def _send(self, x: Tensor, expert_ids: Tensor, probabilities: Tensor) -> "_Dispatched":
+    def _send(self, x: Tensor, expert_ids: Tensor, probabilities: Tensor, fingerprint: int) -> "_Dispatched":
         format_, each = wire_format(self.recipe, self.dispatch), len(self.down)
-        exchange = plan_exchange(expert_ids, each, self._ranks.group, self._fingerprint(x, probabilities))
+        exchange = plan_exchange(expert_ids, each, self._ranks.group, fingerprint)
         tokens = exchange.send(to_bytes(exchange.rows(quantize(x, format_, self.recipe))))
         token, first = exchange.row_to_token, exchange.row_to_rank[:, None] * each
         ids = expert_ids[token].int() - first
@@ -120,9 +127,10 @@ class ParallelExperts(Experts):
 
     def _fingerprint(self, x: Tensor, probabilities: Tensor) -> int:
         """Of what must be the same on every rank for one forward and backward to fit together."""
-        wanted = [torch.is_grad_enabled(), x.requires_grad, probabilities.requires_grad]
-        what = [probabilities.shape[1], *self.down.shape, self._recipe_text, self.recompute, self.dispatch, wanted]
-        return crc32(json.dumps(what).encode())
+        differentiable = (x, probabilities, self.gate_up, self.down)
+        wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in differentiable]
+        sizes = [probabilities.shape[1], *self.down.shape]
+        return crc32(json.dumps([self._name, sizes, self._recipe_text, self.recompute, self.dispatch, wanted]).encode())
 
     def _sum_over_ranks(self, load: Tensor) -> None:
         self._ranks.sum(load)
@@ -330,7 +338,7 @@ def parallelise(
         raise ConfigError(f"{type(model).__name__} has no pauca.moe.MoE layer whose experts could be divided")
     if any(isinstance(layer.experts, ParallelExperts) for layer in layers.values()):
         raise ConfigError("the experts have been divided over ranks before; call parallelise once")
-    divided = {name: ParallelExperts(layer.experts, mesh, dispatch, overlap) for name, layer in layers.items()}
+    divided = {name: ParallelExperts(layer.experts, mesh, dispatch, overlap, name) for name, layer in layers.items()}
     Ranks(mesh).require_the_same(
         {
             f"layer {name!r}, {what}": value
