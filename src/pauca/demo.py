@@ -10,7 +10,7 @@ import pauca
 from pauca.runs import Report, check_can_write, describe_machine
 
 # System -> module with `add_to_report(report, folder, seed, quiet)`; a system that is not installed is said to be so.
-_PARTS = {"events": "pauca.events.demo", "fewshot": "pauca.fewshot.demo"}
+_PARTS = {"events": "pauca.events.demo", "fewshot": "pauca.fewshot.demo", "moe": "pauca.moe.demo"}
 
 
 def run_demo(out: Path, seed: int = 0, quiet: bool = False) -> Path:
