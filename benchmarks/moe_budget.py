@@ -12,7 +12,7 @@ launches it.
 Per recipe every layer may recompute nothing, `activation`, `experts`, or be checkpointed whole, as is customary. First
 all layers alike are measured; from these the fastest mix that fits the budget is predicted (memory and time are sums
 over layers), and then measured itself. The budget, unless given, is what the fp4 recipe takes without recomputing
-anything, rounded up to a GiB.
+anything, rounded up to a tenth of a GiB.
 """
 
 import argparse
@@ -231,7 +231,7 @@ def run(stack: Stack, device: str, eager: bool, budget_gib: float | None) -> dic
     less = 1 - alike["fp4"]["none"].kept / alike["fp8"]["none"].kept
     print(f"recomputing nothing, fp4 keeps {less:.1%} less than fp8 (router, norms and shared experts included)")
     needed = alike["fp4"]["none"].peak
-    budget = math.ceil(needed / GIB) * GIB if budget_gib is None else budget_gib * GIB
+    budget = GIB * (math.ceil(10 * needed / GIB) / 10 if budget_gib is None else budget_gib)
     best = {recipe: best_within(bench, recipe, by_mode, budget) for recipe, by_mode in alike.items()}
     found = [measured for measured in best.values() if measured]
     fp8 = max((m.tokens_per_second for m in found if m.recipe.startswith("fp8")), default=math.nan)
