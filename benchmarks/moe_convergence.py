@@ -145,7 +145,8 @@ class Training:
         self.device = device = tokens["train"].device
         torch.manual_seed(seed)
         config = replace(LM_SIZES[options.size], vocabulary=VOCABULARY, context=options.context, recipe=recipe)
-        self.model = MoELM(config).to(device)
+        with device:  # 218 million random numbers take seconds on a CPU
+            self.model = MoELM(config)
         if options.compile:
             compile_small_operations(self.model)
         starts = window_starts(len(tokens["train"]), options.steps, options.batch, options.context, seed)
@@ -282,20 +283,20 @@ def train(name: str, seed: int, tokens: dict[str, Tensor], options: argparse.Nam
     """One run: its curves, final losses, speed."""
     recipe = RECIPES[name]
     training = Training(recipe, seed, tokens, options)
-    validation, inexact, seconds, timed = [], [], 0.0, 0
-    marks = sorted({STEPS_BEFORE_CAPTURE + 1, *(options.steps * n // VALIDATIONS for n in range(1, VALIDATIONS + 1))})
+    validation, inexact = [], []
     with changed_passes(name):
-        for mark in (mark for mark in marks if mark <= options.steps):
-            before, started = training.steps_done, time.monotonic()
+        training.run_until(min(STEPS_BEFORE_CAPTURE + 1, options.steps))  # compiles, and captures the graph
+        seconds, untimed = 0.0, training.steps_done
+        for mark in (options.steps * n // VALIDATIONS for n in range(1, VALIDATIONS + 1)):
+            started = time.monotonic()
             training.run_until(mark)
-            if before > STEPS_BEFORE_CAPTURE:
-                seconds, timed = seconds + time.monotonic() - started, timed + mark - before
+            seconds += time.monotonic() - started
             validation.append((mark, training.validate(options.validation_windows // 4)))
             if recipe.precision == "fp4":
                 inexact.append((mark, training.inexact_shares()))
         final = training.validate(options.validation_windows)
     training.set_recipe(Recipe.bf16())
-    rate = timed * options.batch * options.context / seconds if timed else float("nan")
+    rate = (options.steps - untimed) * options.batch * options.context / seconds
     result = {
         "final": final,
         "final_in_bf16": training.validate(options.validation_windows),
