@@ -31,7 +31,7 @@ from pauca.moe.formats import Fp8Tensor
 from pauca.moe.kept import Stored, from_bytes, kept_formats, to_bytes
 from pauca.moe.layer import Experts, MoE
 from pauca.moe.passes import Bank, Gradients, Wanted, quantize
-from pauca.moe.permute import Permutation, sort_by_expert
+from pauca.moe.permute import PADDING, Permutation, sort_by_expert
 from pauca.moe.ranks import Ranks
 from pauca.moe.recipe import Format, Recipe, Recompute
 from pauca.moe.wire import gradient_format, wire_format
@@ -118,12 +118,13 @@ class ParallelExperts(Experts):
     def _send(self, x: Tensor, expert_ids: Tensor, probabilities: Tensor, fingerprint: int) -> "_Dispatched":
         format_, each = wire_format(self.recipe, self.dispatch), len(self.down)
         exchange = plan_exchange(expert_ids, each, self._ranks.group, fingerprint)
-        tokens = exchange.send(to_bytes(exchange.rows(quantize(x, format_, self.recipe))))
         token, first = exchange.row_to_token, exchange.row_to_rank[:, None] * each
         ids = expert_ids[token].int() - first
-        ids = ids.masked_fill((ids < 0) | (ids >= each), -1)
+        ids = ids.masked_fill((ids < 0) | (ids >= each), PADDING)
+        # First, so that rows are put in order while tokens travel.
         routing = exchange.send([torch.cat([ids, probabilities[token].contiguous().view(torch.int32)], 1)])
-        return _Dispatched(exchange, format_, x.shape[1], tokens, routing)
+        tokens = exchange.send(to_bytes(exchange.rows(quantize(x, format_, self.recipe))))
+        return _Dispatched(exchange, routing, tokens, format_, x.shape[1])
 
     def _fingerprint(self, x: Tensor, probabilities: Tensor) -> int:
         """Of what must be the same on every rank for one forward and backward to fit together."""
@@ -210,17 +211,19 @@ class _Dispatched:
     """Tokens under way to their experts."""
 
     exchange: Exchange
+    routing: Journey
+    tokens: Journey
     format: Format
     hidden: int
-    tokens: Journey
-    routing: Journey
 
-    def arrive(self) -> tuple[Stored, Int32[Tensor, "rows top_k"], Float[Tensor, "rows top_k"]]:
-        """The tokens that have come here, and which experts of this rank they visit, with what weight."""
+    def routing_here(self) -> tuple[Int32[Tensor, "rows top_k"], Float[Tensor, "rows top_k"]]:
+        """Which experts of this rank each arriving token visits, PADDING for others, and with what weights."""
         (routing,) = self.routing.arrive()
         ids, weights = (half.contiguous() for half in routing.chunk(2, 1))
-        tokens = from_bytes(self.tokens.arrive(), self.format, self.hidden)
-        return cast(Stored, tokens), ids, weights.view(torch.float32)
+        return ids, weights.view(torch.float32)
+
+    def tokens_here(self) -> Stored:
+        return cast(Stored, from_bytes(self.tokens.arrive(), self.format, self.hidden))
 
 
 class _ParallelExperts(torch.autograd.Function):
@@ -239,8 +242,9 @@ class _ParallelExperts(torch.autograd.Function):
         *prepared: Tensor,
     ) -> Tensor:
         exchange = dispatched.exchange
-        tokens, ids, weights = dispatched.arrive()
+        ids, weights = dispatched.routing_here()
         plan = sort_by_expert(ids, len(down), exchange.copies)
+        tokens = dispatched.tokens_here()
         if len(ids):
             y_rows, kept = Bank(gate_up, down, weights, plan, recipe, recompute, list(prepared)).forward(tokens)
         else:
