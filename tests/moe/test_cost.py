@@ -43,16 +43,18 @@ def test_prepared_weights_cost_nothing_in_a_pass():
 
 
 def test_the_wire_carries_what_the_formats_say():
-    """A row of DeepSeek-V3's 7168 channels: BF16 14336 bytes, FP8 and its scale 7169, MXFP4 3584 + 224 = 3808."""
+    """A row of DeepSeek-V3's 7168 channels: BF16 14336 bytes, FP8 and its scale 7169, MXFP4 3584 + 224 = 3808; with it
+    travel 8 bytes for each of 8 choices, and 4 come back."""
     shape = SHAPES["deepseek-v3"]
     rows = routed_load(shape, 4096, ep=32).received * 31 // 32
-    wide = {"dispatch": 14336, "combine": 14336, "backward dispatch": 14336, "backward combine": 14336}
-    rows_of = {
-        "bf16": wide,
-        "fp8": wide | {"dispatch": 7169, "backward dispatch": 7169},
-        "fp4": wide | {"dispatch": 3808, "backward dispatch": 7169},
-    }
-    for name, sizes in rows_of.items():
+    dispatch, gradient = {"bf16": 14336, "fp8": 7169, "fp4": 3808}, {"bf16": 14336, "fp8": 7169, "fp4": 7169}
+    for name, size in dispatch.items():
+        sizes = {
+            "dispatch": size + 64,
+            "combine": 14336,
+            "backward dispatch": gradient[name],
+            "backward combine": 14336 + 32,
+        }
         sent = all_to_all_bytes(getattr(Recipe, name)(), shape, 4096, ep=32)
         assert sent == {direction: rows * size for direction, size in sizes.items()}
     assert set(all_to_all_bytes(Recipe.fp4(), shape, 4096, ep=1).values()) == {0}

@@ -137,7 +137,7 @@ def test_layouts_that_do_not_divide_are_refused(given, message):
 def test_when_nothing_fits_the_nearest_plan_says_what_it_lacks():
     task = PlanTask(SHAPES["deepseek-v3"], 32, 80 * GB, pp=4, ep=8)
     with pytest.raises(
-        PaucaError, match=r"does not fit 32 GPUs of 80 GB: the nearest plan \(.*\) lacks [\d.]+ GB a GPU"
+        PaucaError, match=r"does not fit 32 GPU\(s\) of 80 GB: the nearest plan \(.*\) lacks [\d.]+ GB a GPU"
     ):
         find_plans(task)
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from pauca.errors import ConfigError
 from pauca.moe.footprint import Load, RecomputePolicy, dense_load, routed_load
-from pauca.moe.formats import mxfp4_row_bytes
 from pauca.moe.kept import kept_formats
 from pauca.moe.recipe import Recipe, Recompute
 from pauca.moe.shapes import LatentAttention, ModelShape
+from pauca.moe.wire import wire_bytes
 
 Seconds = dict[str, float]
 """Time by what takes it."""
@@ -177,10 +177,13 @@ def all_to_all_bytes(recipe: Recipe, shape: ModelShape, tokens: int, ep: int, im
     if ep == 1:
         return dict.fromkeys(("dispatch", "combine", "backward dispatch", "backward combine"), 0)
     rows = routed_load(shape, tokens, ep, imbalance).received * (ep - 1) // ep
-    wide, fp8 = 2 * shape.hidden, shape.hidden + 1  # FP8 with its scale byte
-    dispatch = {"bf16": wide, "fp8": fp8, "fp4": mxfp4_row_bytes(shape.hidden)}[recipe.precision]
-    gradient = wide if recipe.precision == "bf16" else fp8
-    sizes = {"dispatch": dispatch, "combine": wide, "backward dispatch": gradient, "backward combine": wide}
+    row = wire_bytes(recipe, shape.hidden, shape.top_k)
+    sizes = {
+        "dispatch": row.tokens + row.routing,
+        "combine": row.outputs,
+        "backward dispatch": row.output_gradients,
+        "backward combine": row.input_gradients + row.routing_gradients,
+    }
     return {direction: rows * size for direction, size in sizes.items()}
 
 

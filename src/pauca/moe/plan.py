@@ -204,7 +204,7 @@ def find_plans(task: PlanTask) -> dict[Precision, Plan]:
     nearest = min(best.values(), key=lambda plan: plan.lacks)
     if nearest.lacks > 0:
         raise PaucaError(
-            f"{task.shape.name} does not fit {task.gpus} GPUs of {task.memory / 1e9:.4g} GB: the nearest plan "
+            f"{task.shape.name} does not fit {task.gpus} GPU(s) of {task.memory / 1e9:.4g} GB: the nearest plan "
             f"({nearest.way}) lacks {nearest.lacks / 1e9:,.1f} GB a GPU; give more GPUs or memory, or fewer tokens"
         )
     return best
