@@ -199,6 +199,15 @@ def test_it_learns_a_text_by_heart(precision):
     assert loss.cross_entropy.item() < 0.5  # from 6
 
 
+def test_parameters_may_be_bf16():
+    model, tokens = _model().bfloat16(), _tokens()
+    expected = _model().loss(tokens[:, :-1], tokens[:, 1:]).cross_entropy
+    losses = model.loss(tokens[:, :-1], tokens[:, 1:])
+    losses.total.backward()
+    torch.testing.assert_close(losses.cross_entropy, expected, atol=0.01, rtol=0)
+    assert all(parameter.grad.dtype == torch.bfloat16 for parameter in model.parameters())
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [

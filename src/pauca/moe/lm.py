@@ -218,6 +218,7 @@ class Linear(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        nn.init.normal_(self.weight, std=inputs**-0.5)
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         return _LinearFunction.apply(x, self.weight)
@@ -405,9 +406,6 @@ class MoELM(nn.Module):
         >>> model.loss(tokens[:, :-1], tokens[:, 1:]).total.backward()
     """
 
-    cosine: Tensor
-    sine: Tensor
-
     def __init__(self, config: LMConfig) -> None:
         """Build with random weights; seed torch before."""
         super().__init__()
@@ -418,9 +416,6 @@ class MoELM(nn.Module):
         self.head = Linear(config.hidden, config.vocabulary)
         if config.tied:
             self.head.weight = self.embedding.weight  # pyright: ignore[reportAttributeAccessIssue]
-        cosine, sine = rotary_table(torch.arange(config.context).float(), config.head_dim, config.rope_base)
-        self.register_buffer("cosine", cosine, persistent=False)
-        self.register_buffer("sine", sine, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -441,7 +436,9 @@ class MoELM(nn.Module):
         stop = start + tokens.shape[1]
         if stop > self.config.context:
             raise InputError(f"{stop} tokens are longer than the model's context of {self.config.context}")
-        rotation = self.cosine[start:stop], self.sine[start:stop]
+        # Not a buffer, which `model.bfloat16()` would round.
+        positions = torch.arange(start, stop, dtype=torch.float32, device=tokens.device)
+        rotation = rotary_table(positions, self.config.head_dim, self.config.rope_base)
         x = self.embedding(tokens).bfloat16()
         for layer, block in enumerate(self.blocks):
             x = block(x, rotation, caches[layer] if caches else None)
