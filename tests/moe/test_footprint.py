@@ -28,7 +28,7 @@ from pauca.moe.kept import kept_bytes
 from pauca.moe.lm import LMConfig, MoELM, Recomputation
 from pauca.moe.shapes import SHAPES, from_lm
 
-BATCH, LENGTH = 4, 128
+BATCH, LENGTH = 8, 32
 TOKENS = BATCH * LENGTH
 PLAIN = LMConfig(layers=2, hidden=64, heads=4, kv_heads=2, head_dim=16, experts=8, top_k=2, expert_width=64)
 CONFIGS = {
