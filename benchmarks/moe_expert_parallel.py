@@ -26,7 +26,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from moe_shapes import machine, show, write_json
 from pauca.moe import Experts, MoE, ParallelExperts, Recipe, parallelise, wire_bytes
 from pauca.moe.cost import all_to_all_bytes
-from pauca.moe.exchange import plan_exchange
+from pauca.moe.exchange import Exchange, plan_exchange
 from pauca.moe.kept import to_bytes
 from pauca.moe.passes import quantize
 from pauca.moe.shapes import GroupedQueryAttention, ModelShape
@@ -139,52 +139,48 @@ def correctness(bench: Bench, hidden: int, width: int) -> list[dict]:
 
 
 def exchanges(bench: Bench, size: Size) -> list[dict]:
-    """The steps of an exchange, by what travels: each format, to the experts and back."""
+    """The steps of an exchange, by what travels: each format to the experts, and BF16 back."""
     x, ids = bench.tokens(size.tokens, size.hidden), bench.choices(size.tokens, size.model_experts, size.top_k)
 
-    def plan():
+    def plan() -> Exchange:
         return plan_exchange(ids, size.model_experts // bench.ranks, bench.group, 0)
 
-    exchange, plan_ms = plan(), bench.milliseconds(plan)
-    place = dist.get_rank()
-    leaving, arriving = (sum(c) - c[place] for c in (exchange.leaving, exchange.arriving))
+    exchange, plan_ms, place = plan(), bench.milliseconds(plan), dist.get_rank()
+    leaving, arriving = (sum(counts) - counts[place] for counts in (exchange.leaving, exchange.arriving))
+
+    def measured(travels: str, prepare_ms: float, travel: Callable[[], object], rows: int, row_bytes: int) -> dict:
+        travel_ms, sent = bench.milliseconds(travel), bench.mean(rows * row_bytes)
+        return {
+            "size": size.name,
+            "travels": travels,
+            "plan_ms": plan_ms,
+            "prepare_ms": prepare_ms,
+            "travel_ms": travel_ms,
+            "bytes": sent,
+            "planned_bytes": planned_rows(size, bench.ranks) * row_bytes,
+            "gigabytes_per_s": sent / travel_ms / 1e6,
+        }
+
     results = []
     for format_, recipe in (("mxfp4", Recipe.fp4()), ("fp8", Recipe.fp8()), ("bf16", Recipe.bf16())):
-        rows = to_bytes(exchange.rows(quantize(x, format_, recipe)))
 
-        def quantise_and_gather(format_=format_, recipe=recipe):
-            return exchange.rows(quantize(x, format_, recipe))
+        def prepare(format_=format_, recipe=recipe) -> list[Tensor]:
+            return to_bytes(exchange.rows(quantize(x, format_, recipe)))
 
-        sent = bench.mean(leaving * wire_bytes(recipe, size.hidden, size.top_k).tokens)
-        results.append(
-            {
-                "size": size.name,
-                "travels": f"{format_}, to the experts",
-                "prepare_ms": bench.milliseconds(quantise_and_gather),
-                "travel_ms": bench.milliseconds(lambda rows=rows: exchange.send(rows).arrive()),
-                "bytes": sent,
-                "planned_bytes": planned(size, recipe, bench.ranks, size.model_experts, "dispatch"),
-            }
-        )
+        def travel(rows: list[Tensor] = prepare()) -> list[Tensor]:  # noqa: B008 (of this format)
+            return exchange.send(rows).arrive()
+
+        row_bytes = wire_bytes(recipe, size.hidden, size.top_k).tokens
+        results.append(measured(f"{format_}, to the experts", bench.milliseconds(prepare), travel, leaving, row_bytes))
     back = torch.zeros(sum(exchange.arriving), size.hidden, device=bench.device, dtype=torch.bfloat16)
-    results.append(
-        {
-            "size": size.name,
-            "travels": "bf16, back",
-            "prepare_ms": 0.0,
-            "travel_ms": bench.milliseconds(lambda: exchange.send_back([back]).arrive()),
-            "bytes": bench.mean(arriving * 2 * size.hidden),
-            "planned_bytes": planned(size, Recipe.bf16(), bench.ranks, size.model_experts, "combine"),
-        }
-    )
-    rate = [
-        {"gigabytes_per_s": row["bytes"] / max(row["travel_ms"], 1e-9) / 1e6, "plan_ms": plan_ms} for row in results
-    ]
-    return [row | more for row, more in zip(results, rate, strict=True)]
+    results.append(measured("bf16, back", 0.0, lambda: exchange.send_back([back]).arrive(), arriving, 2 * size.hidden))
+    return results
 
 
-def planned(size: Size, recipe: Recipe, ranks: int, experts: int, direction: str) -> int:
-    return all_to_all_bytes(recipe, size.planned(experts), size.tokens, ranks)[direction]
+def planned_rows(size: Size, ranks: int) -> int:
+    """That leave a rank, by the planner."""
+    shape = size.planned(size.model_experts)
+    return all_to_all_bytes(Recipe.bf16(), shape, size.tokens, ranks)["combine"] // (2 * size.hidden)
 
 
 def layer_of(bench: Bench, size: Size, experts: int, recipe: Recipe, shared: int, overlap: bool = True) -> MoE:
