@@ -43,7 +43,7 @@ import torch
 from torch import Tensor, nn
 
 from moe_shapes import show
-from pauca.moe import LM_SIZES, MoE, MoELM, Recipe, lm, ops, passes, reference
+from pauca.moe import LM_SIZES, Experts, MoE, MoELM, Recipe, lm, ops, passes, reference
 
 HERE = Path(__file__).parent
 PACK = HERE / ".pack" / "moe"
@@ -147,6 +147,7 @@ class Training:
         config = replace(LM_SIZES[options.size], vocabulary=VOCABULARY, context=options.context, recipe=recipe)
         with device:  # 218 million random numbers take seconds on a CPU
             self.model = MoELM(config)
+        self.layers = [module for module in self.model.modules() if isinstance(module, MoE)]
         if options.compile:
             compile_small_operations(self.model)
         starts = window_starts(len(tokens["train"]), options.steps, options.batch, options.context, seed)
@@ -192,6 +193,8 @@ class Training:
         self.optimizer.step()
         self.losses.index_copy_(0, self.place, losses.cross_entropy.detach()[None])
         self.place += 1
+        for layer in self.layers:  # the graph of this loss would outlive the step, and its stream
+            layer.auxiliary_loss = None
 
     def _windows(self, tokens: Tensor, starts: Tensor) -> Tensor:
         reach = torch.arange(self.options.context + 1, device=self.device)
@@ -222,7 +225,7 @@ class Training:
             for name, share in layer.inexact_shares(inputs[0]).items():
                 found.setdefault(name, []).append(share.item())
 
-        hooks = [m.register_forward_pre_hook(look) for m in self.model.modules() if isinstance(m, MoE)]
+        hooks = [layer.register_forward_pre_hook(look) for layer in self.layers]
         self.validate(self.options.batch)
         for hook in hooks:
             hook.remove()
@@ -230,10 +233,8 @@ class Training:
 
     def set_recipe(self, recipe: Recipe) -> None:
         for module in self.model.modules():
-            if isinstance(module, MoE):
-                module.experts.recipe = recipe
-                if module.shared is not None:
-                    module.shared.recipe = recipe
+            if isinstance(module, Experts):
+                module.recipe = recipe
 
 
 def compile_small_operations(model: MoELM) -> None:
