@@ -17,7 +17,7 @@ def data(tmp_path):
 
 
 def test_all_recipes_learn_from_the_same_start_and_the_report_says_how_well(data, tmp_path, monkeypatch):
-    model = dataclasses.replace(demo.MODEL, context=32)
+    model = dataclasses.replace(demo.MODEL, layers=1, context=32)
     training = dataclasses.replace(demo.TRAINING, steps=12, batch_size=2, validation_batches=1)
     result = demo.run_demo(data, model=model, training=training)
     monkeypatch.setattr(demo, "run_demo", lambda data, seed, quiet: result)
