@@ -18,7 +18,7 @@ RECIPES = {"bf16": Recipe.bf16(), "fp8": Recipe.fp8(), "fp4": Recipe.fp4()}
 MODEL = LMConfig(expert_width=32, context=128)
 # A minute on two cores, most of it for imitating FP8 and MXFP4. Steps and not seconds, so that the result is the same
 # on every machine of a kind.
-TRAINING = TrainConfig(steps=120, batch_size=4, learning_rate=1e-2, warmup=0.1, validation_batches=32, device="cpu")
+TRAINING = TrainConfig(steps=200, batch_size=4, learning_rate=1e-2, warmup=0.1, validation_batches=32, device="cpu")
 # The experts on one of the GPUs that trained DeepSeek-V3: what a token visits is what counts.
 DEEPSEEK_V3 = {"tokens": 4096, "top_k": 8, "experts": 8, "hidden": 7168, "width": 2048}
 
