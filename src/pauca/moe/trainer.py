@@ -246,8 +246,10 @@ class Trainer:
 
     def _forward_and_backward(self) -> list[LMLosses]:
         passes = self.config.passes
-        # FSDP gathers the weights anew for each pass, so quantised ones cannot be shared.
-        frozen = frozen_weights(self.model) if passes > 1 and self.processes == 1 else nullcontext()
+        # FSDP gathers the weights anew for each pass, so quantised ones cannot be shared; and the compiler would try to
+        # compile their quantisation, too.
+        share = passes > 1 and self.processes == 1 and not self.config.compile
+        frozen = frozen_weights(self.model) if share else nullcontext()
         losses = []
         with frozen:
             for number in range(passes):
