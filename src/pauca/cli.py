@@ -30,8 +30,8 @@ _EXTRAS = {"fewshot": "pauca[fewshot]", "moe": "pauca[moe]"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `pauca` with `arguments` (default: the process's own) and return the exit code.
 
-    0 done, 1 failed, 2 wrong usage, bad input, or a device that this machine lacks. An error is one line on standard error; `--debug` shows where it
-    comes from.
+    0 done, 1 failed, 2 wrong usage, bad input, or a device that this machine lacks. An error is one line on standard
+    error; `--debug` shows where it comes from.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
