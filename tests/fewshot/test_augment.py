@@ -59,10 +59,17 @@ def test_jitter_is_pillows_for_the_factors_that_were_drawn():
         torch.testing.assert_close(out[i], expected, atol=3.5 / 255, rtol=0)  # Pillow rounds three times
 
 
-def test_grey_images_have_no_saturation_to_jitter():
-    out = augment(random_images(channels=1), AugmentConfig())
-    assert out.shape == (6, 1, 8, 8)
-    assert 0 <= out.min() <= out.max() <= 1
+def test_grey_images_are_jittered_in_brightness_and_contrast_alone():
+    """As a colour image with three times the same channel, of which a change of saturation leaves grey."""
+    images = random_images(channels=1)
+    config = AugmentConfig(crop_padding=2)
+    torch.manual_seed(5)
+    grey = augment(images, config)
+    torch.manual_seed(5)
+    colour = augment(images.expand(-1, 3, -1, -1), config)
+    assert grey.shape == (6, 1, 8, 8)
+    torch.testing.assert_close(grey.expand(-1, 3, -1, -1), colour)
+    assert not torch.equal(grey, augment(images, config))  # another draw
 
 
 def test_channels_lie_last_in_memory_as_convolutions_want_them():

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch import nn
 
 from pauca.errors import ConfigError
 from pauca.fewshot.backbones import (
     BACKBONES,
     DropBlock,
+    R2D2Net,
     ResNet12,
     feature_count,
     make_backbone,
@@ -33,6 +35,24 @@ def test_r2d2_gives_its_last_two_blocks():
     # 384 x 10 x 10 + 512 x 5 x 5 at 84 pixels
     assert feature_count(make_backbone("r2d2", 3, 84), (3, 84, 84)) == 51200
     assert feature_count(make_backbone("r2d2", 3, 32), (3, 32, 32)) == 8192
+
+
+def test_r2d2_is_metaoptnets():
+    """Its `R2D2Embedding`: no activation in the last block; keep_prob 0.9 in the third block and 0.7 in the last."""
+    network = R2D2Net(3).train()
+    active = [any(isinstance(layer, nn.LeakyReLU) for layer in block) for block in network.blocks]
+    assert active == [True, True, True, False]
+    torch.manual_seed(0)
+    third, last = network(torch.rand(8, 3, 32, 32)).split([384 * 4 * 4, 512 * 2 * 2], dim=1)
+    assert (third == 0).float().mean() == pytest.approx(0.1, abs=0.01)
+    assert (last == 0).float().mean() == pytest.approx(0.3, abs=0.02)
+    assert last.min() < 3 * third.min() < 0  # not shrunk by an activation
+
+
+@pytest.mark.parametrize("widths", [(64, 160, 320), (64, 160, 320, 640, 640)])
+def test_resnet12_takes_four_widths(widths):
+    with pytest.raises(ConfigError, match="ResNet-12 has four blocks; give four numbers"):
+        ResNet12(3, 32, widths)
 
 
 def test_conv4_gives_64_maps_of_2_by_2_at_32_pixels():

@@ -10,7 +10,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import distributed as dist
 
-from pauca.errors import ConfigError, DeviceError, PaucaError
+from pauca.errors import ConfigError, PaucaError
 from pauca.fewshot.augment import AugmentConfig
 from pauca.fewshot.data import read_images, read_split_lists
 from pauca.fewshot.episodes import sample_episodes
@@ -24,8 +24,6 @@ from pauca.fewshot.train import (
     Workers,
     channel_statistics,
     cosine_schedule,
-    resolve_device,
-    seed_of,
     train,
 )
 from pauca.fewshot.types import EpisodeConfig, ImageSet
@@ -231,19 +229,6 @@ def test_settings_out_of_range_are_refused():
     ):
         with pytest.raises(ConfigError, match=words):
             TrainConfig(**wrong)
-
-
-def test_a_missing_gpu_is_said(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert resolve_device("auto") == torch.device("cpu")
-    with pytest.raises(DeviceError, match="sees no CUDA GPU here; use --device cpu"):
-        resolve_device("cuda")
-
-
-def test_seeds_are_independent_and_stable():
-    seeds = {seed_of(0, purpose, step) for purpose in range(3) for step in range(100)}
-    assert len(seeds) == 300
-    assert seed_of(0, 1, 2) == seed_of(0, 1, 2)
 
 
 _ONE_GRAPH = """

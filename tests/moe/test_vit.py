@@ -24,7 +24,7 @@ def test_positions_tell_rows_from_columns_by_distance_alone():
     cosine, sine = model._rotation(3, 5, torch.device("cpu"))
     torch.manual_seed(0)
     q, k = torch.randn(2, 1, 1, 1, 16)
-    turned_q, turned_k = (rotate(x.expand(1, 1, 15, 16), cosine, sine)[0, 0] for x in (q, k))
+    turned_q, turned_k = (rotate(x.expand(1, 15, 1, 16), cosine, sine)[0, :, 0] for x in (q, k))
     products = (turned_q @ turned_k.T).view(3, 5, 3, 5)
     torch.testing.assert_close(products[0, 1, 1, 3], products[1, 2, 2, 4])  # one row down, two columns right
     assert (products[0, 0, 1, 0] - products[0, 0, 0, 1]).abs() > 1e-3

@@ -17,4 +17,4 @@ def test_seeds_of_different_purposes_differ_and_repeat():
     seeds = {seed_of(0, purpose, step) for purpose in range(3) for step in range(100)}
     assert len(seeds) == 300
     assert max(seeds) < 2**63
-    assert seed_of(0, 1, 2) == seed_of(0, 1, 2)
+    assert seed_of(0, 1, 2) == 1535930435702422785  # with other numbers, no earlier run would repeat

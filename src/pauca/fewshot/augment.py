@@ -22,7 +22,7 @@ class AugmentConfig:
     jitter: float = 0.4
     """Brightness, contrast and saturation are multiplied by factors between 1 - jitter and 1 + jitter."""
     flip: bool = True
-    """Mirror every other image, left and right."""
+    """Mirror an image, left and right, with probability one half."""
     turned_classes: float = 0.0
     """Share of an episode's classes turned by 90, 180 or 270 degrees, which counts them as new classes (Liu et al.,
     "Task Augmentation by Rotating for Meta-Learning", 2020). Not part of the paper's protocol."""

@@ -86,6 +86,8 @@ class ResNet12(nn.Module):
 
     def __init__(self, channels_in: int, image_size: int, widths: tuple[int, ...] = (128, 160, 320, 640)) -> None:
         super().__init__()
+        if len(widths) != 4:
+            raise ConfigError(f"widths {widths}: ResNet-12 has four blocks; give four numbers")
         block_size = max(1, round(5 * image_size / 84))
         regularisers = (
             nn.Dropout(DROP_RATE), nn.Dropout(DROP_RATE), DropBlock(block_size), DropBlock(block_size)
@@ -93,7 +95,7 @@ class ResNet12(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 _ResidualBlock(before, after, regulariser)
-                for before, after, regulariser in zip((channels_in, *widths), widths, regularisers, strict=False)
+                for before, after, regulariser in zip((channels_in, *widths[:-1]), widths, regularisers, strict=True)
             )
         )
         _initialise_convolutions(self)
@@ -117,19 +119,22 @@ class Conv4(nn.Module):
 
 
 class R2D2Net(nn.Module):
-    """The network of R2-D2 (Bertinetto et al., ICLR 2019): the features are its last two blocks side by side."""
+    """The network of R2-D2 (Bertinetto et al., ICLR 2019): the features are its last two blocks side by side.
 
-    def __init__(self, channels_in: int, widths: tuple[int, ...] = (96, 192, 384, 512)) -> None:
+    As in MetaOptNet's code: pooling before the activation, dropout of 0.1 in the third block and of 0.3 in the last,
+    which has no activation (with one, its authors say, R2-D2's published accuracy was out of reach).
+    """
+
+    def __init__(self, channels_in: int, widths: tuple[int, int, int, int] = (96, 192, 384, 512)) -> None:
         super().__init__()
+        first, second, third, last = widths
         self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(before, after, 3, padding=1),
-                nn.BatchNorm2d(after),
-                nn.MaxPool2d(2),
-                nn.LeakyReLU(0.1),
-                nn.Dropout(DROP_RATE if after == widths[-1] else 0.0),
+            (
+                nn.Sequential(*_convolve_and_pool(channels_in, first), nn.LeakyReLU(0.1)),
+                nn.Sequential(*_convolve_and_pool(first, second), nn.LeakyReLU(0.1)),
+                nn.Sequential(*_convolve_and_pool(second, third), nn.LeakyReLU(0.1), nn.Dropout(0.1)),
+                nn.Sequential(*_convolve_and_pool(third, last), nn.Dropout(0.3)),
             )
-            for before, after in zip((channels_in, *widths), widths, strict=False)
         )
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
@@ -138,6 +143,10 @@ class R2D2Net(nn.Module):
             maps = block(maps)
             outputs.append(maps.flatten(1))
         return torch.cat(outputs[-2:], dim=1)
+
+
+def _convolve_and_pool(channels_in: int, channels_out: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.BatchNorm2d(channels_out), nn.MaxPool2d(2)
 
 
 def _initialise_convolutions(module: nn.Module) -> None:

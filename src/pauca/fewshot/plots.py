@@ -128,11 +128,11 @@ def feature_map(
     figure = Figure(figsize=(6.5, 5), layout="constrained")
     axis = figure.subplots()
     present: list[int] = labels.unique().tolist()
-    for label in present:
-        own = (labels == label).cpu().numpy()
-        axis.scatter(*places[own].T, s=12, label=_short(class_names[label]))
+    groups = [axis.scatter(*places[(labels == label).cpu().numpy()].T, s=12) for label in present]
     if len(present) <= 20:
-        axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+        # Named here: matplotlib leaves out artists whose own label begins with an underscore.
+        names = [_short(class_names[label]) for label in present]
+        axis.legend(groups, names, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.set(xticks=[], yticks=[])
     return figure
 

@@ -18,14 +18,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, UInt8
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pauca.errors import ConfigError, DeviceError, PaucaError
+from pauca.errors import ConfigError, PaucaError
 from pauca.fewshot.augment import AugmentConfig, augment, turn_classes
 from pauca.fewshot.backbones import set_training_step
 from pauca.fewshot.episodes import sample_episodes
@@ -33,7 +32,7 @@ from pauca.fewshot.evaluate import Evaluation, check_images, evaluate
 from pauca.fewshot.graph import CapturedPass, can_be_captured
 from pauca.fewshot.model import Encoding, Losses, MCRNet, ModelConfig, read_safetensors
 from pauca.fewshot.types import EpisodeConfig, Episodes, ImageSet
-from pauca.runs import Progress, Run, atomic_write, write_text
+from pauca.runs import Progress, Run, atomic_write, resolve_device, seed_of, write_text
 
 CompileMode = Literal["auto", "off", "default", "reduce-overhead", "max-autotune-no-cudagraphs"]
 
@@ -457,30 +456,6 @@ def check_settings(config: TrainConfig, train_images: ImageSet, validation_image
     sample_episodes(train_images, config.episode, 1, config.seed)
     if validation_images is not None:
         _validation_episodes(validation_images, config)
-
-
-def seed_of(*parts: int) -> int:
-    """An independent seed for each tuple of numbers: (seed, purpose, step, ...)."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)  # torch takes 63 bits everywhere
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of a config's name; under torchrun, `auto` and `cuda` are the GPU of this process.
-
-    Raises:
-        DeviceError: a GPU is asked for and there is none.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
-            f"device {name}: torch {torch.__version__} sees no CUDA GPU here; use --device cpu (see `pauca doctor`)"
-        )
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    return device
 
 
 def set_normalisation(model: MCRNet, images: UInt8[Tensor, "n c h w"]) -> None:

@@ -100,10 +100,10 @@ def kept_by_attention(shape: ModelShape, policy: RecomputePolicy, tokens: int) -
 
 
 def _grouped_attention(attention: GroupedQueryAttention, tokens: int) -> int:
-    """Rotated queries and keys; values, as part of the tensor that also holds queries and keys before the rotation."""
+    """Rotated queries and keys, and values; where there are norms, also queries and keys before them."""
     rotated = attention.query_channels + attention.kv_channels
     norms = {"none": 0, "head": attention.heads + attention.kv_heads, "all": 2}[attention.qk_norm]
-    return tokens * (2 * rotated + 2 * (rotated + attention.kv_channels) + 4 * norms)
+    return tokens * (2 * (rotated + attention.kv_channels) + (2 * rotated if norms else 0) + 4 * norms)
 
 
 def _latent_attention(attention: LatentAttention, policy: RecomputePolicy, tokens: int) -> tuple[int, int]:
@@ -211,9 +211,9 @@ _LOGITS_AT_ONCE = 2**26  # elements; as in lm.py
 def loss_working_set(shape: ModelShape, tokens: int, parameter_bytes: int) -> int:
     """Of the head and the cross entropy, which goes through the vocabulary in chunks of tokens."""
     rows = min(tokens, max(1, _LOGITS_AT_ONCE // shape.vocabulary))
-    # In BF16 the logits, and if there are several chunks the last one's gradient; in FP32 their logarithms, their
-    # probabilities, one at the targets, and the difference; one byte where the targets are.
-    chunk = (19 + 2 * (rows < tokens)) * rows * shape.vocabulary
+    # In BF16 the logits, and if there are several chunks the last one's gradient; in FP32 the logits and the logarithms
+    # of the probabilities.
+    chunk = (10 + 2 * (rows < tokens)) * rows * shape.vocabulary
     cast = 2 * shape.embedding_parameters if parameter_bytes == 4 else 0
     return max(chunk + cast + 2 * tokens * shape.hidden, 4 * shape.embedding_parameters)
 

@@ -291,9 +291,10 @@ def rotary_table(
 
 
 def rotate(
-    x: Float[Tensor, "batch heads time channels"], cosine: Float[Tensor, "time half"], sine: Float[Tensor, "time half"]
-) -> Float[Tensor, "batch heads time channels"]:
+    x: Float[Tensor, "batch time heads channels"], cosine: Float[Tensor, "time half"], sine: Float[Tensor, "time half"]
+) -> Float[Tensor, "batch time heads channels"]:
     """Turn channel i and channel i + half of each head together, in FP32."""
+    cosine, sine = cosine[:, None], sine[:, None]  # the same for all heads
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
     return turned.to(x.dtype)
@@ -330,9 +331,11 @@ class Attention(nn.Module):
         rotation: tuple[Float[Tensor, "time half"], Float[Tensor, "time half"]],
         cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch time hidden"]:
-        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-        q, k = rotate(q, *rotation), rotate(k, *rotation)
+        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))
+        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
+        # Attention's output takes the layout of q: heads within a token, so that `out` reads it as it is. A copy of v
+        # lets go of the tensor that also holds q and k before their rotation.
+        q, k, v = (h.transpose(1, 2) for h in (rotate(q, *rotation), rotate(k, *rotation), v.contiguous()))
         causal = self.causal and x.shape[1] > 1
         if cache is not None:
             k, v = cache.append(k, v)
@@ -548,9 +551,9 @@ def _chunks(rows: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
 def _loss_and_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Summed cross entropy, and its gradient in the logits: the probabilities, less one at the target."""
     log_probabilities = logits.float().log_softmax(-1)
-    loss = -log_probabilities.gather(1, targets[:, None]).sum()
-    at_target = torch.arange(logits.shape[1], device=logits.device) == targets[:, None]
-    return loss, (log_probabilities.exp() - at_target.float()).to(logits.dtype)
+    at_target = log_probabilities.gather(1, targets[:, None])
+    error = log_probabilities.exp_().scatter_(1, targets[:, None], at_target.exp() - 1)  # in place: these are large
+    return -at_target.sum(), error.to(logits.dtype)
 
 
 class _CrossEntropy(torch.autograd.Function):
