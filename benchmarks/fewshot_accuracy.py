@@ -38,7 +38,7 @@ from pauca.fewshot.episodes import sample_episodes
 from pauca.fewshot.evaluate import embed_images, evaluate, mean_interval
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
-from pauca.fewshot.train import TrainConfig, Trainer, cosine_schedule
+from pauca.fewshot.train import TrainConfig, Trainer
 from pauca.fewshot.types import EpisodeConfig, Episodes, ImageSet
 from pauca.runs import processor_name
 
@@ -94,7 +94,7 @@ def train(variant: str, seed: int, images: ImageSet, options: argparse.Namespace
         compile=options.compile,
     )
     if extra(variant, "cosine", 0.0):
-        config = replace(config, schedule=cosine_schedule())
+        config = replace(config, schedule="cosine")
     trainer = Trainer(model, images, config)
     started = time.monotonic()
     trainer.step().total.item()
@@ -115,16 +115,14 @@ def train(variant: str, seed: int, images: ImageSet, options: argparse.Namespace
 
 def test(model: MCRNet, images: ImageSet, episodes: dict[int, Episodes], device: torch.device) -> dict:
     """Correct queries of each episode, for each way of testing and shot."""
-    mirrored = replace(images, images=images.images.flip(-1))
 
-    def features(code: str, of: ImageSet) -> torch.Tensor:
+    def features(code: str, mirror: bool = False) -> torch.Tensor:
         model.config = replace(model.config, latent=replace(model.config.latent, test_code=code))
-        return embed_images(model, of, device, bf16=device.type == "cuda")
+        return embed_images(model, images, device, bf16=device.type == "cuda", mirror=mirror)
 
-    ways = {"": features("mean", images)}
-    ways["mirror"] = (ways[""] + features("mean", mirrored)) / 2
+    ways = {"": features("mean"), "mirror": features("mean", mirror=True)}
     if model.config.latent.mode in ("released", "variational"):
-        ways["mc:8"] = features("mc:8", images)
+        ways["mc:8"] = features("mc:8")
     correct: dict[str, dict[str, list[int]]] = {}
     for way, of_images in ways.items():
         for shot, tasks in episodes.items():

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from pauca.cli import main
-from pauca.fewshot import draw_glyphs
-from pauca.fewshot.commands import EvalSettings, _override
+from pauca.fewshot import FewShotClassifier, draw_glyphs, evaluate, load_episodes, read_images
+from pauca.fewshot.commands import EvalSettings, TrainSettings, _override
 from pauca.fewshot.model import MCRNet
 from pauca.fewshot.train import PROTOCOLS, TrainConfig
 from pauca.runs import from_yaml
@@ -180,6 +180,30 @@ def test_an_evaluation_says_what_it_tested(folder, model, tmp_path):
     assert (settings.tasks.way, settings.tasks.shots, settings.tasks.episodes) == (3, (1,), 5)
 
 
+def test_mirror_images_can_be_averaged_in(folder, model, tmp_path, capsys):
+    """By all three verbs that embed images, as the library does it."""
+    words = ["--way", "3", "--episodes", "10", "--shots", "1", "--mirror"]
+    assert main(["fewshot", "eval", str(model), str(folder), "--out", str(tmp_path / "eval"), *words]) == 0
+    found = json.loads((tmp_path / "eval" / "evaluation.json").read_text())["1-shot"]
+    images = read_images(folder, 16, 1, "test")
+    episodes = load_episodes(tmp_path / "eval" / "episodes-1shot.npz", images)
+    assert found["accuracy"] == evaluate(MCRNet.load(model), images, episodes, mirror=True).accuracy.mean
+    assert from_yaml(EvalSettings, tmp_path / "eval" / "config.yaml").mirror
+
+    capsys.readouterr()
+    assert main(["fewshot", "compare", str(model), str(model), str(folder), "--json", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["1-shot"]["first"] == found["accuracy"]
+
+    asked = ["--support", str(folder / "test"), "--query", str(folder / "val"), "--out", str(tmp_path / "out.csv")]
+    assert main(["fewshot", "predict", str(model), *asked, "--mirror"]) == 0
+    examples = read_images(folder / "test", 16, 1)
+    names = [examples.class_names[label] for label in examples.labels]
+    classifier = FewShotClassifier(model, device="cpu", mirror=True).fit(examples.images, names)
+    _, row, *_ = csv.reader((tmp_path / "out.csv").read_text().splitlines())
+    expected = classifier.predict_proba([row[0]])[0].tolist()
+    assert [float(value) for value in row[2:]] == pytest.approx(expected, abs=1e-4)
+
+
 def test_repeating_a_config_names_the_run_after_its_data(folder, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["fewshot", "train", "--config", str(model.parent.parent / "config.yaml"), "--quiet"]) == 0
@@ -317,6 +341,16 @@ def test_bad_input_is_one_line_and_code_2(words, complaint, tmp_path, capsys):
     error = capsys.readouterr().err
     assert complaint in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "stored"), [(["cosine"], "cosine"), (["0", "1", "0.5", "0.1"], ((0.0, 1.0), (0.5, 0.1)))]
+)
+def test_the_schedule_is_a_word_or_phases(words, stored, folder, tmp_path):
+    out = tmp_path / "run"
+    assert main(["fewshot", "train", str(folder), "--out", str(out), *QUICK, *SIZE, "--schedule", *words]) == 0
+    assert from_yaml(TrainSettings, out / "config.yaml").train.schedule == stored
+    assert main(["fewshot", "train", "--out", str(out), "--resume", "--quiet"]) == 0
 
 
 def test_an_unknown_backbone_is_answered_with_the_known_ones(folder, tmp_path, capsys):

@@ -40,8 +40,8 @@ def task(toy_images):
 class RowsAsImages(FewShotClassifier):
     """Rows of numbers painted as grey images, so that scikit-learn's checks, which know no images, can run."""
 
-    def __init__(self, reject=None, unknown_label="unknown", device="cpu"):
-        self.reject, self.unknown_label, self.device = reject, unknown_label, device
+    def __init__(self, reject=None, unknown_label="unknown", device="cpu", mirror=False):
+        self.reject, self.unknown_label, self.device, self.mirror = reject, unknown_label, device, mirror
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -203,3 +203,16 @@ def test_a_diverged_model_does_not_answer(task, monkeypatch):
     monkeypatch.setattr("pauca.fewshot.base_learners.head.check_episodes", lambda *_: None)
     with pytest.raises(InputError, match="features of image 0 are not finite"):
         classifier.predict(query)
+
+
+def test_an_image_and_its_mirror_image_are_the_same_where_that_is_asked(task):
+    examples, names, queries, _ = task
+    differences = []
+    for mirror in (False, True):
+        classifier = FewShotClassifier(flat_model(), device="cpu", mirror=mirror).fit(examples, names)
+        one, other = (
+            classifier.predict_proba(np.ascontiguousarray(images)) for images in (queries, queries[:, :, ::-1])
+        )
+        differences.append(np.abs(one - other).max())
+    assert differences[0] > 0.1
+    assert differences[1] < 1e-6

@@ -159,6 +159,18 @@ def test_no_episodes_are_no_evaluation(toy_images, toy_episodes):
         evaluate(flat_model(), toy_images, toy_episodes[:0])
 
 
+def test_mirror_images_can_be_averaged_in(toy_images, toy_episodes):
+    model = flat_model()
+    mirrored = dataclasses.replace(toy_images, images=toy_images.images.flip(-1))
+    expected = (embed_images(model, toy_images) + embed_images(model, mirrored)) / 2
+    torch.testing.assert_close(embed_images(model, toy_images, mirror=True), expected)
+    ours, given = (
+        evaluate(model, toy_images, toy_episodes, mirror=True),
+        evaluate(model, toy_images, toy_episodes, features=expected),
+    )
+    assert (ours.episode_accuracy == given.episode_accuracy).all()
+
+
 def test_small_passes_on_a_cpu_change_nothing_but_the_time(toy_images):
     """A pass of the CPU stays below glibc's 32 MiB for a map of 64 channels; 84 pixels allow fewer images than 16."""
     at = {size: images_per_pass("cpu", torch.empty(0, 3, size, size)) for size in (16, 32, 84)}

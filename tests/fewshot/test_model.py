@@ -99,6 +99,15 @@ def test_mean_code_is_deterministic_and_samples_follow_their_generator():
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("mode", ["none", "deterministic"])
+def test_mirror_averages_the_features_of_an_image_and_its_mirror_image(mode):
+    model = small(mode=mode).eval()
+    images = torch.rand(2, 3, 16, 16)
+    expected = (model.embed(images) + model.embed(images.flip(3))) / 2
+    torch.testing.assert_close(model.embed(images, mirror=True), expected)
+    assert not torch.allclose(model.embed(images), expected)
+
+
 def test_mc_averages_the_features_of_its_samples():
     images = torch.rand(2, 3, 16, 16)
     several = small(test_code="mc:3", log_sigma_start=0.0).eval()

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 import torch.multiprocessing as mp
+import yaml
 from torch import distributed as dist
 
 from pauca.errors import ConfigError, PaucaError
@@ -23,11 +24,10 @@ from pauca.fewshot.train import (
     Trainer,
     Workers,
     channel_statistics,
-    cosine_schedule,
     train,
 )
 from pauca.fewshot.types import EpisodeConfig, ImageSet
-from pauca.runs import Run
+from pauca.runs import Run, from_dict, to_yaml
 
 # One MCRNet as small as it gets, with every source of noise that a resumed run must repeat.
 MODEL = ModelConfig(backbone="conv4-32", image_size=16, latent=LatentConfig(mode="variational", warm_up_steps=4))
@@ -64,12 +64,18 @@ def test_learning_rate_follows_the_published_phases():
 
 
 def test_cosine_schedule_falls_from_the_full_rate_to_almost_none():
-    config = TrainConfig(steps=1000, schedule=cosine_schedule())
+    config = TrainConfig(steps=1000, schedule="cosine")
     rates = [config.learning_rate_at(step) for step in range(1000)]
     assert rates[0] == config.learning_rate
     assert rates[500] == pytest.approx(config.learning_rate / 2)
     assert rates == sorted(rates, reverse=True)
     assert 0 < rates[-1] < 1e-3 * config.learning_rate
+
+
+@pytest.mark.parametrize("schedule", ["cosine", ((0.0, 1.0), (0.5, 0.1))])
+def test_a_schedule_is_the_same_after_a_file(schedule):
+    config = TrainConfig(schedule=schedule)
+    assert from_dict(TrainConfig, yaml.safe_load(to_yaml(config))) == config
 
 
 def test_protocols_are_the_papers():
@@ -224,7 +230,7 @@ def test_episodes_that_cannot_be_shared_are_refused(images):
 def test_settings_out_of_range_are_refused():
     for wrong, words in (
         ({"steps": 0}, "at least 1"),
-        ({"schedule": ((0.5, 1.0),)}, "phases begin at 0"),
+        ({"schedule": ((0.5, 1.0),)}, "phases that begin at 0"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
     ):
         with pytest.raises(ConfigError, match=words):

@@ -37,7 +37,6 @@ from pauca.fewshot.train import (
     Trainer,
     TrainResult,
     Workers,
-    cosine_schedule,
     train,
 )
 from pauca.fewshot.types import PADDING, BaseLearner, EpisodeConfig, Episodes, ImageSet
@@ -71,7 +70,6 @@ __all__ = [
     "Workers",
     "check_disjoint",
     "compare",
-    "cosine_schedule",
     "draw_glyphs",
     "embed_images",
     "evaluate",

@@ -41,6 +41,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             classes need two examples; `calibrate` sets it from further images.
         unknown_label: what `predict` gives for a rejected image.
         device: `auto`, `cpu` or `cuda`.
+        mirror: average the features of each image and of its mirror image, where left and right mean nothing: a little
+            more accurate, in twice the time.
 
     Attributes:
         classes_: the labels, sorted; columns of `predict_proba`.
@@ -55,11 +57,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         reject: float | None = None,
         unknown_label: Any = UNKNOWN,
         device: str = "auto",
+        mirror: bool = False,
     ) -> None:
         self.model = model
         self.reject = reject
         self.unknown_label = unknown_label
         self.device = device
+        self.mirror = mirror
 
     def fit(self, X: Any, y: Any) -> "FewShotClassifier":
         """Learn the classes from examples, as few as one of each.
@@ -153,7 +157,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         device = self.model_.mean.device
         generator = torch.Generator(device).manual_seed(0)
         batches = images.split(images_per_pass(device, images))
-        features = torch.cat([self.model_.embed(batch.to(device), generator) for batch in batches])
+        features = torch.cat([self.model_.embed(batch.to(device), generator, self.mirror) for batch in batches])
         broken = (~features.isfinite()).any(1).nonzero()
         if len(broken):  # base learners check this too, but not on a GPU
             raise InputError(

@@ -94,13 +94,20 @@ class MCRNet(nn.Module):
         self,
         images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"],
         generator: torch.Generator | None = None,
+        mirror: bool = False,
     ) -> Float[Tensor, "b d"]:
         """Features at test time, read from the latent space as `config.latent.test_code` says.
 
-        Over `mc:N` samples the features are averaged: base learners with linear scores, like ridge, then give the
-        average of the scores.
+        Over `mc:N` samples, and over an image and its mirror image if `mirror` is set, the features are averaged: base
+        learners with linear scores, like ridge, then give the average of the scores.
         """
         normalised = self.normalise(images)
+        features = self._features(normalised, generator)
+        return (features + self._features(normalised.flip(-1), generator)) / 2 if mirror else features
+
+    def _features(
+        self, normalised: Float[Tensor, "b c h w"], generator: torch.Generator | None
+    ) -> Float[Tensor, "b d"]:
         if self.stem is None:
             return self.backbone(normalised)
         samples = draws_at_test(self.config.latent.test_code)

@@ -34,6 +34,7 @@ from pauca.fewshot.model import Encoding, Losses, MCRNet, ModelConfig, read_safe
 from pauca.fewshot.types import EpisodeConfig, Episodes, ImageSet
 from pauca.runs import Progress, Run, atomic_write, resolve_device, seed_of, write_text
 
+Schedule = Literal["cosine"] | tuple[tuple[float, float], ...]
 CompileMode = Literal["auto", "off", "default", "reduce-overhead", "max-autotune-no-cudagraphs"]
 
 # Episodes are drawn and sent to the device for so many steps at a time: one transfer, and short enough that a GPU with
@@ -53,9 +54,10 @@ class TrainConfig:
     episode: EpisodeConfig = field(default_factory=lambda: EpisodeConfig(way=5, shot=5, query=6))
     """Shape of the training episodes."""
     learning_rate: float = 0.1
-    """Of the first phase."""
-    schedule: tuple[tuple[float, float], ...] = ((0.0, 1.0), (20 / 60, 0.06), (40 / 60, 0.012), (50 / 60, 0.0024))
-    """Phases: the share of the steps at which one begins, and its factor on the learning rate."""
+    """At the start."""
+    schedule: Schedule = ((0.0, 1.0), (20 / 60, 0.06), (40 / 60, 0.012), (50 / 60, 0.0024))
+    """Of the learning rate: `cosine` (half of one, down to zero), or phases: the share of the steps at which each
+    begins, and its factor."""
     momentum: float = 0.9
     """Of Nesterov's SGD."""
     weight_decay: float = 5e-4
@@ -86,14 +88,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.episodes_per_step < 1 or self.validate_every < 1:
             raise ConfigError("steps, episodes_per_step and validate_every of training must be at least 1")
-        starts = [start for start, _ in self.schedule]
+        starts = [0.0] if self.schedule == "cosine" else [start for start, _ in self.schedule]
         if not starts or starts[0] != 0 or starts != sorted(starts) or starts[-1] >= 1:
-            raise ConfigError(f"schedule {self.schedule}: phases begin at 0, in order, before 1")
+            raise ConfigError(f"schedule {self.schedule}: give `cosine`, or phases that begin at 0, in order, before 1")
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"label_smoothing {self.label_smoothing}: give a share from 0 up to, not including, 1")
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
+        if self.schedule == "cosine":
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
         # Rounding: 20 / 60 of 60,000 must be 20,000 in spite of binary fractions.
         factor = [factor for start, factor in self.schedule if step >= round(start * self.steps)][-1]
         return self.learning_rate * factor
@@ -105,11 +109,6 @@ class Protocol:
 
     model: ModelConfig
     train: TrainConfig
-
-
-def cosine_schedule(phases: int = 100) -> tuple[tuple[float, float], ...]:
-    """Phases for `TrainConfig.schedule` that follow half a cosine from the full learning rate to none."""
-    return tuple((i / phases, 0.5 * (1 + math.cos(math.pi * i / phases))) for i in range(phases))
 
 
 def _protocol(shot: int, base_learner: str = "ridge", image_size: int = 32, smoothing: float = 0.0) -> Protocol:
