@@ -120,12 +120,25 @@ def test_a_loss_that_is_not_finite_names_its_origin_and_spares_the_weights(data)
     assert trainer.steps_done == 1
 
 
-def test_a_gradient_that_is_not_finite_names_its_origin(data):
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_gradient_that_is_not_finite_names_its_origin(data, value):
     trainer = Trainer(fresh(), data, CONFIG)
     down = trainer.model.blocks[0].feed_forward.experts.down
-    down.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([2]), math.inf))
+    down.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([2]), value))
     with pytest.raises(Diverged, match=r"gradients: blocks\.0\.feed_forward\.experts\.down, expert 2"):
         trainer.step()
+
+
+def test_a_norm_that_overflows_names_the_largest_gradient(data):
+    trainer = Trainer(fresh(), data, CONFIG)
+    trainer.model.blocks[0].attention.out.weight.register_hook(lambda gradient: torch.full_like(gradient, 1e37))
+    with pytest.raises(Diverged, match=r"a sum overflows; the largest gradient is that of blocks\.0\.attention\.out"):
+        trainer.step()
+
+
+def test_validation_reads_the_same_windows_in_however_many_passes(data):
+    whole, parts = (Trainer(fresh(), data, replace(CONFIG, passes=passes)).validate() for passes in (1, 4))
+    assert parts == pytest.approx(whole, rel=1e-5)
 
 
 def test_a_leap_of_the_loss_names_the_largest_gradient(data):
@@ -208,6 +221,24 @@ def _spoilt(rank: int, data: TokenData, ep: int) -> str:
     with pytest.raises(Diverged) as found:
         trainer.step()
     return str(found.value)
+
+
+def _spoilt_gradient(rank: int, data: TokenData, ep: int) -> str:
+    trainer = Trainer(fresh(), data, replace(CONFIG, ep=ep))
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * math.nan if rank == 1 else gradient
+
+    trainer.model.blocks[0].attention.register_full_backward_hook(lambda module, dx, dy: (spoil(dx[0]), *dx[1:]))
+    with pytest.raises(Diverged) as found:
+        trainer.step()
+    return str(found.value)
+
+
+@pytest.mark.parametrize("ep", [1, 2])
+def test_processes_agree_on_which_gradient_is_not_finite(data, together, ep):
+    for message in together(_spoilt_gradient, 2, data, ep):
+        assert "gradients: blocks.0.attention_norm.weight" in message
 
 
 def _measure(rank: int, data: TokenData, ep: int) -> dict[str, float]:

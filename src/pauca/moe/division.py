@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 
 from pauca.moe.gradients import average_gradients, clip_gradients
 from pauca.moe.health import moe_layers
@@ -58,9 +59,17 @@ def experts_of(model: nn.Module) -> set[nn.Parameter]:
 
 
 def clip(model: nn.Module, largest: float) -> Tensor:
-    """Average the gradients, where that is left to do, and shorten them to a norm; returns the norm before."""
+    """Average the gradients, where that is left to do, and shorten them to a norm; returns the norm before.
+
+    With a norm that is not finite they stay as they are, so that what is wrong with them can still be seen.
+    """
     if experts_of(model):
         average_gradients(model)
         return clip_gradients(model, largest)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), largest)
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]
+    parameters = list(model.parameters())
+    norm = nn.utils.get_total_norm([weight.grad for weight in parameters if weight.grad is not None])
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    # To a norm of 0 the clipping does nothing.
+    nn.utils.clip_grads_with_norm_(parameters, largest, norm.nan_to_num(nan=0, posinf=0))
+    return norm

@@ -54,7 +54,7 @@ def average_gradients(model: nn.Module) -> None:
 
 @torch.no_grad()
 def clip_gradients(model: nn.Module, max_norm: float) -> Float[Tensor, ""]:
-    """Scale all gradients down to a global norm; call it after averaging, on all ranks.
+    """Scale all gradients down to a global norm, unless that is not finite; call it after averaging, on all ranks.
 
     `torch.nn.utils.clip_grad_norm_` would take each rank's own experts for the whole model: ranks would scale what
     they share by different factors.
@@ -75,7 +75,7 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Float[Tensor, ""]:
         squares = squares.to(own.device) + norm.square() * parts / ranks.mesh.size()
     ranks.sum(squares)
     norm = squares.sqrt()
-    scale = (max_norm / (norm + 1e-6)).clamp(max=1)
+    scale = torch.where(norm.isfinite(), max_norm / (norm + 1e-6), 1).clamp(max=1)
     for gradient, _ in gradients:
         own = gradient.to_local() if isinstance(gradient, DTensor) else gradient
         own.mul_(scale.to(own.dtype))

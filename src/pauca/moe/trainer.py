@@ -203,19 +203,22 @@ class Trainer:
     def validate(self) -> float | None:
         """Mean cross entropy, in nats per token, of the validation text; None where there is none.
 
-        Every process computes all of it: the same number, whatever their count.
+        Of the same windows, whatever the number of processes and passes: every process computes all of them.
         """
         if self.data.validation is None:
             return None
         self.model.eval()
         torch.manual_seed(seed_of(self.config.seed, 2))  # for stochastic rounding
-        context, batches = self.model.config.context, self.config.validation_batches
+        context = self.model.config.context
+        batches = self.config.validation_batches * self.config.batch_size // self._sequences
         total = torch.zeros((), device=self.device)
         sequences = 0
         for tokens, targets in self.data.validation.even_batches(batches, self._sequences, context):
             losses = self.model.loss(tokens.to(self.device), targets.to(self.device))
             total += losses.cross_entropy * len(tokens)
             sequences += len(tokens)
+        if self.processes > 1:  # a last bit that differs between GPUs would be the best model on some of them alone
+            dist.broadcast(total, 0)
         return float(total) / sequences
 
     def state(self) -> dict[str, Any]:
