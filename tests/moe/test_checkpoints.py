@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.moe import LM_SIZES, MoELM, Recipe, RouterConfig
 from pauca.moe.checkpoints import checkpoints, clean_up, load_checkpoint, load_model, save_checkpoint, save_model
+from pauca.moe.processes import wait_for_all
 
 
 def state(value: float) -> dict:
@@ -50,6 +51,21 @@ def test_other_settings_are_refused_by_name(tmp_path):
     path = save_checkpoint(tmp_path, 1, state(1.0), {"train.seed": "1", "the text": "a"})
     with pytest.raises(ConfigError, match=r"written with train\.seed 1, but now train\.seed is 2"):
         load_checkpoint(path, state(0.0), {"train.seed": "2", "the text": "a"})
+
+
+def _refused(rank: int, folder: Path) -> str:
+    path = save_checkpoint(folder, 1, state(1.0), {})
+    if rank == 0:
+        (path / "origin.json").write_text("damaged")  # the only file of which rank 1 alone reads the checksum
+    wait_for_all()
+    with pytest.raises(PaucaError) as found:
+        load_checkpoint(path, state(0.0), {})
+    return str(found.value)
+
+
+def test_all_processes_refuse_what_one_finds_damaged(tmp_path, together):
+    for message in together(_refused, 2, tmp_path):
+        assert "origin.json is damaged (another checksum than was written)" in message
 
 
 @pytest.mark.parametrize("file", ["__0_0.distcp", ".metadata", "origin.json"])

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
 
-from pauca.moe import LM_SIZES, MoELM, Recipe
+from pauca.moe import LM_SIZES, MoELM, Recipe, parallelise
 from pauca.moe.diagnosis import diagnose, largest_gradient
 
 CONFIG = replace(LM_SIZES["toy"], hidden=32, heads=2, kv_heads=1, experts=4, expert_width=32, context=16)
@@ -69,6 +70,23 @@ def test_a_sum_that_overflows_names_its_largest_part(model):
     model.blocks[0].feed_forward.experts.down.grad[2] = 3e38
     assert "every tensor is finite" in diagnosis(model)
     assert "blocks.0.feed_forward.experts.down, expert 2" in diagnosis(model)
+
+
+def _largest(rank: int) -> str:
+    torch.manual_seed(0)
+    model = MoELM(CONFIG)
+    parallelise(model, init_device_mesh("cpu", (2,), mesh_dim_names=("ep",)))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    model.norm.weight.grad[0] = 3
+    if rank == 1:
+        model.blocks[0].feed_forward.experts.down.grad[1] = 1
+    return largest_gradient(model)
+
+
+def test_processes_agree_on_the_largest_gradient(together):
+    for message in together(_largest, 2):
+        assert "blocks.0.feed_forward.experts.down, expert 3" in message
 
 
 def test_looking_leaves_no_hooks(model):

@@ -16,7 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,6 +24,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.moe.lm import LMConfig, MoELM
+from pauca.moe.processes import OtherStopped, count_processes, gather, own_rank, wait_for_all
 from pauca.runs import atomic_write, from_dict, write_text
 
 _SEAL = "checksums.json"
@@ -48,24 +48,26 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], origin: dict
     """
     path = folder / f"step-{step:08d}"
     temporary = folder / f".{path.name}"
-    if _rank() == 0:
+    if own_rank() == 0:
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed while it wrote
-    _wait_for_all()
+    wait_for_all()
     try:
         with _alone_is_fine():
             state_dict_saver.save(state, checkpoint_id=temporary)
-        if _rank() == 0:
+        if own_rank() == 0:
             write_text(temporary / _ORIGIN, json.dumps(origin, indent=1))
-        _wait_for_all()
+        wait_for_all()
         _seal(temporary)
-        if _rank() == 0:
+        if own_rank() == 0:
             _replace(temporary, path)
             for old in checkpoints(folder)[:-keep]:
                 _remove(old)
+    except OtherStopped:
+        raise
     except (OSError, CheckpointException, PaucaError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise PaucaError(f"{path}: could not be written ({_reason(error)}); {_what_is_left(folder)}") from error
-    _wait_for_all()
+    wait_for_all()
     return path
 
 
@@ -147,26 +149,28 @@ def _alone_is_fine() -> Iterator[None]:
 def _seal(folder: Path) -> None:
     """Write the checksums of all files, of which each process reads its share."""
     files = sorted(folder.iterdir())
-    shares: list[dict[str, str]] = [{}] * _count()
-    own = {path.name: _checksum(path) for path in files[_rank() :: _count()]}
-    if dist.is_initialized():
-        dist.all_gather_object(shares, own)
-    else:
-        shares = [own]
-    if _rank() == 0:
+    shares = gather({path.name: _checksum(path) for path in files[own_rank() :: count_processes()]})
+    if own_rank() == 0:
         checksums = {name: checksum for share in shares for name, checksum in share.items()}
         write_text(folder / _SEAL, json.dumps(checksums, indent=1))
 
 
 def _check_seal(path: Path) -> None:
-    remedy = f"remove that folder to go on from {_before(path)}"
+    damage = next(filter(None, gather(_damage(path))), "")  # so that no process waits for one that has stopped
+    if damage:
+        raise PaucaError(f"{path}: {damage}; remove that folder to go on from {_before(path)}")
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with the files of which this process reads the checksums, in words."""
     try:
         checksums = json.loads((path / _SEAL).read_text(encoding="utf-8"))
-        for name in sorted(checksums)[_rank() :: _count()]:
+        for name in sorted(checksums)[own_rank() :: count_processes()]:
             if _checksum(path / name) != checksums[name]:
-                raise PaucaError(f"{path}: {name} is damaged (another checksum than was written); {remedy}")
+                return f"{name} is damaged (another checksum than was written)"
     except (OSError, ValueError) as error:
-        raise PaucaError(f"{path}: is not whole ({_reason(error)}); {remedy}") from error
+        return f"is not whole ({_reason(error)})"
+    return ""
 
 
 def _check_origin(path: Path, origin: dict[str, str]) -> None:
@@ -228,16 +232,3 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     for inner in (*inside, error.__cause__ or error.__context__):
         if isinstance(inner, BaseException):
             yield from _chain(inner)
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _count() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def _wait_for_all() -> None:
-    if dist.is_initialized():
-        dist.barrier()

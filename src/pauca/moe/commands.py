@@ -15,7 +15,8 @@ from pauca import moe
 from pauca.errors import ConfigError, InputError
 from pauca.moe import plots
 from pauca.moe.plan_commands import plan
-from pauca.moe.trainer import check_fit, join_processes
+from pauca.moe.processes import join_processes, wait_for_all
+from pauca.moe.trainer import check_fit
 from pauca.runs import Report, Run, from_yaml, resolve_device, seed_all, to_dict, write_text
 
 _RECIPES = {
@@ -128,11 +129,11 @@ def train(
     text = (data, validation, validation_share, vocabulary)
     settings = _settings(out, config, resume, text, model, training)
     rank, processes = join_processes()
-    if processes > 1 and rank > 0:
-        dist.barrier()  # the first process tokenises
+    if rank > 0:
+        wait_for_all()  # the first process tokenises
     tokens = moe.prepare_tokens(settings.data, out.parent / "tokens")
-    if processes > 1 and rank == 0:
-        dist.barrier()
+    if rank == 0:
+        wait_for_all()
     settings = replace(settings, model=replace(settings.model, vocabulary=tokens.tokenizer.vocabulary))
     check_fit(settings.model, tokens, settings.train, processes)
     seed_all(settings.train.seed)
@@ -143,8 +144,7 @@ def train(
     if rank == 0:
         run = Run.create(out, settings, force, resume)
         _remember_text(run, tokens, resume)
-    if processes > 1:
-        dist.barrier()
+    wait_for_all()
     try:
         result = moe.train(network, settings.train, tokens, run, resume, quiet)
     except moe.Diverged:
@@ -154,7 +154,8 @@ def train(
     if rank == 0:
         _training_report(run, settings, result).save(out / "report.html")
         if not quiet:
-            reached = f" (validation {result.validation_loss:.3f} nats per token)" if result.validation_loss else ""
+            loss = result.validation_loss
+            reached = f" (validation {loss:.3f} nats per token)" if loss is not None else ""
             print(f"best after step {result.best_step}{reached}: {run.checkpoints / 'best.safetensors'}")
             print(f"report: {out / 'report.html'}")
     if processes > 1:
@@ -195,7 +196,13 @@ def sample(
         top_k,
         torch.Generator(place).manual_seed(seed),
     )
-    print(prompt + tokenizer.decode(tokens[0, len(start) :].tolist()).split(moe.END)[0])
+    new = tokens[0, len(start) :].tolist()
+    if max(new, default=0) >= tokenizer.vocabulary:
+        raise InputError(
+            f"{run}: the model knows tokens that its tokenizer does not; restore the tokenizer.json that the training "
+            "wrote there"
+        )
+    print(prompt + tokenizer.decode(new[: new.index(tokenizer.end)] if tokenizer.end in new else new))
 
 
 COMMANDS = {"kept": kept, "plan": plan, "train": train, "sample": sample}
@@ -211,15 +218,14 @@ def _settings(
 ) -> TrainSettings:
     """The settings of a new run, of a config.yaml, or of the run to go on with."""
     given, usual = _given(text, model, training), _given(((), (), 0.05, None), ModelOptions(), moe.TrainConfig())
-    if resume:
-        if not Run(out).config_path.exists():
-            raise InputError(
-                f"{out}: holds no run to go on with; start one without --resume, or name its folder by --out"
-            )
-        stored = from_yaml(TrainSettings, Run(out).config_path)
-        _check_same(to_dict(stored), to_dict(given), to_dict(usual), Run(out).config_path)
-        return stored
-    return from_yaml(TrainSettings, config) if config else given
+    path = Run(out).config_path if resume else config
+    if path is None:
+        return given
+    if resume and not path.exists():
+        raise InputError(f"{out}: holds no run to go on with; start one without --resume, or name its folder by --out")
+    stored = from_yaml(TrainSettings, path)
+    _check_same(to_dict(stored), to_dict(given), to_dict(usual), path)
+    return stored
 
 
 def _given(
@@ -230,22 +236,23 @@ def _given(
     recipe: moe.Recipe = getattr(moe.Recipe, model.recipe)()
     lm = replace(
         size,
-        context=model.context or size.context,
+        context=size.context if model.context is None else model.context,
         recipe=replace(recipe, kept_z=model.kept_z or recipe.kept_z),
         recompute=moe.Recomputation(model.recompute_norms, model.recompute_attention, model.recompute),
     )
-    return TrainSettings(moe.DataConfig(sources, validation, share, vocabulary or size.vocabulary), lm, training)
+    tokens = size.vocabulary if vocabulary is None else vocabulary
+    return TrainSettings(moe.DataConfig(sources, validation, share, tokens), lm, training)
 
 
 def _check_same(stored: dict[str, Any], given: dict[str, Any], usual: dict[str, Any], where: Path) -> None:
-    """Refuse an option that is given another value than its default and than the run to go on with has."""
+    """Refuse an option that is given another value than its default and than the run to repeat or go on with has."""
     for name, value in given.items():
         if isinstance(value, dict):
             _check_same(stored[name], value, usual[name], where)
         elif value not in (usual[name], stored[name]):
             raise ConfigError(
-                f"{where}: the run was started with {name} {stored[name]}, not {value}; leave the option out to go on "
-                "with it, or start a new run"
+                f"{where}: the run was started with {name} {stored[name]}, not {value}; leave the option out, or start "
+                "a new run without this file"
             )
 
 

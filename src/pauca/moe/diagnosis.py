@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from pauca.moe.layer import Experts
 from pauca.moe.parallel import ParallelExperts
+from pauca.moe.processes import gather
 from pauca.moe.router import Routing
 
 
@@ -31,8 +31,12 @@ def diagnose(model: nn.Module, forward: Callable[[], Any]) -> str:
 
 @torch.no_grad()
 def largest_gradient(model: nn.Module) -> str:
-    """The parameter (and expert) whose gradient is the largest, in words: where a loss that leaps up is driven from."""
-    norms = dict(_norms(model))
+    """The parameter (and expert) whose gradient is the largest, in words: where a loss that leaps up is driven from.
+
+    Of several processes that share the model all must call it.
+    """
+    # Each process has the experts that are its own, and of all else the whole.
+    norms = {name: norm for part in gather(dict(_norms(model))) for name, norm in part.items()}
     if not norms:
         return "there are no gradients"
     name = max(norms, key=lambda name: norms[name])
@@ -133,11 +137,7 @@ def _first_experts(model: nn.Module) -> dict[str, int]:
 
 def _agree(found: str) -> str:
     """What the first of all processes has found that has found anything."""
-    if not dist.is_initialized():
-        return found
-    answers: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(answers, found)
-    return next(filter(None, answers), "")
+    return next(filter(None, gather(found)), "")
 
 
 def _is_bank(tensor: Tensor) -> bool:

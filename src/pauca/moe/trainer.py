@@ -10,7 +10,6 @@ passes of every step.
 
 import json
 import math
-import os
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from pauca.moe.division import clip, divide, parameter_groups
 from pauca.moe.health import moe_layers, quantisation_health, router_load
 from pauca.moe.layer import frozen_weights, update_biases
 from pauca.moe.lm import LMConfig, LMLosses, MoELM
+from pauca.moe.processes import join_processes
 from pauca.moe.states import load_optimizer_state, optimizer_state
 from pauca.moe.tokens import TokenData
 from pauca.runs import resolve_device, seed_of
@@ -120,13 +120,6 @@ class TrainStep:
     cross_entropy: float  # nats per token
     balance: float  # the balancing loss; 1 when all experts are equally busy
     gradient_norm: float  # before clipping
-
-
-def join_processes() -> tuple[int, int]:
-    """This process's rank and the number of processes; joins those that torchrun has started, if it has."""
-    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 class Trainer:
