@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from pauca.cli import main
+from pauca.moe import MoELM
 
 SMALL = "--recipe bf16 --context 32 --batch-size 4 --steps 4 --validate-every 2 --checkpoint-every 2 --log-every 1"
 
@@ -59,6 +61,14 @@ def test_a_config_repeats_a_run(text):
     assert len(list(Path("runs/moe/tokens").iterdir())) == 1
 
 
+def test_a_config_refuses_what_it_would_not_obey(text, capsys):
+    assert pauca(f"train --data {text} {SMALL} --quiet") == 0
+    again = "train --config runs/moe/toy-bf16/config.yaml --out runs/moe/again --quiet"
+    assert pauca(f"{again} --steps 5") == 2
+    assert "toy-bf16/config.yaml: the run was started with steps 4, not 5; leave the option out" in said(capsys)
+    assert pauca(f"{again} --steps 4") == 0
+
+
 def test_a_run_is_neither_overwritten_nor_mixed_up(text, capsys):
     assert pauca(f"train --data {text} {SMALL} --quiet") == 0
     assert pauca(f"train --data {text} {SMALL} --quiet") == 2
@@ -78,6 +88,8 @@ def test_refused_settings_leave_nothing_and_cost_no_earlier_run(text, capsys):
     assert pauca(f"train --data {text} {SMALL} --quiet") == 0
     before = {path: path.read_bytes() for path in Path("runs/moe/toy-bf16").rglob("*") if path.is_file()}
     for wrong, message in (
+        ("--context 0", "context of a model must be positive, got 0"),
+        ("--vocabulary 0", "vocabulary 0: 256 (bytes) is the smallest"),
         ("--context 100000", "too few for one context of 100000"),
         ("--data none.txt", "none.txt: no such file"),
         ("--steps 0", "steps of training must be at least 1"),
@@ -88,6 +100,11 @@ def test_refused_settings_leave_nothing_and_cost_no_earlier_run(text, capsys):
         assert {path: path.read_bytes() for path in Path("runs/moe/toy-bf16").rglob("*") if path.is_file()} == before
     assert pauca("train --data none.txt --out runs/moe/new") == 2
     assert not Path("runs/moe/new").exists()
+
+
+def test_a_file_is_no_run_folder(text, capsys):
+    assert pauca(f"train --data {text} {SMALL} --quiet --out {text}") == 2
+    assert "text.txt: is a file, but a run is a folder; choose another name" in said(capsys)
 
 
 def test_a_divergence_ends_with_1_and_a_report(text, capsys):
@@ -120,6 +137,19 @@ def test_samples_go_on_from_the_prompt_and_repeat(text, capsys):
     assert outputs[0] == outputs[1]
     assert outputs[0] != outputs[2]
     assert main(["moe", "sample", "runs/moe/toy-bf16"]) == 0
+    Path("runs/moe/toy-bf16/tokenizer.json").unlink()  # which leaves bytes
+    capsys.readouterr()
+    assert main(["moe", "sample", "runs/moe/toy-bf16", "--temperature", "10"]) == 2
+    assert "runs/moe/toy-bf16: the model knows tokens that its tokenizer does not" in said(capsys)
+
+
+def test_a_sample_ends_with_its_document(text, capsys, monkeypatch):
+    assert pauca(f"train --data {text} {SMALL} --quiet") == 0
+    capsys.readouterr()
+    going_on = torch.tensor([[*b"7 plus 7", 0, *b"another document"]])
+    monkeypatch.setattr(MoELM, "generate", lambda *_, **__: going_on)
+    assert pauca("sample runs/moe/toy-bf16 --prompt 7") == 0
+    assert capsys.readouterr().out == "7 plus 7\n"
 
 
 def test_samples_need_a_trained_model_and_room(text, capsys):

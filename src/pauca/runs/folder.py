@@ -35,9 +35,11 @@ class Run:
         `force`: metrics, checkpoints and figures of the earlier run are deleted.
 
         Raises:
-            InputError: the folder holds a run already and neither `force` nor `resume` is set.
+            InputError: the folder holds a run already and neither `force` nor `resume` is set, or is a file.
             ConfigError: `resume` is set and the stored config differs; the first difference is named.
         """
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path}: is a file, but a run is a folder; choose another name")
         run = cls(path)
         text = to_yaml(config)
         if run.config_path.exists():
