@@ -218,5 +218,6 @@ def _matrix_rate(device: torch.device) -> float:
         torch.mm(a, b)
     end.record()
     end.synchronize()
+    del a, b
     torch.cuda.reset_peak_memory_stats(device)  # of the training's memory, these matrices are no part
     return 2 * size**3 * repeats / (start.elapsed_time(end) / 1000)
