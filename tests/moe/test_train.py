@@ -320,12 +320,13 @@ def test_tensorboard_gets_the_same_metrics(data, tmp_path):
         assert name.encode() in content, name
 
 
-def _resume_on_two(rank: int, path: Path, data: TokenData) -> TrainResult:
-    return train(fresh(), CONFIG, data, Run(path), resume=True)
+def _resume_on_two(rank: int, path: Path, data: TokenData, ep: int) -> TrainResult:
+    return train(fresh(), replace(CONFIG, ep=ep), data, Run(path), resume=True)
 
 
-def test_a_run_goes_on_with_another_number_of_processes(broken, data, together):
-    results = together(_resume_on_two, 2, broken.path, data)
+@pytest.mark.parametrize("ep", [1, 2])
+def test_a_run_goes_on_with_another_number_of_processes(broken, data, together, ep):
+    results = together(_resume_on_two, 2, broken.path, data, ep)
     assert results[0] == results[1]
     # And back: what two processes wrote, one can read.
     again = train(fresh(), CONFIG, data, broken, resume=True)

@@ -33,6 +33,15 @@ def test_metrics_are_plain_json_lines(tmp_path):
     assert "NaN" not in run.metrics_path.read_text()
 
 
+def test_a_damaged_line_of_metrics_is_named(tmp_path):
+    run = Run.create(tmp_path / "run", Config())
+    run.log(loss=1.0)
+    with run.metrics_path.open("ab") as file:
+        file.write(b"\0\xff\0\n")  # as a power cut leaves it
+    with pytest.raises(InputError, match=r"metrics\.jsonl: line 2 is damaged .*; remove it"):
+        list(run.metrics())
+
+
 def test_nothing_is_overwritten_without_force(tmp_path):
     run = Run.create(tmp_path / "run", Config())
     run.log(step=1)

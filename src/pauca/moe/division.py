@@ -41,8 +41,11 @@ def divide(model: MoELM, device: torch.device, ep: int) -> None:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """For an optimiser: matrices decay, vectors do not; and tensors and DTensors do not mix."""
-    experts = experts_of(model)
+    """For an optimiser: matrices decay, vectors do not; and tensors and DTensors do not mix.
+
+    The same groups whether experts are divided or not, so that a checkpoint fits either way.
+    """
+    experts = {weight for layer in moe_layers(model).values() for weight in layer.experts.parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         groups.setdefault((parameter.ndim > 1, parameter in experts), []).append(parameter)

@@ -180,7 +180,7 @@ class _Keeper:
 
 
 # What may change between a run and its continuation.
-_FREE = {"device", "compile", "log_every", "checkpoint_every", "keep_checkpoints", "tensorboard"}
+_FREE = {"device", "compile", "log_every", "checkpoint_every", "keep_checkpoints", "tensorboard", "ep"}
 
 
 def _origin(trainer: Trainer) -> dict[str, str]:

@@ -88,8 +88,14 @@ class Run:
     def metrics(self) -> Iterator[dict[str, Any]]:
         """The logged lines, oldest first; one that a full disk has cut short is left out."""
         if self.metrics_path.exists():
-            with self.metrics_path.open(encoding="utf-8") as file:
-                yield from (json.loads(line) for line in file if line.endswith("\n"))
+            with self.metrics_path.open(encoding="utf-8", errors="replace") as file:
+                yield from (self._parse(number, line) for number, line in enumerate(file, 1) if line.endswith("\n"))
+
+    def _parse(self, number: int, line: str) -> dict[str, Any]:
+        try:
+            return json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{self.metrics_path}: line {number} is damaged ({error}); remove it") from error
 
     def _check_same_config(self, text: str) -> None:
         stored = self.config_path.read_text(encoding="utf-8").splitlines()
