@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from pauca.errors import ConfigError
-from pauca.runs import from_dict, from_yaml, to_yaml
+from pauca.runs import check_obeyed, from_dict, from_yaml, to_dict, to_yaml
 
 
 class Colour(StrEnum):
@@ -62,3 +62,11 @@ def test_a_file_that_is_no_config_is_named(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"config\.yaml: "):
         from_yaml(Outer, path)
+
+
+def test_an_option_beside_a_file_must_say_what_the_file_says():
+    stored, usual, where = to_dict(Outer(mode="b", inner=Inner(0.5))), to_dict(Outer()), Path("config.yaml")
+    for agreeing in (Outer(), Outer(mode="b"), Outer(inner=Inner(0.5))):
+        check_obeyed(stored, to_dict(agreeing), usual, where)
+    with pytest.raises(ConfigError, match=r"config\.yaml: the run was started with rate 0\.5, not 0\.2; leave"):
+        check_obeyed(stored, to_dict(Outer(inner=Inner(0.2))), usual, where)

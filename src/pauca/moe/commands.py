@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.distributed as dist
 from tyro.conf import Positional, arg
 
 from pauca import moe
-from pauca.errors import ConfigError, InputError
+from pauca.errors import InputError
 from pauca.moe import plots
 from pauca.moe.plan_commands import plan
 from pauca.moe.processes import join_processes, wait_for_all
 from pauca.moe.trainer import check_fit
-from pauca.runs import Report, Run, from_yaml, resolve_device, seed_all, to_dict, write_text
+from pauca.runs import Report, Run, check_obeyed, from_yaml, resolve_device, seed_all, to_dict, write_text
 
 _RECIPES = {
     "bf16": moe.Recipe.bf16(),
@@ -224,7 +224,7 @@ def _settings(
     if resume and not path.exists():
         raise InputError(f"{out}: holds no run to go on with; start one without --resume, or name its folder by --out")
     stored = from_yaml(TrainSettings, path)
-    _check_same(to_dict(stored), to_dict(given), to_dict(usual), path)
+    check_obeyed(to_dict(stored), to_dict(given), to_dict(usual), path)
     return stored
 
 
@@ -242,18 +242,6 @@ def _given(
     )
     tokens = size.vocabulary if vocabulary is None else vocabulary
     return TrainSettings(moe.DataConfig(sources, validation, share, tokens), lm, training)
-
-
-def _check_same(stored: dict[str, Any], given: dict[str, Any], usual: dict[str, Any], where: Path) -> None:
-    """Refuse an option that is given another value than its default and than the run to repeat or go on with has."""
-    for name, value in given.items():
-        if isinstance(value, dict):
-            _check_same(stored[name], value, usual[name], where)
-        elif value not in (usual[name], stored[name]):
-            raise ConfigError(
-                f"{where}: the run was started with {name} {stored[name]}, not {value}; leave the option out, or start "
-                "a new run without this file"
-            )
 
 
 def _remember_text(run: Run, tokens: moe.TokenData, resume: bool) -> None:

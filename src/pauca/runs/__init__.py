@@ -1,6 +1,6 @@
 """What every long job shares: run folder, config files, seeds, progress, metric log, report, safe writing."""
 
-from pauca.runs.config import from_dict, from_yaml, to_dict, to_yaml
+from pauca.runs.config import check_obeyed, from_dict, from_yaml, to_dict, to_yaml
 from pauca.runs.devices import resolve_device
 from pauca.runs.files import atomic_write, check_can_write, write_text
 from pauca.runs.folder import Run, describe_machine, processor_name
@@ -14,6 +14,7 @@ __all__ = [
     "Run",
     "atomic_write",
     "check_can_write",
+    "check_obeyed",
     "describe_machine",
     "from_dict",
     "from_yaml",

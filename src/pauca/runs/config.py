@@ -51,6 +51,28 @@ def from_yaml(kind: type[Config], path: Path) -> Config:
     return from_dict(kind, values, str(path))
 
 
+def check_obeyed(stored: dict[str, Any], given: dict[str, Any], usual: dict[str, Any], where: Path) -> None:
+    """Refuse an option that is given beside a config file and that the file, which decides, says otherwise.
+
+    Args:
+        stored: what the file says, as `to_dict` gives it.
+        given: what was asked for, defaults included.
+        usual: the defaults: an option that has its own counts as not given.
+        where: the file, for the message.
+
+    Raises:
+        ConfigError: the first such option, with both values.
+    """
+    for name, value in given.items():
+        if isinstance(value, dict):
+            check_obeyed(stored[name], value, usual[name], where)
+        elif value not in (usual[name], stored[name]):
+            raise ConfigError(
+                f"{where}: the run was started with {name} {stored[name]}, not {value}; leave the option out, or start "
+                "a new run without this file"
+            )
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
