@@ -353,6 +353,37 @@ def test_the_schedule_is_a_word_or_phases(words, stored, folder, tmp_path):
     assert main(["fewshot", "train", "--out", str(out), "--resume", "--quiet"]) == 0
 
 
+@pytest.mark.parametrize("how", ["--resume", "--config"])
+def test_a_repeated_run_takes_no_other_settings(how, folder, model, tmp_path, capsys):
+    run = model.parent.parent
+    words = {
+        "--resume": ["--out", str(run), "--resume"],
+        "--config": ["--config", str(run / "config.yaml"), "--out", str(tmp_path / "out")],
+    }
+    assert main(["fewshot", "train", *words[how], "--quiet", "--steps", "7"]) == 2
+    assert "config.yaml: the run was started with steps 2, not 7; leave the option out" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(["fewshot", "train", str(folder), *words[how], *QUICK, *SIZE]) == 0  # nothing else is asked
+
+
+def test_an_evaluation_is_named_after_the_models_run(folder, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [str(folder), "--way", "3", "--episodes", "5", "--shots", "1"]
+    assert main(["fewshot", "eval", str(model), *words]) == 0
+    assert (tmp_path / "runs" / "fewshot" / f"eval-{folder.stem}-trained" / "report.html").exists()
+    shutil.copy(model, tmp_path / "ours.safetensors")
+    assert main(["fewshot", "eval", "ours.safetensors", *words]) == 0
+    assert (tmp_path / "runs" / "fewshot" / f"eval-{folder.stem}-ours" / "report.html").exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "eval"])
+def test_a_negative_seed_is_wrong_usage(verb, folder, model, tmp_path, capsys):
+    words = {"train": [str(folder), *QUICK, *SIZE], "eval": [str(model), str(folder), "--way", "3"]}
+    assert main(["fewshot", verb, *words[verb], "--out", str(tmp_path / "out"), "--seed", "-1"]) == 2
+    assert "seed -1: give a number of at least 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unknown_backbone_is_answered_with_the_known_ones(folder, tmp_path, capsys):
     words = ["fewshot", "train", str(folder), "--out", str(tmp_path / "run"), *SIZE, "--backbone", "vgg"]
     assert main(words) == 2

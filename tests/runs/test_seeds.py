@@ -1,7 +1,9 @@
 import random
 
 import numpy as np
+import pytest
 
+from pauca.errors import ConfigError
 from pauca.runs import seed_all, seed_of
 
 
@@ -18,3 +20,8 @@ def test_seeds_of_different_purposes_differ_and_repeat():
     assert len(seeds) == 300
     assert max(seeds) < 2**63
     assert seed_of(0, 1, 2) == 1535930435702422785  # with other numbers, no earlier run would repeat
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(ConfigError, match="seed -1: give a number of at least 0"):
+        seed_all(-1)

@@ -19,7 +19,17 @@ from pauca.errors import ConfigError, InputError
 from pauca.fewshot import plots
 from pauca.fewshot.data.folder import Unreadable, list_images, read_files
 from pauca.fewshot.train import check_settings
-from pauca.runs import Report, Run, atomic_write, check_can_write, from_yaml, resolve_device, seed_all
+from pauca.runs import (
+    Report,
+    Run,
+    atomic_write,
+    check_can_write,
+    check_obeyed,
+    from_yaml,
+    resolve_device,
+    seed_all,
+    to_dict,
+)
 
 ProtocolName = Literal["cifar-fs", "fc100", "miniimagenet", "tieredimagenet"]
 
@@ -57,21 +67,24 @@ def train(
             (below train and val, if there is validation), or `glyphs`, characters drawn on the spot.
         out: output folder; default: the data's name, in runs/fewshot.
         protocol: start from the paper's settings for a data set; options with other values than their defaults win.
-        config: repeat the training of a config.yaml; other settings are then ignored.
+        config: repeat the training of a config.yaml; options that say otherwise are refused.
         model: what to train.
         training: how to train.
         resume: go on with the run in the output folder, with its own settings.
         force: replace a run that is there already.
         quiet: print only errors.
     """
+    settings = _settings(data, protocol, model, training)
     if resume:
         out = out or Path("runs/fewshot") / Path(data).stem
-        config = out / "config.yaml"
+        config = Run(out).config_path
         if not config.exists():
             raise InputError(
                 f"{out}: holds no run to go on with; start one without --resume, or name its folder by --out"
             )
-    settings = from_yaml(TrainSettings, config) if config else _settings(data, protocol, model, training)
+    if config:
+        given, settings = settings, from_yaml(TrainSettings, config)
+        check_obeyed(to_dict(settings), to_dict(given), to_dict(TrainSettings()), config)
     out = out or Path("runs/fewshot") / Path(settings.data).stem
     train_images, validation_images = _training_data(settings)
     _check_asked(settings.model if config else model, train_images)
@@ -155,7 +168,7 @@ def evaluate(
     Args:
         model: safetensors file that a training wrote.
         data: as for train; the split named train, if there is one, must share no image with the tested one.
-        out: output folder; default: the data's and the model's names, in runs/fewshot.
+        out: output folder; default: the names of the data and of the model's run, in runs/fewshot.
         tasks: the episodes.
         split: which split to test on.
         episodes_from: folder of an earlier eval, to test on the episodes that it saved instead of drawing new ones.
@@ -172,7 +185,9 @@ def evaluate(
     images = _test_data(data, split, network.config)
     episodes = _episodes(images, tasks, episodes_from)
     place = resolve_device(device)
-    out = out or Path("runs/fewshot") / f"eval-{Path(data).stem}-{model.stem}"
+    # Every training calls its model best.safetensors; the name of its run says more.
+    name = model.parent.parent.name if model.parent.name == "checkpoints" else model.stem
+    out = out or Path("runs/fewshot") / f"eval-{Path(data).stem}-{name}"
     if not force and Run(out).config_path.exists():
         raise InputError(
             f"{out}: holds results already; choose another folder with --out, or replace them with --force"
@@ -299,7 +314,11 @@ def predict(
         for image, label, row in zip(files, predicted, probabilities, strict=True):
             writer.writerow([image.name, label, *(f"{value:.4f}" for value in row)])
     report = Report("Predictions", f"{len(files)} images of {query}, {len(examples)} examples of {support}")
-    report.figure(plots.prediction_gallery(examples, pixels, predicted, probabilities), "Examples and predictions.")
+    shown = f"The first {plots.LARGEST_GALLERY} images" if len(files) > plots.LARGEST_GALLERY else "The images"
+    report.figure(
+        plots.prediction_gallery(examples, pixels, predicted, probabilities),
+        f"{shown} with label and probability, as the model sees them, below one example of each class.",
+    )
     report.save(page, force)
     print(f"classified {len(files)} images: {out} and {page}")
 
@@ -507,7 +526,10 @@ def _describe_evaluation(
     shot, result = max(results.items())
     task = result.episodes[:1]
     logits = model.classify(features[task.support], task.support_labels, features[task.query], task.way)
-    report.figure(plots.episode_gallery(images, task, logits), f"One {shot}-shot episode.")
+    report.figure(
+        plots.episode_gallery(images, task, logits),
+        f"One {shot}-shot episode: the examples on the left; on the right queries and what they were taken for.",
+    )
     report.figure(plots.confusion_matrix(result), f"The classes with the most mistakes, {shot}-shot.")
     pairs = [[true, predicted, count] for true, predicted, count in result.confused_pairs()]
     report.table(["true", "taken for", "queries"], pairs, "The most frequent confusions.")

@@ -23,11 +23,13 @@ def sample_episodes(images: ImageSet, config: EpisodeConfig, count: int, seed: i
         seed: the draw depends on this number, on `config` and on the labels alone, and on no global generator.
 
     Raises:
-        ConfigError: more classes asked for than there are, or fewer than one episode.
+        ConfigError: more classes asked for than there are, fewer than one episode, or a negative seed.
         InputError: classes with too few images, named, unless `config.small_classes` is "skip".
     """
     if count < 1:
         raise ConfigError(f"{count} episodes: ask for at least 1")
+    if seed < 0:
+        raise ConfigError(f"seed {seed}: give a number of at least 0")
     members = _members_of_usable_classes(images, config)
     generator = np.random.default_rng(seed)
     way, shot = config.way_range[1], config.shot_range[1]

@@ -17,6 +17,7 @@ from pauca.fewshot.model import MCRNet
 from pauca.fewshot.types import PADDING, Episodes, ImageSet
 
 MapMethod = Literal["tsne", "umap"]
+LARGEST_GALLERY = 60  # images; more make a picture that nobody looks through
 _RIGHT, _WRONG = "#1a7f5a", "#c0392b"
 
 
@@ -57,7 +58,7 @@ def prediction_gallery(
     images: UInt8[Tensor, "n c h w"],
     predicted: Shaped[np.ndarray, "n"],
     probabilities: Float[np.ndarray, "n classes"],
-    largest: int = 60,
+    largest: int = LARGEST_GALLERY,
 ) -> Figure:
     """Queries with their label and its probability, below one example of each class."""
     way = len(examples.class_names)
@@ -86,7 +87,8 @@ def confusion_matrix(evaluation: Evaluation, largest: int = 20) -> Figure:
     size = 2 + 0.28 * len(chosen)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     axis = figure.subplots()
-    picture = axis.imshow(rates[np.ix_(chosen, chosen)], cmap="viridis", vmin=0, vmax=1)
+    # From 0 to the largest: where there are many classes, mistakes spread over them and all shares are small.
+    picture = axis.imshow(rates[np.ix_(chosen, chosen)], cmap="viridis", vmin=0)
     axis.set_xticks(range(len(chosen)), names, rotation=90, fontsize=7)
     axis.set_yticks(range(len(chosen)), names, fontsize=7)
     axis.set_xlabel("predicted")

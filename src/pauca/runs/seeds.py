@@ -5,12 +5,19 @@ import sys
 
 import numpy as np
 
+from pauca.errors import ConfigError
+
 
 def seed_all(seed: int) -> np.random.Generator:
     """Seed Python, numpy and, where it is already loaded, torch; return a numpy generator for the caller's own draws.
 
     Our own code draws from generators that it is given. The global ones are seeded because libraries use them.
+
+    Raises:
+        ConfigError: the seed is negative, which not every generator takes.
     """
+    if seed < 0:
+        raise ConfigError(f"seed {seed}: give a number of at least 0")
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries still read the legacy state
     torch = sys.modules.get("torch")

@@ -44,6 +44,7 @@ def test_everything_wrong_is_named(folder: Path, picture):
     report = scan_images(folder, min_images=4)
     assert report.harmful
     assert [Path(name).name for name in report.unreadable] == ["half.png"]
+    assert next(iter(report.unreadable.values())).startswith("not readable as an image")  # the name stands before it
     assert [Path(name).name for name in report.unlabelled] == ["loose.png"]
     assert {mode: [Path(f).name for f in files] for mode, files in report.unusual_modes.items()} == {
         "L": ["grey.png"],

@@ -58,7 +58,8 @@ def open_image(source: Path | bytes, name: str) -> Image.Image:
         raise InputError(f"{name}: no such file") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise InputError(
-            f"{name}: not readable as an image ({error}); restore the file, or leave it out with --unreadable skip"
+            f"{name}: not readable as an image ({error}); restore or remove the file (`pauca fewshot data prepare` and "
+            "`predict` leave such files out with --unreadable skip)"
         ) from error
 
 

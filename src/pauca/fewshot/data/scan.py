@@ -116,7 +116,11 @@ def scan_images(path: Path, min_images: int = 20) -> ScanReport:
     with ImageReader(files) as reader, ThreadPoolExecutor(_THREADS) as pool:
         looks = list(pool.map(lambda file: _look(reader, file), files))
     good = [(file, look) for file, look in zip(files, looks, strict=True) if isinstance(look, _Look)]
-    broken = {file.name: str(look) for file, look in zip(files, looks, strict=True) if isinstance(look, InputError)}
+    broken = {
+        file.name: str(look).removeprefix(f"{file.name}: ")
+        for file, look in zip(files, looks, strict=True)
+        if isinstance(look, InputError)
+    }
     unusual = defaultdict(list)
     for file, look in good:
         if look.mode != "RGB":
