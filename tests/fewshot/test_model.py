@@ -124,7 +124,7 @@ def test_a_saved_model_is_the_same_model(mode, tmp_path):
     model.mean.fill_(0.3)
     model.train().encode(torch.rand(8, 3, 16, 16))  # running statistics that are not the initial ones
     model.eval().save(tmp_path / "model.safetensors")
-    loaded = MCRNet.load(tmp_path / "model.safetensors")
+    loaded = MCRNet.load(str(tmp_path / "model.safetensors"))  # a path may be a string
     images = torch.rand(2, 3, 16, 16)
     assert loaded.config == model.config
     assert torch.equal(loaded.embed(images), model.embed(images))

@@ -104,14 +104,14 @@ def _draw(limits: tuple[int, int], generator: np.random.Generator) -> int:
     return low if low == high else int(generator.integers(low, high, endpoint=True))
 
 
-def save_episodes(path: Path, episodes: Episodes, images: ImageSet, force: bool = False) -> None:
+def save_episodes(path: Path | str, episodes: Episodes, images: ImageSet, force: bool = False) -> None:
     """Write episodes to an .npz file, with the fingerprint of the images that they index."""
     arrays = {field: getattr(episodes, field).cpu().numpy() for field in _FIELDS}
-    with atomic_write(path, force) as temporary:
+    with atomic_write(Path(path), force) as temporary:
         np.savez_compressed(temporary, fingerprint=np.array(images.fingerprint), **arrays)
 
 
-def load_episodes(path: Path, images: ImageSet) -> Episodes:
+def load_episodes(path: Path | str, images: ImageSet) -> Episodes:
     """Read episodes that `save_episodes` wrote for the same images.
 
     Raises:
@@ -119,7 +119,7 @@ def load_episodes(path: Path, images: ImageSet) -> Episodes:
     """
     try:
         # numpy leaks the file when it opens a path that turns out to be no archive.
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             fingerprint = str(file["fingerprint"])
             episodes = Episodes(*(torch.from_numpy(file[field]) for field in _FIELDS))
     except FileNotFoundError as error:

@@ -136,7 +136,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
     def _load_model(self) -> None:
-        model = self.model if isinstance(self.model, MCRNet) else MCRNet.load(Path(self.model))
+        model = self.model if isinstance(self.model, MCRNet) else MCRNet.load(self.model)
         self.model_ = model.to(resolve_device(self.device)).eval()
 
     def _refit(self) -> "FewShotClassifier":

@@ -173,14 +173,16 @@ class MCRNet(nn.Module):
         accuracy = ((logits.argmax(-1) == query_labels) & counted).sum() / counted.sum()
         return Losses(total, cross_entropy, encoding.kl, encoding.reconstruction, accuracy)
 
-    def save(self, path: Path, force: bool = True) -> None:
+    def save(self, path: Path | str, force: bool = True) -> None:
         """Write weights and config to one safetensors file, atomically."""
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        with atomic_write(path, force) as temporary:
+        with atomic_write(Path(path), force) as temporary:
             save_file(weights, temporary, metadata={"pauca.fewshot": json.dumps(asdict(self.config))})
 
     @classmethod
-    def load(cls, path: Path, backbone: nn.Module | None = None, base_learner: nn.Module | None = None) -> "MCRNet":
+    def load(
+        cls, path: Path | str, backbone: nn.Module | None = None, base_learner: nn.Module | None = None
+    ) -> "MCRNet":
         """Read a model that `save` wrote, ready for evaluation, on the CPU.
 
         A part that was handed over as an object when the model was made must be handed over again.
@@ -205,7 +207,7 @@ def config_from_json(text: str) -> ModelConfig:
     return ModelConfig(latent=LatentConfig(**latent), **values)
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file."""
     try:
         with safe_open(path, "pt") as file:

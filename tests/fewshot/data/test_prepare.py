@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pauca.errors import ConfigError, InputError
-from pauca.fewshot.data import BENCHMARKS, load_splits, prepare_benchmark
+from pauca.fewshot.data import BENCHMARKS, load_splits, prepare_benchmark, read_images, scan_images
+from pauca.fewshot.episodes import load_episodes, sample_episodes, save_episodes
+from pauca.fewshot.types import EpisodeConfig
 
 CLASSES = {"train": ["ant", "bee"], "val": ["cow"], "test": ["dog", "elk"]}
 NAMES = [name for names in CLASSES.values() for name in names]
@@ -212,3 +215,13 @@ def test_the_small_omniglot_has_no_characters_to_test_on(pauca_data: Path, tmp_p
     source = pauca_data / "fewshot" / "omniglot" / "images_background_small1.zip"
     with pytest.raises(InputError, match="holds no class of test"):
         prepare_benchmark("omniglot", source, tmp_path / "out", allow_incomplete=True)
+
+
+def test_paths_may_be_strings(class_folders, lists, tmp_path: Path):
+    prepare_benchmark("folder", str(class_folders), str(tmp_path / "out"), 16, str(lists))
+    images = load_splits(str(tmp_path / "out"))["train"]
+    assert read_images(str(tmp_path / "out" / "train")).fingerprint == images.fingerprint
+    assert scan_images(str(class_folders)).images > len(images)
+    episodes = sample_episodes(images, EpisodeConfig(2, 1, 1), 3, seed=0)
+    save_episodes(str(tmp_path / "episodes.npz"), episodes, images)
+    assert torch.equal(load_episodes(str(tmp_path / "episodes.npz"), images).query, episodes.query)

@@ -20,12 +20,12 @@ _VERSION = 1
 
 
 def read_images(
-    path: Path,
+    path: Path | str,
     size: int | None = None,
     channels: int = 3,
     split: str | None = None,
     unreadable: Unreadable = "refuse",
-    cache: Path | None = None,
+    cache: Path | str | None = None,
 ) -> ImageSet:
     """Read labelled images: a folder or zip archive with a folder for each class, or a set that was saved.
 
@@ -40,6 +40,7 @@ def read_images(
     Raises:
         InputError: nothing to read, damaged files, images outside class folders.
     """
+    path = Path(path)
     if (path / _DESCRIPTION).is_file():
         return load_image_set(path)
     files = [file for file in list_images(path) if split in (None, file.split)]
@@ -50,7 +51,7 @@ def read_images(
         )
         raise InputError(f"{path}: holds {found}; put the images of each class in a folder of its name")
     request = f"{fingerprint_files(labelled)} {size} {channels} {unreadable}"
-    cached = cache / hashlib.sha256(request.encode()).hexdigest()[:16] if cache else None
+    cached = Path(cache) / hashlib.sha256(request.encode()).hexdigest()[:16] if cache else None
     if cached and (cached / _DESCRIPTION).is_file():
         return load_image_set(cached)
     pixels, kept = read_files(labelled, size, channels, unreadable)
@@ -167,9 +168,9 @@ def load_image_set(folder: Path) -> ImageSet:
     )
 
 
-def load_splits(folder: Path) -> dict[str, ImageSet]:
+def load_splits(folder: Path | str) -> dict[str, ImageSet]:
     """The image sets of a prepared data set, by split: "train", "val" and "test"."""
-    found = sorted(path.parent for path in folder.glob(f"*/{_DESCRIPTION}"))
+    found = sorted(path.parent for path in Path(folder).glob(f"*/{_DESCRIPTION}"))
     if not found:
         raise InputError(f"{folder}: holds no prepared data; make it with `pauca fewshot data prepare`")
     return {path.name: load_image_set(path) for path in found}

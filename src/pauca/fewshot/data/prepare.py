@@ -76,10 +76,10 @@ class PreparedReport:
 
 def prepare_benchmark(
     name: str,
-    source: Path,
-    out: Path,
+    source: Path | str,
+    out: Path | str,
     size: int | None = None,
-    splits: Path | None = None,
+    splits: Path | str | None = None,
     allow_incomplete: bool = False,
     unreadable: Unreadable = "refuse",
     force: bool = False,
@@ -103,6 +103,7 @@ def prepare_benchmark(
     if name not in BENCHMARKS:
         raise ConfigError(f"data set {name!r} is unknown; choose one of {', '.join(BENCHMARKS)}")
     benchmark = BENCHMARKS[name]
+    source, out, splits = Path(source), Path(out), Path(splits) if splits else None
     if not source.exists():
         raise InputError(f"{source}: no such file or folder; get {benchmark.title} from {benchmark.origin}")
     for split in SPLITS:  # before the work, not after it

@@ -105,14 +105,14 @@ class _Look:
     thumbnail: UInt8[np.ndarray, "16 16"]
 
 
-def scan_images(path: Path, min_images: int = 20) -> ScanReport:
+def scan_images(path: Path | str, min_images: int = 20) -> ScanReport:
     """Look at every image below a path.
 
     Args:
         path: folder or zip archive, as `list_images` reads it.
         min_images: classes with fewer readable images are reported.
     """
-    files = list_images(path)
+    files = list_images(Path(path))
     with ImageReader(files) as reader, ThreadPoolExecutor(_THREADS) as pool:
         looks = list(pool.map(lambda file: _look(reader, file), files))
     good = [(file, look) for file, look in zip(files, looks, strict=True) if isinstance(look, _Look)]
