@@ -34,6 +34,17 @@ def test_a_size_of_the_library_can_be_planned(capsys):
     assert "toy: 0.3 M parameters" in capsys.readouterr().out
 
 
+def test_the_model_of_a_training_can_be_planned(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("".join(f"{number} plus {number} is {2 * number}. " for number in range(400)))
+    train = ["moe", "train", "--data", "text.txt", "--out", "mine", "--context", "32", "--batch-size", "1"]
+    assert cli.main([*train, "--steps", "1", "--device", "cpu", "--quiet"]) == 0
+    capsys.readouterr()
+    for model in ("mine/config.yaml", "mine"):
+        assert cli.main(["moe", "plan", "--model", model, "--gpus", "1", "--tokens", "512"]) == 0
+        assert capsys.readouterr().out.startswith("mine: 0.3 M parameters")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -1,9 +1,23 @@
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
 from pauca.errors import ConfigError, InputError
-from pauca.moe.shapes import SHAPES, GroupedQueryAttention, LatentAttention, ModelShape, from_config_json, model_shape
+from pauca.moe.lm import LM_SIZES
+from pauca.moe.shapes import (
+    ALIASES,
+    SHAPES,
+    GroupedQueryAttention,
+    LatentAttention,
+    ModelShape,
+    from_config_json,
+    from_lm,
+    model_shape,
+)
+from pauca.runs import to_dict
 
 # Total: what the published weight files add up to, in billions. Active: as announced by the makers, who differ in
 # whether the embedding (one row of which a token reads), or embedding and head, count.
@@ -99,6 +113,62 @@ def test_a_bad_config_is_said_in_one_line(tmp_path, text, message):
     with pytest.raises(InputError, match=message) as caught:
         from_config_json(path)
     assert str(path) in str(caught.value)
+
+
+def _run_config(folder: Path, **model) -> Path:
+    """As `pauca moe train` writes it."""
+    path = folder / "config.yaml"
+    config = to_dict(replace(LM_SIZES["xl"], vocabulary=4096)) | model
+    path.write_text(yaml.safe_dump({"data": {"sources": ["a.txt"]}, "model": config, "train": {"steps": 4}}))
+    return path
+
+
+def test_the_config_of_a_training_gives_its_model(tmp_path):
+    path = _run_config(tmp_path)
+    expected = from_lm(replace(LM_SIZES["xl"], vocabulary=4096), tmp_path.name)
+    assert model_shape(str(path)) == model_shape(str(tmp_path)) == expected
+
+
+def test_a_config_in_the_working_directory_is_named_after_it(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps(MIXTRAL))
+    _run_config(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert model_shape("config.json").name == model_shape("config.yaml").name == tmp_path.name
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"heads": 3}, "heads must be a multiple of kv_heads"),
+        ({"width": 3}, 'can not match "width"'),
+        ({"dense_layers": 24}, "one must be MoE"),
+    ],
+)
+def test_a_bad_training_config_is_said_in_one_line(tmp_path, model, message):
+    path = _run_config(tmp_path, layers=24, **model)
+    with pytest.raises(InputError, match=message) as caught:
+        model_shape(str(path))
+    assert str(caught.value).count(str(path)) == 1
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[", "seed: 1", "data: {}\nmodel: {backbone: conv4}\ntrain: {}"])
+def test_a_config_of_something_else_is_refused(tmp_path, text):
+    path = tmp_path / "other.yml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"other.yml: .* give the config.yaml of a `pauca moe train` run"):
+        model_shape(str(path))
+
+
+def test_short_names_are_those_of_known_models():
+    assert {name: model_shape(name).name for name in ALIASES} == ALIASES
+    assert not ALIASES.keys() & (SHAPES.keys() | LM_SIZES.keys())
+    assert model_shape("Mixtral-8x7B") == model_shape("mixtral")
+
+
+def test_a_mistyped_name_is_put_right():
+    with pytest.raises(InputError, match=r"unknown model 'qwen-30b' \(did you mean qwen3-30b\?\)"):
+        model_shape("qwen-30b")
 
 
 def test_an_unknown_name_lists_the_known():

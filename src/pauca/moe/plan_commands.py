@@ -32,8 +32,8 @@ def plan(
     """Say what fits: the fastest way to train a model on given GPUs, for each recipe, with the reasons.
 
     Args:
-        model: a name (deepseek-v3, deepseek-v2-lite, moonlight-16b-a3b, qwen3-235b-a22b, qwen3-30b-a3b, mixtral-8x7b,
-            mixtral-8x22b, or a size of `pauca moe train`), or the config.json of a Hugging Face model.
+        model: a name (deepseek-v3, deepseek-v2-lite, 16b, qwen3-30b, qwen3-235b, mixtral, mixtral-8x22b, or a size of
+            `pauca moe train`), the config.json of a Hugging Face model, or the config.yaml of a training's run.
         gpus: how many there are.
         memory: of one of them, as in 80GB (10^9) or 79.6GiB (2^30).
         tokens: on each GPU in one micro-batch.

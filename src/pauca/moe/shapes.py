@@ -1,4 +1,4 @@
-"""The sizes of mixture-of-experts models: published ones by name, others from a Hugging Face config.json.
+"""The sizes of mixture-of-experts models: published ones by name, others from a config file.
 
 A shape is what a planner has to know of a model: how many layers, how wide, which attention. It holds no weights.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pauca.errors import ConfigError, InputError
-
-if TYPE_CHECKING:
-    from pauca.moe.lm import LMConfig
+from pauca.moe.lm import LM_SIZES, LMConfig
+from pauca.runs import from_yaml
 
 
 @dataclass(frozen=True)
@@ -226,26 +226,44 @@ SHAPES: dict[str, ModelShape] = {
 """Published models by name."""
 
 
+ALIASES = {
+    "16b": "moonlight-16b-a3b",
+    "671b": "deepseek-v3",
+    "mixtral": "mixtral-8x7b",
+    "moonlight": "moonlight-16b-a3b",
+    "qwen3-30b": "qwen3-30b-a3b",
+    "qwen3-235b": "qwen3-235b-a22b",
+}
+"""Short names of `SHAPES`."""
+
+
 def model_shape(model: str) -> ModelShape:
-    """The shape of a model: a name of `SHAPES` or of `LM_SIZES`, or the path of a Hugging Face config.json.
+    """The shape of a model, by its name or from a file.
+
+    Args:
+        model: a name of `SHAPES`, `ALIASES` or `LM_SIZES`, in upper or lower case; or the path of a Hugging Face
+            config.json, of the config.yaml of a `pauca moe train` run, or of the folder that holds one of them.
 
     Raises:
         InputError: there is neither such a name nor such a file, or the file is of no known kind.
     """
-    if model in SHAPES:
-        return SHAPES[model]
-    from pauca.moe.lm import LM_SIZES
-
-    if model in LM_SIZES:
-        return from_lm(LM_SIZES[model], model)
+    name = ALIASES.get(model.lower(), model.lower())
+    if name in SHAPES:
+        return SHAPES[name]
+    if name in LM_SIZES:
+        return from_lm(LM_SIZES[name], name)
     path = Path(model)
     if path.is_dir():
-        path = path / "config.json"
+        path = path / ("config.yaml" if (path / "config.yaml").exists() else "config.json")
+    if path.suffix in (".yaml", ".yml"):
+        return from_run_config(path)
     if path.suffix == ".json" or path.exists():
         return from_config_json(path)
+    names = sorted([*SHAPES, *ALIASES, *LM_SIZES])
+    near = get_close_matches(name, names, n=1)
     raise InputError(
-        f"unknown model {model!r}: neither a file nor one of {', '.join([*SHAPES, *LM_SIZES])}; "
-        "for another model give its Hugging Face config.json"
+        f"unknown model {model!r}{f' (did you mean {near[0]}?)' if near else ''}: neither a file nor one of "
+        f"{', '.join(names)}; for another model give its config.json (Hugging Face) or config.yaml (`pauca moe train`)"
     )
 
 
@@ -267,6 +285,35 @@ def from_lm(config: LMConfig, name: str = "lm") -> ModelShape:
     )
 
 
+@dataclass(frozen=True)
+class _TrainingRun:
+    """The config.yaml of a `pauca moe train` run, of which only the model matters here."""
+
+    data: dict[str, Any]
+    model: LMConfig
+    train: dict[str, Any]
+
+
+def from_run_config(path: str | Path) -> ModelShape:
+    """The shape of a model that `pauca moe train` trains.
+
+    Args:
+        path: its config.yaml, as it stands in the run's folder.
+
+    Raises:
+        InputError: the file cannot be read, is no such config, or its model has no layer of experts.
+    """
+    path = Path(path)
+    try:
+        model = from_yaml(_TrainingRun, path).model
+    except ConfigError as error:
+        raise InputError(f"{error}; give the config.yaml of a `pauca moe train` run") from error
+    try:
+        return from_lm(model, _model_name(path))
+    except ConfigError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
 def from_config_json(path: str | Path) -> ModelShape:
     """The shape of a model of the families Qwen3-MoE, Mixtral, DeepSeek-V2 and V3 and OLMoE.
 
@@ -282,7 +329,7 @@ def from_config_json(path: str | Path) -> ModelShape:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
+        raise InputError(f"{path} is not JSON: {error}; the config of a `pauca moe train` run ends in .yaml") from error
     family = config.get("model_type") if isinstance(config, dict) else None
     if family not in _FAMILIES:
         raise InputError(f"{path}: model_type is {family!r}; known are {', '.join(_FAMILIES)}")
@@ -291,11 +338,16 @@ def from_config_json(path: str | Path) -> ModelShape:
         for name, size in sizes.items():
             if isinstance(size, str):  # or arithmetic would complain in words of its own
                 raise ConfigError(f"{name} must be a positive whole number, got {size!r}")
-        return ModelShape(path.parent.name if path.name == "config.json" else path.stem, **sizes)
+        return ModelShape(_model_name(path), **sizes)
     except KeyError as error:
         raise InputError(f"{path}: {error.args[0]!r} is missing") from error
     except ConfigError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _model_name(path: Path) -> str:
+    """A config file is called like its folder, unless it has a name of its own."""
+    return path.parent.resolve().name if path.stem == "config" else path.stem
 
 
 def _common(config: dict[str, Any]) -> dict[str, Any]:
