@@ -232,6 +232,20 @@ def test_too_many_tokens_are_refused():
         model.generate(_tokens(1, 60), 5)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"count": -3}, "count must be at least 0, got -3"),
+        ({"temperature": -1.0}, "temperature must be at least 0, got -1.0"),
+        ({"temperature": math.nan}, "temperature must be at least 0, got nan"),
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+    ],
+)
+def test_choices_outside_their_range_are_refused(wrong, words):
+    with pytest.raises(ConfigError, match=words):
+        _model().generate(_tokens(1, 3), **({"count": 1} | wrong))
+
+
 @pytest.mark.slow
 def test_the_model_compiles_without_graph_breaks():
     """In a process of its own: the compiler cannot trace the type checks of the test suite."""

@@ -21,7 +21,10 @@ from pauca.moe.parallel import ParallelExperts, parallelise
 
 
 def divide(model: MoELM, device: torch.device, ep: int) -> None:
-    """Divide a model, in place, over the processes of the default group, a multiple of `ep`; all must call it."""
+    """Divide a model, in place, over the processes of the default group, a multiple of `ep`.
+
+    All must call it, and then the model, its `loss` and its `generate` together.
+    """
     processes = dist.get_world_size()
     if ep == 1:
         mesh, whole = init_device_mesh(device.type, (processes,)), set()
@@ -37,7 +40,8 @@ def divide(model: MoELM, device: torch.device, ep: int) -> None:
     for block in model.blocks:
         fully_shard(block, mesh=mesh, ignored_params=whole)
     fully_shard(model, mesh=mesh, ignored_params=whole)
-    register_fsdp_forward_method(model, "loss")
+    for method in ("loss", "generate"):
+        register_fsdp_forward_method(model, method)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

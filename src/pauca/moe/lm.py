@@ -468,11 +468,18 @@ class MoELM(nn.Module):
 
         Args:
             prompt: at least one token.
-            count: tokens to add; with the prompt, at most the model's context.
-            temperature: below 1 the likely become likelier; 0 always takes the likeliest.
-            top_k: choose among so many likeliest tokens only.
+            count: tokens to add, 0 or more; with the prompt, at most the model's context.
+            temperature: 0 or more; below 1 the likely become likelier; 0 always takes the likeliest.
+            top_k: choose among so many likeliest tokens only; at least 1, or None for all.
             generator: of the random choices; on the prompt's device.
+
+        Raises:
+            ConfigError: count, temperature or top_k lies outside its range.
+            InputError: the prompt is empty, or too long for the model's context.
         """
+        for name, value, least in (("count", count, 0), ("temperature", temperature, 0), ("top_k", top_k, 1)):
+            if value is not None and not value >= least:  # nor NaN
+                raise ConfigError(f"{name} must be at least {least}, got {value}")
         batch, length = prompt.shape
         if length < 1 or length + count > self.config.context:
             raise InputError(
@@ -524,7 +531,8 @@ def _choose(
 ) -> Int[Tensor, "batch 1"]:
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
-    choices = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))
+    everything = logits.shape[-1]
+    choices = logits.topk(everything if top_k is None else min(top_k, everything))
     place = torch.multinomial((choices.values / temperature).softmax(-1), 1, generator=generator)
     return choices.indices.gather(1, place)
 
