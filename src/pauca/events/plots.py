@@ -37,7 +37,7 @@ def velocity_figure(trajectory: Trajectory, truth: GroundTruth | None = None, ti
             panel.plot(truth.t_s[inside], scale * truth.omega_rad_s[inside, i], color="0.6", lw=3, label="truth")
         panel.plot(trajectory.t_s, drawn, "-", color=colour, lw=1.2, marker=".", ms=3, label="estimate")
         spread = 2 * scale * sigma[:, i]
-        panel.fill_between(trajectory.t_s, drawn - spread, drawn + spread, color=colour, alpha=0.25, lw=0)
+        panel.fill_between(trajectory.t_s, drawn - spread, drawn + spread, color=colour, alpha=0.25, lw=0, label="±2σ")
         _mark(panel, trajectory, value)
         panel.set_ylabel(f"{symbol}{'xyz'[i]} ({unit})")
         panel.grid(alpha=0.3)

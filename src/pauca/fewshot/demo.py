@@ -1,7 +1,7 @@
 """The part of `pauca demo` that shows `pauca.fewshot`: tell new characters from one example."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -88,7 +88,17 @@ def add_to_report(report: Report, folder: Path, seed: int, quiet: bool) -> None:
     features = fewshot.embed_images(result.model, result.test_images)
     logits = result.model.classify(features[task.support], task.support_labels, features[task.query], task.way)
     report.figure(
-        plots.episode_gallery(result.test_images, task, logits),
-        "One task: the example of each class on the left; questions on the right, green where the answer is right.",
+        plots.episode_gallery(_named_by_character(result.test_images), task, logits),
+        "One task: the example of each class on the left; on the right questions, each below the model's answer, green "
+        "where it is right.",
     )
-    report.figure(plots.reliability(result.evaluations[5]), "How sure the model says it is, and how often it is right.")
+    report.figure(
+        plots.reliability(result.evaluations[5]),
+        "How sure the model says it is, and how often it is right, with five examples a class. The larger a dot, the "
+        "more answers; above the dotted line the model is right more often than it says.",
+    )
+
+
+def _named_by_character(images: fewshot.ImageSet) -> fewshot.ImageSet:
+    """Glyphs are named by code point, as in U+0072; a reader knows the character."""
+    return replace(images, class_names=tuple(chr(int(name.removeprefix("U+"), 16)) for name in images.class_names))

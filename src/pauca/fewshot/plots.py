@@ -36,8 +36,9 @@ def episode_gallery(
     names = [images.class_names[int(label)] for label in task.classes[0][:way]]
     used = task.support_labels[0] != PADDING
     shots = int(torch.bincount(task.support_labels[0][used], minlength=way).max())
-    figure = Figure(figsize=(1.1 * (shots + 1 + queries_per_class), 1.25 * way + 0.4), layout="constrained")
-    axes = figure.subplots(way, shots + 1 + queries_per_class, squeeze=False)
+    widths = [1.0] * shots + [0.3] + [1.0] * queries_per_class  # a narrow gap between support and queries
+    figure = Figure(figsize=(1.1 * sum(widths), 1.25 * way + 0.4), layout="constrained")
+    axes = figure.subplots(way, len(widths), squeeze=False, width_ratios=widths)
     for axis in axes.flat:
         axis.set_axis_off()
     for row in range(way):
@@ -98,14 +99,16 @@ def confusion_matrix(evaluation: Evaluation, largest: int = 20) -> Figure:
 
 
 def reliability(evaluation: Evaluation) -> Figure:
-    """Observed accuracy against stated confidence; on the dotted line the model knows how sure it may be."""
+    """Observed accuracy against stated confidence; on the dotted line the model knows how sure it may be. The larger a
+    dot, the more answers it stands for."""
     calibration = evaluation.calibration
     figure = Figure(figsize=(4.2, 4), layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], ":", color="grey")
     filled = calibration.counts > 0
     sizes = 10 + 190 * calibration.counts[filled] / calibration.counts.max()
-    axis.scatter(calibration.confidence[filled], calibration.accuracy[filled], s=sizes, color=_RIGHT, alpha=0.7)
+    stated, observed = calibration.confidence[filled], calibration.accuracy[filled]
+    axis.scatter(stated, observed, s=sizes, color=_RIGHT, alpha=0.7, clip_on=False)  # whole at the corner, too
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="stated confidence", ylabel="observed accuracy")
     axis.set_title(f"expected calibration error {calibration.expected_error:.3f}", fontsize=10)
     return figure

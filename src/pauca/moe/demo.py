@@ -67,16 +67,16 @@ def add_to_report(report: Report, folder: Path, seed: int, quiet: bool) -> None:
     )
     columns = ["recipe", "experts compute in", "keep for backward", "loss, nats a byte", "over BF16 %"]
     report.table(
-        [*columns, "kept KiB a token", "of DeepSeek-V3's layer"],
+        [*columns, "kept, KiB a token", "by DeepSeek-V3's, KiB a token"],
         [_row(name, result) for name in RECIPES],
         caption="Loss on files that were held out. One seed and so short a training show that all three learn, and no "
-        "more. Kept: by the experts of one layer, of this model and of a large one.",
+        "more. Kept: by the experts of one layer, of this model and, computed, of DeepSeek-V3's size.",
     )
     kept = {name: _kept_large(recipe) for name, recipe in RECIPES.items()}
     report.figure(
         plots.few_bits(result.losses, kept),
-        "Left: loss of each training, mean of ten steps. Right: what the experts of one layer of DeepSeek-V3's size "
-        "keep between forward and backward.",
+        "Left: loss of each training, mean of ten steps; a token is a byte. Right: what the experts of one layer of "
+        "DeepSeek-V3's size keep between forward and backward.",
     )
 
 
