@@ -85,7 +85,7 @@ def test_the_loss_in_chunks_is_the_loss_at_once(monkeypatch):
     F.cross_entropy(hidden @ weight.T, targets).mul(3).backward()
     expected = hidden.grad, weight.grad
     for at_once in (40 * 7, 40 * 50):
-        monkeypatch.setattr(lm, "_LOGITS_AT_ONCE", at_once)
+        monkeypatch.setattr(lm, "LOGITS_AT_ONCE", at_once)
         hidden.grad = weight.grad = None
         loss = chunked_cross_entropy(hidden, weight, targets)
         (3 * loss).backward()

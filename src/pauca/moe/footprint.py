@@ -6,15 +6,13 @@ as DeepSeek-V3's authors describe theirs. Everything is per micro-batch of `toke
 
 from dataclasses import dataclass
 from math import comb, prod
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pauca.moe.kept import kept_formats, kept_shapes
+from pauca.moe.lm import LOGITS_AT_ONCE, Recomputation
 from pauca.moe.permute import row_bound
 from pauca.moe.recipe import Recipe, Recompute
 from pauca.moe.shapes import GroupedQueryAttention, LatentAttention, ModelShape
-
-if TYPE_CHECKING:
-    from pauca.moe.lm import Recomputation
 
 Bytes = dict[str, int]
 """Bytes by what they hold."""
@@ -31,7 +29,7 @@ class RecomputePolicy:
     """Of routed, shared and dense feed-forwards."""
 
     @classmethod
-    def of(cls, recompute: "Recomputation") -> "RecomputePolicy":
+    def of(cls, recompute: Recomputation) -> "RecomputePolicy":
         """A `MoELM`'s."""
         return cls(recompute.norms, "all" if recompute.attention else "none", recompute.experts)
 
@@ -205,12 +203,9 @@ def norm_working_set(shape: ModelShape, tokens: int) -> int:
     return 22 * tokens * shape.hidden
 
 
-_LOGITS_AT_ONCE = 2**26  # elements; as in lm.py
-
-
 def loss_working_set(shape: ModelShape, tokens: int, parameter_bytes: int) -> int:
     """Of the head and the cross entropy, which goes through the vocabulary in chunks of tokens."""
-    rows = min(tokens, max(1, _LOGITS_AT_ONCE // shape.vocabulary))
+    rows = min(tokens, max(1, LOGITS_AT_ONCE // shape.vocabulary))
     # In BF16 the logits, and if there are several chunks the last one's gradient; in FP32 the logits and the logarithms
     # of the probabilities.
     chunk = (10 + 2 * (rows < tokens)) * rows * shape.vocabulary

@@ -538,7 +538,7 @@ def _choose(
 
 
 # FP32 logits at once: 2**26 are 256 MiB, and as much again for their gradient.
-_LOGITS_AT_ONCE = 2**26
+LOGITS_AT_ONCE = 2**26
 
 
 def chunked_cross_entropy(
@@ -553,7 +553,7 @@ def chunked_cross_entropy(
 
 
 def _chunks(rows: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-    return rows.split(max(1, _LOGITS_AT_ONCE // len(weight)))
+    return rows.split(max(1, LOGITS_AT_ONCE // len(weight)))
 
 
 def _loss_and_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
