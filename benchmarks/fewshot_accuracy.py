@@ -32,13 +32,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pauca.fewshot.augment import AugmentConfig
 from pauca.fewshot.data import read_images
 from pauca.fewshot.episodes import sample_episodes
 from pauca.fewshot.evaluate import embed_images, evaluate, mean_interval
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
-from pauca.fewshot.train import TrainConfig, Trainer
+from pauca.fewshot.training.augment import AugmentConfig
+from pauca.fewshot.training.config import TrainConfig
+from pauca.fewshot.training.trainer import Trainer
 from pauca.fewshot.types import EpisodeConfig, Episodes, ImageSet
 from pauca.runs import processor_name
 

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import torch
 
-from pauca.fewshot.augment import AugmentConfig
 from pauca.fewshot.backbones import multiply_adds
 from pauca.fewshot.latent import LATENT_CHANNELS, LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
-from pauca.fewshot.train import TrainConfig, Trainer
+from pauca.fewshot.training.augment import AugmentConfig
+from pauca.fewshot.training.config import TrainConfig
+from pauca.fewshot.training.trainer import Trainer
 from pauca.fewshot.types import EpisodeConfig, ImageSet
 from pauca.runs import processor_name
 

@@ -13,7 +13,7 @@ from pauca.cli import main
 from pauca.fewshot import FewShotClassifier, draw_glyphs, evaluate, load_episodes, read_images
 from pauca.fewshot.commands import EvalSettings, TrainSettings, _override
 from pauca.fewshot.model import MCRNet
-from pauca.fewshot.train import PROTOCOLS, TrainConfig
+from pauca.fewshot.training.config import PROTOCOLS, TrainConfig
 from pauca.runs import from_yaml
 
 QUICK = [

@@ -4,7 +4,6 @@
 Figures are in `pauca.fewshot.plots`, readers of images and data sets in `pauca.fewshot.data`.
 """
 
-from pauca.fewshot.augment import AugmentConfig
 from pauca.fewshot.backbones import BACKBONES, make_backbone, multiply_adds, parameter_count
 from pauca.fewshot.base_learners import BASE_LEARNERS, make_base_learner
 from pauca.fewshot.data import (
@@ -30,15 +29,10 @@ from pauca.fewshot.evaluate import (
 )
 from pauca.fewshot.latent import LatentConfig, LatentStem, Posterior
 from pauca.fewshot.model import Losses, MCRNet, ModelConfig
-from pauca.fewshot.train import (
-    PROTOCOLS,
-    Protocol,
-    TrainConfig,
-    Trainer,
-    TrainResult,
-    Workers,
-    train,
-)
+from pauca.fewshot.training.augment import AugmentConfig
+from pauca.fewshot.training.config import PROTOCOLS, Protocol, TrainConfig
+from pauca.fewshot.training.loop import TrainResult, train
+from pauca.fewshot.training.trainer import Trainer, Workers
 from pauca.fewshot.types import PADDING, BaseLearner, EpisodeConfig, Episodes, ImageSet
 
 __all__ = [

@@ -18,7 +18,7 @@ from pauca import fewshot
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot import plots
 from pauca.fewshot.data.folder import Unreadable, list_images, read_files
-from pauca.fewshot.train import check_settings
+from pauca.fewshot.training.loop import check_settings
 from pauca.runs import (
     Report,
     Run,

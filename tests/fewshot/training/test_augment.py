@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageEnhance
 
 from pauca.errors import ConfigError
-from pauca.fewshot.augment import AugmentConfig, augment, turn_classes
+from pauca.fewshot.training.augment import AugmentConfig, augment, turn_classes
 
 PLAIN = AugmentConfig(crop_padding=0, jitter=0.0, flip=False)
 

@@ -5,12 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from pauca.fewshot.augment import AugmentConfig
 from pauca.fewshot.base_learners import BASE_LEARNERS, make_base_learner
-from pauca.fewshot.graph import can_be_captured
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
-from pauca.fewshot.train import TrainConfig, Trainer
+from pauca.fewshot.training.augment import AugmentConfig
+from pauca.fewshot.training.config import TrainConfig
+from pauca.fewshot.training.graph import can_be_captured
+from pauca.fewshot.training.trainer import Trainer
 from pauca.fewshot.types import EpisodeConfig, ImageSet
 
 CONFIG = TrainConfig(

@@ -1,0 +1,1 @@
+"""Meta-training: settings, one step, and all steps from the first to the last."""

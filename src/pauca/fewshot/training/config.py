@@ -1,0 +1,100 @@
+"""How to meta-train: the settings of a training, and the paper's for each data set."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pauca.errors import ConfigError
+from pauca.fewshot.model import ModelConfig
+from pauca.fewshot.training.augment import AugmentConfig
+from pauca.fewshot.types import EpisodeConfig
+
+Schedule = Literal["cosine"] | tuple[tuple[float, float], ...]
+CompileMode = Literal["auto", "off", "default", "reduce-overhead", "max-autotune-no-cudagraphs"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to meta-train; the defaults are the paper's protocol for CIFAR-FS, others are in `PROTOCOLS`."""
+
+    steps: int = 60_000
+    """Steps of SGD: 60 epochs of 1000."""
+    episodes_per_step: int = 8
+    """Episodes whose gradients make one step, over all processes."""
+    episode: EpisodeConfig = field(default_factory=lambda: EpisodeConfig(way=5, shot=5, query=6))
+    """Shape of the training episodes."""
+    learning_rate: float = 0.1
+    """At the start."""
+    schedule: Schedule = ((0.0, 1.0), (20 / 60, 0.06), (40 / 60, 0.012), (50 / 60, 0.0024))
+    """Of the learning rate: `cosine` (half of one, down to zero), or phases: the share of the steps at which each
+    begins, and its factor."""
+    momentum: float = 0.9
+    """Of Nesterov's SGD."""
+    weight_decay: float = 5e-4
+    """L2 penalty on every parameter."""
+    label_smoothing: float = 0.0
+    """Share of each target that is spread over the classes of the episode."""
+    augmentation: AugmentConfig = field(default_factory=AugmentConfig)
+    """Crop, flip and colours of the training images."""
+    validate_every: int = 1000
+    """Steps between validations, which also write the checkpoints."""
+    validation_shot: int = 5
+    """Shot of the validation episodes; way is that of training, queries are 15 of each class."""
+    validation_episodes: int = 1000
+    """Number of validation episodes, the same ones every time."""
+    seed: int = 0
+    """Of the weights, the episodes, the augmentation and the noise."""
+    device: str = "auto"
+    """`auto` (the GPU if there is one), `cpu`, `cuda` or `cuda:N`."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Of the convolutions: `auto` is bf16 on a GPU and float32 elsewhere."""
+    compile: CompileMode = "auto"
+    """A mode of torch.compile: `auto` compiles on a GPU and not elsewhere."""
+    cuda_graph: bool = True
+    """On a GPU, capture a pass in a CUDA graph where the base learner allows it (ridge, prototypes, cosine)."""
+    episodes_per_pass: int | None = None
+    """Episodes that go through the network at once: all of them on a GPU and one on a CPU, if not given."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.episodes_per_step < 1 or self.validate_every < 1:
+            raise ConfigError("steps, episodes_per_step and validate_every of training must be at least 1")
+        starts = [0.0] if self.schedule == "cosine" else [start for start, _ in self.schedule]
+        if not starts or starts[0] != 0 or starts != sorted(starts) or starts[-1] >= 1:
+            raise ConfigError(f"schedule {self.schedule}: give `cosine`, or phases that begin at 0, in order, before 1")
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"label_smoothing {self.label_smoothing}: give a share from 0 up to, not including, 1")
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        if self.schedule == "cosine":
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        # Rounding: 20 / 60 of 60,000 must be 20,000 in spite of binary fractions.
+        factor = [factor for start, factor in self.schedule if step >= round(start * self.steps)][-1]
+        return self.learning_rate * factor
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Model and training settings of the paper for one data set."""
+
+    model: ModelConfig
+    train: TrainConfig
+
+
+def _protocol(shot: int, base_learner: str = "ridge", image_size: int = 32, smoothing: float = 0.0) -> Protocol:
+    return Protocol(
+        ModelConfig(base_learner=base_learner, image_size=image_size),
+        TrainConfig(
+            episode=EpisodeConfig(way=5, shot=shot, query=6),
+            label_smoothing=smoothing,
+            augmentation=AugmentConfig(crop_padding=8 if image_size == 84 else 4),
+        ),
+    )
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "cifar-fs": _protocol(shot=5),
+    "fc100": _protocol(shot=15),
+    "miniimagenet": _protocol(shot=15, base_learner="svm", image_size=84, smoothing=0.1),
+    "tieredimagenet": _protocol(shot=10, base_learner="svm", image_size=84),
+}

@@ -1,0 +1,170 @@
+"""A meta-training from the first step to the last: metrics, validation on fixed episodes, checkpoints."""
+
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pauca.errors import ConfigError, PaucaError
+from pauca.fewshot.episodes import sample_episodes
+from pauca.fewshot.evaluate import Evaluation, evaluate
+from pauca.fewshot.model import Losses, MCRNet, read_safetensors
+from pauca.fewshot.training.config import TrainConfig
+from pauca.fewshot.training.trainer import Trainer, loss_parts
+from pauca.fewshot.types import Episodes, ImageSet
+from pauca.runs import Progress, Run, atomic_write, resolve_device, seed_of, write_text
+
+_LOG_EVERY = 50
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training."""
+
+    model: MCRNet  # the best on validation, or the last where there is no validation
+    validation: Evaluation | None  # of that model
+    best_step: int  # after which it was saved
+
+
+def train(
+    model: MCRNet,
+    config: TrainConfig,
+    train_images: ImageSet,
+    validation_images: ImageSet | None = None,
+    run: Run | None = None,
+    resume: bool = False,
+    quiet: bool = True,
+) -> TrainResult:
+    """Meta-train a model, validate it on fixed episodes, keep the best.
+
+    Args:
+        model: freshly made (seed torch before making it); trained in place.
+        config: how to train.
+        train_images: the classes to learn from.
+        validation_images: other classes, to choose the best step by; without them the last step is kept.
+        run: folder for metrics and checkpoints; without it nothing is written.
+        resume: go on from the run's last checkpoint, bit for bit as if it had never stopped.
+        quiet: show no progress.
+
+    Raises:
+        PaucaError: the loss is no longer finite; the message names the step.
+    """
+    trainer = Trainer(model, train_images, config)
+    keeper = _Keeper(trainer, validation_images, run)
+    if resume:
+        keeper.resume()
+    is_first = trainer.workers.rank == 0
+    with Progress("train", config.steps, quiet=quiet or not is_first) as progress:
+        progress.advance(trainer.steps_done)
+        note = ""
+        while trainer.steps_done < config.steps:
+            losses = trainer.step()
+            if trainer.steps_done % _LOG_EVERY == 0 or trainer.steps_done == config.steps:
+                note = _log(losses, trainer, run)
+            if trainer.steps_done % config.validate_every == 0 or trainer.steps_done == config.steps:
+                keeper.keep()
+            progress.advance(note=note)
+    return keeper.result()
+
+
+def _log(losses: Losses, trainer: Trainer, run: Run | None) -> str:
+    """Write the losses of the step, averaged over processes, and return them as a short note."""
+    together = torch.stack(loss_parts(losses))
+    trainer.workers.average([together])
+    values = dict(zip(Losses.__dataclass_fields__, together.tolist(), strict=True))
+    if not all(map(math.isfinite, values.values())):
+        raise PaucaError(
+            f"the training loss is not finite at step {trainer.steps_done} ({values}); "
+            "lower the learning rate, or bound log sigma (latent mode variational)"
+        )
+    if run is not None and trainer.workers.rank == 0:
+        rate = trainer.config.learning_rate_at(trainer.steps_done - 1)
+        run.log(step=trainer.steps_done, learning_rate=rate, **values)
+    return f"loss {values['total']:.3f}, accuracy {100 * values['accuracy']:.1f} %"
+
+
+class _Keeper:
+    """Validates, keeps the best model and writes the checkpoints; with several processes, the first one alone."""
+
+    def __init__(self, trainer: Trainer, images: ImageSet | None, run: Run | None) -> None:
+        self.trainer, self.images, self.run = trainer, images, run
+        self.best: Evaluation | None = None
+        self.best_accuracy = -1.0
+        self.best_step = 0
+        self.best_weights: dict[str, Tensor] = {}
+        if images is not None:
+            self.episodes = _validation_episodes(images, trainer.config)
+
+    def keep(self) -> None:
+        """Validate and write; every process must call, because the running statistics are averaged."""
+        state = self.trainer.state()
+        if self.trainer.workers.rank == 0:
+            self._validate(state)
+            if self.run is not None:
+                self._write(state)
+
+    def _validate(self, state: dict[str, Tensor]) -> None:
+        step = self.trainer.steps_done
+        if self.images is None:
+            accuracy, evaluation = float(step), None  # without validation the latest is the best
+        else:
+            model, device = self.trainer.model, self.trainer.device
+            evaluation = evaluate(model, self.images, self.episodes, device, bf16=self.trainer.bf16)
+            accuracy = evaluation.accuracy.mean
+            if self.run is not None:
+                self.run.log(step=step, validation_accuracy=accuracy, half_width=evaluation.accuracy.half_width)
+        if accuracy > self.best_accuracy:
+            self.best, self.best_accuracy, self.best_step = evaluation, accuracy, step
+            self.best_weights = {
+                name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")
+            }
+            if self.run is not None:
+                self.trainer.model.save(self.run.checkpoints / "best.safetensors")
+
+    def _write(self, state: dict[str, Tensor]) -> None:
+        assert self.run is not None
+        best = {"accuracy": self.best_accuracy, "step": self.best_step}
+        with atomic_write(self.run.checkpoints / "last.safetensors", force=True) as path:
+            save_file(state, path, metadata={"pauca.fewshot.best": json.dumps(best)})
+
+    def resume(self) -> None:
+        if self.run is None:
+            raise ConfigError("resuming needs the folder of the run to resume")
+        path = self.run.checkpoints / "last.safetensors"
+        if path.exists():  # else stopped before the first checkpoint: begin again
+            self._load(path)
+        if self.trainer.workers.rank == 0:  # steps after the checkpoint are taken, and logged, again
+            lines = [json.dumps(line) for line in self.run.metrics() if line["step"] <= self.trainer.steps_done]
+            write_text(self.run.metrics_path, "".join(f"{line}\n" for line in lines), force=True)
+
+    def _load(self, path: Path) -> None:
+        state, metadata = read_safetensors(path)
+        self.trainer.load_state(state)
+        best = json.loads(metadata["pauca.fewshot.best"])
+        self.best_accuracy, self.best_step = best["accuracy"], best["step"]
+        self.best_weights, _ = read_safetensors(path.with_name("best.safetensors"))
+
+    def result(self) -> TrainResult:
+        model = self.trainer.model
+        if self.best_weights:
+            model.load_state_dict(self.best_weights)
+        if self.best is None and self.images is not None and self.trainer.workers.rank == 0:  # resumed after the best
+            self.best = evaluate(model, self.images, self.episodes, self.trainer.device, bf16=self.trainer.bf16)
+        return TrainResult(model.eval(), self.best, self.best_step)
+
+
+def _validation_episodes(images: ImageSet, config: TrainConfig) -> Episodes:
+    shape = replace(config.episode, shot=config.validation_shot, query=15, unbalanced=False)
+    return sample_episodes(images, shape, config.validation_episodes, seed_of(config.seed, 2))
+
+
+def check_settings(config: TrainConfig, train_images: ImageSet, validation_images: ImageSet | None) -> None:
+    """Raise before anything is written what `train` would raise for a missing device or images too few."""
+    resolve_device(config.device)
+    sample_episodes(train_images, config.episode, 1, config.seed)
+    if validation_images is not None:
+        _validation_episodes(validation_images, config)
