@@ -68,7 +68,7 @@ def ours(recording: events.Recording, config: AlignConfig) -> dict[str, Any]:
     """Align the whole recording; CPU seconds of every packet."""
     aligner = Aligner(recording.camera, config)
     alignments, seconds = [], []
-    for packet in events.cut_packets(recording.events, config):
+    for packet in events.cut_windows(recording.events, config):
         start = time.process_time()
         alignments.append(aligner.align(packet))
         seconds.append(time.process_time() - start)

@@ -14,38 +14,6 @@ NUMBERS = (199.092366542, 198.82882047, 132.192071378, 110.712660011, -0.3684363
            -0.000296130534385, -0.000759431726241, 0.0)  # fmt: skip
 DAVIS = Camera((240, 180), *NUMBERS)
 
-ROS = """
-image_width: 240
-image_height: 180
-camera_name: davis
-camera_matrix: {rows: 3, cols: 3, data: [199.0, 0, 132.0, 0, 198.0, 110.0, 0, 0, 1]}
-distortion_model: plumb_bob
-distortion_coefficients: {rows: 1, cols: 5, data: [-0.3, 0.1, 0.001, 0.002, 0.03]}
-"""
-KALIBR = """
-cam0:
-  camera_model: pinhole
-  intrinsics: [199.0, 198.0, 132.0, 110.0]
-  distortion_model: radtan
-  distortion_coeffs: [-0.3, 0.1, 0.001, 0.002]
-  resolution: [240, 180]
-"""
-OPENCV = """%YAML:1.0
----
-image_width: 240
-image_height: 180
-camera_matrix: !!opencv-matrix
-   rows: 3
-   cols: 3
-   dt: d
-   data: [ 199.0, 0., 132.0, 0., 198.0, 110.0, 0., 0., 1. ]
-distortion_coefficients: !!opencv-matrix
-   rows: 1
-   cols: 5
-   dt: d
-   data: [ -0.3, 0.1, 0.001, 0.002, 0.03 ]
-"""
-
 
 def _opencv_distort(camera, x, y):
     """The distortion of OpenCV's documentation, written out for one point with complex numbers."""
@@ -82,42 +50,3 @@ def test_table_reaches_where_the_specification_says():
 def test_distortion_without_inverse_is_refused():
     with pytest.raises(InputError, match="no inverse at pixel"):
         undistortion_table(Camera((240, 180), 100.0, 100.0, 120.0, 90.0, k1=-0.9))
-
-
-def test_calib_txt(tmp_path):
-    path = tmp_path / "calib.txt"
-    path.write_text(" ".join(str(number) for number in NUMBERS) + "\n")
-    assert Camera.from_file(path, size=(240, 180)) == DAVIS
-    with pytest.raises(InputError, match="size of the sensor"):
-        Camera.from_file(path)
-
-
-@pytest.mark.parametrize(("text", "k3"), [(ROS, 0.03), (KALIBR, 0.0), (OPENCV, 0.03)])
-def test_yaml_of_ros_kalibr_and_opencv(tmp_path, text, k3):
-    path = tmp_path / "camera.yaml"
-    path.write_text(text)
-    expected = Camera((240, 180), 199.0, 198.0, 132.0, 110.0, -0.3, 0.1, 0.001, 0.002, k3)
-    assert Camera.from_file(path) == expected
-    with pytest.raises(InputError, match="calibrated for"):
-        Camera.from_file(path, size=(346, 260))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("1 2 3", "3 numbers, expected fx fy cx cy"),
-        (KALIBR.replace("radtan", "equidistant"), "equidistant .* not supported"),
-        (KALIBR.replace("pinhole", "omni"), "omni .* not supported"),
-        (ROS.replace("camera_matrix", "matrix"), "no camera_matrix"),
-        (ROS.replace("0.03]", "0.03, 1.0, 2.0, 3.0]"), "8 distortion coefficients"),
-        ("a: [1, 2", "nor YAML"),
-        ("hello", "no calibration"),
-        ("-1 100 10 10 0 0 0 0 0", "fx -1.0"),
-    ],
-)
-def test_bad_calibrations_are_one_clear_line(tmp_path, text, message):
-    path = tmp_path / "camera.yaml"
-    path.write_text(text)
-    with pytest.raises(InputError, match=message) as error:
-        Camera.from_file(path, size=(240, 180))
-    assert "\n" not in str(error.value)

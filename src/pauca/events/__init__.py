@@ -1,15 +1,16 @@
 """Few events: the motion of an event camera, by maximum likelihood under a space-time Poisson point process."""
 
-from pauca.events.align import AlignConfig, Aligner, align, align_packets, cut_packets
+from pauca.events.alignment import AlignConfig, Aligner, align, align_packets, cut_windows
+from pauca.events.alignment import cut_packets as cut_packets  # its name in 0.1
 from pauca.events.camera import Camera
-from pauca.events.contrast import Contrast
-from pauca.events.evaluate import PACKET_END, PACKET_MIDDLE, STATED, Evaluation, Protocol, evaluate, fit_time_offset
-from pauca.events.info import Info, hot_pixel_mask, info, remove_hot_pixels
+from pauca.events.description import Info, info
+from pauca.events.evaluation import PACKET_END, PACKET_MIDDLE, STATED, Evaluation, Protocol, evaluate, fit_time_offset
+from pauca.events.hot_pixels import hot_pixel_mask, remove_hot_pixels
 from pauca.events.io import Finding, GroundTruth, ReadReport, Recording, Remedy, TimeUnit, read, write
 from pauca.events.io.ground_truth import read_ground_truth
-from pauca.events.likelihood import NegativeBinomial
+from pauca.events.likelihood import Contrast, NegativeBinomial
 from pauca.events.score import Score, Scorer
-from pauca.events.simulate import DAVIS240C, SimulateConfig, simulate
+from pauca.events.simulation import DAVIS240C, SimulateConfig, simulate
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Alignment, Events, Motion, Objective, Packet, Status
 from pauca.events.warp import Frame, Warp
@@ -47,7 +48,7 @@ __all__ = [
     "Warp",
     "align",
     "align_packets",
-    "cut_packets",
+    "cut_windows",
     "evaluate",
     "fit_time_offset",
     "hot_pixel_mask",

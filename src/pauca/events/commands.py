@@ -279,9 +279,9 @@ def _write_figures(
         stale.unlink()
     figures = {"velocity.png": plots.velocity_figure(trajectory, loaded.ground_truth, loaded.name)}
     for i, alignment in chosen.items():
-        packet = loaded.events.between(alignment.start_us, alignment.end_us + 1)
+        window = loaded.events.between(alignment.start_us, alignment.end_us + 1)
         title = f"{loaded.name}: packet {i}, {alignment.start_us / 1e6:.3f} to {alignment.end_us / 1e6:.3f} s"
-        before, after = aligner.images(packet), aligner.images(packet, alignment)
+        before, after = aligner.images(window), aligner.images(window, alignment)
         figures[f"aligned_{i:05d}.png"] = plots.warped_figure(before, after, title)
     for name, figure in figures.items():
         _save(figure, out / name, force)

@@ -64,11 +64,11 @@ def _describe(
         plots.velocity_figure(trajectory, truth), "Angular velocity: estimate with its 2 sigma band, and truth."
     )
     fastest = alignments[int(np.argmax(np.linalg.norm(trajectory.velocity, axis=1)))]
-    packet = recording.events.between(fastest.start_us, fastest.end_us + 1)
+    window = recording.events.between(fastest.start_us, fastest.end_us + 1)
     aligner = events.Aligner(camera)
-    figure = plots.warped_figure(aligner.images(packet), aligner.images(packet, fastest))
+    figure = plots.warped_figure(aligner.images(window), aligner.images(window, fastest))
     report.figure(
         figure,
-        f"The fastest packet, {packet.duration_us / 1e3:.1f} ms of events, before and after alignment: pixels that "
+        f"The fastest packet, {window.duration_us / 1e3:.1f} ms of events, before and after alignment: pixels that "
         "became darker (OFF) orange, brighter (ON) blue.",
     )

@@ -1,4 +1,5 @@
-"""What one pixel of the image of warped events is worth: the negative binomial of the space-time Poisson process.
+"""What one pixel of the image of warped events is worth: the negative binomial of the space-time Poisson process,
+or contrast.
 
 Gu, Learned-Miller, Sheldon, Gallego, Bideau: The Spatio-Temporal Poisson Point Process, ICCV 2021.
 """
@@ -69,6 +70,25 @@ class NegativeBinomial:
     def slope(self, count: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
         """Its derivative by the count."""
         return digamma(count + self.r) - digamma(count + 1) - np.log1p(self.beta)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Square of a pixel's count: contrast maximization, as users of other tools know it.
+
+    The mean of the image is fixed by the number of events, so that maximizing the sum of squares maximizes the
+    variance of the image of warped events.
+    """
+
+    scale: float = 0.1
+
+    def value(self, count: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+        """Score of a pixel with this count."""
+        return np.square(count)
+
+    def slope(self, count: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+        """Derivative of `value`."""
+        return 2 * count
 
 
 class ScoreTable(NamedTuple):

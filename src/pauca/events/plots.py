@@ -5,8 +5,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pauca.events.evaluate import Evaluation
-from pauca.events.io.recording import GroundTruth
+from pauca.events.evaluation import Evaluation
+from pauca.events.recording import GroundTruth
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Status
 

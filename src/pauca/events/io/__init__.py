@@ -1,8 +1,8 @@
 """What comes from outside: formats of recordings, and all checking of them."""
 
-from pauca.events.io.read import read
-from pauca.events.io.recording import Finding, GroundTruth, ReadReport, Recording, Remedy
+from pauca.events.io.reader import read
 from pauca.events.io.repair import TimeUnit
-from pauca.events.io.write import write
+from pauca.events.io.writer import write
+from pauca.events.recording import Finding, GroundTruth, ReadReport, Recording, Remedy
 
 __all__ = ["Finding", "GroundTruth", "ReadReport", "Recording", "Remedy", "TimeUnit", "read", "write"]

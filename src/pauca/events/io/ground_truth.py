@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from pauca.errors import InputError
 from pauca.events.io.npz import ground_truth_of
-from pauca.events.io.recording import GroundTruth
+from pauca.events.recording import GroundTruth
 
 _CSV_COLUMNS = ("t_s", "wx_rad_s", "wy_rad_s", "wz_rad_s")
 _CAPTURE_SMOOTHING_S = 0.012  # differences of captured poses are noise below 10 to 15 ms

@@ -8,8 +8,8 @@ import numpy as np
 
 from pauca.errors import InputError
 from pauca.events.io.npz import camera_of, ground_truth_of
-from pauca.events.io.recording import Finding, Remedy
 from pauca.events.io.repair import RawColumns, TimeUnit
+from pauca.events.recording import Finding, Remedy
 
 _NAMES = {
     "t": ("t_us", "t", "ts", "timestamp", "timestamps"),

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from pauca.errors import InputError
-from pauca.events.io.recording import Finding, GroundTruth, Remedy
 from pauca.events.io.repair import RawColumns, TimeUnit
+from pauca.events.recording import Finding, GroundTruth, Remedy
 
 _NAMES = {
     "t": ("t_us", "t", "ts", "timestamp", "timestamps", "time"),

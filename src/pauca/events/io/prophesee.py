@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from pauca.errors import InputError
-from pauca.events.io.recording import Finding, Remedy
 from pauca.events.io.repair import RawColumns
 from pauca.events.kernels.prophesee import count_evt3, decode_dat, decode_evt2, decode_evt3
+from pauca.events.recording import Finding, Remedy
 
 _DAT_CD_TYPES = (0x00, 0x0C)  # 2D events and CD events, eight bytes each
 

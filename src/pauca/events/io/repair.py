@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int64, Shaped
 
 from pauca.errors import InputError
 from pauca.events.camera import Camera
-from pauca.events.io.recording import Finding, GroundTruth, ReadReport, Recording, Remedy, in_words
+from pauca.events.recording import Finding, GroundTruth, ReadReport, Recording, Remedy, in_words
 from pauca.events.types import Events
 
 TimeUnit = Literal["s", "ms", "us", "ns"]

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from pauca.errors import InputError
-from pauca.events.io.recording import Finding, Remedy
 from pauca.events.io.repair import RawColumns, TimeUnit
 from pauca.events.kernels.text import NO_NUMBER, NO_TIME, TOO_FEW, TOO_MANY, parse_lines
+from pauca.events.recording import Finding, Remedy
 
 _BLOCK_BYTES = 1 << 26  # parsed at a time, so memory holds the events and not the text
 _GZIP_BYTES = 1 << 10  # decompressed at a time: what a damaged file loses before the damage

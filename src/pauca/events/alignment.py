@@ -9,11 +9,10 @@ from jaxtyping import Float
 
 from pauca.errors import ConfigError, InputError
 from pauca.events.camera import Camera, undistortion_table
-from pauca.events.contrast import Contrast
-from pauca.events.io.recording import Recording
 from pauca.events.kernels.bearings import look_up_bearings, seconds_since
-from pauca.events.likelihood import NegativeBinomial, PixelScore
+from pauca.events.likelihood import Contrast, NegativeBinomial, PixelScore
 from pauca.events.newton import Optimum, Trial, maximise
+from pauca.events.recording import Recording
 from pauca.events.score import Scorer
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Alignment, Events, Motion, Objective, Packet, Status
@@ -209,7 +208,7 @@ class Aligner:
         return alignment
 
 
-def cut_packets(events: Events, config: AlignConfig) -> Iterator[Events]:
+def cut_windows(events: Events, config: AlignConfig) -> Iterator[Events]:
     """Consecutive windows as `AlignConfig` describes them; a rest at the end with fewer than `min_events` is left out,
     unless it is all there is."""
     first = 0
@@ -220,6 +219,9 @@ def cut_packets(events: Events, config: AlignConfig) -> Iterator[Events]:
         if end < len(events) or first == 0 or end - first >= config.min_events:
             yield events[first:end]
         first = end
+
+
+cut_packets = cut_windows  # its name in 0.1: what it yields are windows of events; a `Packet` is made from each
 
 
 def _events_within(events: Events, first: int, seconds: float) -> int:
@@ -245,8 +247,8 @@ def align_packets(
     if camera is None:
         raise InputError("the recording does not say its camera: give one, such as Camera.from_file('calib.txt')")
     aligner = Aligner(camera, config or AlignConfig())
-    for packet in cut_packets(events, aligner.config):
-        yield aligner.align(packet)
+    for window in cut_windows(events, aligner.config):
+        yield aligner.align(window)
 
 
 def align(

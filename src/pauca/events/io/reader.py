@@ -7,9 +7,9 @@ from pauca.errors import InputError
 from pauca.events.io.hdf5 import read_hdf5
 from pauca.events.io.npz import read_npz
 from pauca.events.io.prophesee import is_prophesee, read_prophesee
-from pauca.events.io.recording import Recording
 from pauca.events.io.repair import MICROSECONDS, TimeUnit, repair
 from pauca.events.io.text import read_text
+from pauca.events.recording import Recording
 
 _log = logging.getLogger(__name__)
 

@@ -1,5 +1,3 @@
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +5,7 @@ from hypothesis import strategies as st
 
 from pauca import events
 from pauca.errors import ConfigError, InputError
-from pauca.events import AlignConfig, Aligner, Events, Recording, Status
+from pauca.events import AlignConfig, Aligner, Events, Recording, Status, alignment
 
 from .scenes import CAMERA, rotating_events
 
@@ -107,7 +105,7 @@ def test_singular_curvature_is_degenerate_too(monkeypatch):
     def fail(*args, **kwargs):
         raise np.linalg.LinAlgError("Singular matrix")
 
-    monkeypatch.setattr(sys.modules["pauca.events.align"], "maximise", fail)
+    monkeypatch.setattr(alignment, "maximise", fail)
     assert Aligner(CAMERA, SMALL).align(rotating_events([1.0, -2.0, 3.0])).status is Status.DEGENERATE
 
 
@@ -133,11 +131,11 @@ def test_packets_end_by_count_by_time_and_wait_for_enough():
     x = np.zeros(4000, np.uint16)
     stream = Events(t_us, x, x, np.zeros(4000, np.uint8), CAMERA.size)
     config = AlignConfig(packet_events=1500, min_events=100, packet_s=0.01)
-    lengths = [len(window) for window in events.cut_packets(stream, config)]
+    lengths = [len(window) for window in events.cut_windows(stream, config)]
     assert lengths == [1000] * 3 + [100] * 10  # by time; then 10 ms hold but 50 events, so it waits for 100
     impatient = AlignConfig(packet_events=1500, min_events=100, packet_s=0.01, longest_s=0.015)
-    assert [len(window) for window in events.cut_packets(stream, impatient)][3:6] == [75, 75, 75]
-    by_count = [len(window) for window in events.cut_packets(stream, AlignConfig.paper())]
+    assert [len(window) for window in events.cut_windows(stream, impatient)][3:6] == [75, 75, 75]
+    by_count = [len(window) for window in events.cut_windows(stream, AlignConfig.paper())]
     assert by_count == [4000]  # all there is, though it is less than a packet
 
 
@@ -146,7 +144,7 @@ def test_a_rest_too_small_is_left_out():
     x = np.zeros(1050, np.uint16)
     stream = Events(t_us, x, x, np.zeros(1050, np.uint8), CAMERA.size)
     config = AlignConfig(packet_events=500, min_events=100)
-    assert [len(window) for window in events.cut_packets(stream, config)] == [500, 500]
+    assert [len(window) for window in events.cut_windows(stream, config)] == [500, 500]
 
 
 def test_align_takes_camera_from_the_recording_and_reports_progress():

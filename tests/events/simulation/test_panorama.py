@@ -6,7 +6,7 @@ from PIL import Image
 
 from pauca.errors import InputError
 from pauca.events.kernels.simulate import directions, look
-from pauca.events.panorama import image_panorama, shapes_panorama, texture_panorama
+from pauca.events.simulation.panorama import image_panorama, shapes_panorama, texture_panorama
 
 TEXELS = 64
 

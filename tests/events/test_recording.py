@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pauca.events.io import Finding, ReadReport, Remedy
-from pauca.events.io.recording import in_words
+from pauca.events.recording import in_words
 
 
 @pytest.mark.parametrize(

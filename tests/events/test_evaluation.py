@@ -3,7 +3,7 @@ import pytest
 
 from pauca.errors import ConfigError, InputError
 from pauca.events import Alignment, GroundTruth, Status, Trajectory
-from pauca.events.evaluate import (
+from pauca.events.evaluation import (
     PACKET_END,
     PACKET_MIDDLE,
     STATED,

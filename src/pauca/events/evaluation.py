@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.interpolate import CubicSpline
 
 from pauca.errors import ConfigError, InputError
-from pauca.events.io.recording import GroundTruth
+from pauca.events.recording import GroundTruth
 from pauca.events.trajectory import Trajectory
 
 

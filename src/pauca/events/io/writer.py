@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pauca.errors import InputError
-from pauca.events.io.recording import Recording
+from pauca.events.recording import Recording
 from pauca.runs import atomic_write
 
 

@@ -1,0 +1,5 @@
+"""Recordings of a camera that rotates before a panorama, with the exact motion."""
+
+from pauca.events.simulation.simulator import DAVIS240C, SimulateConfig, simulate
+
+__all__ = ["DAVIS240C", "SimulateConfig", "simulate"]
