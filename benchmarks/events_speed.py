@@ -26,11 +26,9 @@ import numpy as np
 from pauca import events
 from pauca.events import AlignConfig, Aligner, Frame, Scorer
 from pauca.events.kernels.accumulate import accumulate_moments
-from pauca.events.kernels.gather import gather_gradient
 from pauca.events.kernels.image_pass import score_image
-from pauca.events.kernels.vote import vote_bilinear
 from pauca.events.likelihood import tabulate
-from pauca.events.score import PAD, TAPS
+from pauca.events.score import KERNELS, PAD, blur_taps
 from pauca.runs import describe_machine
 
 DATA = Path(os.environ.get("PAUCA_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "events"
@@ -111,21 +109,23 @@ def peer(recording: events.Recording, python: str, folder: Path) -> dict[str, An
 def stages(recording: events.Recording) -> dict[str, float]:
     """Milliseconds of each stage for a packet from the middle of the recording."""
     config = CONFIGS["velocity"]
-    aligner, scorer = Aligner(recording.camera, config), Scorer(Frame(recording.camera, config.border))
+    aligner = Aligner(recording.camera, config)
+    scorer = Scorer(Frame(recording.camera, config.border), vote=config.vote, blur_sigma=config.blur_sigma)
+    (vote, gather), taps = KERNELS[config.vote], blur_taps(config.blur_sigma)
     middle = len(recording.events) // 2
     window = recording.events[middle : middle + PACKET]
     velocity, packet = aligner.align(window).velocity, aligner.packet(window)
     warped = scorer.warp.apply(packet, scorer.frame, velocity)
     width, height = scorer.frame.size
     votes, slopes = np.zeros((2, 2, height + 2 * PAD, width + 2 * PAD), np.float32)
-    _, *box = vote_bilinear(warped[0], warped[1], packet.p, PAD, votes)
+    _, *box = vote(warped[0], warped[1], packet.p, PAD, votes)
     voted, scratch, table = votes.copy(), np.zeros_like(votes[0]), tabulate(scorer.pixel_score)
     at_events = np.empty((2, PACKET), np.float32)
     gradient, fisher = np.empty((2, 3)), np.empty((3, 3, 3))
 
     def image_pass() -> None:
         for image, slope in zip(voted, slopes, strict=True):
-            score_image(image, PAD, tuple(box), TAPS, *table, scratch, slope)
+            score_image(image, PAD, tuple(box), taps, *table, scratch, slope)
 
     def chain_and_sum() -> None:
         by_motion = scorer.warp.slopes_by_motion(packet, scorer.frame, velocity, None, warped, at_events)
@@ -135,11 +135,11 @@ def stages(recording: events.Recording) -> dict[str, float]:
     work: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         "undistort": (lambda: None, lambda: aligner.packet(window)),
         "warp": (lambda: None, lambda: scorer.warp.apply(packet, scorer.frame, velocity)),
-        "vote": (lambda: None, lambda: vote_bilinear(warped[0], warped[1], packet.p, PAD, votes)),
+        "vote": (lambda: None, lambda: vote(warped[0], warped[1], packet.p, PAD, votes)),
         "image pass": (lambda: np.copyto(voted, votes), image_pass),
         "gather": (
             lambda: None,
-            lambda: gather_gradient(warped[0], warped[1], packet.p, PAD, slopes, at_events[0], at_events[1]),
+            lambda: gather(warped[0], warped[1], packet.p, PAD, slopes, at_events[0], at_events[1]),
         ),
         "chain rule": (lambda: None, chain_and_sum),
         "whole evaluation": (lambda: None, lambda: scorer(packet, velocity)),

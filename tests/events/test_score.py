@@ -15,7 +15,8 @@ WARPS = [Warp("rotation"), Warp("rotation", exact=False), Warp("translation")]
 def _assert_agree(scorer, packet, velocity, acceleration):
     packet = without_kinks(packet, scorer.frame, scorer.warp, velocity, acceleration)
     fast = scorer(packet, velocity, acceleration)
-    slow = reference.score(packet, scorer.frame, scorer.warp, scorer.pixel_score, velocity, acceleration)
+    smoothing = scorer.vote, scorer.blur_sigma
+    slow = reference.score(packet, scorer.frame, scorer.warp, scorer.pixel_score, velocity, acceleration, *smoothing)
     assert fast.inside == slow.inside
     assert fast.value == pytest.approx(slow.value, rel=2e-5, abs=1e-2)
     np.testing.assert_allclose(fast.gradient, slow.gradient, atol=3e-4 * np.abs(slow.gradient).max() + 1e-6)
@@ -25,10 +26,11 @@ def _assert_agree(scorer, packet, velocity, acceleration):
 
 @pytest.mark.parametrize("warp", WARPS)
 @pytest.mark.parametrize("pixel_score", [NegativeBinomial(), Contrast()])
+@pytest.mark.parametrize(("vote", "blur_sigma"), [("bilinear", 1.0), ("quadratic", 0.5), ("quadratic", 0.8)])
 @given(seed=st.integers(0, 2**32 - 1), motion=st.lists(st.floats(-1, 1), min_size=6, max_size=6))
-@settings(max_examples=15, deadline=None)
-def test_kernels_agree_with_the_reference(warp, pixel_score, seed, motion):
-    scorer, k = Scorer(Frame(CAMERA, 20), warp, pixel_score), warp.parameters
+@settings(max_examples=8, deadline=None)
+def test_kernels_agree_with_the_reference(warp, pixel_score, vote, blur_sigma, seed, motion):
+    scorer, k = Scorer(Frame(CAMERA, 20), warp, pixel_score, vote, blur_sigma), warp.parameters
     motion = np.array(motion)
     _assert_agree(scorer, random_packet(seed), 2 * motion[:k], 40 * motion[k : 2 * k])
 

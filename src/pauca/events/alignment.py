@@ -15,7 +15,7 @@ from pauca.events.newton import Optimum, Trial, maximise
 from pauca.events.recording import Recording
 from pauca.events.score import Scorer
 from pauca.events.trajectory import Trajectory
-from pauca.events.types import Alignment, Events, Motion, Objective, Packet, Status
+from pauca.events.types import Alignment, Events, Motion, Objective, Packet, Status, VoteKernel
 from pauca.events.warp import Frame, Warp
 
 _FEWEST_EVENTS = 50  # below, a packet is DEGENERATE: noise alone aligns as well
@@ -44,6 +44,8 @@ class AlignConfig:
     reference: Literal["middle", "first"] = "middle"  # warp to the middle of the packet, or to its first event
     r: float = 0.1  # shape of the Gamma prior of the rate; must stay below 1
     beta: float = 1.59  # its rate; changes the likelihood by a constant
+    vote: VoteKernel = "bilinear"  # how an event is shared by the pixels around it
+    blur_sigma: float = 1.0  # pixels; of the blur that follows
     border: int = 60  # pixels around the sensor
     max_evaluations: int = 60
 
@@ -56,11 +58,17 @@ class AlignConfig:
             raise ConfigError(f"packet_s {self.packet_s} must be positive and at most longest_s {self.longest_s}")
         if self.border < 0 or self.max_evaluations < 1:
             raise ConfigError(f"border {self.border} is negative, or max_evaluations {self.max_evaluations} below one")
+        if not 0.2 <= self.blur_sigma <= 1.5:
+            raise ConfigError(
+                f"blur_sigma {self.blur_sigma} must lie in 0.2..1.5 pixels: the blur reaches two pixels, and less than "
+                "0.2 blurs nothing"
+            )
         NegativeBinomial(self.r, self.beta)  # says what is wrong with r or beta
 
     @classmethod
     def paper(cls) -> "AlignConfig":
-        """The protocol of the paper: 30,000 events, first order, warped to the first event, constant velocity."""
+        """The protocol of the paper: 30,000 events, first order, warped to the first event, constant velocity,
+        bilinear votes and a blur of one pixel."""
         return cls(
             min_events=30_000,
             packet_s=np.inf,
@@ -68,6 +76,8 @@ class AlignConfig:
             acceleration=False,
             exact=False,
             reference="first",
+            vote="bilinear",
+            blur_sigma=1.0,
         )
 
 
@@ -92,7 +102,8 @@ class Aligner:
         if config.objective == "contrast":
             pixel_score = Contrast()
         warp = Warp(config.motion, config.exact)
-        self._scorer = Scorer(Frame(self.camera, config.border), warp, pixel_score)
+        frame = Frame(self.camera, config.border)
+        self._scorer = Scorer(frame, warp, pixel_score, config.vote, config.blur_sigma)
 
     def align(self, events: Events) -> Alignment:
         """Velocity of one packet. Never fails on the events of a stream: see `Alignment.status`.

@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from pauca.events.likelihood import PixelScore
 from pauca.events.score import Score
-from pauca.events.types import Packet
+from pauca.events.types import Packet, VoteKernel
 from pauca.events.warp import Frame, Warp
 
 
@@ -18,16 +18,18 @@ def score(
     pixel_score: PixelScore,
     velocity: Float[np.ndarray, "k"],
     acceleration: Float[np.ndarray, "k"],
+    kernel: VoteKernel = "quadratic",
+    blur_sigma: float = 0.5,
 ) -> Score:
     """What `Scorer` computes."""
     warped, jacobian = warp_events(packet, frame, warp, velocity, acceleration)
-    images, inside = vote(warped, packet.p, frame)
-    counts = blur(images)
+    images, inside = vote(warped, packet.p, frame, kernel)
+    counts = blur(images, blur_sigma)
     empty_slope = pixel_score.slope(np.zeros(1))
     outside = len(packet) - counts.sum()  # spread thinly over an empty image: there a count is worth `empty_slope`
     value = pixel_score.value(counts).sum() + outside * empty_slope[0]
-    slopes = blur(pixel_score.slope(counts) - empty_slope)
-    at_events = interpolation_gradient(slopes, warped, packet.p, inside)  # [2, n]
+    slopes = blur(pixel_score.slope(counts) - empty_slope, blur_sigma)
+    at_events = interpolation_gradient(slopes, warped, packet.p, inside, kernel)  # [2, n]
     by_motion = np.einsum("cn,ckn->kn", at_events, jacobian)  # by each event's rotation vector or shift
     dt = packet.dt_s.astype(float)
     by_parameters = np.concatenate([dt * by_motion, dt**2 / 2 * by_motion])
@@ -64,23 +66,39 @@ def warp_events(
 
 
 def vote(
-    warped: Float[np.ndarray, "2 n"], p: np.ndarray, frame: Frame
+    warped: Float[np.ndarray, "2 n"], p: np.ndarray, frame: Frame, kernel: VoteKernel = "quadratic"
 ) -> tuple[Float[np.ndarray, "2 height width"], np.ndarray]:
-    """Bilinear votes into the image of each polarity, and which events lie inside the frame."""
+    """Votes into the image of each polarity, and which events lie inside the frame: all their pixels do."""
     width, height = frame.size
     images = np.zeros((2, height, width))
-    inside = (warped[0] >= 0) & (warped[1] >= 0) & (warped[0] < width - 1) & (warped[1] < height - 1)
-    corner = np.floor(warped[:, inside]).astype(int)
-    right, down = warped[:, inside] - corner
-    for row, share_y in ((0, 1 - down), (1, down)):
-        for column, share_x in ((0, 1 - right), (1, right)):
-            np.add.at(images, (p[inside], corner[1] + row, corner[0] + column), share_x * share_y)
+    margin = 0.0 if kernel == "bilinear" else 0.5
+    ends = np.array([[width - 1], [height - 1]]) - margin
+    inside = np.all((warped >= margin) & (warped < ends), axis=0)
+    first, shares, _ = _shares(warped[:, inside], kernel)
+    for row, share_y in enumerate(shares[:, 1]):
+        for column, share_x in enumerate(shares[:, 0]):
+            np.add.at(images, (p[inside], first[1] + row, first[0] + column), share_x * share_y)
     return images, inside
 
 
-def blur(images: Float[np.ndarray, "2 height width"]) -> Float[np.ndarray, "2 height width"]:
-    """5x5 Gaussian of sigma 1, nothing outside the frame; its own adjoint."""
-    taps = np.exp(-0.5 * np.arange(-2, 3) ** 2)
+def _shares(
+    warped: Float[np.ndarray, "2 n"], kernel: VoteKernel
+) -> tuple[np.ndarray, Float[np.ndarray, "m 2 n"], Float[np.ndarray, "m 2 n"]]:
+    """First pixel of each event, the shares of it and those that follow on each axis, and their derivatives."""
+    if kernel == "bilinear":
+        first = np.floor(warped).astype(int)
+        away = warped - first
+        return first, np.stack([1 - away, away]), np.stack([-np.ones_like(away), np.ones_like(away)])
+    nearest = np.floor(warped + 0.5).astype(int)
+    away = warped - nearest
+    shares = np.stack([(0.5 - away) ** 2 / 2, 0.75 - away**2, (0.5 + away) ** 2 / 2])
+    return nearest - 1, shares, np.stack([away - 0.5, -2 * away, away + 0.5])
+
+
+def blur(images: Float[np.ndarray, "2 height width"], sigma: float = 0.5) -> Float[np.ndarray, "2 height width"]:
+    """5x5 Gaussian, nothing outside the frame; its own adjoint. A tap below a thousandth of the middle one is zero."""
+    taps = np.exp(-0.5 * (np.arange(-2, 3) / sigma) ** 2)
+    taps[taps < 1e-3] = 0
     taps /= taps.sum()
     for axis in (1, 2):
         images = convolve1d(images, taps, axis=axis, mode="constant")
@@ -92,18 +110,16 @@ def interpolation_gradient(
     warped: Float[np.ndarray, "2 n"],
     p: np.ndarray,
     inside: np.ndarray,
+    kernel: VoteKernel = "quadratic",
 ) -> Float[np.ndarray, "2 n"]:
-    """Derivative of bilinear interpolation by x and y, at each event; zero outside the frame."""
+    """Derivative by x and y, at each event, of the images' pixels weighted as in `vote`; zero outside the frame."""
     gradient = np.zeros_like(warped)
-    corner = np.floor(warped[:, inside]).astype(int)
-    right, down = warped[:, inside] - corner
-
-    def corner_value(row: int, column: int) -> np.ndarray:
-        return images[p[inside], corner[1] + row, corner[0] + column]
-
-    across = (1 - down) * (corner_value(0, 1) - corner_value(0, 0)) + down * (corner_value(1, 1) - corner_value(1, 0))
-    along = (1 - right) * (corner_value(1, 0) - corner_value(0, 0)) + right * (corner_value(1, 1) - corner_value(0, 1))
-    gradient[0, inside], gradient[1, inside] = across, along
+    first, shares, slopes = _shares(warped[:, inside], kernel)
+    for row in range(len(shares)):
+        for column in range(len(shares)):
+            pixel = images[p[inside], first[1] + row, first[0] + column]
+            gradient[0, inside] += shares[row, 1] * slopes[column, 0] * pixel
+            gradient[1, inside] += slopes[row, 1] * shares[column, 0] * pixel
     return gradient
 
 

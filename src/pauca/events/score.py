@@ -7,17 +7,28 @@ import numpy as np
 from jaxtyping import Float
 
 from pauca.events.kernels.accumulate import accumulate_moments
-from pauca.events.kernels.gather import gather_gradient
+from pauca.events.kernels.gather import gather_bilinear, gather_quadratic
 from pauca.events.kernels.image_pass import score_image
-from pauca.events.kernels.vote import vote_bilinear
+from pauca.events.kernels.vote import vote_bilinear, vote_quadratic
 from pauca.events.likelihood import NegativeBinomial, PixelScore, tabulate
-from pauca.events.types import Packet
+from pauca.events.types import Packet, VoteKernel
 from pauca.events.warp import Frame, Warp
 
 PAD = 4  # margin of the images around the frame: two blurs of radius two
 
-_bell = np.exp(-0.5 * np.arange(3) ** 2)
-TAPS = tuple(np.float32(tap) for tap in _bell / (_bell[0] + 2 * _bell[1:].sum()))  # five taps of sigma 1
+KERNELS = {"bilinear": (vote_bilinear, gather_bilinear), "quadratic": (vote_quadratic, gather_quadratic)}
+_NO_TAP = 1e-3  # an outermost tap below this is left out: three taps are less work, and the spline has spread the vote
+
+
+def blur_taps(sigma: float) -> tuple[np.float32, np.float32, np.float32]:
+    """The middle tap and those one and two pixels away of a Gaussian blur of this sigma (pixels), cut at two pixels.
+
+    The last one is zero, and the blur has three taps, where it would be below a thousandth: up to a sigma of .54.
+    """
+    bell = np.exp(-0.5 * (np.arange(3) / sigma) ** 2)
+    bell[2] *= bell[2] >= _NO_TAP
+    w0, w1, w2 = (np.float32(tap) for tap in bell / (bell[0] + 2 * bell[1:].sum()))
+    return w0, w1, w2
 
 
 class Score(NamedTuple):
@@ -40,6 +51,8 @@ class Scorer:
     frame: Frame
     warp: Warp = Warp()  # noqa: RUF009 - immutable
     pixel_score: PixelScore = NegativeBinomial()  # noqa: RUF009 - immutable
+    vote: VoteKernel = "quadratic"  # how an event is shared by the pixels around it
+    blur_sigma: float = 0.5  # pixels; of the blur that follows
     _images: Float[np.ndarray, "2 h w"] = field(init=False, repr=False)
     _slopes: Float[np.ndarray, "2 h w"] = field(init=False, repr=False)
     _scratch: Float[np.ndarray, "h w"] = field(init=False, repr=False)
@@ -59,14 +72,15 @@ class Scorer:
     ) -> Score:
         """Score of the packet for this motion."""
         warped = self.warp.apply(packet, self.frame, velocity, acceleration)
-        lost, *box = vote_bilinear(warped[0], warped[1], packet.p, PAD, self._images)
+        vote, gather = KERNELS[self.vote]
+        lost, *box = vote(warped[0], warped[1], packet.p, PAD, self._images)
         above_empty = 0.0
         if lost < len(packet):
+            table, taps = tabulate(self.pixel_score), blur_taps(self.blur_sigma)
             for image, slopes in zip(self._images, self._slopes, strict=True):
-                table = tabulate(self.pixel_score)
-                above_empty += float(score_image(image, PAD, tuple(box), TAPS, *table, self._scratch, slopes))
+                above_empty += float(score_image(image, PAD, tuple(box), taps, *table, self._scratch, slopes))
         at_events = np.empty((2, len(packet)), np.float32)
-        gather_gradient(warped[0], warped[1], packet.p, PAD, self._slopes, at_events[0], at_events[1])
+        gather(warped[0], warped[1], packet.p, PAD, self._slopes, at_events[0], at_events[1])
         by_motion = self.warp.slopes_by_motion(packet, self.frame, velocity, acceleration, warped, at_events)
         value = above_empty + self._empty(len(packet))
         return Score(value, *self._summed(by_motion, packet.dt_s), len(packet) - lost)
@@ -79,7 +93,7 @@ class Scorer:
     ) -> Float[np.ndarray, "2 height width"]:
         """Images of warped events, OFF and ON, of the size of the frame; a copy."""
         warped = self.warp.apply(packet, self.frame, velocity, acceleration)
-        vote_bilinear(warped[0], warped[1], packet.p, PAD, self._images)
+        KERNELS["bilinear"][0](warped[0], warped[1], packet.p, PAD, self._images)  # the sharpest to look at
         images = self._images.copy()
         self._images[:] = 0
         return images[:, PAD:-PAD, PAD:-PAD]

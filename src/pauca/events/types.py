@@ -16,6 +16,7 @@ from pauca.errors import InputError
 
 Motion = Literal["rotation", "translation"]
 Objective = Literal["st-ppp", "contrast"]
+VoteKernel = Literal["bilinear", "quadratic"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from numba import njit
 from pauca.events.kernels.series import C4, C6, HALF, ONE, S5, S7, SIXTH
 
 
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def chain_rotate(x, y, dt, velocity, acceleration, frame, warp_x, warp_y, slope_x, slope_y, out):
     """Slope by the rotation vector of each event.
 
@@ -37,7 +37,7 @@ def chain_rotate(x, y, dt, velocity, acceleration, frame, warp_x, warp_y, slope_
         out[2, i] = vz - b * uz + c * (rx * uy - ry * ux)
 
 
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def chain_rotate_first_order(x, y, dt, velocity, acceleration, frame, warp_x, warp_y, slope_x, slope_y, out):
     """As `chain_rotate`, for the first-order warp: bearing x slope by bearing, over the depth of the warped bearing."""
     wx, wy, _ = velocity
@@ -55,7 +55,7 @@ def chain_rotate_first_order(x, y, dt, velocity, acceleration, frame, warp_x, wa
         out[2, i] = x[i] * qy - y[i] * qx
 
 
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def chain_translate(x, y, dt, velocity, acceleration, frame, warp_x, warp_y, slope_x, slope_y, out):
     """Slope by the shift of each event."""
     fx, fy, _, _ = frame

@@ -13,7 +13,7 @@ _NEAREST = np.float32(0.05)  # depth below which a turned bearing is not in fron
 _OUTSIDE = np.float32(-1)
 
 
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def rotate(x, y, dt, velocity, acceleration, frame, out_x, out_y):
     """Turn each bearing by the rotation vector dt velocity + dt^2/2 acceleration (Rodrigues' formula).
 
@@ -37,7 +37,7 @@ def rotate(x, y, dt, velocity, acceleration, frame, out_x, out_y):
         out_y[i] = fy * py / pz + cy if pz > _NEAREST else _OUTSIDE
 
 
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def rotate_first_order(x, y, dt, velocity, acceleration, frame, out_x, out_y):
     """Add to each bearing its cross product with the rotation vector, as the paper does."""
     wx, wy, wz = velocity
@@ -53,7 +53,7 @@ def rotate_first_order(x, y, dt, velocity, acceleration, frame, out_x, out_y):
         out_y[i] = fy * py / pz + cy if pz > _NEAREST else _OUTSIDE
 
 
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def translate(x, y, dt, velocity, acceleration, frame, out_x, out_y):
     """Shift each bearing against the motion of the image: -(dt velocity + dt^2/2 acceleration)."""
     vx, vy = velocity
