@@ -60,7 +60,15 @@ def _dispatch(words: list[str]) -> None:
         _print_overview()
     elif first in ("--version", "-V"):
         print(f"pauca {pauca.__version__}")
-    elif first in SYSTEMS:
+    else:
+        _dispatch_command(first, words)
+
+
+def _dispatch_command(first: str, words: list[str]) -> None:
+    from pauca.runs import share_processors
+
+    share_processors()  # before a system imports torch
+    if first in SYSTEMS:
         _run_verb(f"pauca {first}", _commands_of(first), words[1:])
     else:
         from pauca import commands

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import pauca
-from pauca.runs import processor_name
+from pauca.runs import processor_name, usable_cores
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,6 @@ def _machine() -> Iterator[Check]:
     memory = _memory_gib()
     if memory:
         yield Check("machine", "memory", True, f"{memory:.1f} GiB")
-
-
-def usable_cores() -> int:
-    """Cores that this process may use, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory_gib() -> float | None:

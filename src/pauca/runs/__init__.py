@@ -7,6 +7,7 @@ from pauca.runs.folder import Run, describe_machine, processor_name
 from pauca.runs.progress import Progress
 from pauca.runs.report import Report
 from pauca.runs.seeds import seed_all, seed_of
+from pauca.runs.threads import share_processors, usable_cores
 
 __all__ = [
     "Progress",
@@ -22,7 +23,9 @@ __all__ = [
     "resolve_device",
     "seed_all",
     "seed_of",
+    "share_processors",
     "to_dict",
     "to_yaml",
+    "usable_cores",
     "write_text",
 ]
