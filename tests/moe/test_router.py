@@ -122,6 +122,67 @@ def test_load_counts_training_copies_alone():
     assert int(router.load.sum()) == 100
 
 
+CASTS = {
+    "bfloat16": lambda module: module.bfloat16(),
+    "half": lambda module: module.half(),
+    "to a dtype": lambda module: module.to(torch.bfloat16),
+    "to device and dtype": lambda module: module.to("cpu", torch.float16),
+    "double and back": lambda module: module.double().bfloat16(),
+    "type": lambda module: module.type(torch.bfloat16),
+    "apply": lambda module: module._apply(lambda tensor: tensor.bfloat16()),
+    "within a model": lambda module: torch.nn.Sequential(module).bfloat16()[0],
+}
+
+
+@pytest.mark.parametrize("cast", CASTS.values(), ids=list(CASTS))
+def test_the_bias_keeps_small_steps_and_the_load_its_count_through_every_cast(cast):
+    router = _router(scoring="sigmoid", bias_rate=1e-3)
+    router.bias.fill_(1.001)  # BF16 has nothing between 1 and 1.0078
+    router.load.fill_(257)
+    router = cast(router)
+    assert router.load.dtype == torch.int64
+    assert torch.equal(router.load, torch.full((8,), 257))
+    router.load[0] = 0
+    before = router.bias.clone()
+    assert torch.equal(before, torch.full((8,), 1.001))
+    router.update_bias()
+    assert router.bias.dtype == torch.float32
+    torch.testing.assert_close((router.bias - before).abs(), torch.full((8,), 1e-3), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_bias_that_was_stored_in_bf16_is_loaded_into_fp32(assign):
+    router, stored = _router(), _router(seed=1).state_dict()
+    stored = {name: tensor.bfloat16() for name, tensor in stored.items()}
+    router.load_state_dict(stored, assign=assign)
+    assert router.bias.dtype == torch.float32
+    assert stored["bias"].dtype == torch.bfloat16
+
+
+def test_a_bias_that_a_wrapper_has_cast_in_place_goes_on_in_fp32():
+    # As FullyShardedDataParallel's and DistributedDataParallel's mixed precision do to buffers.
+    router = _router(bias_rate=1e-3)
+    router.bias.data = router.bias.data.bfloat16() + 1
+    router.load[0] = 9
+    router.update_bias()
+    assert router.bias.dtype == torch.float32
+    torch.testing.assert_close(router.bias, torch.tensor([0.999] + [1.001] * 7))
+
+
+def test_a_router_made_under_another_default_dtype_has_an_fp32_bias():
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        assert _router().bias.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_the_load_is_no_buffer_which_data_parallel_wrappers_would_overwrite():
+    assert dict(_router().named_buffers()).keys() == {"bias"}
+    assert _router().to("meta").load.device.type == "meta"
+
+
 def test_nan_in_is_nan_out():
     router, x = _router(), torch.randn(3, 16)
     x[1, 4] = float("nan")

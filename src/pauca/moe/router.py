@@ -6,8 +6,9 @@ that counts in the choice but not in the weight, raised for idle experts and low
 (arXiv 2408.15664).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -74,10 +75,16 @@ def _normalised(scores: Float[Tensor, "tokens n"]) -> Float[Tensor, "tokens n"]:
 
 
 class Router(nn.Module):
-    """Scores each token against each expert and picks the best `top_k`."""
+    """Scores each token against each expert and picks the best `top_k`.
+
+    Attributes:
+        bias: [experts], counts in the choice alone. FP32 whatever the model is cast to: a step of 1e-3 is lost or
+            doubled where BF16's neighbours are 4e-3 and more apart.
+        load: [experts], int64: the copies of tokens that each expert got in training since the last `update_bias`.
+    """
 
     bias: Tensor
-    load: Tensor
+    load: Tensor  # no buffer: DistributedDataParallel would overwrite each process's count by the first one's
 
     def __init__(self, hidden: int, experts: int, top_k: int, config: RouterConfig | None = None) -> None:
         super().__init__()
@@ -94,8 +101,8 @@ class Router(nn.Module):
             raise ConfigError(f"top_k {top_k} is more than the experts in {self.config.top_groups} group(s)")
         self.top_k = top_k
         self.weight = nn.Parameter(torch.empty(experts, hidden))
-        self.register_buffer("bias", torch.zeros(experts))
-        self.register_buffer("load", torch.zeros(experts, dtype=torch.int64), persistent=False)
+        self.register_buffer("bias", torch.zeros(experts, dtype=torch.float32))
+        self.load = torch.zeros(experts, dtype=torch.int64)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -103,10 +110,28 @@ class Router(nn.Module):
         nn.init.zeros_(self.bias)
         nn.init.zeros_(self.load)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Router":
+        """Move with the model (`to`, `cuda`, `to_empty`), but keep the types of bias and load (`bfloat16`, `half`)."""
+        bias, load = self.bias, self.load
+        super()._apply(fn, recurse)
+        if self.bias.dtype != torch.float32:
+            self.bias = bias.to(self.bias.device)
+        moved = fn(load)
+        self.load = moved if moved.dtype == load.dtype else load.to(moved.device)
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        name = prefix + "bias"
+        if isinstance(state_dict.get(name), Tensor):  # `assign=True` would take its type too
+            state_dict[name] = state_dict[name].float()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def forward(self, x: Float[Tensor, "tokens hidden"]) -> Routing:
         """`route`, and in training the load is counted for `update_bias`."""
         routing = self.route(x)
         if self.training:
+            if self.load.device != x.device:  # wrappers move parameters and buffers alone
+                self.load = self.load.to(x.device)
             self.load += routing.copies
         return routing
 
@@ -119,9 +144,8 @@ class Router(nn.Module):
             chosen = scores.gather(1, expert_ids)
             if self.config.normalise:
                 chosen = _normalised(chosen)
-            copies = torch.zeros_like(self.load).scatter_add_(
-                0, expert_ids.reshape(-1), torch.ones_like(expert_ids).reshape(-1)
-            )
+            copies = torch.zeros(len(self.weight), dtype=torch.int64, device=x.device)
+            copies.scatter_add_(0, expert_ids.reshape(-1), torch.ones_like(expert_ids).reshape(-1))
             return Routing(expert_ids, chosen * self.config.scale, copies, self._auxiliary_loss(scores, copies))
 
     def _choose(self, scores: Float[Tensor, "tokens experts"]) -> Int[Tensor, "tokens top_k"]:
@@ -149,5 +173,7 @@ class Router(nn.Module):
         Several processes that share a model sum `load` over them first (`torch.distributed.all_reduce`).
         """
         load = self.load.float()
+        if self.bias.dtype != torch.float32:  # cast in place, as wrappers with mixed precision do
+            self.bias = self.bias.float()
         self.bias += self.config.bias_rate * torch.sign(load.mean() - load)
         self.load.zero_()
