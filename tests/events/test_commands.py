@@ -149,9 +149,23 @@ def test_info_as_text_and_json(recording, capsys):
     assert json.loads(capsys.readouterr().out)["size"] == [120, 90]
 
 
-def test_a_size_without_a_calibration_is_not_ignored(tmp_path, capsys):
-    assert cli.main(["events", "simulate", str(tmp_path / "a.npz"), "--size", "640", "480"]) == 2
-    assert "--size goes with --camera" in capsys.readouterr().err
+def test_a_size_without_a_calibration_is_a_camera_without_distortion(tmp_path):
+    words = ["--size", "64", "48", "--duration-s", "0.05", "--movement", "constant", "--axis", "0", "0", "1"]
+    assert cli.main(["events", "simulate", str(tmp_path / "a.npz"), *words]) == 0
+    recording = events.read(tmp_path / "a.npz")
+    assert recording.camera == events.Camera.pinhole((64, 48))
+    assert not recording.ground_truth.omega_rad_s[:, :2].any()
+
+
+def test_undistorted_simulations_are_read_back_as_they_were_written(tmp_path):
+    assert cli.main(["events", "simulate", str(tmp_path / "a.npz"), "--duration-s", "0.05", "--undistorted"]) == 0
+    assert events.read(tmp_path / "a.npz").events.undistorted
+
+
+def test_two_ways_to_say_how_the_camera_turns_are_refused(recording, tmp_path, capsys):
+    words = ["--motion", str(recording), "--movement", "rest"]
+    assert cli.main(["events", "simulate", str(tmp_path / "a.npz"), *words]) == 2
+    assert "choose one" in capsys.readouterr().err
 
 
 def test_simulate_follows_a_given_motion(tmp_path, capsys):

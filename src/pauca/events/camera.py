@@ -43,6 +43,18 @@ class Camera:
         return self.k1, self.k2, self.p1, self.p2, self.k3
 
     @classmethod
+    def pinhole(cls, size: tuple[int, int], focal: float | None = None) -> "Camera":
+        """A camera without distortion that looks through the middle of its sensor.
+
+        Args:
+            size: width and height in pixels.
+            focal: focal length in pixels; None for 0.83 of the width, as a DAVIS 240C has (62 degrees across).
+        """
+        width, height = size
+        f = 0.83 * width if focal is None else focal
+        return cls(size, f, f, (width - 1) / 2, (height - 1) / 2)
+
+    @classmethod
     def from_file(cls, path: str | Path, size: tuple[int, int] | None = None) -> "Camera":
         """Read a calibration: UZH `calib.txt`, or YAML of ROS camera_info, Kalibr camchain or OpenCV.
 

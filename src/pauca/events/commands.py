@@ -126,18 +126,19 @@ def simulate(
 
     Args:
         out: file to write: .npz or .h5.
-        config: scene, sensor and motion.
-        camera: calibration file; default: a DAVIS 240C.
-        size: width and height of the sensor, where the calibration file (--camera) does not say it.
-        motion: angular velocity to follow (CSV with columns t_s,wx_rad_s,wy_rad_s,wz_rad_s, UZH imu.txt or
-            groundtruth.txt, or NPZ); default: a random one.
+        config: scene, movement, sensor and disturbances.
+        camera: calibration file of the simulated camera; default: a DAVIS 240C.
+        size: width and height of the sensor, where the calibration file (--camera) does not say it; without a
+            calibration file, simulate a camera of this size without lens distortion.
+        motion: file with the angular velocity to follow (CSV with columns t_s,wx_rad_s,wy_rad_s,wz_rad_s, UZH imu.txt
+            or groundtruth.txt, or NPZ); default: the --movement below.
         force: replace a file that is there already.
         quiet: print only errors.
     """
     check_can_write(out, force)
-    if size and not camera:
-        raise ConfigError("--size goes with --camera FILE; without a calibration a DAVIS 240C (240 x 180) is simulated")
-    calibration = events.Camera.from_file(camera, size) if camera else events.DAVIS240C
+    if motion and config.movement != "random":
+        raise ConfigError(f"--motion FILE and --movement {config.movement} both say how the camera turns: choose one")
+    calibration = _simulated_camera(camera, size)
     recording = events.simulate(config, camera=calibration, motion=events.read_ground_truth(motion) if motion else None)
     events.write(out, recording, force=force)
     if not quiet:
@@ -239,6 +240,12 @@ def _camera(loaded: events.Recording, path: Path | None) -> events.Camera:
             f"{loaded.name}: does not say its camera; add --camera FILE (UZH calib.txt, or YAML of ROS, Kalibr, OpenCV)"
         )
     return loaded.camera
+
+
+def _simulated_camera(path: Path | None, size: tuple[int, int] | None) -> events.Camera:
+    if path:
+        return events.Camera.from_file(path, size)
+    return events.Camera.pinhole(size) if size else events.DAVIS240C
 
 
 def _without_hot_pixels(loaded: events.Recording, quiet: bool) -> events.Recording:

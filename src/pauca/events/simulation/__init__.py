@@ -1,5 +1,6 @@
 """Recordings of a camera that rotates before a panorama, with the exact motion."""
 
-from pauca.events.simulation.simulator import DAVIS240C, SimulateConfig, simulate
+from pauca.events.simulation.config import SimulateConfig
+from pauca.events.simulation.simulator import DAVIS240C, simulate
 
 __all__ = ["DAVIS240C", "SimulateConfig", "simulate"]

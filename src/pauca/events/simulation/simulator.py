@@ -7,18 +7,26 @@ noise and hot pixels; it has no photoreceptor bandwidth, no leak and no read-out
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
-from pauca.errors import ConfigError
 from pauca.events.camera import Camera, undistortion_table
 from pauca.events.kernels.simulate import expose, look
 from pauca.events.recording import GroundTruth, Recording
-from pauca.events.simulation.motion import look_times, orientations, random_motion, resample
-from pauca.events.simulation.panorama import Faces, Scene, image_panorama, shapes_panorama, texture_panorama
+from pauca.events.simulation import moving
+from pauca.events.simulation.config import SimulateConfig
+from pauca.events.simulation.motion import (
+    look_times,
+    orientations,
+    plain_motion,
+    random_motion,
+    resample,
+    vibration,
+    with_warm_up,
+)
+from pauca.events.simulation.panorama import Faces, image_panorama, shapes_panorama, texture_panorama
 from pauca.events.types import Events
 
 DAVIS240C = Camera(
@@ -31,83 +39,50 @@ DAVIS240C = Camera(
 _BUFFER = 1 << 20  # events the kernel writes before it hands over
 
 
-@dataclass(frozen=True)
-class SimulateConfig:
-    """What is simulated. Defaults resemble a DAVIS 240C that is turned by hand."""
-
-    scene: Scene = "texture"
-    """Procedural panorama: cloudy texture, or flat polygons."""
-    image: Path | None = None
-    """An image to look at instead: equirectangular (twice as wide as high), or any other, repeated in mirrors."""
-    duration_s: float = 2.0
-    """Seconds of random motion; a given motion lasts as long as it lasts."""
-    peak_deg_s: float = 300.0
-    """Highest angular speed of the random motion."""
-    bandwidth_hz: float = 2.0
-    """Highest frequency in the random motion."""
-    contrast_on: float = 0.4
-    """Rise of log intensity that makes an ON event."""
-    contrast_off: float = 0.4
-    """Fall of log intensity that makes an OFF event."""
-    contrast_spread: float = 0.04
-    """Standard deviation of the thresholds over the pixels, as a share."""
-    refractory_us: float = 200.0
-    """How long a pixel is blind after an event."""
-    noise_hz: float = 0.5
-    """Background events of each pixel a second, half ON, half OFF."""
-    hot_pixels: int = 0
-    """Pixels that fire by themselves all the time."""
-    hot_pixel_hz: float = 500.0
-    """Events of each of them a second."""
-    step_pixels: float = 0.5
-    """Farthest motion of any pixel between two looks at the panorama; brightness is linear in between."""
-    seed: int = 0
-    """The same seed gives the same recording, bit for bit."""
-
-    def __post_init__(self) -> None:
-        for name in ("duration_s", "peak_deg_s", "bandwidth_hz", "contrast_on", "contrast_off", "step_pixels"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but must be positive")
-        for name in ("contrast_spread", "refractory_us", "noise_hz", "hot_pixels", "hot_pixel_hz", "seed"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but must not be negative")
-
-
 def simulate(
     config: SimulateConfig | None = None, *, camera: Camera = DAVIS240C, motion: GroundTruth | None = None
 ) -> Recording:
     """Simulate a recording of a rotating event camera.
 
     Args:
-        config: scene, sensor and random motion.
+        config: scene, movement, sensor and disturbances.
         camera: size, intrinsics and distortion of the camera.
-        motion: times and angular velocities to follow (resampled at 1 kHz, linear in between); None for a random
-            motion. Its quaternions are not used: the camera starts looking straight ahead (+z).
+        motion: times and angular velocities to follow (resampled at 1 kHz, linear in between); None for
+            the movement of `config`. Its quaternions are not used: the camera starts looking straight ahead (+z).
 
     Returns:
-        Events, camera, and as ground truth the exact angular velocity and orientation at 1 kHz.
+        Events, camera, and as ground truth the exact angular velocity and orientation at 1 kHz. The sensor has been
+        running before the first event: its pixels are where the motion put them.
 
     Examples:
         >>> recording = simulate(SimulateConfig(scene="shapes", duration_s=1.0, seed=7))
     """
     config = config or SimulateConfig()
     # Independent streams: a longer recording or another noise level leaves the scene and the motion as they were.
-    scene_rng, motion_rng, sensor_rng, noise_rng = np.random.default_rng(config.seed).spawn(4)
-    t_s, omega = (
-        resample(motion)
-        if motion
-        else random_motion(config.duration_s, config.peak_deg_s, config.bandwidth_hz, motion_rng)
-    )
+    scene_rng, motion_rng, sensor_rng, noise_rng, object_rng = np.random.default_rng(config.seed).spawn(5)
+    t_s, omega = resample(motion) if motion else _movement(config, motion_rng)
+    if config.vibration_hz:
+        omega = omega + vibration(t_s, config.vibration_deg_s, config.vibration_hz, config.vibration_axis)
     bearings = _unit_bearings(camera)
-    pixels_per_radian = _pixels_per_radian(bearings, camera.size)
+    sensor = _Sensor(config, bearings, _pixels_per_radian(bearings, camera.size), int(sensor_rng.integers(2**32)))
     faces = _panorama(config, camera, scene_rng)
     turned = orientations(t_s, omega)
-    step_times_us, rotations = look_times(t_s, omega, turned, pixels_per_radian, config.step_pixels)
-    signal = _expose(faces, step_times_us, rotations, bearings, config, sensor_rng)
-    noise = _noise(step_times_us[-1], bearings.shape[1], config, noise_rng)
-    events = _merge([*signal, noise], round(t_s[0] * 1e6), camera.size)
+    signal = _expose(faces, t_s, omega, turned, sensor)
+    if config.moving_object:
+        signal = _with_moving_object(signal, faces, t_s, omega, sensor, object_rng)
+    noise = _noise((t_s[-1] - t_s[0]) * 1e6, bearings.shape[1], config, noise_rng)
+    events = _merge([signal, noise], round(t_s[0] * 1e6), camera.size)
     truth = GroundTruth(t_s, omega, Rotation.from_matrix(turned).as_quat())
-    return Recording(events, camera, name=f"simulated {config.image or config.scene}", ground_truth=truth)
+    name = f"simulated {config.image or config.scene}"
+    if config.undistorted:
+        return Recording(_undistort(events, camera), _without_distortion(camera), name, ground_truth=truth)
+    return Recording(events, camera, name, ground_truth=truth)
+
+
+def _movement(config: SimulateConfig, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    if config.movement == "random":
+        return random_motion(config.duration_s, config.peak_deg_s, config.bandwidth_hz, rng)
+    return plain_motion(config.movement, config.duration_s, config.peak_deg_s, config.axis)
 
 
 def _unit_bearings(camera: Camera) -> Float[np.ndarray, "3 pixels"]:
@@ -134,24 +109,48 @@ def _panorama(config: SimulateConfig, camera: Camera, rng: np.random.Generator) 
 _Fired = tuple[np.ndarray, np.ndarray, np.ndarray]  # microseconds since the start, pixel, ON
 
 
+@dataclass(frozen=True, eq=False)
+class _Sensor:
+    config: SimulateConfig
+    bearings: Float[np.ndarray, "3 pixels"]
+    pixels_per_radian: float
+    seed: int  # of its thresholds and of where its pixels start
+
+
 def _expose(
     faces: Faces,
-    times_us: Float[np.ndarray, "m"],
-    rotations: Float[np.ndarray, "m 3 3"],
-    bearings: Float[np.ndarray, "3 pixels"],
-    config: SimulateConfig,
-    rng: np.random.Generator,
+    t_s: Float[np.ndarray, "n"],
+    omega: Float[np.ndarray, "n 3"],
+    turned: Float[np.ndarray, "n 3 3"],
+    sensor: _Sensor,
+) -> _Fired:
+    """Events of the panorama, after the pixels have been warmed up."""
+    longer_t_s, longer_omega = with_warm_up(t_s, omega, sensor.pixels_per_radian)
+    longer = orientations(longer_t_s, longer_omega)
+    longer = turned[0] @ longer[1].T @ longer
+    step_pixels = sensor.config.step_pixels
+    times_us, rotations = look_times(longer_t_s, longer_omega, longer, sensor.pixels_per_radian, step_pixels)
+    times_us -= (longer_t_s[1] - longer_t_s[0]) * 1e6
+    fired = _fire(faces, times_us, rotations, sensor)
+    parts = [np.concatenate(column) for column in zip(*fired, strict=True)]
+    kept = parts[0] >= 0
+    return parts[0][kept], parts[1][kept], parts[2][kept]
+
+
+def _fire(
+    faces: Faces, times_us: Float[np.ndarray, "m"], rotations: Float[np.ndarray, "m 3 3"], sensor: _Sensor
 ) -> list[_Fired]:
-    n = bearings.shape[1]
+    config, bearings, n = sensor.config, sensor.bearings, sensor.bearings.shape[1]
+    rng = np.random.default_rng(sensor.seed)
     spread = 1 + config.contrast_spread * rng.standard_normal((2, n))
     # A threshold near zero would fire without end; no calibrated sensor has one.
     thresholds = np.maximum(spread, 0.2) * [[config.contrast_off], [config.contrast_on]]
     thresholds = thresholds.astype(np.float32)
     old = np.empty(n, np.float32)
     look(faces, rotations[0], bearings, old)
-    # The camera has been running: each pixel is somewhere between its two thresholds.
+    # Each pixel starts somewhere between its two thresholds; the warm-up puts it where the motion wants it.
     reference = old + (thresholds[0] - rng.random(n) * thresholds.sum(axis=0)).astype(np.float32)
-    ready_us = np.zeros(n)
+    ready_us = np.full(n, times_us[0])
     start = np.zeros(2, np.int64)
     fired: list[_Fired] = []
     while start[0] < len(times_us) - 1:
@@ -160,6 +159,23 @@ def _expose(
         count = expose(faces, rotations, times_us, config.refractory_us, bearings, thresholds, start, *state, *out)
         fired.append((out[0][:count].copy(), out[1][:count].copy(), out[2][:count].copy()))
     return fired
+
+
+def _with_moving_object(
+    signal: _Fired,
+    faces: Faces,
+    t_s: Float[np.ndarray, "n"],
+    omega: Float[np.ndarray, "n 3"],
+    sensor: _Sensor,
+    rng: np.random.Generator,
+) -> _Fired:
+    swinging = moving.swing(t_s, omega, sensor.bearings, rng)
+    turned = moving.start() @ orientations(t_s, swinging)
+    disc = _expose(faces, t_s, swinging, turned, sensor)
+    away = [moving.distances(fired, t_s, turned, sensor.bearings) for fired in (signal, disc)]
+    kept = moving.chosen(away[0], away[1], sensor.config.moving_object)
+    t, pixel, on = (np.concatenate([a[kept[0]], b[kept[1]]]) for a, b in zip(signal, disc, strict=True))
+    return t, pixel, on
 
 
 def _noise(duration_us: float, pixels: int, config: SimulateConfig, rng: np.random.Generator) -> _Fired:
@@ -178,3 +194,14 @@ def _merge(parts: list[_Fired], start_us: int, size: tuple[int, int]) -> Events:
     on = np.concatenate([part[2] for part in parts])[order]
     y, x = np.divmod(pixel, size[0])
     return Events(np.rint(t[order]).astype(np.int64) + start_us, x.astype(np.uint16), y.astype(np.uint16), on, size)
+
+
+def _undistort(events: Events, camera: Camera) -> Events:
+    """Sub-pixel positions without distortion, float32."""
+    x, y = np.moveaxis(undistortion_table(camera)[events.y, events.x], -1, 0)
+    x, y = x * camera.fx + camera.cx, y * camera.fy + camera.cy
+    return Events(events.t_us, x.astype(np.float32), y.astype(np.float32), events.p, events.size)
+
+
+def _without_distortion(camera: Camera) -> Camera:
+    return Camera(camera.size, *camera.intrinsics)
