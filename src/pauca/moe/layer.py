@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -24,6 +26,8 @@ class Experts(nn.Module):
 
     Parameters hold master weights, BF16 or FP32; FP8 copies are made for each pass and never stored.
     """
+
+    _ranks: Any = None  # those that divide the experts, after `parallelise`
 
     def __init__(
         self, hidden: int, width: int, experts: int, recipe: Recipe | None = None, recompute: Recompute = "none"
@@ -86,9 +90,6 @@ class Experts(nn.Module):
             )
             y = y.to(x.dtype)
         return y if shared is None else y + shared(x)
-
-    def _sum_over_ranks(self, load: Tensor) -> None:
-        """Add up in place what each rank has counted of its own tokens: here there is one rank."""
 
     def _check_input(self, x: Tensor) -> None:
         channels = x.shape[-1] if x.ndim else 0
@@ -227,16 +228,55 @@ def auxiliary_loss(model: nn.Module) -> Tensor | int:
     return sum(losses)
 
 
-def update_biases(model: nn.Module) -> None:
-    """`Router.update_bias` on all routers of a model; call it after each optimiser step.
+@torch.no_grad()
+def update_biases(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
+    """`Router.update_bias` on all routers of a model; call it after each optimiser step, on all processes together.
 
-    After `parallelise` each router first sums its load over all ranks, so that all call this together.
+    Processes that share a router must move its bias alike, so their loads are added up first: over the ranks given to
+    `parallelise`; without that, over all processes of the default group (there is none in a script of one process),
+    whether DDP, FSDP or nothing wraps the model. Routers without a `bias_rate` exchange nothing.
+
+    Args:
+        model: holds routers.
+        group: the processes that share the model, where these are not all; `dist.new_group([own_rank])` for a process
+            that trains a model of its own.
+
+    Raises:
+        PaucaError: another process has stopped, or does not call this within the process group's timeout.
     """
-    for module in model.modules():  # a layer comes before its router
-        if isinstance(module, MoE):
-            module.experts._sum_over_ranks(module.router.load)
-        if isinstance(module, Router):
-            module.update_bias()
+    modules = list(model.modules())
+    banks = {id(module.router): module.experts for module in modules if isinstance(module, MoE)}
+    routers = [module for module in modules if isinstance(module, Router)]
+    if dist.is_available() and dist.is_initialized():
+        together: dict[object, list[Router]] = {}
+        over: dict[object, Any] = {}
+        for router in routers:
+            if router.config.bias_rate:
+                ranks = banks[id(router)]._ranks if group is None and id(router) in banks else None
+                key = (None if ranks is None else ranks.mesh, router.load.device)
+                together.setdefault(key, []).append(router)
+                over[key] = group if ranks is None else ranks
+        for key, sharing in together.items():
+            _sum_loads(sharing, over[key])
+    for router in routers:
+        router.update_bias()
+
+
+def _sum_loads(routers: list[Router], over: Any) -> None:
+    """Add up what each process has counted, of all routers in one message."""
+    loads = torch.cat([router.load for router in routers])
+    if isinstance(over, dist.ProcessGroup | None):
+        try:
+            dist.all_reduce(loads, group=over)
+        except RuntimeError as error:  # names a socket
+            raise PaucaError(
+                "summing the loads of the experts over the processes: one of them has stopped, or does not call "
+                f"update_biases ({str(error).strip().splitlines()[0]})"
+            ) from error
+    else:
+        over.sum(loads)
+    for router, load in zip(routers, loads.split([len(router.load) for router in routers]), strict=True):
+        router.load.copy_(load)
 
 
 @contextmanager

@@ -133,9 +133,6 @@ class ParallelExperts(Experts):
         sizes = [probabilities.shape[1], *self.down.shape]
         return crc32(json.dumps([self._name, sizes, self._recipe_text, self.recompute, self.dispatch, wanted]).encode())
 
-    def _sum_over_ranks(self, load: Tensor) -> None:
-        self._ranks.sum(load)
-
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name in ("gate_up", "down"):

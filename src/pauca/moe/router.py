@@ -168,9 +168,10 @@ class Router(nn.Module):
 
     @torch.no_grad()
     def update_bias(self) -> None:
-        """Move the bias towards equal load and start counting anew; call it after each optimiser step.
+        """Move the bias towards equal load and start counting anew.
 
-        Several processes that share a model sum `load` over them first (`torch.distributed.all_reduce`).
+        By the loads that this process has counted: processes that share a router call `update_biases`, which adds
+        theirs up first.
         """
         load = self.load.float()
         if self.bias.dtype != torch.float32:  # cast in place, as wrappers with mixed precision do

@@ -25,7 +25,7 @@ from pauca.errors import ConfigError, PaucaError
 from pauca.moe.diagnosis import diagnose, largest_gradient
 from pauca.moe.division import clip, divide, parameter_groups
 from pauca.moe.health import moe_layers, quantisation_health, router_load
-from pauca.moe.layer import frozen_weights, update_biases
+from pauca.moe.layer import frozen_weights
 from pauca.moe.lm import LMConfig, LMLosses, MoELM
 from pauca.moe.processes import join_processes
 from pauca.moe.states import load_optimizer_state, optimizer_state
@@ -288,8 +288,7 @@ class Trainer:
             if self.processes > 1:
                 dist.all_reduce(layer.router.load)
             self.loads[name] = layer.router.load.clone()
-        # Divided experts sum their loads once more here: all become larger alike, which moves no bias another way.
-        update_biases(self.model)
+            layer.router.update_bias()
 
     def _not_finite(self, found: TrainStep) -> str:
         self.model.eval()  # routers do not count these tokens
