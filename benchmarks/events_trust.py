@@ -1,0 +1,368 @@
+"""Whether an estimate of `pauca.events` may be acted on: errors, status and stated uncertainty over a matrix of trials.
+
+    python benchmarks/events_trust.py [--quick] [--seed N] [--only WORD] [--minutes M] [--json PATH] [--plot PATH]
+
+Each trial simulates a recording (motion, scene, camera, disturbance), aligns it with the defaults, and compares every
+estimate with the exact velocity at the time that it states. A trial row says, in deg/s over packets and axes: RMS,
+median and worst error of the packets that are CONVERGED, how many packets have which status, how many CONVERGED
+packets are off by more than 30 deg/s and by more than 4 standard deviations in some axis, the share of axes within
+the 68 % and the 95 % interval, and Spearman's rank correlation of error and stated deviation. Pooled rows follow, over
+the moving cases and over the others. At rest, in pure noise and for shuffled times, the truth is a velocity of zero.
+
+`--seed` changes scenes, noise and speeds. Where PAUCA_DATA has them, a real hand's motion and real packets are used.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm, spearmanr
+
+from pauca import events
+from pauca.events import DAVIS240C, Camera, Events, GroundTruth, Recording, SimulateConfig, Status
+from pauca.runs import describe_machine
+
+DATA = Path(os.environ.get("PAUCA_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "events"
+CAMERAS = {
+    "davis": DAVIS240C,
+    "pinhole": Camera.pinhole((240, 180)),
+    "128": Camera.pinhole((128, 128)),
+    "vga": Camera.pinhole((640, 480)),
+    "hd": Camera.pinhole((1280, 720)),
+}
+FAR_DEG_S, FAR_SIGMA = 30.0, 4.0
+ROLL = (0.0, 0.0, 1.0)
+TILTED = (0.3, 0.9, 0.3)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recording to make and to judge."""
+
+    name: str
+    config: SimulateConfig
+    camera: str = "davis"
+    kind: str = "moving"  # pooled with others of its kind: moving, rest, disturbed (must be flagged or wide)
+    motion: GroundTruth | None = None
+    spoil: Callable[[Recording], Recording] | None = None
+    quick: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Errors and stated deviations of one trial, in deg/s."""
+
+    error: np.ndarray  # [packets, 3]
+    sigma: np.ndarray  # [packets, 3]
+    status: tuple[Status, ...]
+
+    @property
+    def converged(self) -> np.ndarray:
+        return np.array([status is Status.CONVERGED for status in self.status], bool)
+
+
+def trials(seed: int) -> list[Trial]:
+    """The matrix. With a seed other than 0, speeds differ by up to a quarter as well."""
+    rng = np.random.default_rng(seed)
+
+    def speed(deg_s: float) -> float:
+        return deg_s * (1.0 if seed == 0 else float(rng.uniform(0.8, 1.25)))
+
+    def config(**changes: Any) -> SimulateConfig:
+        return SimulateConfig(**{"seed": int(rng.integers(2**31)), "duration_s": 0.6, "axis": TILTED, **changes})
+
+    def constant(deg_s: float, **changes: Any) -> SimulateConfig:
+        deg_s = speed(deg_s)
+        seconds = float(np.clip(45.0 / deg_s, 0.06, 1.0))
+        return config(movement="constant", peak_deg_s=deg_s, **{"duration_s": seconds, **changes})
+
+    out: list[Trial] = []
+    for scene in ("texture", "shapes"):
+        first = scene == "texture"
+        out += [
+            Trial(f"{scene}, rest", config(scene=scene, movement="rest"), kind="rest", quick=first),
+            Trial(
+                f"{scene}, stop-and-go 200",
+                config(scene=scene, movement="stop-and-go", peak_deg_s=speed(200)),
+                quick=True,
+            ),
+            *(
+                Trial(f"{scene}, constant {v}", constant(v, scene=scene), quick=v in (5, 300))
+                for v in (2, 5, 20, 80, 300, 1000, 2000)
+            ),
+            Trial(f"{scene}, ramp to 1000", config(scene=scene, movement="ramp", peak_deg_s=speed(1000))),
+            Trial(f"{scene}, roll 720", constant(720, scene=scene, axis=ROLL, duration_s=0.25)),
+            Trial(
+                f"{scene}, vibration 20 Hz 100",
+                config(scene=scene, movement="rest", vibration_hz=20.0, vibration_deg_s=speed(100)),
+                quick=first,
+            ),
+            Trial(
+                f"{scene}, pan 100, 20 Hz 50",
+                config(
+                    scene=scene, movement="constant", peak_deg_s=speed(100), vibration_hz=20.0, vibration_deg_s=50.0
+                ),
+            ),
+            Trial(
+                f"{scene}, pan 100, 60 Hz 100",
+                config(
+                    scene=scene, movement="constant", peak_deg_s=speed(100), vibration_hz=60.0, vibration_deg_s=100.0
+                ),
+            ),
+            Trial(f"{scene}, random 300", config(scene=scene, peak_deg_s=speed(300)), quick=True),
+            *(
+                Trial(f"{scene}, pinhole {v}", constant(v, scene=scene), camera="pinhole", quick=first and v == 10)
+                for v in (2, 5, 10, 20, 40, 80, 300)
+            ),
+            Trial(
+                f"{scene}, pinhole 10, 5 Hz, 60 hot",
+                constant(10, scene=scene, noise_hz=5.0, hot_pixels=60, hot_pixel_hz=1000.0),
+                camera="pinhole",
+            ),
+            Trial(f"{scene}, rectified 20", constant(20, scene=scene, undistorted=True)),
+            Trial(f"{scene}, 128x128 20", constant(20, scene=scene), camera="128"),
+            Trial(f"{scene}, 128x128 random 300", config(scene=scene, peak_deg_s=speed(300)), camera="128"),
+            Trial(
+                f"{scene}, 640x480 random 300",
+                config(scene=scene, peak_deg_s=speed(300), duration_s=0.25),
+                camera="vga",
+            ),
+            Trial(f"{scene}, 1280x720 100", constant(100, scene=scene, duration_s=0.12), camera="hd"),
+            *_disturbed(
+                scene,
+                lambda scene=scene, **changes: config(scene=scene, peak_deg_s=speed(300), duration_s=0.5, **changes),
+                first,
+            ),
+        ]
+    photograph = _photograph()
+    if photograph:
+        out += [Trial(f"image, constant {v}", constant(v, image=photograph)) for v in (10, 100, 1000)]
+        out.append(Trial("image, stop-and-go 200", config(image=photograph, movement="stop-and-go", peak_deg_s=200.0)))
+    for i, motion in enumerate(_hand_motions(rng)):
+        out.append(Trial(f"hand, part {i}", config(scene=("texture", "shapes")[i % 2]), motion=motion, quick=i == 0))
+    for hz in (0.1, 2.0, 20.0):
+        still = config(movement="rest", noise_hz=hz, duration_s=1.0)
+        out.append(Trial(f"pure noise {hz:g} Hz", still, kind="rest", quick=hz == 2.0))
+    return out
+
+
+def _disturbed(scene: str, config: Callable[..., SimulateConfig], first: bool) -> list[Trial]:
+    """The same motion under each disturbance. Moving objects and a wrong calibration are judged apart."""
+
+    def trial(
+        name: str,
+        spoil: Callable[[Recording], Recording] | None = None,
+        kind: str = "moving",
+        quick: bool = False,
+        **changes: Any,
+    ) -> Trial:
+        return Trial(f"{scene}, {name}", config(**changes), kind=kind, spoil=spoil, quick=quick and first)
+
+    return [
+        *(trial(f"noise {hz:g} Hz", noise_hz=hz, quick=hz == 10) for hz in (0.02, 10.0, 30.0)),
+        *(trial(f"{n} hot pixels", hot_pixels=n, hot_pixel_hz=1000.0, quick=n == 200) for n in (20, 200)),
+        *(
+            trial(f"object {share:.0%}", kind="disturbed", moving_object=share, quick=share == 0.25)
+            for share in (0.1, 0.25, 0.5)
+        ),
+        trial("ON only", _on_only),
+        trial("30 % of events", _thinned),
+        trial("times in ms", _coarse),
+        trial("focal length 5 % wrong", _wrong_focal, kind="disturbed"),
+        trial("shuffled in time", _shuffled, kind="rest", quick=True),
+    ]
+
+
+def _select(recording: Recording, kept: np.ndarray) -> Recording:
+    e = recording.events
+    return replace(recording, events=Events(e.t_us[kept], e.x[kept], e.y[kept], e.p[kept], e.size))
+
+
+def _on_only(recording: Recording) -> Recording:
+    return _select(recording, recording.events.p == 1)
+
+
+def _thinned(recording: Recording) -> Recording:
+    return _select(recording, np.random.default_rng(1).random(len(recording.events)) < 0.3)
+
+
+def _coarse(recording: Recording) -> Recording:
+    e = recording.events
+    return replace(recording, events=Events(e.t_us // 1000 * 1000, e.x, e.y, e.p, e.size))
+
+
+def _wrong_focal(recording: Recording) -> Recording:
+    camera = recording.camera
+    assert camera is not None
+    return replace(recording, camera=replace(camera, fx=1.05 * camera.fx, fy=1.05 * camera.fy))
+
+
+def _shuffled(recording: Recording) -> Recording:
+    """Each event keeps its pixel and polarity and gets another one's time: there is no motion left in it."""
+    e = recording.events
+    order = np.random.default_rng(1).permutation(len(e))
+    truth = recording.ground_truth
+    assert truth is not None
+    still = GroundTruth(truth.t_s, np.zeros_like(truth.omega_rad_s))
+    return replace(recording, events=Events(e.t_us, e.x[order], e.y[order], e.p[order], e.size), ground_truth=still)
+
+
+def _photograph() -> Path | None:
+    """The photograph that matplotlib ships."""
+    import matplotlib
+
+    path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    return path if path.exists() else None
+
+
+def _hand_motions(rng: np.random.Generator, count: int = 2, seconds: float = 0.7) -> list[GroundTruth]:
+    """Parts of a real hand's motion, from the truth of a simulated sequence that followed motion capture."""
+    path = DATA / "sim" / "shapes_rot.npz"
+    if not path.exists():
+        return []
+    with np.load(path) as file:
+        t_s, omega = file["gt_t"], file["gt_w"].astype(float)
+    starts = rng.uniform(t_s[0], t_s[-1] - seconds, count)
+    parts = [(t_s >= start) & (t_s <= start + seconds) for start in starts]
+    return [GroundTruth(t_s[part], omega[part]) for part in parts]
+
+
+def run(trial: Trial) -> Outcome:
+    """Simulate, spoil, align with the defaults, compare."""
+    recording = events.simulate(trial.config, camera=CAMERAS[trial.camera], motion=trial.motion)
+    if trial.spoil:
+        recording = trial.spoil(recording)
+    truth = recording.ground_truth
+    assert truth is not None
+    trajectory = events.align(recording)
+    at = np.stack([np.interp(trajectory.t_s, truth.t_s, part) for part in truth.omega_rad_s.T], axis=1)
+    sigma = np.sqrt(np.diagonal(trajectory.covariance, axis1=1, axis2=2))
+    return Outcome(np.degrees(trajectory.velocity - at), np.degrees(sigma), trajectory.status)
+
+
+def judge(outcomes: list[Outcome]) -> dict[str, float]:
+    """The figures of a row, over one trial or several."""
+    error, sigma = (np.concatenate([getattr(o, name)[o.converged] for o in outcomes]) for name in ("error", "sigma"))
+    status = [status for outcome in outcomes for status in outcome.status]
+    row: dict[str, float] = {str(name): sum(s is name for s in status) for name in Status}
+    if not len(error):
+        return row
+    size, share = np.abs(error), np.abs(error) / np.maximum(sigma, 1e-9)
+    row |= {
+        "rms": float(np.sqrt(np.mean(error**2))),
+        "median": float(np.median(size)),
+        "worst": float(size.max()),
+        "far": int((size.max(axis=1) > FAR_DEG_S).sum()),
+        "far_sigma": int((share.max(axis=1) > FAR_SIGMA).sum()),
+        "within_68": float(np.mean(share < norm.ppf(0.84))),
+        "within_95": float(np.mean(share < norm.ppf(0.975))),
+    }
+    if size.size > 8 and np.ptp(sigma) > 0 and np.ptp(size) > 0:
+        row["spearman"] = float(spearmanr(size.ravel(), sigma.ravel()).statistic)
+    return row
+
+
+HEAD = (
+    f"{'':34} {'RMS':>7} {'median':>7} {'worst':>7} {'conv':>5} {'stall':>5} {'degen':>5} {'>30':>4} {'>4sd':>4} "
+    f"{'68 %':>5} {'95 %':>5} {'rank':>5}"
+)
+
+
+def line(name: str, row: dict[str, float]) -> str:
+    """A row for people."""
+    counts = f"{row['converged']:5d} {row['stalled']:5d} {row['degenerate']:5d}"
+    if "rms" not in row:
+        return f"{name:34} {'-':>7} {'-':>7} {'-':>7} {counts}"
+    rank = f"{row['spearman']:5.2f}" if "spearman" in row else f"{'-':>5}"
+    return (
+        f"{name:34} {row['rms']:7.2f} {row['median']:7.2f} {row['worst']:7.1f} {counts} {row['far']:4d} "
+        f"{row['far_sigma']:4d} {100 * row['within_68']:5.0f} {100 * row['within_95']:5.0f} {rank}"
+    )
+
+
+def real_packets() -> list[str]:
+    """Roll and tilt of the real packets beside the velocity stated for them; the pan is not comparable (README)."""
+    lines = []
+    for path in sorted((DATA / "rotation").glob("*_rotation.npz")):
+        with np.load(path) as file:
+            stated = np.degrees(file["w"])
+        found = events.align(events.read(path))
+        velocity = np.degrees(np.average(found.velocity, axis=0, weights=found.n_events))
+        lines.append(
+            f"{path.stem:18} stated {np.array2string(stated, precision=1)}, found "
+            f"{np.array2string(velocity, precision=1)} deg/s, {', '.join(sorted(set(map(str, found.status))))}"
+        )
+    return lines
+
+
+def reliability_figure(outcomes: list[Outcome]) -> Any:
+    """Stated against true: coverage of every interval, and error by stated deviation."""
+    from matplotlib.figure import Figure
+
+    error, sigma = (np.concatenate([getattr(o, name)[o.converged] for o in outcomes]) for name in ("error", "sigma"))
+    size, sigma = np.abs(error).ravel(), sigma.ravel()
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    stated = np.linspace(0.01, 0.99, 99)
+    true = [np.mean(size < norm.ppf((1 + share) / 2) * sigma) for share in stated]
+    left.plot([0, 100], [0, 100], color="0.6", lw=1)
+    left.plot(100 * stated, 100 * np.array(true), color="#3b5ba5")
+    left.set_xlabel("interval stated (%)")
+    left.set_ylabel("errors that lie within it (%)")
+    order = np.argsort(sigma)
+    parts = np.array_split(order, 10)
+    middle = [np.sqrt(np.mean(sigma[part] ** 2)) for part in parts]
+    rms = [np.sqrt(np.mean(size[part] ** 2)) for part in parts]
+    right.loglog(middle, middle, color="0.6", lw=1)
+    right.loglog(middle, rms, "o-", color="#c1440e", ms=4)
+    right.set_xlabel("standard deviation stated (deg/s), tenths of the estimates")
+    right.set_ylabel("RMS error (deg/s)")
+    for panel in (left, right):
+        panel.grid(alpha=0.3)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a sixth of the trials")
+    parser.add_argument("--seed", type=int, default=0, help="other scenes, noise and speeds")
+    parser.add_argument("--only", default="", help="only trials whose name holds this word")
+    parser.add_argument("--minutes", type=float, default=15.0, help="begin no trial after so many minutes")
+    parser.add_argument("--json", type=Path, help="write all rows here")
+    parser.add_argument("--plot", type=Path, help="draw the reliability of the moving trials to this picture")
+    options = parser.parse_args()
+    machine = describe_machine("benchmarks/events_trust.py")
+    print(f"{machine['processor']}, Python {machine['python']}, seed {options.seed}\n\n{HEAD}", flush=True)
+    chosen = [t for t in trials(options.seed) if options.only in t.name and (t.quick or not options.quick)]
+    started, rows, outcomes = time.monotonic(), {}, {}
+    for trial in chosen:
+        if time.monotonic() - started > 60 * options.minutes:
+            print(f"time is up: {len(chosen) - len(rows)} of {len(chosen)} trials were left out")
+            break
+        outcomes[trial] = run(trial)
+        rows[trial.name] = judge([outcomes[trial]])
+        print(line(trial.name, rows[trial.name]), flush=True)
+    print()
+    for kind in ("moving", "rest", "disturbed"):
+        pool = [outcome for trial, outcome in outcomes.items() if trial.kind == kind]
+        if pool:
+            rows[f"all {kind}"] = judge(pool)
+            print(line(f"all {kind} ({len(pool)} trials)", rows[f"all {kind}"]))
+    print(f"\n{time.monotonic() - started:.0f} s")
+    if not options.only and not options.quick:
+        print("\n".join(["", "Real packets:", *real_packets()]))
+    if options.json:
+        options.json.write_text(json.dumps({"machine": machine, "seed": options.seed, "rows": rows}, indent=1))
+    if options.plot:
+        moving = [outcome for trial, outcome in outcomes.items() if trial.kind == "moving"]
+        reliability_figure(moving).savefig(options.plot, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
