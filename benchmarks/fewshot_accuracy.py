@@ -34,7 +34,7 @@ import torch
 
 from pauca.fewshot.data import read_images
 from pauca.fewshot.episodes import sample_episodes
-from pauca.fewshot.evaluate import embed_images, evaluate, mean_interval
+from pauca.fewshot.evaluation import embed_images, evaluate, mean_interval
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
 from pauca.fewshot.training.augment import AugmentConfig

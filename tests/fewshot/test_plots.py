@@ -13,7 +13,7 @@ from torch import nn
 
 from pauca.errors import InputError
 from pauca.fewshot import plots
-from pauca.fewshot.evaluate import embed_images, evaluate
+from pauca.fewshot.evaluation import embed_images, evaluate
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
 from pauca.fewshot.types import PADDING

@@ -17,7 +17,7 @@ from pauca.fewshot.data import (
 )
 from pauca.fewshot.episodes import load_episodes, sample_episodes, save_episodes
 from pauca.fewshot.estimator import ExampleError, FewShotClassifier
-from pauca.fewshot.evaluate import (
+from pauca.fewshot.evaluation import (
     Calibration,
     Comparison,
     Evaluation,

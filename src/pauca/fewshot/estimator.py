@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.data import decode_image, image_set_from_arrays
-from pauca.fewshot.evaluate import images_per_pass
+from pauca.fewshot.evaluation import images_per_pass
 from pauca.fewshot.model import MCRNet
 from pauca.runs import resolve_device
 

@@ -12,7 +12,7 @@ from torch import distributed as dist
 from pauca.errors import ConfigError
 from pauca.fewshot.data import read_images, read_split_lists
 from pauca.fewshot.episodes import sample_episodes
-from pauca.fewshot.evaluate import compare, evaluate
+from pauca.fewshot.evaluation import compare, evaluate
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
 from pauca.fewshot.training.augment import AugmentConfig

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pauca.errors import ConfigError, PaucaError
 from pauca.fewshot.episodes import sample_episodes
-from pauca.fewshot.evaluate import Evaluation, evaluate
+from pauca.fewshot.evaluation import Evaluation, evaluate
 from pauca.fewshot.model import Losses, MCRNet, read_safetensors
 from pauca.fewshot.training.config import TrainConfig
 from pauca.fewshot.training.trainer import Trainer, loss_parts

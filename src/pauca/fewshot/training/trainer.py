@@ -22,7 +22,7 @@ from torch import Tensor
 from pauca.errors import ConfigError
 from pauca.fewshot.backbones import set_training_step
 from pauca.fewshot.episodes import sample_episodes
-from pauca.fewshot.evaluate import check_images
+from pauca.fewshot.evaluation import check_images
 from pauca.fewshot.model import Encoding, Losses, MCRNet
 from pauca.fewshot.training.augment import augment, turn_classes
 from pauca.fewshot.training.config import TrainConfig

@@ -1,7 +1,6 @@
 """Evaluation: intervals against scipy, confusion, calibration and pairing against counts done by hand."""
 
 import dataclasses
-import sys
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from scipy import stats
 from torch import nn
 
 from pauca.errors import ConfigError, InputError
-from pauca.fewshot.evaluate import (
+from pauca.fewshot.evaluation import (
     Calibration,
     compare,
     embed_images,
@@ -70,7 +69,7 @@ def test_separable_classes_are_recognised(toy_images, toy_episodes):
 
 def test_batches_of_episodes_do_not_change_the_result(toy_images, toy_episodes, monkeypatch):
     whole = evaluate(flat_model("ridge"), toy_images, toy_episodes)
-    monkeypatch.setattr(sys.modules[evaluate.__module__], "_VALUES_PER_HEAD_CALL", {"cpu": 1})
+    monkeypatch.setattr("pauca.fewshot.evaluation._VALUES_PER_HEAD_CALL", {"cpu": 1})
     one_by_one = evaluate(flat_model("ridge"), toy_images, toy_episodes)
     assert np.array_equal(whole.episode_accuracy, one_by_one.episode_accuracy)
     assert np.array_equal(whole.confusion, one_by_one.confusion)
