@@ -1,6 +1,7 @@
 """FewShotClassifier: scikit-learn's contract, labels of any kind, unbalanced shots, new classes, rejection."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from sklearn.utils.validation import validate_data
 from torch import nn
 
 from pauca.errors import ConfigError, InputError
-from pauca.fewshot.estimator import FewShotClassifier, load_images, rejection_threshold
+from pauca.fewshot.data import load_images
+from pauca.fewshot.estimator import FewShotClassifier, rejection_threshold
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
 
@@ -216,3 +218,27 @@ def test_an_image_and_its_mirror_image_are_the_same_where_that_is_asked(task):
         differences.append(np.abs(one - other).max())
     assert differences[0] > 0.1
     assert differences[1] < 1e-6
+
+
+def test_a_photograph_has_the_same_features_by_path_and_as_pixels(task, tmp_path):
+    """40 x 60 pixels, neither square nor of one color: paths were cropped and arrays squashed."""
+    examples, names, _, _ = task
+    classifier = FewShotClassifier(flat_model(), device="cpu").fit(examples, names)
+    photograph = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    path = tmp_path / "photograph.png"
+    Image.fromarray(photograph).save(path)
+    expected = classifier.predict_proba([path])
+    for same in ([str(path)], [path.read_bytes()], [Image.open(path)], [photograph], photograph[None] / 255):
+        np.testing.assert_array_equal(classifier.predict_proba(same), expected)
+    with pytest.raises(InputError, match="is one color image and not a batch"):
+        classifier.predict(photograph)
+
+
+def test_the_model_says_how_images_are_fitted(task):
+    examples, names, _, _ = task
+    photograph = np.zeros((1, 32, 64, 3), np.uint8)
+    photograph[:, :, :16] = 255  # cut off by a crop
+    cropping, squashing = flat_model(), flat_model()
+    squashing.config = replace(squashing.config, fitting="squash")
+    first, second = (FewShotClassifier(m, device="cpu").fit(examples, names) for m in (cropping, squashing))
+    assert np.abs(first.predict_proba(photograph) - second.predict_proba(photograph)).max() > 0.01

@@ -180,3 +180,9 @@ def test_small_passes_on_a_cpu_change_nothing_but_the_time(toy_images):
     whole = embed_images(model, toy_images)
     alone = torch.cat([model.embed(image) for image in toy_images.images.split(1)])
     torch.testing.assert_close(whole, alone)
+
+
+def test_images_that_were_fitted_in_another_way_are_refused(toy_images, toy_episodes):
+    squashed = dataclasses.replace(toy_images, fitting="squash")
+    with pytest.raises(InputError, match="images were fitted by squash, the model is for crop"):
+        evaluate(flat_model(), squashed, toy_episodes)

@@ -17,6 +17,7 @@ from tyro.conf import Positional, arg
 from pauca import fewshot
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot import plots
+from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.data.folder import Unreadable, list_images, read_files
 from pauca.fewshot.training.loop import check_settings
 from pauca.runs import (
@@ -89,7 +90,8 @@ def train(
     train_images, validation_images = _training_data(settings)
     _check_asked(settings.model if config else model, train_images)
     _, channels, size, _ = train_images.images.shape
-    settings = replace(settings, model=replace(settings.model, image_size=size, channels=channels))
+    fitting = train_images.fitting or settings.model.fitting
+    settings = replace(settings, model=replace(settings.model, image_size=size, channels=channels, fitting=fitting))
     seed_all(settings.train.seed)
     network = fewshot.MCRNet(settings.model)
     check_settings(settings.train, train_images, validation_images)
@@ -301,11 +303,12 @@ def predict(
     check_can_write(page, force)
     network = _load_model(model, None)
     size, channels = network.config.image_size, network.config.channels
-    examples = fewshot.read_images(support, size, channels, unreadable=unreadable)
+    fitting = network.config.fitting
+    examples = fewshot.read_images(support, size, channels, unreadable=unreadable, fitting=fitting)
     labels = np.array(examples.class_names)[examples.labels.numpy()]
     classifier = fewshot.FewShotClassifier(network, reject, device=device, mirror=mirror)
     classifier.fit(examples.images, labels)
-    pixels, files = read_files(list_images(query), size, channels, unreadable)
+    pixels, files = read_files(list_images(query), size, channels, unreadable, fitting)
     probabilities = classifier.predict_proba(pixels)
     predicted = classifier.labels_of(probabilities)
     with atomic_write(out, force) as path, path.open("w", newline="", encoding="utf-8") as file:
@@ -352,6 +355,7 @@ def prepare(
     splits: Path | None = None,
     allow_incomplete: bool = False,
     unreadable: Unreadable = "refuse",
+    fitting: Fitting = "crop",
     force: bool = False,
 ) -> None:
     """Make a standard benchmark's train, val and test sets from the original files.
@@ -364,10 +368,12 @@ def prepare(
         splits: folder of the class lists; default: in PAUCA_DATA.
         allow_incomplete: make do with a part of the classes or images.
         unreadable: stop at damaged images and name them, or leave them out.
+        fitting: how images that are not square become so: crop scales the shorter side and cuts the longer one, squash
+            scales both.
         force: replace what is there already.
     """
     out = out or Path("data") / name
-    report = fewshot.prepare_benchmark(name, source, out, size, splits, allow_incomplete, unreadable, force)
+    report = fewshot.prepare_benchmark(name, source, out, size, splits, allow_incomplete, unreadable, force, fitting)
     print("\n".join(report.lines()))
 
 
@@ -406,21 +412,22 @@ def _check_asked(model: fewshot.ModelConfig, images: fewshot.ImageSet) -> None:
     """Refuse a size or channels that were asked for and that a prepared data set does not have."""
     _, channels, size, _ = images.images.shape
     usual = fewshot.ModelConfig()
+    fitting = images.fitting or model.fitting
     for option, asked, default, found in (
+        ("fitting", model.fitting, usual.fitting, fitting),
         ("image-size", model.image_size, usual.image_size, size),
         ("channels", model.channels, usual.channels, channels),
     ):
         if asked not in (default, found):
             raise ConfigError(
                 f"--{option} {asked}: {images.name} was prepared with {found}; leave the option out, or prepare the "
-                f"data again (`pauca fewshot data prepare` has --size)"
+                f"data again (`pauca fewshot data prepare` has --size and --fitting)"
             )
 
 
 def _training_data(settings: TrainSettings) -> tuple[fewshot.ImageSet, fewshot.ImageSet | None]:
     """Training and, where there are any, validation images."""
-    size, channels = settings.model.image_size, settings.model.channels
-    splits = _open(settings.data, size, channels, ("train", "val"))
+    splits = _open(settings.data, settings.model, ("train", "val"))
     if "train" not in splits:
         return splits["all"], None
     if "val" in splits:
@@ -430,7 +437,7 @@ def _training_data(settings: TrainSettings) -> tuple[fewshot.ImageSet, fewshot.I
 
 def _test_data(data: str, split: str, config: fewshot.ModelConfig) -> fewshot.ImageSet:
     """The images to test on, after making sure that no training image is among them."""
-    splits = _open(data, config.image_size, config.channels, ("train", split))
+    splits = _open(data, config, ("train", split))
     if split in splits:
         if "train" in splits and split != "train":
             fewshot.check_disjoint(splits["train"], splits[split])
@@ -440,8 +447,9 @@ def _test_data(data: str, split: str, config: fewshot.ModelConfig) -> fewshot.Im
     raise InputError(f"{data}: has no split {split!r}, only {', '.join(splits)}; choose one with --split")
 
 
-def _open(data: str, size: int, channels: int, wanted: Sequence[str]) -> dict[str, fewshot.ImageSet]:
+def _open(data: str, model: fewshot.ModelConfig, wanted: Sequence[str]) -> dict[str, fewshot.ImageSet]:
     """The wanted splits of a prepared data set, of class folders, or of glyphs; `all` where there are no splits."""
+    size, channels, fitting = model.image_size, model.channels, model.fitting
     if data == "glyphs":
         return {name: fewshot.draw_glyphs(name, size=size) for name in wanted}  # type: ignore[arg-type]
     path = Path(data)
@@ -449,8 +457,8 @@ def _open(data: str, size: int, channels: int, wanted: Sequence[str]) -> dict[st
         return fewshot.load_splits(path)
     found = {file.split for file in list_images(path)}
     if found == {"all"}:
-        return {"all": fewshot.read_images(path, size, channels)}
-    return {name: fewshot.read_images(path, size, channels, name) for name in wanted if name in found}
+        return {"all": fewshot.read_images(path, size, channels, fitting=fitting)}
+    return {n: fewshot.read_images(path, size, channels, n, fitting=fitting) for n in wanted if n in found}
 
 
 def _load_model(path: Path, test_code: str | None) -> fewshot.MCRNet:

@@ -5,16 +5,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Shaped
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags, assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 from torch import Tensor
-from torch.nn import functional as F
 
 from pauca.errors import ConfigError, InputError
-from pauca.fewshot.data import decode_image, image_set_from_arrays
+from pauca.fewshot.data import load_images
 from pauca.fewshot.evaluation import images_per_pass
 from pauca.fewshot.model import MCRNet
 from pauca.runs import resolve_device
@@ -69,7 +68,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """Learn the classes from examples, as few as one of each.
 
         Args:
-            X: paths, or images [n, h, w], [n, h, w, 3] or (tensors) [n, c, h, w]: bytes, or numbers from 0 to 1.
+            X: a list of paths, encoded bytes, Pillow images, arrays or tensors, of any sizes; or one array or tensor
+                [n, h, w], [n, h, w, 3] or [n, 3, h, w] of bytes or numbers from 0 to 1. The same image gives the same
+                features as whatever it comes; `model.config.fitting` says how it becomes square.
             y: a label for each: strings or numbers.
         """
         if self.reject is not None and not 0 < self.reject < 1:
@@ -169,7 +170,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _images(self, X: Any) -> Shaped[Tensor, "n c s s"]:
         """Images of the model's size and channels."""
         config = self.model_.config
-        return load_images(X, config.image_size, config.channels)
+        return load_images(X, config.image_size, config.channels, config.fitting)
 
     @torch.no_grad()
     def _probabilities(self, features: Float[Tensor, "n d"]) -> Float[np.ndarray, "n classes"]:
@@ -208,34 +209,6 @@ def rejection_threshold(confidences: Float[np.ndarray, "n"], share: float) -> fl
     """
     rank = int(np.floor(share * (len(confidences) + 1)))
     return float(np.sort(confidences)[rank - 1]) if rank else 0.0
-
-
-def load_images(X: Any, size: int, channels: int) -> UInt8[Tensor, "n c s s"]:
-    """Paths or arrays as one batch of images of a model's size and channels.
-
-    Raises:
-        InputError: a file that cannot be read, an array that is no image, or values out of range or not finite, by
-            number.
-    """
-    if isinstance(X, str | Path):
-        raise InputError(f"a single path, {str(X)!r}, was given for a list of images; put it in a list")
-    if not len(X):
-        raise InputError("no images were given")
-    if not isinstance(X, Tensor) and not (isinstance(X, np.ndarray) and X.dtype.kind not in "OUS"):
-        return torch.stack([decode_image(Path(path), size, channels) for path in X])
-    images = image_set_from_arrays(X, [0] * len(X)).images
-    if images.shape[1] != channels:
-        images = images.expand(-1, 3, -1, -1) if channels == 3 else _to_grey(images)
-    if images.shape[2:] != (size, size):
-        resized = F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True)
-        images = resized.round().clamp(0, 255).to(torch.uint8)
-    return images
-
-
-def _to_grey(images: UInt8[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 1 h w"]:
-    """Luma of ITU-R 601, as Pillow computes grey."""
-    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
-    return (images.float() * weights).sum(1, keepdim=True).round().to(torch.uint8)
 
 
 def _labels(y: Any) -> Shaped[np.ndarray, "n"]:

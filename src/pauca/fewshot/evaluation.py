@@ -160,6 +160,11 @@ def check_images(model: MCRNet, images: ImageSet) -> None:
             f"{images.name}: images are {found} (channels, height, width), the model takes {expected}; "
             "prepare the data at the model's size"
         )
+    if images.fitting not in (None, model.config.fitting):
+        raise InputError(
+            f"{images.name}: images were fitted by {images.fitting}, the model is for {model.config.fitting}; prepare "
+            f"the data with --fitting {model.config.fitting}"
+        )
 
 
 @torch.no_grad()

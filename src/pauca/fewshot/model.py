@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.backbones import make_backbone
 from pauca.fewshot.base_learners import make_base_learner
+from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.latent import LATENT_CHANNELS, LatentConfig, LatentStem, draws_at_test
 from pauca.fewshot.types import PADDING
 from pauca.runs import atomic_write
@@ -32,7 +33,10 @@ class ModelConfig:
     image_size: int = 32
     """Side of the square images, in pixels."""
     channels: int = 3
-    """3 for colour images, 1 for grey ones."""
+    """3 for color images, 1 for grey ones."""
+    fitting: Fitting = "crop"
+    """How images that are not square are fitted to the model: `crop` scales the shorter side and cuts the longer one,
+    `squash` scales both."""
     latent: LatentConfig = field(default_factory=LatentConfig)
     """The latent space in front of the feature network."""
 

@@ -122,6 +122,15 @@ def test_a_saved_set_returns_and_tells_damage(tmp_path: Path, folder: Path):
         load_image_set(tmp_path / "set")
 
 
+def test_how_images_became_square_is_kept(tmp_path: Path, folder: Path):
+    """And the two ways differ: the pictures are 20 x 16."""
+    cropped, squashed = (read_images(folder, 8, fitting=fitting) for fitting in ("crop", "squash"))
+    assert not torch.equal(cropped.images, squashed.images)
+    save_image_set(tmp_path / "set", squashed)
+    assert load_image_set(tmp_path / "set").fitting == squashed.only(["cat"]).fitting == "squash"
+    assert image_set_from_arrays(pixels(2, 8, 8), [0, 1]).fitting is None
+
+
 def test_sets_that_share_an_image_are_refused_for_evaluation(folder: Path):
     images = read_images(folder)
     train, test = images.only(["cat", "dog"], "train"), images.only(["emu"], "test")

@@ -1,6 +1,7 @@
 """Images from outside: files, archives, data sets, splits, and what is wrong with them."""
 
-from pauca.fewshot.data.decode import decode_image
+from pauca.fewshot.data.arrays import Fitting
+from pauca.fewshot.data.decode import decode_image, load_images
 from pauca.fewshot.data.glyphs import draw_glyphs
 from pauca.fewshot.data.image_set import (
     check_disjoint,
@@ -16,6 +17,7 @@ from pauca.fewshot.data.splits import SplitLists, read_split_lists
 
 __all__ = [
     "BENCHMARKS",
+    "Fitting",
     "PreparedReport",
     "ScanReport",
     "SplitLists",
@@ -24,6 +26,7 @@ __all__ = [
     "draw_glyphs",
     "image_set_from_arrays",
     "load_image_set",
+    "load_images",
     "load_splits",
     "prepare_benchmark",
     "read_images",

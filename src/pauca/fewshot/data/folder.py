@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from pauca.errors import InputError
+from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.data.decode import decode_array
 
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -94,6 +95,7 @@ def read_files(
     size: int | None = None,
     channels: int = 3,
     unreadable: Unreadable = "refuse",
+    fitting: Fitting = "crop",
 ) -> tuple[UInt8[Tensor, "n c h w"], list[ImageFile]]:
     """Decode image files to one tensor, and say which ones it holds.
 
@@ -102,6 +104,7 @@ def read_files(
         size: side of the square that each image is fitted to; None takes them as they are, if all have one size.
         channels: 3 for RGB, 1 for grey.
         unreadable: stop at damaged files and name them, or leave them out.
+        fitting: how images that are not square are fitted, `crop` or `squash`.
 
     Raises:
         InputError: damaged files, or images of different sizes where `size` is None.
@@ -109,7 +112,7 @@ def read_files(
 
     def decode(file: ImageFile) -> np.ndarray | InputError:
         try:
-            return decode_array(reader.read(file), size, channels, file.name)
+            return decode_array(reader.read(file), size, channels, file.name, fitting)
         except InputError as error:
             return error
 

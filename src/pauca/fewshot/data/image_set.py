@@ -11,6 +11,7 @@ from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from pauca.errors import InputError
+from pauca.fewshot.data.arrays import Fitting, split_batch
 from pauca.fewshot.data.folder import Unreadable, fingerprint_files, list_images, read_files
 from pauca.fewshot.types import ImageSet
 from pauca.runs import atomic_write, write_text
@@ -26,6 +27,7 @@ def read_images(
     split: str | None = None,
     unreadable: Unreadable = "refuse",
     cache: Path | str | None = None,
+    fitting: Fitting = "crop",
 ) -> ImageSet:
     """Read labelled images: a folder or zip archive with a folder for each class, or a set that was saved.
 
@@ -36,6 +38,7 @@ def read_images(
         split: read only the images below the folder `train`, `val` or `test`; None reads all.
         unreadable: stop at damaged files and name them, or leave them out.
         cache: folder that keeps the decoded pixels; read again when the files and arguments are unchanged.
+        fitting: how images that are not square are fitted: `crop` (shorter side scaled, center kept) or `squash`.
 
     Raises:
         InputError: nothing to read, damaged files, images outside class folders.
@@ -50,14 +53,14 @@ def read_images(
             f"only images without a class folder, such as {files[0].name}" if files else f"no images of split {split}"
         )
         raise InputError(f"{path}: holds {found}; put the images of each class in a folder of its name")
-    request = f"{fingerprint_files(labelled)} {size} {channels} {unreadable}"
+    request = f"{fingerprint_files(labelled)} {size} {channels} {unreadable} {fitting}"
     cached = Path(cache) / hashlib.sha256(request.encode()).hexdigest()[:16] if cache else None
     if cached and (cached / _DESCRIPTION).is_file():
         return load_image_set(cached)
-    pixels, kept = read_files(labelled, size, channels, unreadable)
+    pixels, kept = read_files(labelled, size, channels, unreadable, fitting)
     labels, names = number_labels([file.class_name for file in kept])
     sources = tuple(file.name for file in kept)
-    images = ImageSet(pixels, labels, names, split or "all", path.stem, sources)
+    images = ImageSet(pixels, labels, names, split or "all", path.stem, sources, fitting if size else None)
     if cached:
         save_image_set(cached, images)
     return images
@@ -72,7 +75,7 @@ def image_set_from_arrays(
     """An image set from arrays, with labels of any kind: {3, 7} become classes named "3" and "7".
 
     Args:
-        images: n x h x w (grey), n x h x w x 3 or n x 3 x h x w; 8 or 16 bits, or floating from 0 to 1.
+        images: n x h x w (grey), n x h x w x 3 or n x 3 x h x w; 8 or 16 bits, floating from 0 to 1, or booleans.
         labels: one an image; the sorted distinct labels become the classes.
         name: what to call the set.
         split: what to call its split.
@@ -80,12 +83,8 @@ def image_set_from_arrays(
     Raises:
         InputError: another shape, or values that are not finite or out of range, naming the first such image.
     """
-    pixels = _eight_bits(images.cpu().numpy() if isinstance(images, Tensor) else images, name)
-    if pixels.ndim == 3:
-        pixels = pixels[:, None]
-    elif pixels.ndim == 4 and pixels.shape[1] not in (1, 3) and pixels.shape[3] in (1, 3):
-        pixels = pixels.transpose(0, 3, 1, 2)
-    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+    pixels = split_batch(images, name).transpose(0, 3, 1, 2)
+    if pixels.shape[1] not in (1, 3):
         raise InputError(
             f"{name}: an array of shape {tuple(images.shape)} is no set of images; give n x h x w, n x h x w x 3 or "
             "n x 3 x h x w"
@@ -93,23 +92,6 @@ def image_set_from_arrays(
     listed = labels.tolist() if isinstance(labels, np.ndarray | Tensor) else list(labels)
     numbers, names = number_labels(listed)
     return ImageSet(torch.from_numpy(np.ascontiguousarray(pixels)), numbers, names, split, name)
-
-
-def _eight_bits(values: np.ndarray, name: str) -> np.ndarray:
-    if values.dtype == np.uint8:
-        return values
-    if values.dtype == np.uint16:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if not np.issubdtype(values.dtype, np.floating):
-        raise InputError(f"{name}: pixels of type {values.dtype}; give uint8, uint16, or floating from 0 to 1")
-    usable = np.isfinite(values) & (values >= 0) & (values <= 1)
-    if not usable.all():
-        first = np.argwhere(~usable)[0]
-        raise InputError(
-            f"{name}: image {first[0]} holds the value {values[tuple(first)]}; floating pixels must be finite, "
-            "from 0 to 1"
-        )
-    return np.rint(values * 255).astype(np.uint8)
 
 
 def number_labels(labels: Sequence[Hashable]) -> tuple[Tensor, tuple[str, ...]]:
@@ -135,6 +117,7 @@ def save_image_set(folder: Path, images: ImageSet, force: bool = False) -> None:
         "split": images.split,
         "class_names": images.class_names,
         "sources": images.sources,
+        "fitting": images.fitting,
         "sha256": checksums,
     }
     write_text(folder / _DESCRIPTION, json.dumps(description, indent=1), force)
@@ -165,6 +148,7 @@ def load_image_set(folder: Path) -> ImageSet:
         description["split"],
         description["name"],
         tuple(description["sources"]),
+        description.get("fitting"),
     )
 
 

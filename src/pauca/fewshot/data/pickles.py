@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pauca.errors import InputError
+from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.data.decode import decode_array
 from pauca.fewshot.data.image_set import image_set_from_arrays, number_labels
 from pauca.fewshot.types import ImageSet
@@ -64,7 +65,9 @@ def read_labelled_pickle(path: Path, split: str, name: str) -> ImageSet:
     return image_set_from_arrays(np.asarray(content["data"]), labels, name, split)
 
 
-def read_encoded_pickle(images: Path, labels: Path, split: str, name: str, size: int | None) -> ImageSet:
+def read_encoded_pickle(
+    images: Path, labels: Path, split: str, name: str, size: int | None, fitting: Fitting = "crop"
+) -> ImageSet:
     """Two pickles in the layout of tieredImageNet: a list of encoded images, and {"label_specific", ...}."""
     encoded = read_pickle(images, str(images))
     content = read_pickle(labels, str(labels))
@@ -76,7 +79,10 @@ def read_encoded_pickle(images: Path, labels: Path, split: str, name: str, size:
         raise InputError(f"{labels}: holds no label_specific for each of the {len(encoded)} images of {images.name}")
     names = content.get("label_specific_str")
     numbers = [int(number) for number in content["label_specific"]]
-    pixels = np.stack([decode_array(bytes(image), size, 3, f"{images}: image {i}") for i, image in enumerate(encoded)])
+    decoded = (decode_array(bytes(e), size, 3, f"{images}: image {i}", fitting) for i, e in enumerate(encoded))
+    pixels = np.stack(list(decoded))
     labelled, ordered = number_labels(numbers)
     class_names = tuple(str(names[int(number)]) for number in ordered) if names is not None else ordered
-    return ImageSet(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labelled, class_names, split, name)
+    return ImageSet(
+        torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labelled, class_names, split, name, (), fitting
+    )

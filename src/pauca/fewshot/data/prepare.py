@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from pauca.errors import ConfigError, InputError
+from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.data.cifar import read_cifar100
 from pauca.fewshot.data.folder import Unreadable, list_images, read_files
 from pauca.fewshot.data.image_set import number_labels, read_images, save_image_set
@@ -26,6 +27,7 @@ class Request:
     allow_incomplete: bool
     unreadable: Unreadable
     benchmark: "Benchmark"
+    fitting: Fitting
 
     def split_lists(self) -> SplitLists:
         """The class lists: as given, else from PAUCA_DATA."""
@@ -83,6 +85,7 @@ def prepare_benchmark(
     allow_incomplete: bool = False,
     unreadable: Unreadable = "refuse",
     force: bool = False,
+    fitting: Fitting = "crop",
 ) -> PreparedReport:
     """Make a benchmark's train, val and test sets from the original files, for `load_splits` to read.
 
@@ -95,6 +98,7 @@ def prepare_benchmark(
         allow_incomplete: make do with a part of the classes or images.
         unreadable: stop at damaged image files and name them, or leave them out.
         force: replace what `out` holds.
+        fitting: how images that are not square are fitted, `crop` or `squash`.
 
     Raises:
         ConfigError: unknown name.
@@ -109,7 +113,7 @@ def prepare_benchmark(
     for split in SPLITS:  # before the work, not after it
         check_can_write(out / split / "images.npy", force)
     request = Request(
-        source, splits, size or benchmark.size, benchmark.channels, allow_incomplete, unreadable, benchmark
+        source, splits, size or benchmark.size, benchmark.channels, allow_incomplete, unreadable, benchmark, fitting
     )
     sets = benchmark.read(request)
     differences = _differences(benchmark, sets)
@@ -161,7 +165,9 @@ def _read_folders(request: Request) -> dict[str, ImageSet]:
     lists = request.split_lists()
     if lists.files:
         return {split: _read_listed(request, split, lists.files[split]) for split in SPLITS}
-    everything = read_images(request.source, request.size, request.channels, unreadable=request.unreadable)
+    everything = read_images(
+        request.source, request.size, request.channels, None, request.unreadable, None, request.fitting
+    )
     return _select(everything, request, lists)
 
 
@@ -176,7 +182,9 @@ def _read_own(request: Request) -> dict[str, ImageSet]:
             "train, val and test, or give lists of classes with --splits"
         )
     sets = {
-        split: read_images(request.source, request.size, request.channels, split, request.unreadable)
+        split: read_images(
+            request.source, request.size, request.channels, split, request.unreadable, None, request.fitting
+        )
         for split in SPLITS
         if split in found
     }
@@ -193,9 +201,10 @@ def _read_listed(request: Request, split: str, class_of: dict[str, str]) -> Imag
             f"{request.source}: lacks {len(missing)} of the {len(class_of)} images that the {split} list names, first "
             f"{missing[0]}; get {request.benchmark.title} from {request.benchmark.origin}, or add --allow-incomplete"
         )
-    pixels, kept = read_files(files, request.size, request.channels, request.unreadable)
+    pixels, kept = read_files(files, request.size, request.channels, request.unreadable, request.fitting)
     labels, names = number_labels([class_of[PurePath(file.path).name] for file in kept])
-    return ImageSet(pixels, labels, names, split, request.source.stem, tuple(file.name for file in kept))
+    sources = tuple(file.name for file in kept)
+    return ImageSet(pixels, labels, names, split, request.source.stem, sources, request.fitting)
 
 
 def _read_cifar_fs(request: Request) -> dict[str, ImageSet]:
@@ -225,7 +234,7 @@ def _read_tiered(request: Request) -> dict[str, ImageSet]:
     if not all(path.is_file() for pair in paths.values() for path in pair):
         return _read_folders(request)
     return {
-        split: read_encoded_pickle(images, labels, split, request.source.stem, request.size)
+        split: read_encoded_pickle(images, labels, split, request.source.stem, request.size, request.fitting)
         for split, (images, labels) in paths.items()
     }
 
