@@ -43,7 +43,10 @@ import torch
 from torch import Tensor, nn
 
 from moe_shapes import show
-from pauca.moe import LM_SIZES, Experts, MoE, MoELM, Recipe, lm, ops, passes, reference
+from pauca.moe import LM_SIZES, Experts, MoE, MoELM, Recipe, ops
+from pauca.moe.layer import passes
+from pauca.moe.models import blocks, cross_entropy
+from pauca.moe.ops import reference
 
 HERE = Path(__file__).parent
 PACK = HERE / ".pack" / "moe"
@@ -102,7 +105,7 @@ def changed_passes(name: str) -> Iterator[None]:
 
 def prepare() -> None:
     """Learn a vocabulary from the training books, tokenise both files, and pack them."""
-    from pauca.moe.tokens import DataConfig, prepare_tokens
+    from pauca.moe.data.token_files import DataConfig, prepare_tokens
 
     folder = Path(os.environ.get("PAUCA_DATA", HERE.parents[1] / "shared" / "data")) / "text"
     sources = {part: (str(folder / f"books.{part}.txt.xz"),) for part in ("train", "valid")}
@@ -245,9 +248,9 @@ def compile_small_operations(model: MoELM) -> None:
     """
     torch._dynamo.config.recompile_limit = 64
     for module in model.modules():
-        if isinstance(module, lm.RMSNorm | lm.Attention):
+        if isinstance(module, blocks.RMSNorm | blocks.Attention):
             module.forward = torch.compile(module.forward)
-    for module, name in ((lm, "_loss_and_error"), (reference, "quantize_mxfp4_stochastic")):
+    for module, name in ((cross_entropy, "_loss_and_error"), (reference, "quantize_mxfp4_stochastic")):
         function = getattr(module, name)
         if not hasattr(function, "_torchdynamo_orig_callable"):
             setattr(module, name, torch.compile(function))

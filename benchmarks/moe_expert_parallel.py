@@ -25,11 +25,11 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from moe_shapes import machine, show, write_json
 from pauca.moe import Experts, MoE, ParallelExperts, Recipe, parallelise, wire_bytes
-from pauca.moe.cost import all_to_all_bytes
-from pauca.moe.exchange import Exchange, plan_exchange
-from pauca.moe.kept import to_bytes
-from pauca.moe.passes import quantize
-from pauca.moe.shapes import GroupedQueryAttention, ModelShape
+from pauca.moe.layer.kept import to_bytes
+from pauca.moe.layer.passes import quantize
+from pauca.moe.parallel.exchange import Exchange, plan_exchange
+from pauca.moe.plan.shapes import GroupedQueryAttention, ModelShape
+from pauca.moe.plan.speed import all_to_all_bytes
 
 RECIPES = {"bf16": Recipe.bf16(), "fp8": Recipe.fp8(), "fp4": Recipe.fp4()}
 

@@ -4,10 +4,11 @@
 
 For each operation: microseconds, the bytes that it must move (each input read once, each output written once) over that
 time, and the fraction of what a device-to-device copy reaches in the same run, which counts bytes read and written too.
-Peers: the same operation in plain torch (`pauca.moe.reference`), and for conversions the round trip through BF16 under
-torch.compile. Times are medians over replays of a CUDA graph that holds one call for each of four sets of inputs, so
-that neither launches nor the L2 cache count. Before its timing each operation is compared with the reference: bit for
-bit, or SwiGLU, whose exponential differs, in all but one code of a hundred. `--check` does only that, at odd sizes too.
+Peers: the same operation in plain torch (`pauca.moe.ops.reference`), and for conversions the round trip through BF16
+under torch.compile. Times are medians over replays of a CUDA graph that holds one call for each of four sets of inputs,
+so that neither launches nor the L2 cache count. Before its timing each operation is compared with the reference: bit
+for bit, or SwiGLU, whose exponential differs, in all but one code of a hundred. `--check` does only that, at odd sizes
+too.
 """
 
 import argparse
@@ -19,9 +20,10 @@ import torch
 from torch import Tensor
 
 from moe_shapes import SHAPES, Shape, machine, milliseconds, routing, show, write_json
-from pauca.moe import ops, reference
-from pauca.moe.formats import BLOCK, Fp8Tensor, MxFp4Tensor, ScaleRule, row_groups
-from pauca.moe.permute import sort_by_expert
+from pauca.moe import ops
+from pauca.moe.layer.permutation import sort_by_expert
+from pauca.moe.ops import reference
+from pauca.moe.ops.formats import BLOCK, Fp8Tensor, MxFp4Tensor, ScaleRule, row_groups
 
 SETS = 4  # of inputs
 ODD = Shape("odd", hidden=1056, width=352, experts=5, top_k=3, tokens=179)

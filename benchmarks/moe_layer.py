@@ -29,7 +29,7 @@ from moe_shapes import (
     write_json,
 )
 from pauca.moe import Recipe, apply_experts, prepare_weights
-from pauca.moe.permute import row_bound
+from pauca.moe.layer.permutation import row_bound
 
 RECIPES = {
     "bf16": Recipe.bf16(),

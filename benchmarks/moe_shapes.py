@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grouped_mm, silu
 
-from pauca.moe.permute import Permutation, sort_by_expert
+from pauca.moe.layer.permutation import Permutation, sort_by_expert
 
 
 @dataclass(frozen=True)

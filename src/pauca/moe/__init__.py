@@ -4,41 +4,35 @@
 """
 
 from pauca.moe import ops
-from pauca.moe.checkpoints import load_checkpoint, load_model, save_checkpoint, save_model
-from pauca.moe.convert import convert, unconvert
-from pauca.moe.cost import Rates
-from pauca.moe.diagnosis import diagnose
-from pauca.moe.experts import apply_experts
-from pauca.moe.footprint import RecomputePolicy
-from pauca.moe.formats import Fp8Tensor, Granularity, Layout, MxFp4Tensor, ScaleRule
-from pauca.moe.gradients import average_gradients, clip_gradients
-from pauca.moe.health import FormatLosses, RouterLoad, format_losses, quantisation_health, router_loads
-from pauca.moe.kept import KeptFormats, kept_bytes, kept_formats
-from pauca.moe.layer import Experts, MoE, auxiliary_loss, frozen_weights, update_biases
-from pauca.moe.lm import LM_SIZES, LayersConfig, LMConfig, LMLosses, MoELM, Recomputation
-from pauca.moe.parallel import ParallelExperts, parallelise
-from pauca.moe.permute import Permutation, sort_by_expert
-from pauca.moe.plan import Assumptions, ParallelLayout, Plan, PlanTask, Way, find_plans
-from pauca.moe.recipe import Format, Precision, Recipe, Recompute
-from pauca.moe.router import Router, RouterConfig, Routing
-from pauca.moe.shapes import SHAPES, GroupedQueryAttention, LatentAttention, ModelShape, model_shape
-from pauca.moe.states import load_optimizer_state, optimizer_state
-from pauca.moe.tokens import (
-    END,
-    BpeTokenizer,
-    ByteTokenizer,
-    DataConfig,
-    TokenData,
-    TokenFile,
-    Tokenizer,
-    load_tokenizer,
-    prepare_tokens,
-)
-from pauca.moe.train import TrainResult, train
-from pauca.moe.trainer import Diverged, TrainConfig, Trainer, TrainStep
-from pauca.moe.vit import MoEViT, ViTConfig
-from pauca.moe.weights import prepare_weights
-from pauca.moe.wire import WireBytes, wire_bytes
+from pauca.moe.data.token_files import DataConfig, TokenData, TokenFile, prepare_tokens
+from pauca.moe.data.tokenizers import END, BpeTokenizer, ByteTokenizer, Tokenizer, load_tokenizer
+from pauca.moe.layer.autograd import apply_experts
+from pauca.moe.layer.kept import KeptFormats, kept_bytes, kept_formats
+from pauca.moe.layer.moe import Experts, MoE, auxiliary_loss, frozen_weights, update_biases
+from pauca.moe.layer.permutation import Permutation, sort_by_expert
+from pauca.moe.layer.recipe import Format, Precision, Recipe, Recompute
+from pauca.moe.layer.router import Router, RouterConfig, Routing
+from pauca.moe.layer.weights import prepare_weights
+from pauca.moe.models.blocks import LayersConfig, Recomputation
+from pauca.moe.models.huggingface import convert, unconvert
+from pauca.moe.models.lm import LM_SIZES, LMConfig, LMLosses, MoELM
+from pauca.moe.models.vit import MoEViT, ViTConfig
+from pauca.moe.ops.formats import Fp8Tensor, Granularity, Layout, MxFp4Tensor, ScaleRule
+from pauca.moe.parallel.experts import ParallelExperts
+from pauca.moe.parallel.gradients import average_gradients, clip_gradients
+from pauca.moe.parallel.model import parallelise
+from pauca.moe.parallel.optimizer_state import load_optimizer_state, optimizer_state
+from pauca.moe.parallel.wire import WireBytes, wire_bytes
+from pauca.moe.plan.config_files import model_shape
+from pauca.moe.plan.memory import RecomputePolicy
+from pauca.moe.plan.search import Assumptions, ParallelLayout, Plan, PlanTask, Way, find_plans
+from pauca.moe.plan.shapes import SHAPES, GroupedQueryAttention, LatentAttention, ModelShape
+from pauca.moe.plan.speed import Rates
+from pauca.moe.training.checkpoints import load_checkpoint, load_model, save_checkpoint, save_model
+from pauca.moe.training.diagnosis import diagnose
+from pauca.moe.training.health import FormatLosses, RouterLoad, format_losses, quantisation_health, router_loads
+from pauca.moe.training.loop import TrainResult, train
+from pauca.moe.training.trainer import Diverged, TrainConfig, Trainer, TrainStep
 
 __all__ = [
     "END",

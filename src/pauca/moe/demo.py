@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from pauca.moe import plots
-from pauca.moe.kept import kept_bytes
-from pauca.moe.lm import LMConfig, MoELM
-from pauca.moe.recipe import Recipe
-from pauca.moe.tokens import DataConfig, TokenData, prepare_tokens
-from pauca.moe.trainer import TrainConfig, Trainer
+from pauca.moe.data.token_files import DataConfig, TokenData, prepare_tokens
+from pauca.moe.layer.kept import kept_bytes
+from pauca.moe.layer.recipe import Recipe
+from pauca.moe.models.lm import LMConfig, MoELM
+from pauca.moe.training.trainer import TrainConfig, Trainer
 from pauca.runs import Progress, Report
 
 RECIPES = {"bf16": Recipe.bf16(), "fp8": Recipe.fp8(), "fp4": Recipe.fp4()}

@@ -8,8 +8,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pauca.moe.plan import Plan, PlanTask
-from pauca.moe.recipe import Precision
+from pauca.moe.layer.recipe import Precision
+from pauca.moe.plan.search import Plan, PlanTask
 
 Lines = Sequence[Mapping[str, Any]]
 """What `Run.metrics` yields, as a list."""

@@ -1,0 +1,1 @@
+"""One mixture-of-experts layer on one device."""

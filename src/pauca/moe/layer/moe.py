@@ -1,0 +1,306 @@
+"""The mixture-of-experts layer as a PyTorch module."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from pauca.errors import ConfigError, InputError, PaucaError
+from pauca.moe import ops
+from pauca.moe.layer.autograd import apply_experts
+from pauca.moe.layer.kept import kept_formats
+from pauca.moe.layer.permutation import sort_by_expert
+from pauca.moe.layer.recipe import Recipe, Recompute
+from pauca.moe.layer.router import Router, RouterConfig
+from pauca.moe.layer.weights import prepare_weights
+from pauca.moe.ops.formats import ScaleRule
+from pauca.moe.ops.products import require_fp8
+
+
+class Experts(nn.Module):
+    """A bank of SwiGLU experts, each a pair of matrices, without biases.
+
+    Parameters hold master weights, BF16 or FP32; FP8 copies are made for each pass and never stored.
+    """
+
+    _ranks: Any = None  # those that divide the experts, after `parallelise`
+
+    def __init__(
+        self, hidden: int, width: int, experts: int, recipe: Recipe | None = None, recompute: Recompute = "none"
+    ) -> None:
+        """See `MoE`; `width` is one expert's."""
+        super().__init__()
+        if experts < 1:
+            raise ConfigError(f"at least one expert is needed, got {experts}")
+        recipe = checked_recipe(Recipe.bf16() if recipe is None else recipe, hidden, width)
+        self.gate_up = nn.Parameter(torch.empty(experts, 2 * width, hidden))
+        self.down = nn.Parameter(torch.empty(experts, hidden, width))
+        self._configure(recipe, recompute)
+        self.reset_parameters()
+
+    def _configure(self, recipe: Recipe, recompute: Recompute) -> None:
+        """Set all but the weights."""
+        kept_formats(recipe, recompute)  # refuses an unknown mode
+        self.recompute: Recompute = recompute
+        self.recipe = recipe
+        self._frozen = False
+        self._prepared: list[Tensor] = []
+        self._versions = (0, 0)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self._recipe
+
+    @recipe.setter
+    def recipe(self, recipe: Recipe) -> None:
+        _, hidden, width = self.down.shape
+        self._recipe, self._recipe_text = checked_recipe(recipe, hidden, width), recipe.to_json()
+
+    def reset_parameters(self) -> None:
+        for weight in (self.gate_up, self.down):
+            nn.init.normal_(weight, std=weight.shape[2] ** -0.5)
+
+    def forward(
+        self,
+        x: Float[Tensor, "tokens hidden"],
+        expert_ids: Int[Tensor, "tokens top_k"],
+        probabilities: Float[Tensor, "tokens top_k"],
+        shared: Callable[[Tensor], Tensor] | None = None,
+    ) -> Float[Tensor, "tokens hidden"]:
+        """The sum of each token's experts, weighted by the FP32 `probabilities`; computed in BF16, returned like x.
+
+        With `shared`, the sum of that and `shared(x)`: what experts that are divided over ranks compute while tokens
+        travel.
+        """
+        self._check_input(x)
+        with torch.autocast(x.device.type, enabled=False):
+            y = apply_experts(
+                x.bfloat16().contiguous(),
+                self.gate_up,
+                self.down,
+                expert_ids,
+                probabilities.float(),
+                self._recipe_text,
+                self.recompute,
+                self._prepared_weights(),
+            )
+            y = y.to(x.dtype)
+        return y if shared is None else y + shared(x)
+
+    def _check_input(self, x: Tensor) -> None:
+        channels = x.shape[-1] if x.ndim else 0
+        if channels != self.down.shape[1]:
+            raise InputError(f"tokens have {channels} channels, but the experts were built for {self.down.shape[1]}")
+        if x.dtype not in (torch.bfloat16, torch.float32):
+            raise InputError(f"tokens must be bfloat16 or float32, got {x.dtype}; convert them first")
+        if x.device != self.down.device:
+            raise InputError(f"tokens are on {x.device}, but the experts are on {self.down.device}")
+        if self.recipe.precision != "bf16":
+            require_fp8(x.device)
+
+    @torch.no_grad()
+    def _prepared_weights(self) -> list[Tensor]:
+        if not self._frozen or self.recipe.precision == "bf16":
+            return []
+        versions = (self.gate_up._version, self.down._version)
+        if not self._prepared:
+            self._prepared, self._versions = prepare_weights(self.gate_up, self.down), versions
+        if versions != self._versions:
+            raise PaucaError("expert weights changed under frozen_weights(); leave it before the optimiser steps")
+        return self._prepared
+
+    def _freeze(self, frozen: bool) -> None:
+        self._frozen, self._prepared = frozen, []
+
+    def __getstate__(self) -> dict[str, object]:
+        # A copy is not frozen: no `frozen_weights` would ever end it.
+        return super().__getstate__() | {"_frozen": False, "_prepared": []}
+
+    def extra_repr(self) -> str:
+        count, hidden, width = self.down.shape
+        return f"{count} x (hidden={hidden}, width={width}), {self.recipe.precision}, recompute={self.recompute}"
+
+
+def checked_recipe(recipe: Recipe, hidden: int, width: int) -> Recipe:
+    """The recipe, if it is one and can hold experts of these sizes."""
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"recipe must be a Recipe, such as Recipe.fp4(), got {recipe!r}")
+    recipe.check_sizes(hidden, width)
+    return recipe
+
+
+class MoE(nn.Module):
+    """A mixture-of-experts feed-forward layer: `y = sum over top-k of p_e(x) E_e(x)`, plus shared experts.
+
+    Dropless: every token reaches all its experts, whatever the load.
+
+    Examples:
+        >>> layer = MoE(hidden=64, width=32, experts=8, top_k=2, recipe=Recipe.fp4())
+        >>> y = layer(torch.randn(2, 10, 64))
+        >>> loss = y.square().mean() + 0.01 * layer.auxiliary_loss
+
+    Attributes:
+        router: chooses each token's experts.
+        experts: the routed experts; `experts.recipe` may be changed at any time.
+        shared: the shared experts as one wide expert that every token visits, or None.
+        auxiliary_loss: of the latest forward, 1 when the load is balanced; add a multiple of it to the loss. None
+            before the first.
+    """
+
+    auxiliary_loss: Tensor | None = None
+
+    def __init__(
+        self,
+        hidden: int,
+        width: int,
+        experts: int,
+        top_k: int,
+        *,
+        shared_experts: int = 0,
+        recipe: Recipe | None = None,
+        recompute: Recompute = "none",
+        router: RouterConfig | None = None,
+    ) -> None:
+        """Build a layer.
+
+        Args:
+            hidden: channels of a token; a multiple of 32 for the fp8 and fp4 recipes, of 8 for bf16.
+            width: channels inside one expert; likewise.
+            experts: number of routed experts.
+            top_k: experts that each token is routed to.
+            shared_experts: experts of the same width that every token visits, with weight 1.
+            recipe: numerics; `Recipe.bf16()` by default.
+            recompute: what backward computes again rather than keep. Never the routing.
+            router: scoring and balancing.
+        """
+        super().__init__()
+        if shared_experts < 0:
+            raise ConfigError(f"shared_experts must not be negative, got {shared_experts}")
+        self.router = Router(hidden, experts, top_k, router)
+        self.experts = Experts(hidden, width, experts, recipe, recompute)
+        self.shared = Experts(hidden, width * shared_experts, 1, recipe, recompute) if shared_experts else None
+
+    def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+        self.experts._check_input(x)
+        tokens = x.reshape(-1, x.shape[-1])
+        routing = self.router(tokens)
+        self.auxiliary_loss = routing.auxiliary_loss
+        shared = None if self.shared is None else self._visit_shared
+        return self.experts(tokens, routing.expert_ids, routing.probabilities, shared).view(x.shape)
+
+    def _visit_shared(self, tokens: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens hidden"]:
+        assert self.shared is not None
+        everyone = torch.zeros(len(tokens), 1, dtype=torch.int64, device=tokens.device)
+        return self.shared(tokens, everyone, torch.ones_like(everyone, dtype=torch.float32))
+
+    def __getstate__(self) -> dict[str, object]:
+        # The latest loss holds the graph of its forward, which can be neither copied nor stored.
+        return {name: value for name, value in super().__getstate__().items() if name != "auxiliary_loss"}
+
+    @torch.no_grad()
+    def inexact_shares(self, x: Float[Tensor, "*batch hidden"]) -> dict[str, Float[Tensor, ""]]:
+        """How much the shared scales cost on these tokens: a debugging aid, many times as slow as a forward.
+
+        FC1's input in MXFP4 goes to FP8 with one scale per row for FC1, and with one per expert and channel for FC1's
+        weight gradient. A block whose exponent is more than 14 below the largest under its scale loses bits.
+
+        Returns:
+            The share of the nonzero elements that lost bits: "fc1_rows" and "fc1_columns". On the device.
+        """
+        self.experts._check_input(x)
+        tokens = x.reshape(-1, x.shape[-1])
+        plan = sort_by_expert(self.router.route(tokens).expert_ids, len(self.router.weight))
+        blocks = ops.quantize_mxfp4(tokens.bfloat16(), ScaleRule(self.experts.recipe.scale_rule))
+        counts = {
+            "fc1_rows": ops.count_inexact(blocks, plan.row_to_token),
+            "fc1_columns": ops.count_inexact(blocks, plan.row_to_token, plan.offsets),
+        }
+        return {name: inexact / nonzero.clamp(min=1) for name, (inexact, nonzero) in counts.items()}
+
+
+def auxiliary_loss(model: nn.Module) -> Tensor | int:
+    """The sum of the balancing losses of a model's MoE layers in their latest forward; 0 if there is none."""
+    losses = [m.auxiliary_loss for m in model.modules() if isinstance(m, MoE) and m.auxiliary_loss is not None]
+    return sum(losses)
+
+
+@torch.no_grad()
+def update_biases(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
+    """`Router.update_bias` on all routers of a model; call it after each optimiser step, on all processes together.
+
+    Processes that share a router must move its bias alike, so their loads are added up first: over the ranks given to
+    `parallelise`; without that, over all processes of the default group (there is none in a script of one process),
+    whether DDP, FSDP or nothing wraps the model. Routers without a `bias_rate` exchange nothing.
+
+    Args:
+        model: holds routers.
+        group: the processes that share the model, where these are not all; `dist.new_group([own_rank])` for a process
+            that trains a model of its own.
+
+    Raises:
+        PaucaError: another process has stopped, or does not call this within the process group's timeout.
+    """
+    modules = list(model.modules())
+    banks = {id(module.router): module.experts for module in modules if isinstance(module, MoE)}
+    routers = [module for module in modules if isinstance(module, Router)]
+    if dist.is_available() and dist.is_initialized():
+        together: dict[object, list[Router]] = {}
+        over: dict[object, Any] = {}
+        for router in routers:
+            if router.config.bias_rate:
+                ranks = banks[id(router)]._ranks if group is None and id(router) in banks else None
+                key = (None if ranks is None else ranks.mesh, router.load.device)
+                together.setdefault(key, []).append(router)
+                over[key] = group if ranks is None else ranks
+        for key, sharing in together.items():
+            _sum_loads(sharing, over[key])
+    for router in routers:
+        router.update_bias()
+
+
+def _sum_loads(routers: list[Router], over: Any) -> None:
+    """Add up what each process has counted, of all routers in one message."""
+    loads = torch.cat([router.load for router in routers])
+    if isinstance(over, dist.ProcessGroup | None):
+        try:
+            dist.all_reduce(loads, group=over)
+        except RuntimeError as error:  # names a socket
+            raise PaucaError(
+                "summing the loads of the experts over the processes: one of them has stopped, or does not call "
+                f"update_biases ({str(error).strip().splitlines()[0]})"
+            ) from error
+    else:
+        over.sum(loads)
+    for router, load in zip(routers, loads.split([len(router.load) for router in routers]), strict=True):
+        router.load.copy_(load)
+
+
+@contextmanager
+def frozen_weights(model: nn.Module) -> Iterator[None]:
+    """Quantise expert weights once for all passes inside, which must not change them: gradient accumulation, inference.
+
+    The FP8 copies take as much memory as the weights take in BF16.
+
+    Examples:
+        >>> with frozen_weights(model):
+        ...     for batch in micro_batches:
+        ...         model(batch).sum().backward()
+        >>> optimiser.step()
+    """
+    banks = [module for module in model.modules() if isinstance(module, Experts) and not module._frozen]
+    for bank in banks:
+        bank._freeze(True)
+    try:
+        yield
+    finally:
+        for bank in banks:
+            bank._freeze(False)
+
+
+def moe_layers(model: nn.Module) -> dict[str, MoE]:
+    """The mixture-of-experts layers of a model, by name, in order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, MoE)}

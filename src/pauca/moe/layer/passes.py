@@ -1,0 +1,247 @@
+"""Forward and backward of a bank of SwiGLU experts, as functions of tensors.
+
+Dispatch -> FC1 -> SwiGLU times the router's weight -> FC2 -> combine. Rows are copies of tokens sorted by expert (see
+`permute`). No step adds floats in an order that may change: gradients are the same bits every time.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pauca.moe import ops
+from pauca.moe.layer.kept import KeptFormats, Quantized, Stored, from_bytes, kept_formats, to_bytes
+from pauca.moe.layer.permutation import Permutation
+from pauca.moe.layer.recipe import Format, Recipe, Recompute
+from pauca.moe.layer.weights import Fp8Weights, WeightSource
+from pauca.moe.ops import products, reference
+from pauca.moe.ops.formats import Fp8Tensor, MxFp4Tensor, ScaleRule
+
+
+class Gradients(NamedTuple):
+    """Of a bank's arguments; the weights' in BF16, the probabilities' in FP32 and per row. None: not asked for."""
+
+    x: Tensor | None
+    gate_up: Tensor | None
+    down: Tensor | None
+    row_probability: Tensor
+
+
+class Wanted(NamedTuple):
+    """Which gradients backward is to compute: those of frozen weights cost two of its four products."""
+
+    x: bool
+    gate_up: bool
+    down: bool
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The arguments of one pass but for x, with the small things both passes need."""
+
+    gate_up: Tensor
+    down: Tensor
+    probabilities: Tensor
+    plan: Permutation
+    recipe: Recipe
+    recompute: Recompute
+    prepared_weights: list[Tensor]
+
+    def forward(self, x: Stored) -> tuple[Tensor, list[Tensor]]:
+        """The output, and what backward needs, as bytes; x may be in BF16 or quantised already."""
+        return _bf16_forward(self, cast(Tensor, x)) if self.recipe.precision == "bf16" else _fp8_forward(self, x)
+
+    def backward(self, dy: Tensor | Fp8Tensor, kept: list[Tensor], x: Tensor | None, wanted: Wanted) -> Gradients:
+        """Gradients from what forward kept; x is the layer's own input where the recipe keeps that."""
+        stored = self._stored(kept, x)
+        if self.recipe.precision == "bf16":
+            return _bf16_backward(self, cast(Tensor, dy), stored, wanted)
+        return _fp8_backward(self, dy, stored, wanted)
+
+    @property
+    def formats(self) -> KeptFormats:
+        return kept_formats(self.recipe, self.recompute)
+
+    @property
+    def weights(self) -> WeightSource:
+        return WeightSource(self.gate_up, self.down, self.prepared_weights)
+
+    def row_probability(self) -> Float[Tensor, " rows"]:
+        """The router's weight of each row; 0 for padding."""
+        # PADDING is -1: it names the last element, which is the zero put behind the probabilities.
+        return torch.nn.functional.pad(self.probabilities.reshape(-1), (0, 1))[self.plan.row_to_copy]
+
+    def _stored(self, kept: list[Tensor], x: Tensor | None) -> "_Kept":
+        formats, hidden, width = self.formats, self.down.shape[1], self.down.shape[2]
+        return _Kept(
+            x if x is not None else from_bytes(kept, formats.input, hidden),
+            from_bytes(kept, formats.z, 2 * width),
+            from_bytes(kept, formats.fc2_input, width),
+            *kept,
+        )
+
+
+class _Kept(NamedTuple):
+    """The matrices of `KeptFormats`, BF16 tensors under the bf16 recipe; the others also keep two bytes per expert."""
+
+    input: Any
+    z: Any
+    fc2_input: Any
+    gate_up_scale: Any = None  # largest scale byte of each expert's weights
+    down_scale: Any = None
+
+
+# BF16
+
+
+def _bf16_forward(bank: Bank, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    offsets = bank.plan.offsets
+    rows = ops.gather_rows(x, bank.plan.row_to_token)
+    z = products.rows_by_weights(rows, bank.gate_up.bfloat16().transpose(1, 2), offsets)
+    activation = ops.swiglu(z, bank.row_probability())
+    y_rows = products.rows_by_weights(activation, bank.down.bfloat16().transpose(1, 2), offsets)
+    formats = bank.formats
+    kept = to_bytes(
+        rows if formats.gathered else None, z if formats.z else None, activation if formats.fc2_input else None
+    )
+    return ops.combine(y_rows, bank.plan.copy_to_row), kept
+
+
+def _bf16_backward(bank: Bank, dy: Tensor, kept: _Kept, wanted: Wanted) -> Gradients:
+    plan, offsets = bank.plan, bank.plan.offsets
+    gate_up, down, probability = bank.gate_up.bfloat16(), bank.down.bfloat16(), bank.row_probability()
+    rows, z, activation, *_ = kept
+    if not bank.formats.gathered and (wanted.gate_up or z is None):
+        rows = ops.gather_rows(rows, plan.row_to_token)
+    if z is None:
+        z = products.rows_by_weights(rows, gate_up.transpose(1, 2), offsets)
+    if not wanted.down:
+        activation = None
+    elif activation is None:
+        activation = ops.swiglu(z, probability)
+
+    dy_rows = ops.gather_rows(dy, plan.row_to_token)
+    d_activation = products.rows_by_weights(dy_rows, down, offsets)
+    d_down = products.columns_by_columns(dy_rows.t(), activation.t(), offsets) if activation is not None else None
+    del dy_rows, activation
+    dz, d_probability = ops.swiglu_backward(z, probability, d_activation)
+    d_gate_up = products.columns_by_columns(dz.t(), rows.t(), offsets) if wanted.gate_up else None
+    dx = ops.combine(products.rows_by_weights(dz, gate_up, offsets), plan.copy_to_row) if wanted.x else None
+    return Gradients(dx, d_gate_up, d_down, d_probability)
+
+
+# FP8 and FP4: the same products; they differ in what is kept, and so in what the products are fed from.
+
+
+def _times_weights(bank: Bank, rows: Fp8Tensor, weights: Fp8Weights) -> Tensor:
+    return products.fp8_rows_by_weights(
+        rows.values,
+        rows.scales_float32(),
+        weights.values,
+        weights.scales,
+        bank.plan.offsets,
+        bank.recipe.fast_accumulate,
+    )
+
+
+def _weight_gradient(bank: Bank, a: Fp8Tensor, b: Fp8Tensor) -> Tensor:
+    return products.fp8_columns_by_columns(
+        a.values,
+        a.scales_float32(),
+        b.values,
+        b.scales_float32(),
+        bank.plan.offsets,
+        bank.recipe.fast_accumulate,
+    )
+
+
+def _fp8_forward(bank: Bank, x: Stored) -> tuple[Tensor, list[Tensor]]:
+    tokens = cast(Quantized, quantize(x, bank.formats.input, bank.recipe))
+    rows = _gather_rows(tokens, bank.plan)
+    gate_up, gate_up_scale = bank.weights.forward("gate_up")
+    z = _times_weights(bank, rows, gate_up)
+    kept_input = rows if bank.formats.gathered else tokens
+    del rows, tokens, gate_up
+    activation, kept_z, kept_activation = _activate(bank, z)
+    del z
+    down, down_scale = bank.weights.forward("down")
+    y_rows = _times_weights(bank, activation, down)
+    kept = to_bytes(kept_input, kept_z, kept_activation, gate_up_scale, down_scale)
+    return ops.combine(y_rows, bank.plan.copy_to_row), kept
+
+
+def _activate(bank: Bank, z: Tensor) -> tuple[Fp8Tensor, Stored | None, Quantized | None]:
+    """SwiGLU's result for FC2; then z and the result as backward wants them."""
+    formats, rule, probability = bank.formats, ScaleRule(bank.recipe.scale_rule), bank.row_probability()
+    keep = formats.fc2_input == "mxfp4"
+    if formats.z == "mxfp4" and not bank.recipe.stochastic_rounding:
+        activation, kept_z, kept = ops.swiglu_fp8_keeping_z(z, probability, rule, keep)
+    else:
+        activation, kept = ops.swiglu_fp8(z, probability, rule if keep else None)
+        kept_z = quantize(z, formats.z, bank.recipe) if formats.z else None
+    return activation, kept_z, activation if formats.fc2_input == "fp8" else kept
+
+
+def _fp8_backward(bank: Bank, dy: Tensor | Fp8Tensor, kept: _Kept, wanted: Wanted) -> Gradients:
+    plan, offsets, probability = bank.plan, bank.plan.offsets, bank.row_probability()
+    fc1_input, z, fc2_input, gate_up_scale, down_scale = kept
+    if z is None:
+        rows = fc1_input if bank.formats.gathered else _gather_rows(fc1_input, plan)
+        z = _times_weights(bank, rows, bank.weights.forward("gate_up")[0])
+        del rows
+
+    dy_tokens = cast(Fp8Tensor, quantize(dy, "fp8", bank.recipe))
+    dy_rows = ops.gather_fp8_rows(dy_tokens, plan.row_to_token)
+    d_activation = _times_weights(bank, dy_rows, bank.weights.backward("down", down_scale))
+    del dy_rows
+    swiglu = (z, probability, d_activation, offsets)
+    d_down = d_gate_up = dx = None
+    if fc2_input is None and wanted.down:
+        dz_rows, dz_columns, d_probability, fc2_columns = ops.swiglu_backward_fp8_with_activation(*swiglu)
+    else:
+        dz_rows, dz_columns, d_probability = ops.swiglu_backward_fp8(*swiglu)
+        fc2_columns = _columns(fc2_input, offsets, None) if fc2_input is not None and wanted.down else None
+    del z, d_activation, swiglu
+    if fc2_columns is not None:
+        dy_columns = ops.fp8_rows_to_columns(dy_tokens, offsets, plan.row_to_token)
+        d_down = _weight_gradient(bank, dy_columns, fc2_columns)
+        del dy_columns, fc2_columns
+
+    if wanted.gate_up:
+        index = None if bank.formats.gathered else plan.row_to_token
+        d_gate_up = _weight_gradient(bank, dz_columns, _columns(fc1_input, offsets, index))
+    del dz_columns
+    if wanted.x:
+        dx_rows = _times_weights(bank, dz_rows, bank.weights.backward("gate_up", gate_up_scale))
+        dx = ops.combine(dx_rows, plan.copy_to_row)
+    return Gradients(dx, d_gate_up, d_down, d_probability)
+
+
+def _gather_rows(tokens: Quantized, plan: Permutation) -> Fp8Tensor:
+    if isinstance(tokens, MxFp4Tensor):
+        return ops.gather_mxfp4_to_fp8_rows(tokens, plan.row_to_token)
+    return ops.gather_fp8_rows(tokens, plan.row_to_token)
+
+
+def _columns(stored: Quantized, offsets: Tensor, index: Tensor | None) -> Fp8Tensor:
+    """A kept activation as the weight gradient's operand."""
+    if isinstance(stored, MxFp4Tensor):
+        return ops.gather_mxfp4_to_fp8_columns(stored, index, offsets)
+    return ops.fp8_rows_to_columns(stored, offsets, index)
+
+
+def quantize(x: Stored, format_: Format, recipe: Recipe) -> Stored:
+    """A matrix in the format it is to be kept or sent in: from BF16, from FP8 to MXFP4, or in that format already."""
+    rule = ScaleRule(recipe.scale_rule)
+    if isinstance(x, Fp8Tensor):
+        return ops.fp8_to_mxfp4(x, rule) if format_ == "mxfp4" else x
+    if isinstance(x, MxFp4Tensor) or format_ == "bf16":
+        return x
+    if format_ == "fp8":
+        return ops.quantize_fp8_rowwise(x)
+    if recipe.stochastic_rounding:
+        noise = torch.randint(256, x.shape, dtype=torch.uint8, device=x.device)
+        return reference.quantize_mxfp4_stochastic(x, noise, rule)
+    return ops.quantize_mxfp4(x, rule)

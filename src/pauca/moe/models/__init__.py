@@ -1,0 +1,1 @@
+"""Models made of such layers, and those of `transformers`."""

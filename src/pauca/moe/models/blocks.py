@@ -1,0 +1,324 @@
+"""The parts of a decoder layer: products, norms, rotary positions, attention, feed-forward, and how they add up."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from pauca.errors import ConfigError
+from pauca.moe.layer.moe import Experts, MoE
+from pauca.moe.layer.recipe import Recipe, Recompute
+from pauca.moe.layer.router import RouterConfig
+
+
+@dataclass(frozen=True)
+class Recomputation:
+    """What backward computes again in each layer of a model, to keep less. Never the routing."""
+
+    norms: bool = False
+    """RMSNorm's outputs; only its inputs, the residual stream, are kept. Under `torch.compile` the compiler decides."""
+    attention: bool = False
+    """The attention block, from the residual stream: norm, projections, rotation and attention itself."""
+    experts: Recompute = "none"
+    """Of routed, shared and dense experts; see `Recompute`."""
+
+
+@dataclass(frozen=True)
+class LayersConfig:
+    """Sizes and numerics of a stack of layers, each attention and a feed-forward of experts."""
+
+    layers: int = 2
+    hidden: int = 64
+    """Channels of the residual stream."""
+    heads: int = 4
+    """Query heads."""
+    kv_heads: int = 2
+    """Heads of keys and values, each shared by heads / kv_heads query heads."""
+    head_dim: int = 16
+    """Channels of a head."""
+    experts: int = 8
+    """Routed experts of a layer."""
+    top_k: int = 2
+    """Routed experts that a token visits."""
+    expert_width: int = 64
+    """Channels inside one expert, routed or shared."""
+    shared_experts: int = 1
+    """Experts that every token visits."""
+    dense_layers: int = 0
+    """First layers that have one dense feed-forward in place of experts."""
+    dense_width: int = 0
+    """Channels inside that."""
+    rope_base: float = 10_000.0
+    """Wavelengths of the rotary positions run from 2 pi to 2 pi times this."""
+    balance_weight: float = 0.01
+    """Weight in the loss of the balancing losses' mean over the layers."""
+    router: RouterConfig = field(default_factory=RouterConfig)
+    """How tokens choose experts."""
+    recipe: Recipe = field(default_factory=Recipe)
+    """Numerics of the experts."""
+    recompute: Recomputation = field(default_factory=Recomputation)
+    """What backward computes again."""
+
+    def __post_init__(self) -> None:
+        self._check_positive("layers", "hidden", "heads", "kv_heads", "head_dim", "expert_width")
+        if self.heads % self.kv_heads:
+            raise ConfigError(f"heads must be a multiple of kv_heads, got {self.heads} and {self.kv_heads}")
+        if self.head_dim % 2:
+            raise ConfigError(f"head_dim must be even, as rotary positions turn pairs of channels; got {self.head_dim}")
+        if not 0 <= self.dense_layers <= self.layers:
+            raise ConfigError(f"dense_layers must lie in 0..layers, got {self.dense_layers} of {self.layers}")
+        if self.dense_layers and self.dense_width < 1:
+            raise ConfigError(f"dense_layers {self.dense_layers} need a positive dense_width, got {self.dense_width}")
+
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} of a model must be positive, got {getattr(self, name)}")
+
+    def products(self, experts: int) -> int:
+        """Weights of the layers' products, if each had so many routed experts."""
+        attention = 2 * self.hidden * (self.heads + self.kv_heads) * self.head_dim
+        moe = self.hidden * (self.experts + 3 * self.expert_width * (experts + self.shared_experts))
+        dense = 3 * self.hidden * self.dense_width
+        return self.layers * attention + self.dense_layers * dense + (self.layers - self.dense_layers) * moe
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """A matrix product with FP32 sums, rounded to a's type."""
+    if a.device.type == "cuda":
+        return a @ b
+    # A CPU without BF16 units multiplies BF16 thirty times as slowly as FP32.
+    return (a.float() @ b.float()).to(a.dtype)
+
+
+class _LinearFunction(torch.autograd.Function):
+    """Rounds the master weights to x's type in forward and again in backward, so that no copy of them is kept."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x.flatten(0, -2), weight.to(x.dtype).t()).view(*x.shape[:-1], len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight = ctx.saved_tensors
+        gradient = gradients[0].flatten(0, -2)
+        d_weight = product(gradient.t(), x.flatten(0, -2))
+        return product(gradient, weight.to(x.dtype)).view_as(x), d_weight.to(weight.dtype)
+
+
+class Linear(nn.Module):
+    """A product with FP32 (or BF16) master weights, computed in the type of its input."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        nn.init.normal_(self.weight, std=inputs**-0.5)
+
+    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        return _LinearFunction.apply(x, self.weight)
+
+
+class _RMSNormFunction(torch.autograd.Function):
+    """Keeps its input as it came and one number a token; autograd would keep FP32 copies."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        values = x.float()
+        inverse = torch.rsqrt(values.square().mean(-1, keepdim=True) + epsilon)
+        ctx.save_for_backward(x, weight, inverse)
+        return (values * inverse * weight.float()).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight, inverse = ctx.saved_tensors
+        gradient, normal = gradients[0].float(), x.float() * inverse
+        scaled = gradient * weight.float()
+        dx = inverse * (scaled - normal * (scaled * normal).mean(-1, keepdim=True))
+        d_weight = (gradient * normal).flatten(0, -2).sum(0)
+        return dx.to(x.dtype), d_weight.to(weight.dtype), None
+
+
+class RMSNorm(nn.Module):
+    """Divide each token by its root mean square; in FP32, returned like the input."""
+
+    def __init__(self, hidden: int, epsilon: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden))
+        self.epsilon = epsilon
+
+    def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+        return _RMSNormFunction.apply(x, self.weight, self.epsilon)
+
+
+@dataclass(frozen=True)
+class _Again:
+    """Stands for a norm's output, of a given shape, among the tensors that autograd keeps."""
+
+    shape: torch.Size
+
+
+@contextmanager
+def _recomputed(norm: RMSNorm, x: Tensor, normed: Tensor) -> Iterator[None]:
+    """Whatever inside would keep `normed`, which is `norm(x)`, for backward keeps nothing: it is computed again."""
+    its_place = normed.data_ptr(), normed.numel(), normed.dtype  # not itself, as the hooks live until backward
+
+    def pack(tensor: Tensor) -> Tensor | _Again:
+        same = (tensor.data_ptr(), tensor.numel(), tensor.dtype) == its_place and tensor.is_contiguous()
+        return _Again(tensor.shape) if same else tensor
+
+    @torch.no_grad()
+    def unpack(kept: Tensor | _Again) -> Tensor:
+        return norm(x).view(kept.shape) if isinstance(kept, _Again) else kept
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
+
+
+def rotary_table(
+    positions: Float[Tensor, " time"], channels: int, base: float
+) -> tuple[Float[Tensor, "time half"], Float[Tensor, "time half"]]:
+    """Cosine and sine by which rotary positions (arXiv 2104.09864) turn each pair of `channels`."""
+    frequencies = base ** -(torch.arange(0, channels, 2, device=positions.device) / channels)
+    angles = positions[:, None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def rotate(
+    x: Float[Tensor, "batch time heads channels"], cosine: Float[Tensor, "time half"], sine: Float[Tensor, "time half"]
+) -> Float[Tensor, "batch time heads channels"]:
+    """Turn channel i and channel i + half of each head together, in FP32."""
+    cosine, sine = cosine[:, None], sine[:, None]  # the same for all heads
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+    return turned.to(x.dtype)
+
+
+class KeyValueCache:
+    """Keys and values of the tokens so far, for generation: one layer's."""
+
+    def __init__(self, batch: int, heads: int, longest: int, channels: int, device: torch.device) -> None:
+        self.keys = torch.empty(batch, heads, longest, channels, dtype=torch.bfloat16, device=device)
+        self.values = torch.empty_like(self.keys)
+        self.length = 0
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add those of new tokens; returns all."""
+        new = slice(self.length, self.length + keys.shape[2])
+        self.keys[:, :, new], self.values[:, :, new] = keys, values
+        self.length = new.stop
+        return self.keys[:, :, : new.stop], self.values[:, :, : new.stop]
+
+
+class Attention(nn.Module):
+    """Attention with grouped queries and rotary positions."""
+
+    def __init__(self, hidden: int, heads: int, kv_heads: int, head_dim: int, causal: bool = True) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim, self.causal = heads, kv_heads, head_dim, causal
+        self.qkv = Linear(hidden, (heads + 2 * kv_heads) * head_dim)
+        self.out = Linear(heads * head_dim, hidden)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time hidden"],
+        rotation: tuple[Float[Tensor, "time half"], Float[Tensor, "time half"]],
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "batch time hidden"]:
+        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))
+        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
+        # Attention's output takes the layout of q: heads within a token, so that `out` reads it as it is. A copy of v
+        # lets go of the tensor that also holds q and k before their rotation.
+        q, k, v = (h.transpose(1, 2) for h in (rotate(q, *rotation), rotate(k, *rotation), v.contiguous()))
+        causal = self.causal and x.shape[1] > 1
+        if cache is not None:
+            k, v = cache.append(k, v)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=self.heads != self.kv_heads)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """A dense SwiGLU: one expert that every token visits."""
+
+    def __init__(self, hidden: int, width: int, recipe: Recipe | None = None, recompute: Recompute = "none") -> None:
+        super().__init__()
+        self.experts = Experts(hidden, width, 1, recipe, recompute)
+
+    def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+        tokens = x.reshape(-1, x.shape[-1])
+        everyone = torch.zeros(len(tokens), 1, dtype=torch.int64, device=x.device)
+        return self.experts(tokens, everyone, torch.ones_like(everyone, dtype=torch.float32)).view(x.shape)
+
+
+class Block(nn.Module):
+    """One layer: attention, then feed-forward, each added to the residual stream."""
+
+    def __init__(self, attention: Attention, feed_forward: nn.Module, recompute: Recomputation) -> None:
+        super().__init__()
+        hidden = attention.qkv.weight.shape[1]
+        self.attention_norm, self.attention = RMSNorm(hidden), attention
+        self.feed_forward_norm, self.feed_forward = RMSNorm(hidden), feed_forward
+        self.recompute = recompute
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time hidden"],
+        rotation: tuple[Float[Tensor, "time half"], Float[Tensor, "time half"]],
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "batch time hidden"]:
+        attend = (self.attention_norm, self.attention, x, rotation, cache)
+        if self.recompute.attention and torch.is_grad_enabled():
+            x = x + checkpoint(_normed, *attend, use_reentrant=False, preserve_rng_state=False)
+        else:
+            x = x + self._branch(*attend)
+        return x + self._branch(self.feed_forward_norm, self.feed_forward, x)
+
+    def _branch(self, norm: RMSNorm, module: nn.Module, x: Tensor, *arguments: Any) -> Tensor:
+        if not self.recompute.norms or torch.compiler.is_compiling():
+            return _normed(norm, module, x, *arguments)
+        normed = norm(x)
+        with _recomputed(norm, x, normed):
+            return module(normed, *arguments)
+
+
+def _normed(norm: RMSNorm, module: nn.Module, x: Tensor, *arguments: Any) -> Tensor:
+    return module(norm(x), *arguments)
+
+
+def build_block(config: LayersConfig, layer: int, causal: bool = True) -> Block:
+    """One layer of a model."""
+    attention = Attention(config.hidden, config.heads, config.kv_heads, config.head_dim, causal)
+    if layer < config.dense_layers:
+        feed_forward = FeedForward(config.hidden, config.dense_width, config.recipe, config.recompute.experts)
+    else:
+        feed_forward = MoE(
+            config.hidden,
+            config.expert_width,
+            config.experts,
+            config.top_k,
+            shared_experts=config.shared_experts,
+            recipe=config.recipe,
+            recompute=config.recompute.experts,
+            router=config.router,
+        )
+    return Block(attention, feed_forward, config.recompute)
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, layers: int) -> None:
+    """Normal weights of variance one over the inputs; where a product ends a residual branch, over 2 `layers` more."""
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1:
+            is_last = name.endswith(("attention.out.weight", ".down"))
+            nn.init.normal_(weight, std=(weight.shape[-1] * (2 * layers if is_last else 1)) ** -0.5)
+        else:
+            nn.init.ones_(weight)

@@ -1,0 +1,166 @@
+"""Models of `transformers` with pauca's experts: the same modules and weights under the same names, another forward.
+
+transformers 5 keeps the experts of a layer in one module with two weights, `gate_up_proj` [experts, 2 width, hidden]
+and `down_proj` [experts, hidden, width]: pauca's own layout. So a conversion moves nothing. It gives those modules
+another class (as `fully_shard` does), and all else stays with the model: its router, its shared experts, the names of
+its weights, optimisers and hooks that hold them.
+
+Not converted: shared experts and dense layers, which are ordinary linear layers.
+"""
+
+from importlib import metadata
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from pauca.errors import ConfigError, InputError, PaucaError
+from pauca.moe.layer.kept import kept_formats
+from pauca.moe.layer.moe import Experts, checked_recipe
+from pauca.moe.layer.recipe import Recipe, Recompute
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+SUPPORTED_MAJOR = "5"
+"""Of transformers: since 5.0 experts are stored fused."""
+
+
+class ConvertedExperts(Experts):
+    """Experts of a transformers model: pauca's computation on weights that keep their names."""
+
+    gate_up_proj: Tensor
+    down_proj: Tensor
+    _original: tuple[type[nn.Module], tuple[str, ...]]  # its class, and the attributes that conversion added
+
+    @property
+    def gate_up(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.gate_up_proj
+
+    @property
+    def down(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.down_proj
+
+
+def convert(model: AnyModule, recipe: Recipe, recompute: Recompute = "none") -> AnyModule:
+    """Let pauca compute the routed experts of a transformers model, in place.
+
+    No weight is copied or renamed, and routers stay the model's own: checkpoints, `generate`, auxiliary losses and
+    optimisers do not notice. Convert before wrapping (DDP, FSDP, PEFT).
+
+    Args:
+        model: a model, or a part of one: `model.model.layers[3:]` leaves the first three layers as they are. Converting
+            a part again changes its recipe.
+        recipe: numerics. `Recipe.bf16()` differs from the original by rounding; of an FP32 model too, experts are
+            computed in BF16.
+        recompute: what backward computes again rather than keep. Never the routing.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: no experts in there, or of a kind that pauca does not compute; nothing is changed then.
+        ConfigError: a recipe that cannot hold the sizes of the experts.
+        PaucaError: transformers is missing, or not of a supported version.
+
+    Examples:
+        >>> model = AutoModelForCausalLM.from_pretrained("Qwen/Qwen3-30B-A3B", dtype=torch.bfloat16)
+        >>> convert(model, Recipe.fp4())
+    """
+    _require_transformers()
+    found = {name: module for name, module in model.named_modules() if _holds_experts(module)}
+    if not found:
+        raise InputError(
+            f"no experts found in {type(model).__name__}: none of its modules holds them as transformers' "
+            "mixture-of-experts models do, in gate_up_proj and down_proj"
+        )
+    for name, module in found.items():
+        _check(name or type(module).__name__, module, recipe)
+    kept_formats(recipe, recompute)  # refuses an unknown mode
+    for module in found.values():
+        _convert_module(module, recipe, recompute)
+    return model
+
+
+def unconvert(model: AnyModule) -> AnyModule:
+    """Undo `convert`, in place: the model's own experts compute again, with the weights as they are now.
+
+    Raises:
+        InputError: converted experts that are in use by `frozen_weights`, or were wrapped since.
+    """
+    converted = {name: module for name, module in model.named_modules() if isinstance(module, ConvertedExperts)}
+    for name, module in converted.items():
+        if type(module) is not ConvertedExperts:
+            raise InputError(f"{name} has been wrapped since its conversion ({type(module).__name__}): unwrap it first")
+        if module._frozen:
+            raise InputError(f"{name} is in use by frozen_weights: leave it first")
+    for module in converted.values():
+        original_class, settings = module._original
+        for setting in settings:
+            delattr(module, setting)
+        module.__class__ = original_class  # pyright: ignore[reportAttributeAccessIssue]
+    return model
+
+
+def _convert_module(module: nn.Module, recipe: Recipe, recompute: Recompute) -> None:
+    if isinstance(module, ConvertedExperts):
+        module.recipe, module.recompute = recipe, recompute
+        return
+    original_class, before = type(module), set(vars(module))
+    module.__class__ = ConvertedExperts
+    assert isinstance(module, ConvertedExperts)
+    module._configure(recipe, recompute)
+    module._original = original_class, (*(vars(module).keys() - before), "_original")
+
+
+def _require_transformers() -> None:
+    try:
+        installed = metadata.version("transformers")
+    except metadata.PackageNotFoundError as error:
+        raise PaucaError("transformers is not installed: pip install 'pauca[hf]'") from error
+    if installed.split(".")[0] != SUPPORTED_MAJOR:
+        raise PaucaError(
+            f"transformers {installed} stores experts in a way that pauca does not know: "
+            f"pip install 'transformers>={SUPPORTED_MAJOR},<{int(SUPPORTED_MAJOR) + 1}'"
+        )
+
+
+def _holds_experts(module: nn.Module) -> bool:
+    """Whether transformers' `use_experts_implementation` made it: it then says how its weights are stored."""
+    return {"has_bias", "is_transposed"} <= vars(module).keys()
+
+
+def _check(name: str, experts: Any, recipe: Recipe) -> None:
+    reason = None if isinstance(experts, ConvertedExperts) else _refusal(experts)
+    if reason is not None:
+        raise InputError(f"{name} ({type(experts).__name__}) cannot be converted: {reason}")
+    _, hidden, width = experts.down_proj.shape
+    try:
+        checked_recipe(recipe, hidden, width)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+
+
+def _refusal(experts: Any) -> str | None:
+    """Why pauca cannot compute these experts, or None."""
+    layout = vars(experts)
+    if layout["has_bias"]:
+        return "its experts have biases"
+    if not layout.get("has_gate", True):
+        return "its experts have no gate"
+    if layout["is_transposed"] or not layout.get("is_concatenated", True):
+        return "its weights are transposed, or gate and up projections interleaved"
+    if layout.get("has_post_expert_norm"):
+        return "its experts end in a norm"
+    if type(experts)._apply_gate.__module__ != "transformers.integrations.moe":
+        return "it has a gating function of its own"
+    probe = torch.linspace(-8, 8, 65)
+    if not torch.allclose(experts.act_fn(probe), silu(probe)):
+        return f"its activation function {experts.act_fn} is not SiLU"
+    if layout.get("_is_expert_parallel") or "forward" in layout:
+        return "it is spread over devices (device_map, distributed_config): load it without"
+    for weight in (experts.gate_up_proj, experts.down_proj):
+        if type(weight) is not nn.Parameter:
+            return f"its weights are wrapped ({type(weight).__name__}): convert before sharding, without quantisation"
+        if weight.dtype not in (torch.bfloat16, torch.float32):
+            return f"its weights are {weight.dtype}: load the model in bfloat16 or float32"
+    return None

@@ -1,0 +1,225 @@
+"""A compact mixture-of-experts language model: the modern decoder, read from top to bottom.
+
+Tokens are embedded; each layer adds causal attention (grouped queries, rotary positions) and a feed-forward of experts
+to the residual stream, each on its RMS-normalised copy; a last norm and a linear head give the next token's logits.
+No biases, no dropout.
+
+Precision: parameters are FP32 (or BF16) master weights; the residual stream and the attention run in BF16; norms,
+rotation, softmax, routing and cross entropy in FP32; the experts as their `Recipe` says.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from pauca.errors import ConfigError, InputError
+from pauca.moe.layer.moe import auxiliary_loss
+from pauca.moe.models.blocks import KeyValueCache, LayersConfig, Linear, RMSNorm, build_block, initialise, rotary_table
+from pauca.moe.models.cross_entropy import chunked_cross_entropy
+
+
+@dataclass(frozen=True)
+class LMConfig(LayersConfig):
+    """Sizes and numerics of a `MoELM`: those of its layers (`LayersConfig`), and these."""
+
+    vocabulary: int = 256
+    """Different tokens; 256 for bytes."""
+    context: int = 256
+    """Longest sequence."""
+    tied: bool = True
+    """Use the embedding as the head, too."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_positive("vocabulary", "context")
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        norms = (2 * self.layers + 1) * self.hidden
+        return self.products(self.experts) + norms + (1 if self.tied else 2) * self.vocabulary * self.hidden
+
+    @property
+    def active_parameters(self) -> int:
+        """Those that take part in the computation of one token."""
+        return self.parameters - self.products(self.experts) + self.products(self.top_k)
+
+    @property
+    def flops_per_token(self) -> int:
+        """Operations of forward and backward at full context, without recomputation: those of all products.
+
+        Two a weight that a token meets in forward and twice as many in backward; in causal attention a token meets
+        half of the context on average.
+        """
+        head = self.vocabulary * self.hidden
+        attention = self.layers * self.heads * self.head_dim * self.context
+        return 6 * (self.products(self.top_k) + head + attention)
+
+
+LM_SIZES: dict[str, LMConfig] = {
+    # 0.26 M parameters, 0.12 M of them active: learns within seconds on a CPU
+    "toy": LMConfig(),
+    # 218 M, 42 M of them active: convergence in minutes on a GPU
+    "base": LMConfig(
+        vocabulary=8192,
+        layers=8,
+        hidden=512,
+        heads=8,
+        kv_heads=4,
+        head_dim=64,
+        experts=32,
+        top_k=4,
+        expert_width=512,
+        context=1024,
+    ),
+    # 1.1 B, 0.2 B active
+    "large": LMConfig(
+        vocabulary=32_768,
+        layers=16,
+        hidden=1024,
+        heads=16,
+        kv_heads=4,
+        head_dim=64,
+        experts=64,
+        top_k=6,
+        expert_width=320,
+        shared_experts=2,
+        context=2048,
+    ),
+    # 3.5 B, 1.0 B active
+    "xl": LMConfig(
+        vocabulary=65_536,
+        layers=20,
+        hidden=2048,
+        heads=16,
+        kv_heads=4,
+        head_dim=128,
+        experts=32,
+        top_k=4,
+        expert_width=768,
+        shared_experts=1,
+        dense_layers=1,
+        dense_width=8192,
+        context=4096,
+        rope_base=100_000.0,
+        tied=False,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class LMLosses:
+    """What training minimises, and its parts."""
+
+    total: Float[Tensor, ""]  # cross_entropy + balance_weight * balance
+    cross_entropy: Float[Tensor, ""]  # nats per token
+    balance: Float[Tensor, ""]  # mean over the layers; 1 when all experts are equally busy
+
+
+class MoELM(nn.Module):
+    """A decoder of mixture-of-experts layers.
+
+    Examples:
+        >>> model = MoELM(replace(LM_SIZES["toy"], recipe=Recipe.fp4()))
+        >>> tokens = torch.randint(256, (2, 33))
+        >>> model.loss(tokens[:, :-1], tokens[:, 1:]).total.backward()
+    """
+
+    def __init__(self, config: LMConfig) -> None:
+        """Build with random weights; seed torch before."""
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary, config.hidden)
+        self.blocks = nn.ModuleList(build_block(config, layer) for layer in range(config.layers))
+        self.norm = RMSNorm(config.hidden)
+        self.head = Linear(config.hidden, config.vocabulary)
+        if config.tied:
+            self.head.weight = self.embedding.weight  # pyright: ignore[reportAttributeAccessIssue]
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Every product keeps its input's variance, and all layers together add about one to the residual stream's."""
+        initialise(self, self.config.layers)
+        if not self.config.tied:  # as the head, its rows must be small: logits start with a variance of one
+            nn.init.normal_(self.embedding.weight)
+
+    def forward(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time vocabulary"]:
+        """Logits of each position's next token."""
+        return self.head(self.hidden_states(tokens)).float()
+
+    def hidden_states(
+        self, tokens: Int[Tensor, "batch time"], caches: list[KeyValueCache] | None = None
+    ) -> Float[Tensor, "batch time hidden"]:
+        """What the head reads; with `caches`, tokens follow those in the caches."""
+        start = caches[0].length if caches else 0
+        stop = start + tokens.shape[1]
+        if stop > self.config.context:
+            raise InputError(f"{stop} tokens are longer than the model's context of {self.config.context}")
+        # Not a buffer, which `model.bfloat16()` would round.
+        positions = torch.arange(start, stop, dtype=torch.float32, device=tokens.device)
+        rotation = rotary_table(positions, self.config.head_dim, self.config.rope_base)
+        x = self.embedding(tokens).bfloat16()
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotation, caches[layer] if caches else None)
+        return self.norm(x)
+
+    def loss(self, tokens: Int[Tensor, "batch time"], targets: Int[Tensor, "batch time"]) -> LMLosses:
+        """Mean cross entropy of the targets, each the token after the one at its place, and the balancing loss."""
+        hidden = self.hidden_states(tokens)
+        cross_entropy = chunked_cross_entropy(hidden.flatten(0, 1), self.head.weight, targets.flatten())
+        layers = max(1, self.config.layers - self.config.dense_layers)
+        balance = torch.as_tensor(auxiliary_loss(self) / layers, device=hidden.device)
+        return LMLosses(cross_entropy + self.config.balance_weight * balance, cross_entropy, balance.detach())
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: Int[Tensor, "batch time"],
+        count: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "batch longer"]:
+        """Continue prompts of equal length.
+
+        Args:
+            prompt: at least one token.
+            count: tokens to add, 0 or more; with the prompt, at most the model's context.
+            temperature: 0 or more; below 1 the likely become likelier; 0 always takes the likeliest.
+            top_k: choose among so many likeliest tokens only; at least 1, or None for all.
+            generator: of the random choices; on the prompt's device.
+
+        Raises:
+            ConfigError: count, temperature or top_k lies outside its range.
+            InputError: the prompt is empty, or too long for the model's context.
+        """
+        for name, value, least in (("count", count, 0), ("temperature", temperature, 0), ("top_k", top_k, 1)):
+            if value is not None and not value >= least:  # nor NaN
+                raise ConfigError(f"{name} must be at least {least}, got {value}")
+        batch, length = prompt.shape
+        if length < 1 or length + count > self.config.context:
+            raise InputError(
+                f"a prompt of {length} tokens and {count} more do not fit: the prompt needs at least one, and the "
+                f"model's context holds {self.config.context}"
+            )
+        sizes = (batch, self.config.kv_heads, length + count, self.config.head_dim)
+        caches = [KeyValueCache(*sizes, prompt.device) for _ in self.blocks]
+        tokens = new = prompt
+        for _ in range(count):
+            logits = self.head(self.hidden_states(new, caches)[:, -1]).float()
+            new = _choose(logits, temperature, top_k, generator)
+            tokens = torch.cat([tokens, new], dim=1)
+        return tokens
+
+
+def _choose(
+    logits: Float[Tensor, "batch vocabulary"], temperature: float, top_k: int | None, generator: torch.Generator | None
+) -> Int[Tensor, "batch 1"]:
+    if temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    everything = logits.shape[-1]
+    choices = logits.topk(everything if top_k is None else min(top_k, everything))
+    place = torch.multinomial((choices.values / temperature).softmax(-1), 1, generator=generator)
+    return choices.indices.gather(1, place)

@@ -1,0 +1,302 @@
+"""Expert parallelism: each rank holds some of a layer's experts, and tokens travel to them and back.
+
+Forward sends each token once to each rank that holds one of its experts, in the format in which the recipe keeps it
+(MXFP4: what arrives is what is kept, quantised once), and gets the weighted sum of that rank's experts back in BF16.
+Backward sends the output's gradient the same way (FP8 under fp8 and fp4) and gets the input's back in BF16. All is of
+`torch.distributed`: NCCL between GPUs, gloo between CPUs.
+
+A device mesh says who does what. Along its dimension "ep" ranks divide the experts; along any other they hold the same
+ones. Every rank has tokens of its own.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
+from zlib import crc32
+
+import torch
+from jaxtyping import BFloat16, Float, Int, Int32
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from pauca.errors import ConfigError
+from pauca.moe import ops
+from pauca.moe.layer.autograd import like_weights
+from pauca.moe.layer.kept import Stored, from_bytes, kept_formats, to_bytes
+from pauca.moe.layer.moe import Experts
+from pauca.moe.layer.passes import Bank, Gradients, Wanted, quantize
+from pauca.moe.layer.permutation import PADDING, Permutation, sort_by_expert
+from pauca.moe.layer.recipe import Format, Recipe, Recompute
+from pauca.moe.ops.formats import Fp8Tensor
+from pauca.moe.parallel.exchange import Exchange, Journey, plan_exchange
+from pauca.moe.parallel.ranks import Ranks
+from pauca.moe.parallel.wire import gradient_format, wire_format
+
+
+class ParallelExperts(Experts):
+    """This rank's part of a bank of experts; `parallelise` makes it.
+
+    `gate_up` and `down` hold this rank's experts alone. In a state dict they are DTensors, sharded over "ep": what
+    `torch.distributed.checkpoint` stores once, whole, and loads on any number of ranks. A plain state dict of all
+    experts, as one process writes it, can be loaded too.
+    """
+
+    def __init__(
+        self,
+        whole: Experts,
+        mesh: DeviceMesh,
+        dispatch: Format | None = None,
+        overlap: bool = True,
+        name: str = "",
+    ) -> None:
+        """See `parallelise`; a name that is the same on all ranks tells layers apart where their sizes do not."""
+        nn.Module.__init__(self)
+        self._ranks, self._name = Ranks(mesh), name
+        self.total = len(whole.down)
+        if self.total % self._ranks.count:
+            raise ConfigError(
+                f"{self.total} experts cannot be divided evenly by {self._ranks.count} ranks: "
+                "choose a number of ranks that divides them"
+            )
+        for name in ("gate_up", "down"):
+            weight = getattr(whole, name)
+            if isinstance(weight, DTensor):
+                raise ConfigError("call parallelise before fully_shard, which has divided the experts' weights already")
+            setattr(self, name, nn.Parameter(weight.detach()[self._own].clone(), weight.requires_grad))
+        self.dispatch: Format | None = dispatch
+        self.overlap = overlap
+        wire_format(whole.recipe, dispatch)
+        self._configure(whole.recipe, whole.recompute)
+        self.train(whole.training)
+
+    @property
+    def _own(self) -> slice:
+        """Which of all experts are here."""
+        each = self.total // self._ranks.count
+        return slice(self._ranks.place * each, (self._ranks.place + 1) * each)
+
+    def reset_parameters(self) -> None:
+        """Draw all experts one by one and keep one's own, so that the same seed everywhere gives different experts."""
+        own = self._own
+        for weight in (self.gate_up, self.down):
+            for expert in range(self.total):
+                drawn = torch.empty_like(weight[0]).normal_(std=weight.shape[2] ** -0.5)
+                if own.start <= expert < own.stop:
+                    weight.data[expert - own.start] = drawn
+
+    @torch.compiler.disable
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        x: Float[Tensor, "tokens hidden"],
+        expert_ids: Int[Tensor, "tokens top_k"],
+        probabilities: Float[Tensor, "tokens top_k"],
+        shared: Callable[[Tensor], Tensor] | None = None,
+    ) -> Float[Tensor, "tokens hidden"]:
+        """As of `Experts`; all ranks along "ep" must call it together, with whatever number of tokens, none included.
+
+        `expert_ids` count over all ranks' experts. Waits for the device once, to learn how much arrives.
+        """
+        self._check_input(x)
+        with torch.autocast(x.device.type, enabled=False):
+            tokens, weights = x.bfloat16().contiguous(), probabilities.float()
+            dispatched = self._send(tokens, expert_ids, weights, self._fingerprint(tokens, weights))
+        addend = None if shared is None or not self.overlap else _beside(shared, x)
+        with torch.autocast(x.device.type, enabled=False):
+            y = _ParallelExperts.apply(
+                tokens, self.gate_up, self.down, weights, dispatched, self.recipe, self.recompute,
+                *self._prepared_weights(),
+            ).to(x.dtype)  # fmt: skip
+        if shared is None:
+            return y
+        return y + (shared(x) if addend is None else addend())
+
+    @torch.no_grad()
+    def _send(self, x: Tensor, expert_ids: Tensor, probabilities: Tensor, fingerprint: int) -> "_Dispatched":
+        format_, each = wire_format(self.recipe, self.dispatch), len(self.down)
+        exchange = plan_exchange(expert_ids, each, self._ranks.group, fingerprint)
+        token, first = exchange.row_to_token, exchange.row_to_rank[:, None] * each
+        ids = expert_ids[token].int() - first
+        ids = ids.masked_fill((ids < 0) | (ids >= each), PADDING)
+        # First, so that rows are put in order while tokens travel.
+        routing = exchange.send([torch.cat([ids, probabilities[token].contiguous().view(torch.int32)], 1)])
+        tokens = exchange.send(to_bytes(exchange.rows(quantize(x, format_, self.recipe))))
+        return _Dispatched(exchange, routing, tokens, format_, x.shape[1])
+
+    def _fingerprint(self, x: Tensor, probabilities: Tensor) -> int:
+        """Of what must be the same on every rank for one forward and backward to fit together."""
+        differentiable = (x, probabilities, self.gate_up, self.down)
+        wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in differentiable]
+        sizes = [probabilities.shape[1], *self.down.shape]
+        return crc32(json.dumps([self._name, sizes, self._recipe_text, self.recompute, self.dispatch, wanted]).encode())
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in ("gate_up", "down"):
+            destination[prefix + name] = self.as_shard(destination[prefix + name])
+
+    def as_shard(self, own: Tensor) -> DTensor:
+        """This rank's experts as a part of all experts."""
+        if isinstance(own, DTensor):  # divided once more by fully_shard
+            own = own.full_tensor()
+        return DTensor.from_local(own, self._ranks.experts_mesh, [Shard(0)], run_check=False)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        for name in ("gate_up", "down"):
+            if prefix + name in state_dict:
+                state_dict[prefix + name] = self.from_shard(state_dict[prefix + name], getattr(self, name))
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def from_shard(self, value: Tensor, like: Tensor) -> Tensor:
+        """A rank's experts, laid out like one of its tensors, from its shard or from all experts."""
+        if isinstance(value, DTensor) and value.device_mesh == self._ranks.experts_mesh:
+            value = value.to_local()
+        elif len(value) == self.total and not isinstance(value, DTensor):
+            value = value[self._own]
+        if isinstance(like, DTensor) and not isinstance(value, DTensor):
+            return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+        return value
+
+    def extra_repr(self) -> str:
+        own = self._own
+        return f"experts {own.start} to {own.stop - 1} of {self.total}, {super().extra_repr()}"
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def _beside(shared: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor]:
+    """Begin `shared(x)` on a stream of its own, where there are streams; the result is a function that waits for it.
+
+    Autograd runs backward on the streams of forward, and so beside backward's journeys too.
+    """
+    if x.device.type != "cuda":
+        y = shared(x)  # while the sockets work
+        return lambda: y
+    main, side = torch.cuda.current_stream(x.device), _side_stream(x.device)
+    side.wait_stream(main)
+    with torch.cuda.stream(side):
+        y = shared(x)
+    x.record_stream(side)  # backward on that stream may be the last to read it
+
+    def wait() -> Tensor:
+        main.wait_stream(side)
+        y.record_stream(main)
+        return y
+
+    return wait
+
+
+@dataclass(frozen=True)
+class _Dispatched:
+    """Tokens under way to their experts."""
+
+    exchange: Exchange
+    routing: Journey
+    tokens: Journey
+    format: Format
+    hidden: int
+
+    def routing_here(self) -> tuple[Int32[Tensor, "rows top_k"], Float[Tensor, "rows top_k"]]:
+        """Which experts of this rank each arriving token visits, PADDING for others, and with what weights."""
+        (routing,) = self.routing.arrive()
+        ids, weights = (half.contiguous() for half in routing.chunk(2, 1))
+        return ids, weights.view(torch.float32)
+
+    def tokens_here(self) -> Stored:
+        return cast(Stored, from_bytes(self.tokens.arrive(), self.format, self.hidden))
+
+
+class _ParallelExperts(torch.autograd.Function):
+    """Experts on tokens that arrive; outputs travel back. Backward retraces both ways, and routes nothing again."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        x: Tensor,
+        gate_up: Tensor,
+        down: Tensor,
+        probabilities: Tensor,
+        dispatched: _Dispatched,
+        recipe: Recipe,
+        recompute: Recompute,
+        *prepared: Tensor,
+    ) -> Tensor:
+        exchange = dispatched.exchange
+        ids, weights = dispatched.routing_here()
+        plan = sort_by_expert(ids, len(down), exchange.copies)
+        tokens = dispatched.tokens_here()
+        if len(ids):
+            y_rows, kept = Bank(gate_up, down, weights, plan, recipe, recompute, list(prepared)).forward(tokens)
+        else:
+            y_rows, kept = x.new_empty(0, x.shape[1]), []
+        formats = kept_formats(recipe, recompute)
+        own_input = formats.input == "bf16" and not formats.gathered  # kept as it came
+        ctx.exchange, ctx.modes, ctx.prepared = exchange, (recipe, recompute), len(prepared)
+        routing = (weights, plan.row_to_copy, plan.row_to_token, plan.copy_to_row, plan.offsets)
+        ctx.save_for_backward(tokens if own_input else None, gate_up, down, *routing, *prepared, *kept)
+        return _sum_outputs(exchange.send_back([y_rows]), exchange)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, gate_up, down, weights, *tensors = ctx.saved_tensors
+        plan, tensors = Permutation(*tensors[:4]), tensors[4:]
+        prepared, kept = tensors[: ctx.prepared], tensors[ctx.prepared :]
+        exchange, (recipe, recompute) = ctx.exchange, ctx.modes
+        bank, format_ = Bank(gate_up, down, weights, plan, recipe, recompute, prepared), gradient_format(recipe)
+        journey = exchange.send(to_bytes(exchange.rows(quantize(dy.contiguous(), format_, recipe))))
+        dy_rows = cast(Tensor | Fp8Tensor, from_bytes(journey.arrive(), format_, dy.shape[1]))
+        if len(weights):
+            gradients = bank.backward(dy_rows, kept, x, Wanted(*ctx.needs_input_grad[:3]))
+        else:
+            gradients = _gradients_of_nothing(bank, dy)
+        wanted_x, wanted_probabilities = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
+        dx = exchange.send_back([cast(Tensor, gradients.x)]) if wanted_x else None
+        d_weights = exchange.send_back([_by_choice(gradients, plan)]) if wanted_probabilities else None
+        return (
+            _sum_outputs(dx, exchange) if dx else None,
+            *like_weights(gradients, gate_up, down),
+            _sum_choices(d_weights, exchange) if d_weights else None,
+            *(None,) * (3 + ctx.prepared),
+        )
+
+
+def _gradients_of_nothing(bank: Bank, dy: Tensor) -> Gradients:
+    """Of a rank that no token visits: weights that stood still, not weights without a gradient."""
+    nothing = dy.new_empty(0, dtype=torch.float32)
+    return Gradients(dy[:0], torch.zeros_like(bank.gate_up), torch.zeros_like(bank.down), nothing)
+
+
+def _sum_outputs(journey: Journey, exchange: Exchange) -> BFloat16[Tensor, "tokens hidden"]:
+    """What the experts' ranks give back, summed for each token in FP32 and in a fixed order."""
+    (rows,) = journey.arrive()
+    return ops.combine(rows, exchange.token_to_rows)
+
+
+def _by_choice(gradients: Gradients, plan: Permutation) -> Float[Tensor, "arrived top_k"]:
+    """The weights' gradients of the tokens that arrived; 0 for choices whose experts are elsewhere."""
+    # PADDING is -1: it names the last element, which is the zero put behind the rows.
+    return nn.functional.pad(gradients.row_probability, (0, 1))[plan.copy_to_row]
+
+
+def _sum_choices(journey: Journey, exchange: Exchange) -> Float[Tensor, "tokens top_k"]:
+    """Every choice has its gradient from one rank; the others say 0."""
+    (rows,) = journey.arrive()
+    return nn.functional.pad(rows, (0, 0, 0, 1))[exchange.token_to_rows].sum(1)

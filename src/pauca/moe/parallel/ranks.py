@@ -1,0 +1,78 @@
+"""The ranks that share a model's experts, and what they must agree on before they start."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+
+from pauca.errors import ConfigError, PaucaError
+from pauca.moe.parallel.exchange import peers_answer
+
+DIMENSION = "ep"
+"""Name of the mesh dimension along which ranks divide the experts."""
+
+
+class Ranks:
+    """A mesh, and this rank's place in it."""
+
+    def __init__(self, mesh: DeviceMesh) -> None:
+        if DIMENSION not in (mesh.mesh_dim_names or ()):
+            raise ConfigError(f"the mesh needs a dimension named {DIMENSION!r}, got {mesh.mesh_dim_names}")
+        self.mesh = mesh
+        self.names = cast(tuple[str, ...], mesh.mesh_dim_names)
+        self.experts_mesh = mesh[DIMENSION]
+        self.group: dist.ProcessGroup = self.experts_mesh.get_group()
+        self.count = self.experts_mesh.size()
+        self.place = self.experts_mesh.get_local_rank()
+
+    def __deepcopy__(self, memo: dict) -> "Ranks":
+        return self  # process groups cannot be copied, and a copied model belongs to the same ranks
+
+    def sum(self, tensor: Tensor, over: tuple[str, ...] | None = None) -> None:
+        """In place, over some dimensions of the mesh, or all."""
+        with peers_answer("summing over ranks"):
+            for name in self.names if over is None else over:
+                dist.all_reduce(tensor, group=self.mesh[name].get_group())
+
+    @property
+    def replicas(self) -> tuple[str, ...]:
+        """The dimensions along which ranks hold the same experts."""
+        return tuple(name for name in self.names if name != DIMENSION)
+
+    def require_the_same(self, what: dict[str, object]) -> None:
+        """Compare code and `what` with all ranks.
+
+        Raises:
+            PaucaError: ranks that differ, with the first difference, or that do not answer in time.
+        """
+        ours: dict[str, object] = {"torch": torch.__version__, "code": code_digest()} | what
+        for name in self.names:
+            group = self.mesh[name].get_group()
+            theirs: list[Any] = [None] * dist.get_world_size(group)
+            with peers_answer("comparing layers"):
+                dist.all_gather_object(theirs, ours, group=group)
+            for place, other in enumerate(theirs):
+                self._require_equal(ours, other, dist.get_global_rank(group, place))
+
+    @staticmethod
+    def _require_equal(ours: dict[str, object], other: dict[str, object], rank: int) -> None:
+        for name in [*ours, *(other.keys() - ours.keys())]:
+            if ours.get(name) != other.get(name):
+                raise PaucaError(
+                    f"expert parallelism: rank {rank} has {name}: {other.get(name)} where rank {dist.get_rank()} has "
+                    f"{ours.get(name)}; start all ranks with the same code, configuration and seed"
+                )
+
+
+@cache
+def code_digest(folder: Path = Path(__file__).parents[1]) -> str:
+    """Of the sources of `pauca.moe`, which must be the same on all hosts."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]

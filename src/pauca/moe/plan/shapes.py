@@ -1,0 +1,232 @@
+"""The sizes of mixture-of-experts models: published ones by name, others from a config file.
+
+A shape is what a planner has to know of a model: how many layers, how wide, which attention. It holds no weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from pauca.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class GroupedQueryAttention:
+    """Attention whose query heads share fewer key and value heads."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    qk_norm: Literal["none", "head", "all"] = "none"
+    """RMSNorm of queries and keys before the rotation: of each head alone (Qwen3), or of all heads at once (OLMoE)."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+        if self.heads % self.kv_heads:
+            raise ConfigError(f"{self.heads} query heads cannot share {self.kv_heads} key and value heads evenly")
+
+    @property
+    def query_channels(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def kv_channels(self) -> int:
+        """Of keys, and again of values."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def output_channels(self) -> int:
+        return self.query_channels
+
+    def parameters(self, hidden: int) -> int:
+        norms = {"none": 0, "head": 2 * self.head_dim, "all": self.query_channels + self.kv_channels}[self.qk_norm]
+        return 2 * hidden * (self.query_channels + self.kv_channels) + norms
+
+
+@dataclass(frozen=True)
+class LatentAttention:
+    """Multi-head latent attention (DeepSeek-V2): queries, keys and values are projected up from narrow latents."""
+
+    heads: int
+    kv_rank: int
+    nope_dim: int
+    """Channels of a head's queries and keys without rotation."""
+    rope_dim: int
+    """Channels with it; the keys' are shared by all heads."""
+    value_dim: int
+    query_rank: int = 0
+    """Width of the queries' latent; 0 projects queries straight from the hidden state (DeepSeek-V2-Lite)."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, optional=("query_rank",))
+
+    @property
+    def query_channels(self) -> int:
+        """Of the queries, and of the keys once they are projected up."""
+        return self.heads * (self.nope_dim + self.rope_dim)
+
+    @property
+    def output_channels(self) -> int:
+        return self.heads * self.value_dim
+
+    @property
+    def up_parameters(self) -> int:
+        """From the latents to the heads."""
+        return self.query_rank * self.query_channels + self.kv_rank * self.heads * (self.nope_dim + self.value_dim)
+
+    def parameters(self, hidden: int) -> int:
+        queries = self.query_rank or self.query_channels
+        down = hidden * (queries + self.kv_rank + self.rope_dim)
+        norms = self.query_rank + self.kv_rank
+        return down + norms + self.up_parameters + self.output_channels * hidden
+
+
+Attention = GroupedQueryAttention | LatentAttention
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A decoder-only language model whose later layers are mixtures of experts."""
+
+    name: str
+    vocabulary: int
+    layers: int
+    hidden: int
+    attention: Attention
+    experts: int
+    top_k: int
+    width: int
+    """Channels inside one routed expert."""
+    shared_width: int = 0
+    """Channels inside all shared experts of a layer together; 0 without any."""
+    dense_layers: int = 0
+    """Layers, the first ones, with one wide SwiGLU in place of experts."""
+    dense_width: int = 0
+    router_bias: bool = False
+    """A balancing bias per expert counts as a parameter (DeepSeek-V3)."""
+    tied: bool = False
+    """The head is the embedding."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, optional=("shared_width", "dense_layers", "dense_width"))
+        if self.dense_layers >= self.layers:
+            raise ConfigError(f"{self.name}: of {self.layers} layers {self.dense_layers} are dense; one must be MoE")
+        if self.dense_layers and not self.dense_width:
+            raise ConfigError(f"{self.name}: its {self.dense_layers} dense layer(s) need dense_width")
+        if self.top_k > self.experts:
+            raise ConfigError(f"{self.name}: a token cannot visit {self.top_k} of {self.experts} experts")
+
+    @property
+    def moe_layers(self) -> int:
+        return self.layers - self.dense_layers
+
+    @property
+    def expert_parameters(self) -> int:
+        """Of one routed expert."""
+        return 3 * self.hidden * self.width
+
+    @property
+    def attention_parameters(self) -> int:
+        """Of one layer, with the norms before attention and before what follows it."""
+        return self.attention.parameters(self.hidden) + 2 * self.hidden
+
+    @property
+    def dense_layer_parameters(self) -> int:
+        return self.attention_parameters + 3 * self.hidden * self.dense_width
+
+    @property
+    def moe_layer_parameters(self) -> int:
+        """Of one MoE layer but for its routed experts: what data parallelism replicates."""
+        router = self.experts * (self.hidden + self.router_bias)
+        return self.attention_parameters + router + 3 * self.hidden * self.shared_width
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Of the embedding, and again of the head unless they are tied."""
+        return self.vocabulary * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        return self._parameters(self.experts)
+
+    @property
+    def active_parameters(self) -> int:
+        """Those that one token uses: `top_k` of the experts. Embedding and head are counted in."""
+        return self._parameters(self.top_k)
+
+    def _parameters(self, experts: int) -> int:
+        tables = self.embedding_parameters * (1 if self.tied else 2) + self.hidden  # with the norm before the head
+        moe = self.moe_layers * (self.moe_layer_parameters + experts * self.expert_parameters)
+        return tables + self.dense_layers * self.dense_layer_parameters + moe
+
+
+def _check_positive(shape: object, optional: tuple[str, ...] = ()) -> None:
+    """Refuse a size that is no positive integer; one of `optional` may be 0."""
+    for field in fields(shape):  # pyright: ignore[reportArgumentType]
+        value = getattr(shape, field.name)
+        if field.type != "int":
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < (field.name not in optional):
+            kind = "a whole number, 0 or more" if field.name in optional else "a positive whole number"
+            raise ConfigError(f"{field.name} must be {kind}, got {value!r}")
+
+
+def _deepseek_v3_attention() -> LatentAttention:
+    return LatentAttention(heads=128, kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128, query_rank=1536)
+
+
+def _lite_attention() -> LatentAttention:
+    return LatentAttention(heads=16, kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128)
+
+
+# Sizes as in the models' published config.json files.
+SHAPES: dict[str, ModelShape] = {
+    shape.name: shape
+    for shape in (
+        ModelShape(
+            "deepseek-v3", vocabulary=129280, layers=61, hidden=7168, attention=_deepseek_v3_attention(),
+            experts=256, top_k=8, width=2048, shared_width=2048, dense_layers=3, dense_width=18432, router_bias=True,
+        ),
+        ModelShape(
+            "deepseek-v2-lite", vocabulary=102400, layers=27, hidden=2048, attention=_lite_attention(),
+            experts=64, top_k=6, width=1408, shared_width=2816, dense_layers=1, dense_width=10944,
+        ),
+        ModelShape(
+            "moonlight-16b-a3b", vocabulary=163840, layers=27, hidden=2048, attention=_lite_attention(),
+            experts=64, top_k=6, width=1408, shared_width=2816, dense_layers=1, dense_width=11264, router_bias=True,
+        ),
+        ModelShape(
+            "qwen3-235b-a22b", vocabulary=151936, layers=94, hidden=4096,
+            attention=GroupedQueryAttention(heads=64, kv_heads=4, head_dim=128, qk_norm="head"),
+            experts=128, top_k=8, width=1536,
+        ),
+        ModelShape(
+            "qwen3-30b-a3b", vocabulary=151936, layers=48, hidden=2048,
+            attention=GroupedQueryAttention(heads=32, kv_heads=4, head_dim=128, qk_norm="head"),
+            experts=128, top_k=8, width=768,
+        ),
+        ModelShape(
+            "mixtral-8x7b", vocabulary=32000, layers=32, hidden=4096,
+            attention=GroupedQueryAttention(heads=32, kv_heads=8, head_dim=128),
+            experts=8, top_k=2, width=14336,
+        ),
+        ModelShape(
+            "mixtral-8x22b", vocabulary=32000, layers=56, hidden=6144,
+            attention=GroupedQueryAttention(heads=48, kv_heads=8, head_dim=128),
+            experts=8, top_k=2, width=16384,
+        ),
+    )
+}  # fmt: skip
+"""Published models by name."""
+
+
+ALIASES = {
+    "16b": "moonlight-16b-a3b",
+    "671b": "deepseek-v3",
+    "mixtral": "mixtral-8x7b",
+    "moonlight": "moonlight-16b-a3b",
+    "qwen3-30b": "qwen3-30b-a3b",
+    "qwen3-235b": "qwen3-235b-a22b",
+}
+"""Short names of `SHAPES`."""

@@ -1,0 +1,234 @@
+"""Checkpoints of a training, each a folder that is whole or not there at all; and the model alone, as safetensors.
+
+A checkpoint is written by `torch.distributed.checkpoint` under a hidden name, by every process its part, sealed with
+the checksums of its files, and only then renamed. One that is no longer wanted is first renamed and then removed. So a
+process may be killed at any moment.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+
+from pauca.errors import ConfigError, InputError, PaucaError
+from pauca.moe.models.lm import LMConfig, MoELM
+from pauca.moe.training.processes import OtherStopped, count_processes, gather, own_rank, wait_for_all
+from pauca.runs import atomic_write, from_dict, write_text
+
+_SEAL = "checksums.json"
+_ORIGIN = "origin.json"
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], origin: dict[str, str], keep: int = 2) -> Path:
+    """Write the state after a step, then remove all but the latest `keep` checkpoints.
+
+    Of several processes all must call it.
+
+    Args:
+        folder: holds the checkpoints.
+        step: names this one.
+        state: nested dictionaries of tensors and plain values; tensors may be distributed.
+        origin: what the state depends on (settings, data), for `load_checkpoint` to compare.
+        keep: at least 1.
+
+    Raises:
+        PaucaError: it could not be written (a full disk); earlier checkpoints are untouched.
+    """
+    path = folder / f"step-{step:08d}"
+    temporary = folder / f".{path.name}"
+    if own_rank() == 0:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed while it wrote
+    wait_for_all()
+    try:
+        with _alone_is_fine():
+            state_dict_saver.save(state, checkpoint_id=temporary)
+        if own_rank() == 0:
+            write_text(temporary / _ORIGIN, json.dumps(origin, indent=1))
+        wait_for_all()
+        _seal(temporary)
+        if own_rank() == 0:
+            _replace(temporary, path)
+            for old in checkpoints(folder)[:-keep]:
+                _remove(old)
+    except OtherStopped:
+        raise
+    except (OSError, CheckpointException, PaucaError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise PaucaError(f"{path}: could not be written ({_reason(error)}); {_what_is_left(folder)}") from error
+    wait_for_all()
+    return path
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    return sorted(folder.glob("step-*"))
+
+
+def load_checkpoint(path: Path, state: dict[str, Any], origin: dict[str, str]) -> None:
+    """Fill `state`, of the same structure as was saved, from a checkpoint.
+
+    Raises:
+        PaucaError: a file is missing or damaged.
+        ConfigError: the checkpoint comes from other settings or data than `origin` says; the first difference is named.
+    """
+    _check_seal(path)
+    _check_origin(path, origin)
+    try:
+        with _alone_is_fine():
+            state_dict_loader.load(state, checkpoint_id=path)
+    except (OSError, CheckpointException, RuntimeError, ValueError) as error:
+        raise PaucaError(f"{path}: does not fit this training ({_reason(error)}); start a new run") from error
+
+
+def clean_up(folder: Path) -> None:
+    """Remove what killed processes have left half written or half removed."""
+    for leftover in folder.glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def save_model(path: Path, weights: dict[str, Tensor], config: LMConfig) -> None:
+    """Write a language model's weights and configuration as one safetensors file, atomically."""
+    own = {name: value for name, value in weights.items() if not (config.tied and name == "head.weight")}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in own.items()}
+    try:
+        with atomic_write(path, force=True) as temporary:
+            save_file(tensors, temporary, metadata={"pauca.moe.lm": json.dumps(asdict(config))})
+    except SafetensorError as error:  # for what the disk refuses, too
+        raise PaucaError(f"{path}: could not be written ({error}); free space and go on with --resume") from error
+
+
+def load_model(path: Path) -> MoELM:
+    """The language model that `save_model` or a training wrote.
+
+    Raises:
+        InputError: no such file, damaged, or of another origin.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("pauca.moe.lm")
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{path}: cannot be read as safetensors ({error}); give a model that a training wrote"
+        ) from error
+    if text is None:
+        raise InputError(f"{path}: holds no language model of pauca; give a model that a training wrote")
+    config = from_dict(LMConfig, json.loads(text), str(path))
+    model = MoELM(config)
+    try:
+        if config.tied:
+            weights["head.weight"] = weights["embedding.weight"]
+        model.load_state_dict(weights)
+    except (RuntimeError, KeyError) as error:
+        raise InputError(
+            f"{path}: the weights do not fit the configuration beside them; the file is damaged"
+        ) from error
+    return model
+
+
+@contextmanager
+def _alone_is_fine() -> Iterator[None]:
+    """Without torch's warning that a single process saves for itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield
+
+
+def _seal(folder: Path) -> None:
+    """Write the checksums of all files, of which each process reads its share."""
+    files = sorted(folder.iterdir())
+    shares = gather({path.name: _checksum(path) for path in files[own_rank() :: count_processes()]})
+    if own_rank() == 0:
+        checksums = {name: checksum for share in shares for name, checksum in share.items()}
+        write_text(folder / _SEAL, json.dumps(checksums, indent=1))
+
+
+def _check_seal(path: Path) -> None:
+    damage = next(filter(None, gather(_damage(path))), "")  # so that no process waits for one that has stopped
+    if damage:
+        raise PaucaError(f"{path}: {damage}; remove that folder to go on from {_before(path)}")
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with the files of which this process reads the checksums, in words."""
+    try:
+        checksums = json.loads((path / _SEAL).read_text(encoding="utf-8"))
+        for name in sorted(checksums)[own_rank() :: count_processes()]:
+            if _checksum(path / name) != checksums[name]:
+                return f"{name} is damaged (another checksum than was written)"
+    except (OSError, ValueError) as error:
+        return f"is not whole ({_reason(error)})"
+    return ""
+
+
+def _check_origin(path: Path, origin: dict[str, str]) -> None:
+    stored = json.loads((path / _ORIGIN).read_text(encoding="utf-8"))
+    for name in sorted({*stored, *origin}):
+        if stored.get(name) != origin.get(name):
+            raise ConfigError(
+                f"{path}: was written with {name} {stored.get(name)}, but now {name} is {origin.get(name)}; restore "
+                "it, or start a new run"
+            )
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    if path.exists():
+        _remove(path)
+    temporary.rename(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # the new name, too, is to survive a power cut
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    hidden = path.with_name(f".{path.name}.old")
+    path.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _before(path: Path) -> str:
+    earlier = [other.name for other in checkpoints(path.parent) if other.name < path.name]
+    return earlier[-1] if earlier else "the beginning"
+
+
+def _what_is_left(folder: Path) -> str:
+    left = checkpoints(folder)
+    if not left:
+        return "there is no earlier one; free space and start again"
+    return f"{left[-1].name} is whole; free space and go on from it with --resume"
+
+
+def _reason(error: BaseException) -> str:
+    """Why, in one line: what the operating system said, however deep it is wrapped, or the innermost error."""
+    for inner in _chain(error):
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+    return str([*_chain(error)][-1]).strip().split("\n")[0]
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those inside it; checkpointing keeps what went wrong in each process in `failures`."""
+    yield error
+    inside = [failure[0] for failure in getattr(error, "failures", {}).values()]
+    for inner in (*inside, error.__cause__ or error.__context__):
+        if isinstance(inner, BaseException):
+            yield from _chain(inner)

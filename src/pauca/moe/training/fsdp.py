@@ -1,0 +1,83 @@
+"""A language model over several processes: its parameters by FSDP2, its experts by expert parallelism.
+
+With `ep` processes that share one set of experts, a mesh of (processes / ep, ep). The experts are divided along the
+second dimension and sharded by FSDP2 along the first; the rest is sharded along the second and repeated along the
+first. Without expert parallelism everything is sharded over all processes.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from pauca.moe.layer.moe import moe_layers
+from pauca.moe.models.lm import MoELM
+from pauca.moe.parallel.experts import ParallelExperts
+from pauca.moe.parallel.gradients import average_gradients, clip_gradients
+from pauca.moe.parallel.model import parallelise
+
+
+def divide(model: MoELM, device: torch.device, ep: int) -> None:
+    """Divide a model, in place, over the processes of the default group, a multiple of `ep`.
+
+    All must call it, and then the model, its `loss` and its `generate` together.
+    """
+    processes = dist.get_world_size()
+    if ep == 1:
+        mesh, whole = init_device_mesh(device.type, (processes,)), set()
+    elif ep == processes:
+        mesh = init_device_mesh(device.type, (ep,), mesh_dim_names=("ep",))
+        parallelise(model, mesh)
+        whole = experts_of(model)
+    else:
+        mesh, whole = init_device_mesh(device.type, (processes // ep, ep), mesh_dim_names=("dp", "ep")), set()
+        parallelise(model, mesh)
+        for layer in moe_layers(model).values():
+            fully_shard(layer.experts, mesh=mesh["dp"])
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, ignored_params=whole)
+    fully_shard(model, mesh=mesh, ignored_params=whole)
+    for method in ("loss", "generate"):
+        register_fsdp_forward_method(model, method)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """For an optimiser: matrices decay, vectors do not; and tensors and DTensors do not mix.
+
+    The same groups whether experts are divided or not, so that a checkpoint fits either way.
+    """
+    experts = {weight for layer in moe_layers(model).values() for weight in layer.experts.parameters()}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        groups.setdefault((parameter.ndim > 1, parameter in experts), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if is_matrix else 0.0}
+        for (is_matrix, _), parameters in groups.items()
+    ]
+
+
+def experts_of(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters of which each process holds those of its own experts."""
+    banks = (module for module in model.modules() if isinstance(module, ParallelExperts))
+    return {parameter for bank in banks for parameter in bank.parameters()}
+
+
+def clip(model: nn.Module, largest: float) -> Tensor:
+    """Average the gradients, where that is left to do, and shorten them to a norm; returns the norm before.
+
+    With a norm that is not finite they stay as they are, so that what is wrong with them can still be seen.
+    """
+    if experts_of(model):
+        average_gradients(model)
+        return clip_gradients(model, largest)
+    parameters = list(model.parameters())
+    norm = nn.utils.get_total_norm([weight.grad for weight in parameters if weight.grad is not None])
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    # To a norm of 0 the clipping does nothing.
+    nn.utils.clip_grads_with_norm_(parameters, largest, norm.nan_to_num(nan=0, posinf=0))
+    return norm

@@ -1,0 +1,369 @@
+"""One step of training a mixture-of-experts language model, and everything that such a step depends on.
+
+All randomness is a function of (seed, step, pass): the batches, and what stochastic rounding draws. So a resumed run
+repeats bit for bit with nothing but weights, moments and the step in its checkpoint, and several processes that share
+the passes of a step draw what one process would.
+
+Under torchrun the model is sharded over the processes by FSDP2 (`fully_shard`), each of which takes its share of the
+passes of every step.
+"""
+
+import json
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Int64
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from pauca.errors import ConfigError, PaucaError
+from pauca.moe.data.token_files import TokenData
+from pauca.moe.layer.moe import frozen_weights, moe_layers
+from pauca.moe.models.lm import LMConfig, LMLosses, MoELM
+from pauca.moe.parallel.optimizer_state import load_optimizer_state, optimizer_state
+from pauca.moe.training.diagnosis import diagnose, largest_gradient
+from pauca.moe.training.fsdp import clip, divide, parameter_groups
+from pauca.moe.training.health import quantisation_health, router_load
+from pauca.moe.training.processes import join_processes
+from pauca.runs import resolve_device, seed_of
+
+_STEPS_OF_A_RISE = 10
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; the defaults suit the toy model."""
+
+    steps: int = 1000
+    """Steps of AdamW."""
+    batch_size: int = 16
+    """Sequences whose gradients make one step, over all passes and processes."""
+    passes: int = 1
+    """Forward and backward passes of each process that make one step (gradient accumulation)."""
+    learning_rate: float = 3e-3
+    """At its highest."""
+    final_learning_rate: float = 0.1
+    """Share of it that is left at the end of the cosine."""
+    warmup: float = 0.02
+    """Share of the steps in which it rises from 0."""
+    beta1: float = 0.9
+    """Of AdamW: how much of the mean gradient each step keeps."""
+    beta2: float = 0.95
+    """Likewise, of the mean square."""
+    weight_decay: float = 0.1
+    """Of matrices, not of norms."""
+    clip: float = 1.0
+    """Largest norm of the gradient; a longer one is shortened to it."""
+    spike: float = 1.0
+    """Stop when the loss, over ten steps, lies so many nats above the lowest that it has been."""
+    log_every: int = 10
+    """Steps between lines in metrics.jsonl."""
+    health_every: int = 200
+    """Steps between measurements of what the number formats lose, each as long as about two steps; 0 for none."""
+    validate_every: int = 200
+    """Steps between validations, which keep the best model."""
+    validation_batches: int = 16
+    """Batches of a validation, the same ones every time."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints: what a killed run loses at most."""
+    keep_checkpoints: int = 2
+    """How many of the latest are kept."""
+    ep: int = 1
+    """Processes that share one set of experts (expert parallelism); divides the processes and the experts."""
+    seed: int = 0
+    """Of the weights, the batches and stochastic rounding."""
+    device: str = "auto"
+    """`auto` (the GPU if there is one), `cpu`, `cuda` or `cuda:N`."""
+    compile: bool = False
+    """Compile each layer with torch.compile."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard, too (package `tensorboard`)."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps", "batch_size", "passes", "log_every", "validate_every", "validation_batches", "checkpoint_every",
+            "keep_checkpoints", "ep",
+        ):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} of training must be at least 1, got {getattr(self, name)}")
+        if min(self.learning_rate, self.clip, self.spike) <= 0 or self.weight_decay < 0 or self.health_every < 0:
+            raise ConfigError(
+                "learning_rate, clip and spike of training must be positive, weight_decay and health_every not negative"
+            )
+        if not 0 <= self.warmup <= 1 or not 0 <= self.final_learning_rate <= 1:
+            raise ConfigError("warmup and final_learning_rate of training are shares, from 0 to 1")
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0: a straight rise, then half a cosine."""
+        rise = round(self.warmup * self.steps)
+        if step < rise:
+            return self.learning_rate * (step + 1) / rise
+        done = (step - rise) / max(1, self.steps - rise)
+        left = (1 + math.cos(math.pi * done)) / 2
+        return self.learning_rate * (self.final_learning_rate + (1 - self.final_learning_rate) * left)
+
+
+class Diverged(PaucaError):
+    """The loss is no longer finite, or has leapt up."""
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """What one step of training came to, averaged over its passes and processes."""
+
+    loss: float  # what was minimised
+    cross_entropy: float  # nats per token
+    balance: float  # the balancing loss; 1 when all experts are equally busy
+    gradient_norm: float  # before clipping
+
+
+class Trainer:
+    """The state of a training: model, optimiser, step.
+
+    Args:
+        model: trained in place; moved to the device, and sharded where there are several processes.
+        data: text to train on.
+        config: how to train.
+    """
+
+    def __init__(self, model: MoELM, data: TokenData, config: TrainConfig) -> None:
+        self.rank, self.processes = join_processes()
+        check_fit(model.config, data, config, self.processes)
+        self.device = resolve_device(config.device)
+        self.config, self.data = config, data
+        self.model = model.to(self.device)
+        if config.compile:
+            for block in model.blocks:
+                block.compile()
+        if self.processes > 1:
+            divide(model, self.device, config.ep)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(model, config.weight_decay),
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            fused=True,
+        )
+        self.steps_done = 0
+        self.rise = _Rise(config.spike)
+        self.seconds = 0.0  # spent in `step`
+        self.loads: dict[str, Tensor] = {}  # of each layer's experts in the latest step
+        self._sequences = _sequences_per_pass(config, self.processes)
+
+    def step(self) -> TrainStep:
+        """One step of AdamW.
+
+        Raises:
+            Diverged: the loss or a gradient is not finite, or the loss leaps up; the message says where it comes
+                from. The weights are still those from before the step.
+        """
+        started = time.perf_counter()
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate_at(self.steps_done)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self._forward_and_backward()
+        found = self._clip_and_read(losses)
+        if not all(map(math.isfinite, asdict(found).values())):
+            raise Diverged(self._not_finite(found))
+        if self.rise.is_leap(found.cross_entropy):
+            raise Diverged(self._leap())
+        self.optimizer.step()
+        self._balance()
+        self.steps_done += 1
+        self.seconds += time.perf_counter() - started
+        return found
+
+    def load_metrics(self) -> dict[str, float]:
+        """How busy the experts were in the latest step, over all processes."""
+        loads = {name: router_load(copies.cpu()) for name, copies in self.loads.items()}
+        metrics = {f"load_imbalance/{name}": load.imbalance for name, load in loads.items()}
+        return metrics | {f"load_entropy/{name}": load.entropy for name, load in loads.items()}
+
+    def health(self) -> dict[str, float]:
+        """What the number formats of each layer lose in the next step's first pass, as metrics; changes nothing."""
+        self.model.eval()
+        with torch.compiler.set_stance("force_eager"):  # compiled layers do not call hooks
+            found = quantisation_health(self.model, lambda: self._pass(0).total.backward())
+        self.optimizer.zero_grad(set_to_none=True)
+        return {f"{measure}/{name}": share for measure, layers in found.items() for name, share in layers.items()}
+
+    @torch.no_grad()
+    def validate(self) -> float | None:
+        """Mean cross entropy, in nats per token, of the validation text; None where there is none.
+
+        Of the same windows, whatever the number of processes and passes: every process computes all of them.
+        """
+        if self.data.validation is None:
+            return None
+        self.model.eval()
+        torch.manual_seed(seed_of(self.config.seed, 2))  # for stochastic rounding
+        context = self.model.config.context
+        batches = self.config.validation_batches * self.config.batch_size // self._sequences
+        total = torch.zeros((), device=self.device)
+        sequences = 0
+        for tokens, targets in self.data.validation.even_batches(batches, self._sequences, context):
+            losses = self.model.loss(tokens.to(self.device), targets.to(self.device))
+            total += losses.cross_entropy * len(tokens)
+            sequences += len(tokens)
+        if self.processes > 1:  # a last bit that differs between GPUs would be the best model on some of them alone
+            dist.broadcast(total, 0)
+        return float(total) / sequences
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides how training goes on; tensors are this process's parts."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer_state(self.model, self.optimizer),
+            "rise": self.rise.state(),
+            "step": self.steps_done,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.model.load_state_dict(state["model"])
+        load_optimizer_state(self.model, self.optimizer, state["optimizer"])
+        self.rise.load_state(state["rise"])
+        self.steps_done = int(state["step"])
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights, whole, on the CPU; of several processes, in the first."""
+        whole = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        return cast(dict[str, Tensor], whole)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Of all processes."""
+        return self.config.batch_size * self.model.config.context
+
+    def _forward_and_backward(self) -> list[LMLosses]:
+        passes = self.config.passes
+        # FSDP gathers the weights anew for each pass, so quantised ones cannot be shared; and the compiler would try to
+        # compile their quantisation, too.
+        share = passes > 1 and self.processes == 1 and not self.config.compile
+        frozen = frozen_weights(self.model) if share else nullcontext()
+        losses = []
+        with frozen:
+            for number in range(passes):
+                loss = self._pass(number)
+                (loss.total / passes).backward()
+                losses.append(loss)
+        return losses
+
+    def _pass(self, number: int) -> LMLosses:
+        """Forward on the batch of one of this process's passes of the next step."""
+        number += self.rank * self.config.passes
+        torch.manual_seed(seed_of(self.config.seed, 1, self.steps_done, number))
+        return self.model.loss(*self._batch(self.steps_done * self.config.batch_size + number * self._sequences))
+
+    def _batch(self, first: int) -> tuple[Int64[Tensor, "b time"], Int64[Tensor, "b time"]]:
+        context = self.model.config.context
+        parts = self.data.train.batch(self.config.seed, first, self._sequences, context)
+        if self.device.type == "cpu":
+            return parts
+        tokens, targets = (part.contiguous().pin_memory().to(self.device, non_blocking=True) for part in parts)
+        return tokens, targets
+
+    def _clip_and_read(self, losses: list[LMLosses]) -> TrainStep:
+        """Clip the gradients and wait for the step's numbers: the only time that the host waits for the device.
+
+        It waits before the optimiser changes weights, so that a step that went wrong can be looked into and undone. A
+        queue of launches that runs empty once a step costs far less than a step.
+        """
+        norm = clip(self.model, self.config.clip)
+        parts = [torch.stack([loss.total, loss.cross_entropy, loss.balance]).detach() for loss in losses]
+        means = torch.stack(parts).float().mean(0)
+        if self.processes > 1:
+            dist.all_reduce(means)
+            means /= self.processes
+        return TrainStep(*torch.cat([means, norm.reshape(1).to(means)]).tolist())
+
+    def _balance(self) -> None:
+        """Move the routers' biases by their loads over all processes, and remember those."""
+        for name, layer in moe_layers(self.model).items():
+            if self.processes > 1:
+                dist.all_reduce(layer.router.load)
+            self.loads[name] = layer.router.load.clone()
+            layer.router.update_bias()
+
+    def _not_finite(self, found: TrainStep) -> str:
+        self.model.eval()  # routers do not count these tokens
+
+        def forward() -> None:
+            for number in range(self.config.passes):
+                self._pass(number)
+
+        with torch.compiler.set_stance("force_eager"):
+            where = diagnose(self.model, forward)
+        return (
+            f"step {self.steps_done + 1}: loss {found.loss:.4g}, gradient norm {found.gradient_norm:.4g}. First not "
+            f"finite: {where}. Lower the learning rate or clip, in a new run"
+        )
+
+    def _leap(self) -> str:
+        return (
+            f"step {self.steps_done + 1}: the loss leapt from {self.rise.lowest:.3f} to {self.rise.mean:.3f} nats "
+            f"(means of {_STEPS_OF_A_RISE} steps); {largest_gradient(self.model)}. Lower the learning rate or clip "
+            "in a new run"
+        )
+
+
+class _Rise:
+    """Tells a leap of the loss from its noise: means over some steps, against the lowest that there has been."""
+
+    def __init__(self, allowed: float) -> None:
+        self.allowed = allowed
+        self.lowest = self.mean = math.inf
+        self.recent: list[float] = []
+
+    def is_leap(self, loss: float) -> bool:
+        self.recent = [*self.recent, loss][-_STEPS_OF_A_RISE:]
+        self.mean = sum(self.recent) / len(self.recent)
+        if len(self.recent) == _STEPS_OF_A_RISE:
+            self.lowest = min(self.lowest, self.mean)
+        return self.mean > self.lowest + self.allowed
+
+    def state(self) -> dict[str, Any]:
+        return {"lowest": self.lowest, "recent": json.dumps(self.recent)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.lowest, self.recent = state["lowest"], json.loads(state["recent"])
+
+
+def check_fit(model: LMConfig, data: TokenData, config: TrainConfig, processes: int = 1) -> None:
+    """Raise before anything is written what a `Trainer` would raise for text that does not fit the model.
+
+    Raises:
+        ConfigError: the text has more different tokens than the model, or the work cannot be shared evenly.
+        InputError: the text is too short for one context.
+        DeviceError: a GPU is asked for and there is none.
+    """
+    if data.tokenizer.vocabulary > model.vocabulary:
+        raise ConfigError(
+            f"{data.folder}: the text has {data.tokenizer.vocabulary} different tokens, the model only "
+            f"{model.vocabulary}; raise the model's vocabulary"
+        )
+    for part in (data.train, data.validation):
+        if part is not None:
+            part.check_context(model.context)
+    if processes % config.ep or model.experts % config.ep:
+        raise ConfigError(
+            f"ep {config.ep} must divide both the {processes} processes (torchrun --nproc-per-node) and the "
+            f"{model.experts} experts"
+        )
+    _sequences_per_pass(config, processes)
+    resolve_device(config.device)
+
+
+def _sequences_per_pass(config: TrainConfig, processes: int) -> int:
+    sequences, remainder = divmod(config.batch_size, processes * config.passes)
+    if remainder or not sequences:
+        raise ConfigError(
+            f"batch_size {config.batch_size} cannot be shared evenly by {processes} processes with {config.passes} "
+            "passes each; choose numbers that divide"
+        )
+    return sequences

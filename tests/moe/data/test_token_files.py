@@ -1,0 +1,245 @@
+"""Tokens: text comes back, windows are a shuffled reading, and what is wrong with a file is said."""
+
+import gzip
+import json
+import lzma
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pauca.errors import ConfigError, InputError, PaucaError
+from pauca.moe.data.token_files import DataConfig, TokenData, TokenFile, prepare_tokens, read_documents
+from pauca.moe.data.tokenizers import END, BpeTokenizer, ByteTokenizer, load_tokenizer
+from pauca.runs import write_text
+
+TEXT = "the quick brown fox jumps over the lazy dog; " * 40
+
+
+def counting(count: int) -> TokenFile:
+    return TokenFile(Path("counting.bin"), np.arange(count, dtype=np.uint16), "")
+
+
+def source(tmp_path, *documents: str) -> DataConfig:
+    path = tmp_path / "text.txt"
+    path.write_text(END.join(documents), encoding="utf-8")
+    return DataConfig(sources=(str(path),))
+
+
+@given(st.text())
+def test_bytes_bring_any_text_back(text):
+    tokenizer = ByteTokenizer()
+    (tokens,) = tokenizer.encode([text])
+    assert tokenizer.decode(tokens.tolist()) == text
+
+
+def test_byte_pairs_bring_text_back_in_fewer_tokens():
+    tokenizer = BpeTokenizer.train([TEXT], 300)
+    text = "the fox, the dög \n\t 犬"
+    assert tokenizer.decode(tokenizer.encode([text])[0].tolist()) == text
+    assert len(tokenizer.encode([TEXT])[0]) < len(TEXT) / 2
+    assert tokenizer.vocabulary <= 300
+    assert tokenizer.decode([tokenizer.end]) == END
+
+
+def test_a_byte_pair_vocabulary_has_room_for_bytes():
+    with pytest.raises(ConfigError, match="at least 257"):
+        BpeTokenizer.train([TEXT], 256)
+
+
+def test_a_cut_character_is_shown_as_such():
+    assert ByteTokenizer().decode("é".encode()[:1]) == "\ufffd"
+
+
+def test_every_window_is_read_once_an_epoch_in_another_order():
+    context, text = 10, counting(1005)
+    windows = (1005 - 1) // context - 1
+    epochs = []
+    for epoch in range(2):
+        tokens, targets = text.batch(0, epoch * windows, windows, context)
+        assert torch.equal(targets, tokens + 1)  # here a token's number is its place
+        starts = tokens[:, 0].tolist()
+        assert len({start % context for start in starts}) == 1
+        assert sorted(starts) == list(range(min(starts), min(starts) + windows * context, context))
+        epochs.append(starts)
+    assert epochs[0] != epochs[1]
+    assert epochs[0] != sorted(epochs[0])
+
+
+def test_a_batch_is_a_function_of_seed_and_number_alone():
+    text = counting(5000)
+    whole, _ = text.batch(3, 40, 8, 16)
+    for first in (44, 40):  # whatever was drawn before, and by whomever
+        part, _ = text.batch(3, first, 4, 16)
+        assert torch.equal(part, whole[first - 40 : first - 36])
+    assert not torch.equal(text.batch(4, 40, 8, 16)[0], whole)
+
+
+def test_the_shortest_text_is_one_window():
+    tokens, targets = counting(11).batch(0, 0, 3, 10)
+    assert torch.equal(tokens, torch.arange(10).expand(3, 10))
+    assert torch.equal(targets, torch.arange(1, 11).expand(3, 10))
+    with pytest.raises(InputError, match="10 tokens are too few for one context of 10"):
+        counting(10).batch(0, 0, 1, 10)
+
+
+def test_validation_windows_are_spread_and_do_not_overlap():
+    batches = list(counting(1001).even_batches(3, 4, 10))
+    starts = torch.cat([tokens[:, 0] for tokens, _ in batches])
+    assert starts[0] == 0
+    assert starts[-1] == 990
+    assert len(starts) == 12
+    assert (starts.diff() >= 80).all()
+    assert sum(len(tokens) for tokens, _ in counting(45).even_batches(3, 4, 10)) == 4  # all there are
+
+
+def test_prepared_tokens_are_the_text(tmp_path):
+    data = prepare_tokens(replace(source(tmp_path, "one", "two"), validation_share=0.0), tmp_path / "cache")
+    assert data.tokenizer.decode(data.train.tokens.tolist()) == "one\0two\0"
+    assert data.validation is None
+    assert data.train.tokens.dtype == np.uint16
+    assert isinstance(data.train.tokens, np.memmap)
+
+
+def test_every_twentieth_document_is_held_out(tmp_path):
+    config = source(tmp_path, *(f"document {number}." for number in range(1, 61)))
+    data = prepare_tokens(config, tmp_path / "cache")
+    assert data.tokenizer.decode(data.validation.tokens.tolist()) == "document 20.\0document 40.\0document 60.\0"
+    assert b"document 40." not in data.train.tokens.astype(np.uint8).tobytes()
+
+
+def test_the_end_of_a_single_document_is_held_out(tmp_path):
+    data = prepare_tokens(replace(source(tmp_path, TEXT), validation_share=0.1), tmp_path / "cache")
+    whole = np.frombuffer(TEXT.encode() + b"\0", np.uint8)
+    assert len(data.validation) == round(0.1 * len(whole))
+    np.testing.assert_array_equal(np.concatenate([data.train.tokens, data.validation.tokens]), whole)
+
+
+def test_own_validation_files_leave_the_text_whole(tmp_path):
+    (tmp_path / "held.txt").write_text("held out")
+    config = replace(source(tmp_path, TEXT), validation=(str(tmp_path / "held.txt"),))
+    data = prepare_tokens(config, tmp_path / "cache")
+    assert data.tokenizer.decode(data.validation.tokens.tolist()) == "held out\0"
+    assert len(data.train) == len(TEXT) + 1
+
+
+def test_byte_pairs_are_stored_beside_the_tokens(tmp_path):
+    data = prepare_tokens(replace(source(tmp_path, TEXT), vocabulary=300), tmp_path / "cache")
+    tokenizer = load_tokenizer(data.folder)
+    assert tokenizer.decode(data.train.tokens.tolist()) in TEXT
+    assert data.bytes_per_token > 2
+    assert isinstance(load_tokenizer(tmp_path), ByteTokenizer)
+    write_text(tmp_path / "tokenizer.json", "{}")
+    with pytest.raises(InputError, match="is no tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+def test_the_same_text_is_tokenised_once(tmp_path):
+    config = source(tmp_path, TEXT)
+    first = prepare_tokens(config, tmp_path / "cache")
+    written = (first.folder / "train.bin").stat().st_mtime_ns
+    again = prepare_tokens(config, tmp_path / "cache")
+    assert (again.folder / "train.bin").stat().st_mtime_ns == written
+    assert prepare_tokens(DataConfig(sources=(str(first.folder),)), tmp_path / "other").folder == first.folder
+    assert not (tmp_path / "other").exists()
+    (tmp_path / "text.txt").write_text(TEXT + "more")
+    assert prepare_tokens(config, tmp_path / "cache").folder != first.folder
+
+
+def test_text_that_has_changed_is_named(tmp_path):
+    config = source(tmp_path, TEXT)
+    before = prepare_tokens(config, tmp_path / "cache")
+    (tmp_path / "text.txt").write_text(TEXT + "more")
+    after = prepare_tokens(config, tmp_path / "cache")
+    after.check_sources(after.sources)
+    with pytest.raises(InputError, match=r"text\.txt: has changed since the run began"):
+        after.check_sources(before.sources)
+    with pytest.raises(InputError, match=r"gone\.txt: has come or gone"):
+        after.check_sources(after.sources | {"gone.txt": "1"})
+
+
+def test_a_token_file_that_has_changed_is_refused(tmp_path):
+    data = prepare_tokens(source(tmp_path, TEXT), tmp_path / "cache")
+    content = bytearray((data.folder / "train.bin").read_bytes())
+    content[100] ^= 1
+    (data.folder / "train.bin").write_bytes(content)
+    with pytest.raises(InputError, match=r"train\.bin: has changed since it was written"):
+        TokenData.open(data.folder)
+    (data.folder / "tokens.json").write_text("{")
+    with pytest.raises(InputError, match=r"tokens\.json: cannot be read"):
+        TokenData.open(data.folder)
+
+
+def test_folders_and_compressed_files_are_read_in_order(tmp_path):
+    folder = tmp_path / "texts"
+    (folder / "b").mkdir(parents=True)
+    (folder / "a.txt.xz").write_bytes(lzma.compress(b"first"))
+    (folder / "b" / "c.md").write_text("second")
+    (folder / "d.py.gz").write_bytes(gzip.compress(b"third"))
+    (folder / "picture.png").write_bytes(b"\xff\xfe")
+    (folder / "empty.txt").touch()
+    config = DataConfig(sources=(str(folder),), validation_share=0.0)
+    data = prepare_tokens(config, tmp_path / "cache")
+    assert data.tokenizer.decode(data.train.tokens.tolist()) == "first\0second\0third\0"
+    assert [name.rsplit("/", 1)[-1] for name in data.sources] == ["a.txt.xz", "c.md", "d.py.gz"]
+
+
+def test_text_that_cannot_be_read_is_named_with_the_place(tmp_path):
+    path = tmp_path / "text.txt"
+    for content, message in ((b"", "holds no text"), (b" \n", "holds no text"), (b"one\ntw\xff", r"byte 6 \(line 2\)")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            list(read_documents(path))
+    damaged = tmp_path / "text.txt.xz"
+    damaged.write_bytes(lzma.compress(b"text" * 100)[:-9])
+    with pytest.raises(InputError, match="compressed file is damaged"):
+        list(read_documents(damaged))
+    with pytest.raises(InputError, match="no such file or folder of text"):
+        prepare_tokens(DataConfig(sources=(str(tmp_path / "none.txt"),)), tmp_path / "cache")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(InputError, match="no text files below it"):
+        prepare_tokens(DataConfig(sources=(str(tmp_path / "bare"),)), tmp_path / "cache")
+
+
+def test_nothing_is_left_of_tokens_that_could_not_be_written(tmp_path, monkeypatch):
+    config = source(tmp_path, TEXT)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pauca.moe.data.token_files._Writer.flush", full)
+        with pytest.raises(PaucaError, match="No space left on device"):
+            prepare_tokens(config, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+    assert len(prepare_tokens(config, tmp_path / "cache").train)
+
+
+def test_the_default_text_is_the_standard_library_without_its_tests(tmp_path):
+    data = prepare_tokens(DataConfig(), tmp_path)
+    assert {"json/decoder.py", "abc.py"} <= set(data.sources)
+    assert list(data.sources) == sorted(data.sources)
+    assert not any("test" in name.split("/") for name in data.sources)
+    assert len(data.train) > 5_000_000
+    assert 0.03 < len(data.validation) / len(data.train) < 0.08
+    facts = json.loads((data.folder / "tokens.json").read_text())
+    assert facts["vocabulary"] == 256
+
+
+@pytest.mark.realdata
+def test_shakespeare_in_byte_pairs(pauca_data, tmp_path):
+    path = pauca_data / "text" / "shakespeare.txt"
+    data = prepare_tokens(DataConfig(sources=(str(path),), vocabulary=1024), tmp_path)
+    assert 2.2 < data.bytes_per_token < 3
+    text = data.tokenizer.decode(data.train.tokens[:2000].tolist())
+    assert path.read_text(encoding="utf-8").startswith(text)
+
+
+@pytest.mark.parametrize("wrong", [{"validation_share": 0.6}, {"validation_share": -0.1}, {"vocabulary": 100}])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        DataConfig(**wrong)

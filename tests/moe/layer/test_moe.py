@@ -1,0 +1,297 @@
+import copy
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from pauca.errors import ConfigError, InputError, PaucaError
+from pauca.moe.layer import weights as weights_module
+from pauca.moe.layer.moe import Experts, MoE, auxiliary_loss, frozen_weights, update_biases
+from pauca.moe.layer.recipe import Recipe
+from pauca.moe.layer.router import RouterConfig
+
+
+def _layer(**options) -> MoE:
+    torch.manual_seed(0)
+    return MoE(**({"hidden": 64, "width": 32, "experts": 8, "top_k": 2} | options))
+
+
+def _plain(layer: MoE, x: torch.Tensor) -> torch.Tensor:
+    """The layer's definition, token by token, in float64, given its routing."""
+    routing = layer.router(x.flatten(0, -2))
+
+    def expert(bank: Experts, index: int, token: torch.Tensor) -> torch.Tensor:
+        gate, up = (bank.gate_up[index].double() @ token).chunk(2)
+        return bank.down[index].double() @ (torch.nn.functional.silu(gate) * up)
+
+    outputs = []
+    for token, ids, weights in zip(x.flatten(0, -2).double(), *_decision(routing), strict=True):
+        y = sum(w * expert(layer.experts, i, token) for i, w in zip(ids.tolist(), weights.double(), strict=True))
+        if layer.shared is not None:
+            y = y + expert(layer.shared, 0, token)
+        outputs.append(y)
+    return torch.stack(outputs).view(x.shape)
+
+
+def _decision(routing) -> tuple[torch.Tensor, torch.Tensor]:
+    return routing.expert_ids, routing.probabilities
+
+
+@pytest.mark.parametrize("shared_experts", [0, 2])
+def test_the_layer_is_the_weighted_sum_of_its_experts_and_the_shared_ones(shared_experts):
+    layer, x = _layer(shared_experts=shared_experts), torch.randn(2, 9, 64)
+    exact = _plain(layer, x)
+    assert (layer(x).double() - exact).norm() / exact.norm() < 0.01
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "fp4"])
+def test_every_parameter_learns(precision):
+    layer = _layer(shared_experts=1, recipe=getattr(Recipe, precision)())
+    x, target = torch.randn(256, 64), torch.randn(256, 64)
+    optimiser = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(30):
+        optimiser.zero_grad()
+        loss = torch.nn.functional.mse_loss(layer(x), target)
+        loss.backward()
+        assert all(p.grad.any() for p in layer.parameters())
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_the_recipe_can_be_changed_and_the_state_holds_master_weights_alone():
+    layer, x = _layer(), torch.randn(20, 64)
+    first, names = layer(x), set(layer.state_dict())
+    layer.experts.recipe = Recipe.fp4()
+    assert not torch.equal(layer(x), first)
+    layer.experts.recipe = Recipe.bf16()
+    assert torch.equal(layer(x), first)
+    assert set(layer.state_dict()) == names == {"router.weight", "router.bias", "experts.gate_up", "experts.down"}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "fp4"])
+def test_frozen_weights_are_quantised_once_and_forgotten_afterwards(precision, monkeypatch):
+    layer, x = _layer(shared_experts=1, recipe=getattr(Recipe, precision)()), torch.randn(20, 64)
+    calls, quantize = [], weights_module.forward_weights
+    monkeypatch.setattr(weights_module, "forward_weights", lambda w: calls.append(1) or quantize(w))
+    expected = layer(x)
+    with frozen_weights(layer):
+        calls.clear()
+        for _ in range(3):
+            y = layer(x)
+            assert torch.equal(y, expected)
+            y.sum().backward()
+        assert len(calls) == (0 if precision == "bf16" else 4)
+    with torch.no_grad():
+        layer.experts.down.mul_(2)
+    assert not torch.equal(layer(x), expected)
+
+
+def test_a_copy_of_a_frozen_layer_is_not_frozen():
+    layer, x = _layer(recipe=Recipe.fp4()), torch.randn(20, 64)
+    with frozen_weights(layer):
+        y = layer(x)
+        twin = copy.deepcopy(layer)
+    assert torch.equal(twin(x), y)
+    with torch.no_grad():
+        twin.experts.down.mul_(2)
+    assert not torch.equal(twin(x), y)
+
+
+def test_an_inner_frozen_weights_leaves_the_outer_one_in_force():
+    layer, x = _layer(recipe=Recipe.fp4()), torch.randn(20, 64)
+    with frozen_weights(layer):
+        with frozen_weights(layer):
+            layer(x)
+        layer(x)
+        with torch.no_grad():
+            layer.experts.down.mul_(2)
+        with pytest.raises(PaucaError, match="frozen_weights"):
+            layer(x)
+
+
+def test_a_change_of_frozen_weights_is_noticed():
+    layer, x = _layer(recipe=Recipe.fp4()), torch.randn(20, 64)
+    with frozen_weights(layer):
+        layer(x)
+        with torch.no_grad():
+            layer.experts.down.mul_(2)
+        with pytest.raises(PaucaError, match="frozen_weights"):
+            layer(x)
+    layer(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_output_has_the_dtype_of_the_input(dtype):
+    assert _layer()(torch.randn(3, 64, dtype=dtype)).dtype == dtype
+
+
+def test_autocast_changes_nothing():
+    layer, x = _layer(recipe=Recipe.fp4()), torch.randn(20, 64)
+    expected = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(layer(x), expected)
+
+
+def test_losses_and_biases_of_a_whole_model():
+    model = torch.nn.Sequential(_layer(), torch.nn.Linear(64, 64), _layer(router=RouterConfig(bias_rate=0.1)))
+    assert auxiliary_loss(model) == 0
+    model(torch.randn(50, 64))
+    total = model[0].auxiliary_loss + model[2].auxiliary_loss
+    assert auxiliary_loss(model).item() == pytest.approx(total.item())
+    update_biases(model)
+    assert model[2].router.bias.abs().max() == pytest.approx(0.1)
+    assert not model[0].router.bias.any()
+
+
+def test_inexact_shares_count_what_a_shared_scale_cannot_hold():
+    layer, x = _layer(recipe=Recipe.fp4()), torch.randn(200, 64)
+    assert {name: float(share) for name, share in layer.inexact_shares(x).items()} == {"fc1_rows": 0, "fc1_columns": 0}
+    small_channels, small_tokens = x.clone(), x.clone()
+    small_channels[:, :32] *= 2.0**-20  # half of each row, more than 14 binades below the other half
+    small_tokens[:100] *= 2.0**-20  # half of each column
+    for tokens, hurt, unhurt in (
+        (small_channels, "fc1_rows", "fc1_columns"),
+        (small_tokens, "fc1_columns", "fc1_rows"),
+    ):
+        shares = layer.inexact_shares(tokens)
+        assert float(shares[hurt]) == pytest.approx(0.5, abs=0.02)
+        assert float(shares[unhurt]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden": 72, "recipe": Recipe.fp4()}, "hidden must be a multiple of 32 under the fp4 recipe, got 72"),
+        ({"width": 40, "recipe": Recipe.fp8()}, "width must be a multiple of 32"),
+        ({"width": 4}, "width must be a multiple of 8 under the bf16 recipe, got 4"),
+        ({"top_k": 9}, "top_k"),
+        ({"shared_experts": -1}, "shared_experts"),
+        ({"hidden": 0}, "hidden"),
+        ({"width": -32}, "width must be a multiple of 8"),
+    ],
+)
+def test_impossible_layers_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        _layer(**options)
+
+
+WRONG_TYPES = """
+from pauca.errors import ConfigError
+from pauca.moe import MoE
+for options in ({"recompute": "all"}, {"recipe": "fp4"}, {"router": {"scoring": "sigmoid"}}):
+    try:
+        MoE(hidden=64, width=32, experts=8, top_k=2, **options)
+    except ConfigError as error:
+        print(error)
+"""
+
+
+def test_arguments_of_the_wrong_type_are_refused():
+    # In a process of its own: the test suite's type checks would come first.
+    run = subprocess.run([sys.executable, "-c", WRONG_TYPES], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == [
+        "recompute must be none, activation or experts, got 'all'",
+        "recipe must be a Recipe, such as Recipe.fp4(), got 'fp4'",
+        "router must be a RouterConfig, got {'scoring': 'sigmoid'}",
+    ]
+
+
+def test_a_recipe_that_does_not_fit_the_sizes_is_refused():
+    layer = _layer(width=40)
+    with pytest.raises(ConfigError, match="width must be a multiple of 32"):
+        layer.experts.recipe = Recipe.fp4()
+    assert layer.experts.recipe == Recipe.bf16()
+
+
+def test_tokens_of_the_wrong_kind_are_refused():
+    bank = _layer().experts
+    ids, weights = torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1)
+    with pytest.raises(InputError, match="63 channels"):
+        bank(torch.randn(2, 63), ids, weights)
+    with pytest.raises(InputError, match="float64"):
+        bank(torch.randn(2, 64).double(), ids, weights)
+    with pytest.raises(InputError, match="tokens are on meta, but the experts are on cpu"):
+        bank(torch.randn(2, 64, device="meta"), ids, weights)
+
+
+@pytest.mark.parametrize("method", ["__call__", "inexact_shares"])
+def test_the_layer_refuses_wrong_tokens_before_it_routes_them(method):
+    layer = _layer()
+    with pytest.raises(InputError, match="63 channels, but the experts were built for 64"):
+        getattr(layer, method)(torch.randn(2, 63))
+    with pytest.raises(InputError, match="float16"):
+        getattr(layer, method)(torch.randn(2, 64).half())
+    assert not layer.router.load.any()
+
+
+def test_one_token_is_enough_and_none_is_allowed():
+    layer = _layer(shared_experts=1, recipe=Recipe.fp4())
+    assert layer(torch.randn(64)).shape == (64,)
+    y = layer(torch.randn(2, 0, 64))
+    assert y.shape == (2, 0, 64)
+    (y.sum() + layer.auxiliary_loss).backward()
+    assert all(p.grad is not None and not p.grad.any() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "fp4"])
+def test_all_tokens_may_choose_the_same_experts(precision):
+    layer, x = _layer(recipe=getattr(Recipe, precision)()), torch.randn(40, 64)
+    layer.router.bias[[3, 5]] = 10.0
+    exact, y = _plain(layer, x), layer(x)
+    assert (y.double() - exact).norm() / exact.norm() < 0.28  # MXFP4's rounding, see test_experts.py
+    y.sum().backward()
+    assert layer.experts.down.grad.any((1, 2)).nonzero().flatten().tolist() == [3, 5]
+
+
+def test_frozen_experts_get_no_gradient_and_pass_on_that_of_their_input():
+    layer, x = _layer(recipe=Recipe.fp4()), torch.randn(20, 64, requires_grad=True)
+    layer(x).sum().backward()
+    expected, x.grad = x.grad, None
+    layer.zero_grad()
+    layer.experts.requires_grad_(False)
+    layer(x).sum().backward()
+    assert torch.equal(x.grad, expected)
+    assert layer.experts.down.grad is None
+
+
+def test_second_derivatives_are_refused():
+    x = torch.randn(3, 64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(_layer()(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_a_layer_can_be_copied_and_stored_between_forward_and_backward(duplicate):
+    layer, x = _layer(shared_experts=1, recipe=Recipe.fp4()), torch.randn(20, 64)
+    y = layer(x)
+    twin = duplicate(layer)
+    assert twin.auxiliary_loss is None
+    assert torch.equal(twin(x), y)
+    (y.sum() + layer.auxiliary_loss).backward()
+
+
+def test_counting_inexact_elements_does_not_count_as_load():
+    layer = _layer()
+    layer.inexact_shares(torch.randn(20, 64))
+    assert not layer.router.load.any()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "fp4"])
+def test_the_gpu_computes_what_the_cpu_computes(precision):
+    layer, x = _layer(shared_experts=1, recipe=getattr(Recipe, precision)()), torch.randn(300, 64)
+    results = []
+    for device in ("cpu", "cuda"):
+        layer.to(device).zero_grad()
+        y = layer(x.to(device))
+        y.square().sum().backward()
+        # Cloned: moving the layer moves its gradients too.
+        results.append([y.detach().cpu(), *(p.grad.clone().cpu() for p in layer.parameters())])
+    # Sums in another order move a few values over to a neighbouring FP8 or MXFP4 code.
+    for actual, expected in zip(results[1], results[0], strict=True):
+        assert ((actual - expected).norm() / expected.norm()).item() < 0.05

@@ -1,0 +1,166 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from pauca.errors import ConfigError, InputError, PaucaError
+from pauca.moe.plan.memory import RecomputePolicy
+from pauca.moe.plan.search import (
+    Assumptions,
+    ParallelLayout,
+    PlanTask,
+    Way,
+    evaluate,
+    find_plans,
+    ladder,
+    parse_memory,
+    policies,
+    why_not_less,
+)
+from pauca.moe.plan.shapes import SHAPES
+
+GB = 10**9
+# DeepSeek-V3 on 256 GPUs, as in the paper, whose micro-batch, layout and optimiser's precision are not known to us.
+PAPER = PlanTask(SHAPES["deepseek-v3"], 256, 80 * GB, tokens=2048, pp=32, ep=8)
+LAYOUT = ParallelLayout(256, 32, 8)
+FULL = RecomputePolicy(True, "all", "experts")
+UP = RecomputePolicy(attention="up")
+
+
+def test_the_papers_finding_at_equal_memory_fp4_recomputes_less():
+    """arXiv 2603.02731, second-hand: with full recomputation BF16, FP8 and FP4 all fit (68, 74 and 59 % of 80 GB);
+    recomputing only the up-projection of latent attention fits in FP4 alone."""
+    full = {recipe: evaluate(PAPER, Way(recipe, LAYOUT, FULL)) for recipe in ("bf16", "fp8", "fp4")}
+    up = {recipe: evaluate(PAPER, Way(recipe, LAYOUT, UP)) for recipe in ("bf16", "fp8", "fp4")}
+    assert all(plan.lacks <= 0 for plan in full.values())
+    assert [recipe for recipe, plan in up.items() if plan.lacks <= 0] == ["fp4"]
+    assert full["fp4"].total < full["fp8"].total
+    assert up["fp4"].tokens_per_second > 1.1 * full["fp8"].tokens_per_second  # the paper: 1302 and 1157 a second
+
+
+def test_the_best_plan_fits_and_fp4_is_fastest():
+    plans = find_plans(PAPER)
+    assert all(plan.lacks <= 0 for plan in plans.values())
+    speeds = [plans[recipe].tokens_per_second for recipe in ("bf16", "fp8", "fp4")]
+    assert speeds == sorted(speeds)
+    again = [sum(t for part, t in plans[r].time.items() if "recomputing" in part) for r in ("fp8", "fp4")]
+    assert again[1] < 0.6 * again[0]
+
+
+def test_what_would_be_faster_lacks_memory():
+    for plan in find_plans(PAPER).values():
+        rather = why_not_less(PAPER, plan)
+        assert rather is not None
+        assert rather.lacks > 0
+        assert rather.tokens_per_second > plan.tokens_per_second
+
+
+def test_with_memory_enough_nothing_is_recomputed():
+    task = replace(PAPER, memory=10_000 * GB)
+    for plan in find_plans(task).values():
+        assert plan.way.policy == RecomputePolicy()
+        assert why_not_less(task, plan) is None
+
+
+def test_all_parameters_are_somewhere():
+    """Weights of one GPU times GPUs, but for what data parallelism copies: routed experts are held once."""
+    task = PlanTask(SHAPES["qwen3-30b-a3b"], 8, 80 * GB)
+    shape = task.shape
+    plan = evaluate(task, Way("bf16", ParallelLayout(8, 1, 8)))
+    experts = shape.layers * shape.experts * shape.expert_parameters
+    assert plan.memory["weights"] == 2 * (shape.parameters - experts + experts // 8)
+    assert plan.memory["gradients"] == 2 * plan.memory["weights"]
+    assert plan.memory["optimiser"] == pytest.approx(12 * shape.parameters / 8, rel=1e-6)
+
+
+def test_stages_hold_all_layers_and_the_first_the_most_activations():
+    task = replace(PAPER, pp=8, ep=32)
+    deep = evaluate(task, Way("fp4", ParallelLayout(256, 8, 32)))
+    flat = evaluate(replace(task, pp=1, ep=None), Way("fp4", ParallelLayout(256, 1, 256)))
+    # 8 stages with 8 micro-batches in flight in the first hold as many activations as one stage with all layers.
+    assert deep.memory["activations"] == pytest.approx(flat.memory["activations"], rel=0.15)
+
+
+def test_pipelines_idle_while_they_fill():
+    few = replace(PAPER, assumptions=replace(PAPER.assumptions, batch_tokens=2**19))
+    many = replace(PAPER, assumptions=replace(PAPER.assumptions, batch_tokens=2**26))
+    way = Way("fp8", LAYOUT, FULL)
+    assert evaluate(few, way).tokens_per_second < 0.6 * evaluate(many, way).tokens_per_second
+
+
+def test_imbalance_costs_memory_and_time():
+    busy = replace(PAPER, assumptions=replace(PAPER.assumptions, imbalance=1.5))
+    for recipe in ("bf16", "fp8", "fp4"):
+        even, uneven = (evaluate(task, Way(recipe, LAYOUT, FULL)) for task in (PAPER, busy))
+        assert uneven.total > even.total
+        assert uneven.tokens_per_second < even.tokens_per_second
+
+
+def test_more_recomputation_never_keeps_more():
+    for recipe in ("bf16", "fp8", "fp4"):
+        kept = [evaluate(PAPER, Way(recipe, LAYOUT, policy)).memory["activations"] for policy in ladder(PAPER.shape)]
+        assert kept == sorted(kept, reverse=True)
+
+
+def test_only_latent_attention_has_an_up_projection():
+    assert len(policies(SHAPES["deepseek-v3"])) == 18
+    assert len(policies(SHAPES["qwen3-30b-a3b"])) == 12
+    assert all(policy.attention != "up" for policy in ladder(SHAPES["mixtral-8x7b"]))
+
+
+def test_layouts_are_those_that_divide():
+    layouts = PlanTask(SHAPES["mixtral-8x7b"], 8, 80 * GB).layouts()
+    assert {(layout.pp, layout.ep) for layout in layouts} == {
+        (1, 1), (1, 2), (1, 4), (1, 8), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2), (8, 1),
+    }  # fmt: skip
+    assert all(layout.dp * layout.pp == 8 for layout in layouts)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"pp": 3}, "PP 3 does not divide the 8 GPUs"),
+        ({"dp": 5}, "DP 5 does not divide the 8 GPUs"),
+        ({"pp": 2, "dp": 2}, "PP 2 x DP 2 is 4, not the 8 GPUs"),
+        ({"ep": 3}, "EP 3 does not divide the 8 experts"),
+        ({"pp": 4, "ep": 4}, "EP 4 does not divide the 2 GPUs of one stage"),
+        ({"gpus": 64, "pp": 64}, "64 stages are more than the 32 layers"),
+        ({"gpus": 3, "ep": 2}, "no layout of 3 GPUs has EP 2"),
+        ({"tokens": 0}, "tokens must be positive, got 0"),
+    ],
+)
+def test_layouts_that_do_not_divide_are_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        PlanTask(**({"shape": SHAPES["mixtral-8x7b"], "gpus": 8, "memory": 80 * GB} | given)).layouts()
+
+
+def test_when_nothing_fits_the_nearest_plan_says_what_it_lacks():
+    task = PlanTask(SHAPES["deepseek-v3"], 32, 80 * GB, pp=4, ep=8)
+    with pytest.raises(
+        PaucaError, match=r"does not fit 32 GPU\(s\) of 80 GB: the nearest plan \(.*\) lacks [\d.]+ GB a GPU"
+    ):
+        find_plans(task)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"parameter_bytes": 3}, {"imbalance": 0.5}, {"batch_tokens": 0}, {"reserved_gb": -1.0}]
+)
+def test_impossible_assumptions_are_refused(wrong):
+    with pytest.raises(ConfigError):
+        Assumptions(**wrong)
+
+
+def test_memory_is_read_with_its_unit():
+    assert parse_memory("80GB") == parse_memory("80") == parse_memory("80 gb") == 80 * GB
+    assert parse_memory("79.5GiB") == round(79.5 * 2**30)
+    for text in ("80 apples", "-1GB", "0GB", "", "GB"):
+        with pytest.raises(InputError, match="memory must be a size such as 80GB"):
+            parse_memory(text)
+
+
+def test_a_plan_goes_into_json():
+    found = json.loads(json.dumps(evaluate(PAPER, Way("fp4", LAYOUT, UP)).to_dict()))
+    assert found["fits"]
+    assert found["way"]["layout"] == {"gpus": 256, "pp": 32, "ep": 8}
+    assert found["way"]["recomputes"] == "MLA up-projection"
+    assert found["total"] == sum(found["memory"].values())

@@ -1,0 +1,97 @@
+import pytest
+
+from pauca.errors import ConfigError
+from pauca.moe import Recipe
+from pauca.moe.plan.memory import Load, RecomputePolicy, routed_load
+from pauca.moe.plan.shapes import SHAPES
+from pauca.moe.plan.speed import Rates, all_to_all_bytes, attention_time, bank_time, feed_forward_time
+
+V3, LITE = Load(4096, 32768, 8), Load(4096, 24576, 64)
+
+# Forward and backward of the routed experts, ms, on an H100 (docs/moe/measured.md, balanced routing).
+MEASURED = [
+    (V3, 7168, 2048, "bf16", 13.45),
+    (V3, 7168, 2048, "fp8", 9.32),
+    (V3, 7168, 2048, "fp4", 9.35),
+    (LITE, 2048, 1408, "bf16", 3.08),
+    (LITE, 2048, 1408, "fp8", 3.56),
+    (LITE, 2048, 1408, "fp4", 3.61),
+]
+
+
+@pytest.mark.parametrize(("load", "hidden", "width", "recipe", "milliseconds"), MEASURED)
+def test_the_layers_time_is_the_measured_one_within_a_tenth(load, hidden, width, recipe, milliseconds):
+    time = bank_time(getattr(Recipe, recipe)(), "none", load, hidden, width, Rates())
+    assert 1e3 * sum(time.values()) == pytest.approx(milliseconds, rel=0.1)
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "fp8", "fp4"])
+def test_recomputing_more_takes_longer(recipe):
+    recipe = getattr(Recipe, recipe)()
+    times = [sum(bank_time(recipe, m, V3, 7168, 2048, Rates()).values()) for m in ("none", "activation", "experts")]
+    assert times[0] <= times[1] < times[2]
+    fc1 = 4 * V3.copies * 7168 * 2048  # of 18 such operations
+    rate = Rates().bf16_tflops if recipe.precision == "bf16" else Rates().fp8_tflops
+    assert times[2] - times[0] > fc1 / rate / 1e12
+
+
+def test_prepared_weights_cost_nothing_in_a_pass():
+    once = bank_time(Recipe.fp4(), "none", V3, 7168, 2048, Rates(), prepared=True)
+    assert "quantising weights" not in once
+    each = bank_time(Recipe.fp4(), "none", V3, 7168, 2048, Rates())
+    assert each["quantising weights"] == pytest.approx(6 * 3 * 8 * 7168 * 2048 / 3e12 / 0.8)
+
+
+def test_the_wire_carries_what_the_formats_say():
+    """A row of DeepSeek-V3's 7168 channels: BF16 14336 bytes, FP8 and its scale 7169, MXFP4 3584 + 224 = 3808; with it
+    travel 8 bytes for each of 8 choices, and 4 come back."""
+    shape = SHAPES["deepseek-v3"]
+    rows = routed_load(shape, 4096, ep=32).received * 31 // 32
+    dispatch, gradient = {"bf16": 14336, "fp8": 7169, "fp4": 3808}, {"bf16": 14336, "fp8": 7169, "fp4": 7169}
+    for name, size in dispatch.items():
+        sizes = {
+            "dispatch": size + 64,
+            "combine": 14336,
+            "backward dispatch": gradient[name],
+            "backward combine": 14336 + 32,
+        }
+        sent = all_to_all_bytes(getattr(Recipe, name)(), shape, 4096, ep=32)
+        assert sent == {direction: rows * size for direction, size in sizes.items()}
+    assert set(all_to_all_bytes(Recipe.fp4(), shape, 4096, ep=1).values()) == {0}
+
+
+def test_attention_of_deepseek_v3_is_counted():
+    """187 M parameters of projections at two operations each, three times for forward and backward."""
+    shape = SHAPES["deepseek-v3"]
+    time = attention_time(shape, RecomputePolicy(), 4096, 4096, Rates())
+    scores = 3.5 * 4096 * 4096 * 128 * (192 + 128) / 450e12
+    assert time["attention"] == pytest.approx(6 * 4096 * 187.1e6 / 770e12 + scores, rel=1e-3)
+    again = attention_time(shape, RecomputePolicy(norms=True, attention="all"), 4096, 4096, Rates())
+    up = attention_time(shape, RecomputePolicy(attention="up"), 4096, 4096, Rates())
+    assert 0 < up["recomputing attention and norms"] < again["recomputing attention and norms"] < time["attention"]
+
+
+def test_shared_experts_add_their_time():
+    shape, load = SHAPES["deepseek-v3"], routed_load(SHAPES["deepseek-v3"], 4096, ep=32)
+    time = feed_forward_time(shape, Recipe.bf16(), RecomputePolicy(), 4096, load, Rates(), prepared=False)
+    alone = bank_time(Recipe.bf16(), "none", load, 7168, 2048, Rates())
+    assert time["experts"] / alone["experts"] == pytest.approx(9 / 8, rel=0.02)  # one shared beside 8 routed visits
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        ({"bf16_tflops": 0.0}, "bf16_tflops must be positive"),
+        ({"overlap": 1.5}, "overlap and conversions are shares"),
+        ({"conversions": 0.0}, "overlap and conversions are shares"),
+        ({"node_gpus": 0}, "node_gpus must be at least one"),
+    ],
+)
+def test_impossible_rates_are_refused(rates, message):
+    with pytest.raises(ConfigError, match=message):
+        Rates(**rates)
+
+
+def test_links_are_slower_between_nodes():
+    assert Rates().link_bytes_per_second(8) == 150e9
+    assert Rates().link_bytes_per_second(16) == 45e9

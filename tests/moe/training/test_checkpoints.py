@@ -1,0 +1,186 @@
+"""Checkpoints: what was saved comes back, and what is not whole is refused."""
+
+import errno
+import json
+import multiprocessing
+import resource
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pauca.errors import ConfigError, InputError, PaucaError
+from pauca.moe import LM_SIZES, MoELM, Recipe, RouterConfig
+from pauca.moe.training.checkpoints import (
+    checkpoints,
+    clean_up,
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+    save_model,
+)
+from pauca.moe.training.processes import wait_for_all
+
+
+def state(value: float) -> dict:
+    return {"model": {"weight": torch.full((3, 4), value)}, "step": int(value), "best": {"loss": None}}
+
+
+def test_what_was_saved_comes_back(tmp_path):
+    path = save_checkpoint(tmp_path, 7, state(7.0), {"seed": "1"})
+    loaded = state(0.0)
+    load_checkpoint(path, loaded, {"seed": "1"})
+    assert torch.equal(loaded["model"]["weight"], torch.full((3, 4), 7.0))
+    assert loaded["step"] == 7
+    assert path.name == "step-00000007"
+
+
+def test_the_latest_are_kept(tmp_path):
+    for step in (1, 2, 10, 11):
+        save_checkpoint(tmp_path, step, state(step), {}, keep=2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000010", "step-00000011"]
+    assert sorted(tmp_path.iterdir()) == checkpoints(tmp_path)  # and nothing hidden
+
+
+def test_a_step_saved_again_replaces_the_first(tmp_path):
+    save_checkpoint(tmp_path, 3, state(1.0), {})
+    path = save_checkpoint(tmp_path, 3, state(2.0), {})
+    loaded = state(0.0)
+    load_checkpoint(path, loaded, {})
+    assert loaded["step"] == 2
+    assert checkpoints(tmp_path) == [path]
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    path = save_checkpoint(tmp_path, 1, state(1.0), {"train.seed": "1", "the text": "a"})
+    with pytest.raises(ConfigError, match=r"written with train\.seed 1, but now train\.seed is 2"):
+        load_checkpoint(path, state(0.0), {"train.seed": "2", "the text": "a"})
+
+
+def _refused(rank: int, folder: Path) -> str:
+    path = save_checkpoint(folder, 1, state(1.0), {})
+    if rank == 0:
+        (path / "origin.json").write_text("damaged")  # the only file of which rank 1 alone reads the checksum
+    wait_for_all()
+    with pytest.raises(PaucaError) as found:
+        load_checkpoint(path, state(0.0), {})
+    return str(found.value)
+
+
+def test_all_processes_refuse_what_one_finds_damaged(tmp_path, together):
+    for message in together(_refused, 2, tmp_path):
+        assert "origin.json is damaged (another checksum than was written)" in message
+
+
+@pytest.mark.parametrize("file", ["__0_0.distcp", ".metadata", "origin.json"])
+def test_a_damaged_file_is_named_with_the_checkpoint_before(tmp_path, file):
+    save_checkpoint(tmp_path, 1, state(1.0), {})
+    path = save_checkpoint(tmp_path, 2, state(2.0), {})
+    content = bytearray((path / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / file).write_bytes(content)
+    with pytest.raises(PaucaError, match=rf"{file} is damaged.*remove that folder to go on from step-00000001"):
+        load_checkpoint(path, state(0.0), {})
+
+
+@pytest.mark.parametrize("file", ["__0_0.distcp", "checksums.json"])
+def test_a_missing_file_is_said(tmp_path, file):
+    path = save_checkpoint(tmp_path, 2, state(2.0), {})
+    (path / file).unlink()
+    with pytest.raises(PaucaError, match=r"is not whole \(No such file.*go on from the beginning"):
+        load_checkpoint(path, state(0.0), {})
+
+
+def test_another_model_is_refused(tmp_path):
+    path = save_checkpoint(tmp_path, 2, state(2.0), {})
+    with pytest.raises(PaucaError, match="does not fit this training"):
+        load_checkpoint(path, {"model": {"weight": torch.zeros(5, 5)}}, {})
+    with pytest.raises(PaucaError, match="does not fit this training"):
+        load_checkpoint(path, {"model": {"bias": torch.zeros(3, 4)}}, {})
+
+
+@pytest.mark.parametrize("where", ["data", "metadata", "seal"])
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch, where):
+    save_checkpoint(tmp_path, 1, state(1.0), {})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        filesystem = "torch.distributed.checkpoint.filesystem"
+        target = {"data": f"{filesystem}.torch.save", "metadata": f"{filesystem}.pickle.dump", "seal": "os.fsync"}
+        patch.setattr(target[where], full)
+        with pytest.raises(PaucaError, match=r"No space left on device\); step-00000001 is whole"):
+            save_checkpoint(tmp_path, 2, state(2.0), {})
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_full_disk_at_the_first_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(PaucaError, match="there is no earlier one"):
+        save_checkpoint(tmp_path, 2, state(2.0), {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_killed_processes_leave_is_removed(tmp_path):
+    whole = save_checkpoint(tmp_path, 1, state(1.0), {})
+    for name in (".step-00000002", ".step-00000000.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part").touch()
+    clean_up(tmp_path)
+    assert list(tmp_path.iterdir()) == [whole]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_comes_back_from_safetensors(tmp_path, tied):
+    config = replace(LM_SIZES["toy"], tied=tied, recipe=Recipe.fp4(), router=RouterConfig(scoring="sigmoid"))
+    torch.manual_seed(0)
+    model = MoELM(config)
+    save_model(tmp_path / "model.safetensors", model.state_dict(), config)
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert loaded.config == config
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name]), name
+    assert (loaded.head.weight is loaded.embedding.weight) == tied
+
+
+def _save_with_small_files(path: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then writing fails with EFBIG, as it does on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    model = MoELM(LM_SIZES["toy"])
+    with pytest.raises(PaucaError, match=r"model\.safetensors: could not be written \(.*File too large"):
+        save_model(path, model.state_dict(), model.config)
+
+
+def test_a_model_that_the_disk_refuses_leaves_the_earlier_one(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"earlier")
+    process = multiprocessing.get_context("fork").Process(target=_save_with_small_files, args=(path,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert path.read_bytes() == b"earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(InputError, match="cannot be read as safetensors"):
+        load_model(path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="cannot be read as safetensors"):
+        load_model(path)
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(InputError, match="holds no language model of pauca"):
+        load_model(path)
+    save_file({"weight": torch.zeros(2)}, path, metadata={"pauca.moe.lm": json.dumps({})})
+    with pytest.raises(InputError, match="do not fit the configuration"):
+        load_model(path)
+
+
+def test_checkpoints_of_an_empty_folder(tmp_path: Path):
+    assert checkpoints(tmp_path) == []

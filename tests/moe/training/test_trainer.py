@@ -1,0 +1,267 @@
+"""A step: it learns, it adds up over passes and processes, and it says what is wrong."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from pauca.errors import ConfigError, InputError
+from pauca.moe import Recipe, RouterConfig, TokenData
+from pauca.moe.training.trainer import Diverged, TrainConfig, Trainer, TrainStep, check_fit
+
+from .smallest import CONFIG, MODEL, fresh, text
+
+
+@pytest.fixture
+def data(tmp_path) -> TokenData:
+    return text(tmp_path)
+
+
+def test_the_learning_rate_rises_and_falls_along_a_cosine():
+    config = TrainConfig(steps=110, warmup=10 / 110, learning_rate=2.0, final_learning_rate=0.1)
+    rates = [config.learning_rate_at(step) for step in range(110)]
+    assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
+    assert rates[10] == 2.0
+    assert rates[60] == pytest.approx(0.2 + 1.8 / 2)  # half way down
+    assert rates[-1] == pytest.approx(0.2, abs=1e-3)
+    assert TrainConfig(warmup=0.0).learning_rate_at(0) == TrainConfig().learning_rate
+
+
+@pytest.mark.parametrize("recipe", [Recipe.bf16(), Recipe.fp8(), Recipe.fp4()], ids=lambda recipe: recipe.precision)
+def test_every_recipe_learns_sums(data, recipe):
+    trainer = Trainer(fresh(replace(MODEL, recipe=recipe)), data, replace(CONFIG, steps=60, learning_rate=1e-2))
+    losses = [trainer.step().cross_entropy for _ in range(25)]
+    assert losses[0] == pytest.approx(math.log(256), rel=0.15)
+    assert sum(losses[-5:]) < 0.65 * sum(losses[:5])
+
+
+def test_a_model_starts_without_knowing_anything(data):
+    trainer = Trainer(fresh(), data, CONFIG)
+    assert trainer.validate() == pytest.approx(math.log(256), rel=0.15)
+
+
+def weights_after_a_step(data: TokenData, passes: int) -> tuple[TrainStep, dict[str, torch.Tensor]]:
+    config = replace(MODEL, recipe=Recipe.bf16(), balance_weight=0.0)
+    trainer = Trainer(fresh(config), data, replace(CONFIG, passes=passes))
+    return trainer.step(), trainer.weights()
+
+
+def test_passes_add_up_to_one_batch(data):
+    whole, expected = weights_after_a_step(data, 1)
+    parts, weights = weights_after_a_step(data, 4)
+    assert parts.cross_entropy == pytest.approx(whole.cross_entropy, rel=1e-5)
+    assert parts.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-2)
+    # AdamW's first step is the gradient's sign times the rate: weights whose gradient is close to zero may turn.
+    agreed = [(weights[name] - value).abs() < 0.1 * CONFIG.learning_rate for name, value in expected.items()]
+    assert torch.cat([part.flatten() for part in agreed]).float().mean() > 0.97
+
+
+def test_a_step_depends_on_seed_and_number_alone(data):
+    recipe = Recipe(precision="fp4", kept_z="mxfp4", keep_fc2_input=False, stochastic_rounding=True)
+    results = []
+    for disturbance in (1, 2):
+        trainer = Trainer(fresh(replace(MODEL, recipe=recipe)), data, CONFIG)
+        torch.manual_seed(disturbance)
+        results.append([trainer.step(), trainer.step()])
+    assert results[0] == results[1]
+    other = Trainer(fresh(replace(MODEL, recipe=recipe)), data, replace(CONFIG, seed=1))
+    assert other.step() != results[0][0]
+
+
+def test_gradients_are_clipped(data):
+    trainer = Trainer(fresh(), data, replace(CONFIG, clip=1e-3))
+    assert trainer.step().gradient_norm > 0.1
+    norms = [parameter.grad.norm() for parameter in trainer.model.parameters()]
+    assert float(torch.stack(norms).norm()) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_norms_do_not_decay(data):
+    trainer = Trainer(fresh(), data, CONFIG)
+    decayed = {p for group in trainer.optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    for name, parameter in trainer.model.named_parameters():
+        assert (parameter in decayed) == (not name.endswith("norm.weight")), name
+
+
+def test_biases_move_against_the_load(data):
+    config = replace(MODEL, router=RouterConfig(bias_rate=0.5))
+    trainer = Trainer(fresh(config), data, CONFIG)
+    trainer.step()
+    for name, load in trainer.loads.items():
+        bias = trainer.model.get_submodule(name).router.bias
+        assert torch.equal(bias, 0.5 * torch.sign(load.float().mean() - load))
+        assert int(load.sum()) == trainer.tokens_per_step * MODEL.top_k
+    assert not trainer.model.blocks[0].feed_forward.router.load.any()
+
+
+def test_measuring_health_changes_no_step(data):
+    measured, plain = (Trainer(fresh(), data, CONFIG) for _ in range(2))
+    for _ in range(2):
+        health = measured.health()
+        measured.validate()
+        assert measured.step() == plain.step()
+    assert "underflow.x/blocks.1.feed_forward" in health
+    for name, value in plain.weights().items():
+        assert torch.equal(value, measured.weights()[name]), name
+
+
+def test_a_loss_that_is_not_finite_names_its_origin_and_spares_the_weights(data):
+    trainer = Trainer(fresh(), data, CONFIG)
+    trainer.step()
+    with torch.no_grad():
+        trainer.model.blocks[1].feed_forward.experts.gate_up[3] = math.nan
+    before = trainer.weights()
+    message = r"step 2: loss nan.*First not finite: weights: blocks\.1\.feed_forward\.experts\.gate_up, expert 3"
+    with pytest.raises(Diverged, match=message):
+        trainer.step()
+    for name, value in trainer.weights().items():
+        assert torch.equal(value.isnan(), before[name].isnan()), name
+    assert trainer.steps_done == 1
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_gradient_that_is_not_finite_names_its_origin(data, value):
+    trainer = Trainer(fresh(), data, CONFIG)
+    down = trainer.model.blocks[0].feed_forward.experts.down
+    down.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([2]), value))
+    with pytest.raises(Diverged, match=r"gradients: blocks\.0\.feed_forward\.experts\.down, expert 2"):
+        trainer.step()
+
+
+def test_a_norm_that_overflows_names_the_largest_gradient(data):
+    trainer = Trainer(fresh(), data, CONFIG)
+    trainer.model.blocks[0].attention.out.weight.register_hook(lambda gradient: torch.full_like(gradient, 1e37))
+    with pytest.raises(Diverged, match=r"a sum overflows; the largest gradient is that of blocks\.0\.attention\.out"):
+        trainer.step()
+
+
+def test_validation_reads_the_same_windows_in_however_many_passes(data):
+    whole, parts = (Trainer(fresh(), data, replace(CONFIG, passes=passes)).validate() for passes in (1, 4))
+    assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_leap_of_the_loss_names_the_largest_gradient(data):
+    trainer = Trainer(fresh(), data, replace(CONFIG, steps=100, learning_rate=1e-2, spike=0.5))
+    _take_steps(trainer, 15)
+    with torch.no_grad():
+        trainer.model.norm.weight.mul_(30)  # a head that is far too sure of itself
+    with pytest.raises(
+        Diverged, match=r"the loss leapt from \d\.\d+ to \d+\.\d+ nats.*the largest gradient is that of"
+    ):
+        _take_steps(trainer, 10)
+
+
+def _take_steps(trainer: Trainer, count: int) -> None:
+    for _ in range(count):
+        trainer.step()
+
+
+def test_text_that_does_not_fit_the_model_is_refused(data):
+    with pytest.raises(ConfigError, match="the text has 256 different tokens, the model only 128"):
+        check_fit(replace(MODEL, vocabulary=128), data, CONFIG)
+    with pytest.raises(InputError, match="too few for one context of 100000"):
+        check_fit(replace(MODEL, context=100_000), data, CONFIG)
+
+
+def test_batches_that_cannot_be_shared_are_refused(data):
+    with pytest.raises(ConfigError, match="batch_size 6 cannot be shared evenly by 1 processes with 4"):
+        Trainer(fresh(), data, replace(CONFIG, batch_size=6, passes=4))
+    with pytest.raises(ConfigError, match=r"ep 3 must divide both the 6 processes .* and the 4 experts"):
+        check_fit(MODEL, data, replace(CONFIG, ep=3, batch_size=6), processes=6)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"clip": 0.0}, {"warmup": 1.5}, {"weight_decay": -1.0}, {"health_every": -1}]
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        TrainConfig(**wrong)
+
+
+def _steps(rank: int, data: TokenData, config: TrainConfig) -> dict[str, Any]:
+    trainer = Trainer(fresh(replace(MODEL, recipe=Recipe.bf16())), data, config)
+    steps = [trainer.step() for _ in range(3)]
+    return {
+        "steps": steps,
+        "validation": trainer.validate(),
+        "loads": {name: load.tolist() for name, load in trainer.loads.items()},
+        "weights": trainer.weights(),
+    }
+
+
+@pytest.mark.parametrize(("processes", "ep"), [(2, 1), (2, 2), (4, 2)], ids=["FSDP", "experts", "both"])
+def test_processes_train_as_one(data, together, processes, ep):
+    config = replace(CONFIG, learning_rate=1e-4)  # AdamW's first steps make much of small differences
+    alone = _steps(0, data, replace(config, passes=processes))
+    ranks = together(_steps, processes, data, replace(config, ep=ep))
+    for result in ranks:
+        for found, expected in zip(result["steps"], alone["steps"], strict=True):
+            # The experts' outputs, and their gradients, are summed in BF16 in another order.
+            assert found.cross_entropy == pytest.approx(expected.cross_entropy, rel=1e-3)
+            assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-2)
+        assert result["validation"] == pytest.approx(alone["validation"], rel=1e-3)
+        assert {name: sum(load) for name, load in result["loads"].items()} == {
+            name: sum(load) for name, load in alone["loads"].items()
+        }
+    assert ranks[0]["weights"].keys() == alone["weights"].keys()
+    for name, value in alone["weights"].items():
+        assert ranks[0]["weights"][name].shape == value.shape, name
+
+
+def _spoilt(rank: int, data: TokenData, ep: int) -> str:
+    trainer = Trainer(fresh(), data, replace(CONFIG, ep=ep))
+    if ep == 1:
+        trainer.model.blocks[0].attention.qkv.register_forward_hook(
+            lambda module, inputs, output: output * math.inf if rank == 1 else output
+        )
+    elif rank == 1:
+        with torch.no_grad():
+            trainer.model.blocks[1].feed_forward.experts.down[1] = math.nan
+    with pytest.raises(Diverged) as found:
+        trainer.step()
+    return str(found.value)
+
+
+def _spoilt_gradient(rank: int, data: TokenData, ep: int) -> str:
+    trainer = Trainer(fresh(), data, replace(CONFIG, ep=ep))
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * math.nan if rank == 1 else gradient
+
+    trainer.model.blocks[0].attention.register_full_backward_hook(lambda module, dx, dy: (spoil(dx[0]), *dx[1:]))
+    with pytest.raises(Diverged) as found:
+        trainer.step()
+    return str(found.value)
+
+
+@pytest.mark.parametrize("ep", [1, 2])
+def test_processes_agree_on_which_gradient_is_not_finite(data, together, ep):
+    for message in together(_spoilt_gradient, 2, data, ep):
+        assert "gradients: blocks.0.attention_norm.weight" in message
+
+
+def _measure(rank: int, data: TokenData, ep: int) -> dict[str, float]:
+    return Trainer(fresh(), data, replace(CONFIG, ep=ep)).health()
+
+
+@pytest.mark.parametrize("ep", [1, 2])
+def test_health_is_measured_on_several_processes(data, together, ep):
+    expected = _measure(0, data, 1)
+    for health in together(_measure, 2, data, ep):
+        assert set(health) == {name for name in expected if ep == 1 or ".z/" not in name}
+        assert health["underflow.x/blocks.0.feed_forward"] == pytest.approx(
+            expected["underflow.x/blocks.0.feed_forward"], rel=0.2
+        )
+
+
+@pytest.mark.parametrize(
+    ("ep", "where"),
+    [
+        (1, "activations: the output of blocks.0.attention.qkv"),
+        (2, "weights: blocks.1.feed_forward.experts.down, expert 3"),
+    ],
+)
+def test_processes_agree_on_what_is_not_finite(data, together, ep, where):
+    for message in together(_spoilt, 2, data, ep):
+        assert where in message
