@@ -124,6 +124,111 @@ def test_a_change_of_frozen_weights_is_noticed():
     layer(x)
 
 
+def _replace_parameter(bank: Experts) -> None:
+    bank.down = torch.nn.Parameter(bank.down.detach() * 2)
+
+
+def _point_elsewhere(bank: Experts) -> None:  # as a swap to averaged weights does
+    bank.down.data = bank.down.data * 2
+
+
+def _change_unseen(bank: Experts) -> None:  # counts no version
+    bank.down.data.mul_(2)
+
+
+@pytest.mark.parametrize("change", [_replace_parameter, _point_elsewhere])
+def test_another_tensor_in_the_place_of_frozen_weights_is_noticed(change):
+    layer, x = _layer(recipe=Recipe.fp4()), torch.randn(20, 64)
+    with frozen_weights(layer):
+        layer(x)
+        change(layer.experts)
+        with pytest.raises(PaucaError, match="frozen_weights"):
+            layer(x)
+        layer.eval()
+    layer(x)
+
+
+def test_a_change_of_frozen_weights_that_no_pass_can_see_shows_at_the_end():
+    layer, x = _layer(shared_experts=1, recipe=Recipe.fp4()), torch.randn(20, 64)
+
+    def change_inside() -> None:
+        with frozen_weights(layer):
+            layer(x)
+            _change_unseen(layer.experts)
+
+    with pytest.raises(PaucaError, match="past what autograd counts"):
+        change_inside()
+    assert not layer.experts._frozen
+    before = layer(x)
+    with frozen_weights(layer):  # nothing is left over
+        assert torch.equal(layer(x), before)
+
+
+@pytest.mark.parametrize("change", [_replace_parameter, _point_elsewhere])
+def test_weights_may_change_after_the_last_frozen_pass(change):
+    layer, x = _layer(recipe=Recipe.fp4()), torch.randn(20, 64)
+    with frozen_weights(layer):
+        before = layer(x)
+        change(layer.experts)
+    assert not torch.equal(layer(x), before)
+
+
+def test_an_error_inside_frozen_weights_is_not_hidden_by_theirs():
+    layer = _layer(recipe=Recipe.fp4())
+
+    def go_wrong() -> None:
+        with frozen_weights(layer):
+            layer(torch.randn(20, 64))
+            _change_unseen(layer.experts)
+            raise KeyError("what went wrong")
+
+    with pytest.raises(KeyError):
+        go_wrong()
+    assert not layer.experts._frozen
+
+
+class _Adapter(torch.nn.Module):
+    """A LoRA-like addition to a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight * self.scale
+
+
+def test_weights_that_an_adapter_computes_anew_are_not_frozen():
+    layer, x = _layer(recipe=Recipe.fp4()), torch.randn(20, 64)
+    torch.nn.utils.parametrize.register_parametrization(layer.experts, "down", _Adapter())
+    with frozen_weights(layer):
+        first = layer(x)
+        assert torch.equal(layer(x), first)
+        with torch.no_grad():
+            layer.experts.parametrizations.down[0].scale.mul_(2)
+        torch.testing.assert_close(layer(x), 2 * first)
+
+
+def test_frozen_weights_under_inference_mode():
+    layer, x = _layer(recipe=Recipe.fp4()), torch.randn(20, 64)
+    expected = layer(x)
+    with torch.inference_mode(), frozen_weights(layer):
+        assert torch.equal(layer(x), expected)
+    with frozen_weights(layer):
+        with torch.inference_mode():  # the first pass, which quantises, is one without gradients
+            layer(x)
+        layer(x).sum().backward()
+        assert layer.experts.down.grad.any()
+    with torch.inference_mode():
+        made_inside = _layer(recipe=Recipe.fp4())  # counts no versions at all
+        with frozen_weights(made_inside):
+            assert torch.equal(made_inside(x), expected)
+            made_inside.experts.down.data = made_inside.experts.down.data * 2
+            with pytest.raises(PaucaError, match="frozen_weights"):
+                made_inside(x)
+            made_inside.experts._freeze(False)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_the_output_has_the_dtype_of_the_input(dtype):
     assert _layer()(torch.randn(3, 64, dtype=dtype)).dtype == dtype

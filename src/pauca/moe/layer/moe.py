@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.moe import ops
@@ -16,7 +17,7 @@ from pauca.moe.layer.kept import kept_formats
 from pauca.moe.layer.permutation import sort_by_expert
 from pauca.moe.layer.recipe import Recipe, Recompute
 from pauca.moe.layer.router import Router, RouterConfig
-from pauca.moe.layer.weights import prepare_weights
+from pauca.moe.layer.weights import FrozenWeights
 from pauca.moe.ops.formats import ScaleRule
 from pauca.moe.ops.products import require_fp8
 
@@ -48,8 +49,7 @@ class Experts(nn.Module):
         self.recompute: Recompute = recompute
         self.recipe = recipe
         self._frozen = False
-        self._prepared: list[Tensor] = []
-        self._versions = (0, 0)
+        self._copies: FrozenWeights | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -102,23 +102,26 @@ class Experts(nn.Module):
         if self.recipe.precision != "bf16":
             require_fp8(x.device)
 
-    @torch.no_grad()
     def _prepared_weights(self) -> list[Tensor]:
-        if not self._frozen or self.recipe.precision == "bf16":
-            return []
-        versions = (self.gate_up._version, self.down._version)
-        if not self._prepared:
-            self._prepared, self._versions = prepare_weights(self.gate_up, self.down), versions
-        if versions != self._versions:
+        return self._frozen_copies() if self._frozen and self.recipe.precision != "bf16" else []
+
+    @torch.compiler.disable()  # where a tensor lies is nothing that can be traced
+    def _frozen_copies(self) -> list[Tensor]:
+        weights = self.gate_up, self.down
+        if not all(isinstance(weight, nn.Parameter) for weight in weights):
+            return []  # an adapter's, computed anew for each pass
+        if self._copies is None:
+            self._copies = FrozenWeights(*weights)
+        elif not self._copies.are_of(*weights):
             raise PaucaError("expert weights changed under frozen_weights(); leave it before the optimiser steps")
-        return self._prepared
+        return self._copies.copies
 
     def _freeze(self, frozen: bool) -> None:
-        self._frozen, self._prepared = frozen, []
+        self._frozen, self._copies = frozen, None
 
     def __getstate__(self) -> dict[str, object]:
         # A copy is not frozen: no `frozen_weights` would ever end it.
-        return super().__getstate__() | {"_frozen": False, "_prepared": []}
+        return super().__getstate__() | {"_frozen": False, "_copies": None}
 
     def extra_repr(self) -> str:
         count, hidden, width = self.down.shape
@@ -285,6 +288,16 @@ def frozen_weights(model: nn.Module) -> Iterator[None]:
 
     The FP8 copies take as much memory as the weights take in BF16.
 
+    Each pass looks whether the weights are the same parameters, at the same place in memory, unchanged by anything that
+    autograd counts (an optimiser, `mul_`, `copy_`, another tensor as `.data`). What writes past that
+    (`weight.data.mul_(2)`, a kernel of one's own) shows only at the end, where some 4,000 values of each weight are
+    compared: passes inside have then used the old ones. If such a change is undone before the end, nothing shows it.
+    Weights that are no parameters of their layer (computed by an adapter, or sharded by `fully_shard`) are quantised in
+    each pass, as without this.
+
+    Raises:
+        PaucaError: a weight has changed.
+
     Examples:
         >>> with frozen_weights(model):
         ...     for batch in micro_batches:
@@ -292,13 +305,27 @@ def frozen_weights(model: nn.Module) -> Iterator[None]:
         >>> optimiser.step()
     """
     banks = [module for module in model.modules() if isinstance(module, Experts) and not module._frozen]
+    banks = [bank for bank in banks if not isinstance(bank.gate_up, DTensor)]
     for bank in banks:
         bank._freeze(True)
     try:
         yield
+        _require_unchanged([(bank, bank._copies) for bank in banks if bank._copies is not None])
     finally:
         for bank in banks:
             bank._freeze(False)
+
+
+def _require_unchanged(frozen: list[tuple[Experts, FrozenWeights]]) -> None:
+    """Refuse changes that no pass could see. Of others each pass knows, and after the last they do no harm."""
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return  # there are no values yet
+    unseen = [copies.have_changed() for bank, copies in frozen if copies.are_of(bank.gate_up, bank.down)]
+    if any(map(bool, unseen)):
+        raise PaucaError(
+            "expert weights changed under frozen_weights() past what autograd counts (through .data, or a kernel): "
+            "passes inside have used the old ones; leave it before weights change"
+        )
 
 
 def moe_layers(model: nn.Module) -> dict[str, MoE]:

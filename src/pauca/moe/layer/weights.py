@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Float8e4m3fn, UInt8
+from jaxtyping import Bool, Float, Float8e4m3fn, UInt8
 from torch import Tensor
 
 from pauca.moe import ops
@@ -55,6 +55,40 @@ def prepare_weights(
         backward = backward_weights(weights, largest)
         tensors += [forward.values, forward.scales, largest, backward.values, backward.scales]
     return tensors
+
+
+class FrozenWeights:
+    """The FP8 copies of a bank's weights, and what shows that those have changed since."""
+
+    def __init__(self, gate_up: Tensor, down: Tensor) -> None:
+        self._weights = gate_up, down
+        self._marks = tuple(map(_mark, self._weights))
+        with torch.inference_mode(False), torch.no_grad():  # a later pass may be one with gradients
+            self.copies = prepare_weights(gate_up, down)
+            self._samples = [_sample(weight) for weight in self._weights]
+
+    def are_of(self, gate_up: Tensor, down: Tensor) -> bool:
+        """Whether these are the same tensors, at the same place, in the same version; costs nothing."""
+        same = gate_up is self._weights[0] and down is self._weights[1]
+        return same and tuple(map(_mark, self._weights)) == self._marks
+
+    @torch.no_grad()
+    def have_changed(self) -> Bool[Tensor, ""]:
+        """Whether values have, by a sample of them; on the device."""
+        pairs = zip(self._weights, self._samples, strict=True)
+        return torch.stack([(_sample(weight) != sample).any() for weight, sample in pairs]).any()
+
+
+def _mark(weight: Tensor) -> tuple[int, int | None]:
+    """Where a tensor lies, and how often it has been changed in place by means that count."""
+    return weight.data_ptr(), None if weight.is_inference() else weight._version
+
+
+def _sample(weight: Tensor) -> Tensor:
+    """The bits of some 4,000 elements, evenly spread."""
+    values = weight.detach().flatten()
+    step = max(1, len(values) // 4096) | 1  # odd: not one column alone
+    return values[::step].clone().view(torch.int16 if weight.dtype == torch.bfloat16 else torch.int32)
 
 
 @dataclass(frozen=True)
