@@ -240,7 +240,7 @@ def run(trial: Trial) -> Outcome:
         recording = trial.spoil(recording)
     truth = recording.ground_truth
     assert truth is not None
-    trajectory = events.align(recording)
+    trajectory = events.align(events.remove_hot_pixels(recording))  # as `pauca events align` does
     at = np.stack([np.interp(trajectory.t_s, truth.t_s, part) for part in truth.omega_rad_s.T], axis=1)
     sigma = np.sqrt(np.diagonal(trajectory.covariance, axis1=1, axis2=2))
     return Outcome(np.degrees(trajectory.velocity - at), np.degrees(sigma), trajectory.status)
@@ -311,20 +311,22 @@ def reliability_figure(outcomes: list[Outcome]) -> Any:
     left, right = figure.subplots(1, 2)
     stated = np.linspace(0.01, 0.99, 99)
     true = [np.mean(size < norm.ppf((1 + share) / 2) * sigma) for share in stated]
-    left.plot([0, 100], [0, 100], color="0.6", lw=1)
-    left.plot(100 * stated, 100 * np.array(true), color="#3b5ba5")
+    left.plot([0, 100], [0, 100], color="0.6", lw=1, label="as stated")
+    left.plot(100 * stated, 100 * np.array(true), color="#3b5ba5", label="measured")
     left.set_xlabel("interval stated (%)")
     left.set_ylabel("errors that lie within it (%)")
     order = np.argsort(sigma)
     parts = np.array_split(order, 10)
     middle = [np.sqrt(np.mean(sigma[part] ** 2)) for part in parts]
     rms = [np.sqrt(np.mean(size[part] ** 2)) for part in parts]
-    right.loglog(middle, middle, color="0.6", lw=1)
-    right.loglog(middle, rms, "o-", color="#c1440e", ms=4)
-    right.set_xlabel("standard deviation stated (deg/s), tenths of the estimates")
+    right.loglog(middle, middle, color="0.6", lw=1, label="as stated")
+    right.loglog(middle, rms, "o-", color="#c1440e", ms=4, label="measured")
+    right.xaxis.set_minor_formatter("")
+    right.set_xlabel("standard deviation stated (deg/s)")
     right.set_ylabel("RMS error (deg/s)")
     for panel in (left, right):
         panel.grid(alpha=0.3)
+        panel.legend(loc="upper left", fontsize="small")
     return figure
 
 

@@ -85,15 +85,28 @@ def test_force_leaves_no_image_of_the_earlier_run(recording, tmp_path):
     assert len(list(tmp_path.glob("aligned_*.png"))) == 1
 
 
-def test_hot_pixels_are_left_out_on_request(recording, tmp_path, capsys):
+def test_hot_pixels_are_left_out_and_counted(recording, tmp_path, capsys):
     loaded = events.read(recording)
     hot = {"x": loaded.events.x.copy(), "y": loaded.events.y.copy()}
     hot["x"][::20], hot["y"][::20] = 7, 9
     spoilt = events.Events(loaded.events.t_us, hot["x"], hot["y"], loaded.events.p, loaded.events.size)
     events.write(tmp_path / "hot.npz", events.Recording(spoilt, loaded.camera))
-    words = ["events", "align", str(tmp_path / "hot.npz"), "--images", "0", "--remove-hot-pixels", "--out"]
-    assert cli.main([*words, str(tmp_path / "out")]) == 0
-    assert "events of 1 hot pixels" in capsys.readouterr().out
+    words = ["events", "align", str(tmp_path / "hot.npz"), "--images", "0", "--force", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 0
+    assert "events of 1 hot pixel" in capsys.readouterr().out
+    assert cli.main([*words, "--no-remove-hot-pixels"]) == 0
+    assert "hot pixel" not in capsys.readouterr().out
+
+
+def test_the_guide_s_hot_pixels_are_found(tmp_path, capsys):
+    """docs/events/use.md: five hot pixels before a photograph; four of them were missed."""
+    import matplotlib
+
+    photograph = f"{matplotlib.get_data_path()}/sample_data/grace_hopper.jpg"
+    words = ["--image", photograph, "--noise-hz", "2", "--hot-pixels", "5", "--duration-s", "0.6"]
+    assert cli.main(["events", "simulate", str(tmp_path / "office.npz"), *words]) == 0
+    assert cli.main(["events", "info", str(tmp_path / "office.npz"), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out.split("\n", 1)[1])["hot_pixels"]) == 5
 
 
 def test_results_are_not_overwritten_without_force(recording, tmp_path, capsys):

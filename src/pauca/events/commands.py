@@ -32,7 +32,7 @@ def align(
     size: tuple[int, int] | None = None,
     group: str | None = None,
     strict: bool = False,
-    remove_hot_pixels: bool = False,
+    remove_hot_pixels: bool = True,
     force: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -53,7 +53,7 @@ def align(
         size: width and height of the sensor in pixels, where the file leaves it open.
         group: which camera's events to read, where an HDF5 file holds several.
         strict: refuse a recording that needs repair.
-        remove_hot_pixels: leave out the events of pixels that fire all the time (`pauca events info` counts them).
+        remove_hot_pixels: leave out the events of pixels that fire all the time, and say how many there are.
         force: replace results that are there already.
         quiet: print only errors.
     """
@@ -251,7 +251,7 @@ def _simulated_camera(path: Path | None, size: tuple[int, int] | None) -> events
 def _without_hot_pixels(loaded: events.Recording, quiet: bool) -> events.Recording:
     cleaned = events.remove_hot_pixels(loaded)
     if not quiet:
-        print(cleaned.notes[-1] if cleaned is not loaded else "no hot pixels found")
+        print(cleaned.notes[-1] if cleaned is not loaded else "no hot pixels")
     return cleaned
 
 

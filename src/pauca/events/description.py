@@ -94,7 +94,7 @@ def info(recording: Recording) -> Info:
         raise InputError(f"{recording.name or 'recording'}: holds no events")
     duration_s = events.duration_us / 1e6
     counts = pixel_counts(events)
-    hot = hot_pixels(counts, duration_s)
+    hot = hot_pixels(events)
     gaps = _gaps(events)
     camera, truth = recording.camera, recording.ground_truth
     return Info(
@@ -152,8 +152,8 @@ def _problems(
     if hot:
         share = sum(counts[p.y, p.x] for p in hot) / len(events)
         problems.append(
-            f"{len(hot)} hot pixels make {100 * share:.1f} % of the events: remove_hot_pixels, or "
-            "`align --remove-hot-pixels`, drops them"
+            f"{len(hot)} hot pixel{'s' if len(hot) > 1 else ''} make {100 * share:.1f} % of the events: "
+            "`pauca events align` leaves them out"
         )
     if gaps:
         silent = sum(gap.duration_us for gap in gaps) / max(events.duration_us, 1)
