@@ -24,9 +24,10 @@ from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
 from moe_shapes import machine, show, write_json
-from pauca.moe import Experts, MoE, ParallelExperts, Recipe, parallelise, wire_bytes
+from pauca.moe import Experts, MoE, Recipe, parallelize
 from pauca.moe.layer.kept import to_bytes
 from pauca.moe.layer.passes import quantize
+from pauca.moe.parallel import ParallelExperts, wire_bytes
 from pauca.moe.parallel.exchange import Exchange, plan_exchange
 from pauca.moe.plan.shapes import GroupedQueryAttention, ModelShape
 from pauca.moe.plan.speed import all_to_all_bytes
@@ -187,7 +188,7 @@ def layer_of(bench: Bench, size: Size, experts: int, recipe: Recipe, shared: int
     """Built on each rank without memory for the others' experts."""
     with torch.device("meta"):
         layer = MoE(size.hidden, size.width, experts, size.top_k, shared_experts=shared, recipe=recipe)
-    parallelise(layer, bench.mesh, overlap=overlap)
+    parallelize(layer, bench.mesh, overlap=overlap)
     layer = layer.to(torch.bfloat16).to_empty(device=bench.device)
     torch.manual_seed(0)
     for module in layer.modules():

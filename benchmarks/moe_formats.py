@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pauca.moe import ScaleRule, ops
+from pauca.moe import ops
+from pauca.moe.ops import ScaleRule
 from pauca.runs import processor_name
 
 CHANNELS = 2048

@@ -28,7 +28,8 @@ from moe_shapes import (
     tensors,
     write_json,
 )
-from pauca.moe import Recipe, apply_experts, prepare_weights
+from pauca.moe import Recipe
+from pauca.moe.layer import apply_experts, prepare_weights
 from pauca.moe.layer.permutation import row_bound
 
 RECIPES = {

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from moe_shapes import SHAPES, Shape, StraightforwardLayer, machine, routing, show, tensors, write_json
-from pauca.moe import Recipe, Recompute, apply_experts, kept_bytes
+from pauca.moe import Recipe, Recompute, kept_bytes
+from pauca.moe.layer import apply_experts
 
 RECIPES = {
     "bf16": Recipe.bf16(),

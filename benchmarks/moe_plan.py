@@ -17,12 +17,12 @@ import torch
 
 from moe_shapes import machine, show, write_json
 from pauca.moe import Experts
-from pauca.moe.layer.recipe import Precision
+from pauca.moe.layer.recipe import RECIPES, Precision
 from pauca.moe.models.blocks import Recomputation
 from pauca.moe.models.lm import LM_SIZES, LMConfig, MoELM
 from pauca.moe.plan.config_files import from_lm
 from pauca.moe.plan.memory import RecomputePolicy, kept_by_head
-from pauca.moe.plan.search import RECIPES, Assumptions, ParallelLayout, Plan, PlanTask, Way, evaluate
+from pauca.moe.plan.search import Assumptions, ParallelLayout, Plan, PlanTask, Way, evaluate
 
 TOKENS = {"toy": (2, 64), "base": (16, 1024), "large": (8, 2048), "xl": (4, 4096)}  # sequences and their length
 POLICIES = (

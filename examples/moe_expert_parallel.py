@@ -11,7 +11,8 @@ from torch import distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from pauca.moe import MoE, Recipe, average_gradients, clip_gradients, parallelise, wire_bytes
+from pauca.moe import MoE, Recipe, parallelize
+from pauca.moe.parallel import average_gradients, clip_gradients, wire_bytes
 
 HIDDEN, TOP_K = 64, 2
 recipe = Recipe.fp4()
@@ -38,7 +39,7 @@ rank, world = dist.get_rank(), dist.get_world_size()
 
 torch.manual_seed(0)  # every rank builds the same model, then keeps its own experts
 model = nn.Sequential(Block(), Block()).to(device)
-parallelise(model, init_device_mesh(device, (world,), mesh_dim_names=("ep",)))
+parallelize(model, init_device_mesh(device, (world,), mesh_dim_names=("ep",)))
 optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
 
 torch.manual_seed(1 + rank)  # but each has tokens of its own

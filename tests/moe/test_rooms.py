@@ -1,6 +1,7 @@
 """Where things of `pauca.moe` lie: rooms, one above the other, that import downwards alone."""
 
 import ast
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,112 @@ def test_files_of_a_room_import_in_no_circle(room):
         free = {module for module, targets in waiting.items() if not targets & waiting.keys()}
         assert free, f"a circle among {', '.join(sorted(waiting))}"
         waiting = {module: targets for module, targets in waiting.items() if module not in free}
+
+
+OLD_FACE = [
+    "Assumptions",
+    "BpeTokenizer",
+    "ByteTokenizer",
+    "DataConfig",
+    "Diverged",
+    "END",
+    "Experts",
+    "Format",
+    "FormatLosses",
+    "Fp8Tensor",
+    "Granularity",
+    "GroupedQueryAttention",
+    "KeptFormats",
+    "LMConfig",
+    "LMLosses",
+    "LM_SIZES",
+    "LatentAttention",
+    "LayersConfig",
+    "Layout",
+    "MoE",
+    "MoELM",
+    "MoEViT",
+    "ModelShape",
+    "MxFp4Tensor",
+    "ParallelExperts",
+    "ParallelLayout",
+    "Permutation",
+    "Plan",
+    "PlanTask",
+    "Precision",
+    "Rates",
+    "Recipe",
+    "Recomputation",
+    "Recompute",
+    "RecomputePolicy",
+    "Router",
+    "RouterConfig",
+    "RouterLoad",
+    "Routing",
+    "SHAPES",
+    "ScaleRule",
+    "TokenData",
+    "TokenFile",
+    "Tokenizer",
+    "TrainConfig",
+    "TrainResult",
+    "TrainStep",
+    "Trainer",
+    "ViTConfig",
+    "Way",
+    "WireBytes",
+    "apply_experts",
+    "auxiliary_loss",
+    "average_gradients",
+    "clip_gradients",
+    "convert",
+    "diagnose",
+    "find_plans",
+    "format_losses",
+    "frozen_weights",
+    "kept_bytes",
+    "kept_formats",
+    "load_checkpoint",
+    "load_model",
+    "load_optimizer_state",
+    "load_tokenizer",
+    "model_shape",
+    "ops",
+    "optimizer_state",
+    "parallelise",
+    "prepare_tokens",
+    "prepare_weights",
+    "quantisation_health",
+    "router_loads",
+    "save_checkpoint",
+    "save_model",
+    "sort_by_expert",
+    "train",
+    "unconvert",
+    "update_biases",
+    "wire_bytes",
+]
+
+
+@pytest.mark.parametrize("name", OLD_FACE)
+def test_names_of_version_0_1_can_be_imported_as_before(name):
+    if name in pauca.moe.__all__:
+        assert hasattr(pauca.moe, name)
+        return
+    with pytest.warns(DeprecationWarning, match=rf"pauca\.moe\.{name} is now pauca\.moe\S*;") as caught:
+        value = getattr(pauca.moe, name)
+    place, _, new = str(caught[0].message).split(" is now ")[1].split(";")[0].rpartition(".")
+    assert new in import_module(place).__all__
+    assert value is getattr(import_module(place), new)
+
+
+def test_faces_are_small_and_true():
+    assert len(pauca.moe.__all__) <= 35
+    for room in BELOW:
+        face = import_module(f"pauca.moe.{room}")
+        assert all(hasattr(face, name) for name in face.__all__), room
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        pauca.moe.nonsense  # noqa: B018
 
 
 def _rooms_imported(path: Path) -> set[str]:

@@ -14,19 +14,20 @@ from tyro.conf import Positional, arg
 from pauca import moe
 from pauca.errors import ConfigError, InputError
 from pauca.moe import plots
-from pauca.moe.plan.search import parse_memory
+from pauca.moe.data import BpeTokenizer
+from pauca.moe.plan import Assumptions, PlanTask, find_plans, model_shape, parse_memory
 from pauca.moe.plan.tables import plan_lines
 from pauca.moe.training.processes import join_processes, wait_for_all
 from pauca.moe.training.trainer import check_fit
 from pauca.runs import Report, Run, atomic_write, check_obeyed, from_yaml, resolve_device, seed_all, to_dict, write_text
 
-_RECIPES = {
-    "bf16": moe.Recipe.bf16(),
-    "fp8": moe.Recipe.fp8(),
-    "fp8, z in fp8": moe.Recipe.fp8(kept_z="fp8"),
-    "fp4, z in bf16": moe.Recipe.fp4(kept_z="bf16"),
-    "fp4, z in fp8": moe.Recipe.fp4(kept_z="fp8"),
-    "fp4": moe.Recipe.fp4(),
+_VARIANTS = {  # the named recipes, and what else is kept of z
+    "bf16": moe.RECIPES["bf16"],
+    "fp8": moe.RECIPES["fp8"],
+    "fp8, z in fp8": replace(moe.RECIPES["fp8"], kept_z="fp8"),
+    "fp4, z in bf16": replace(moe.RECIPES["fp4"], kept_z="bf16"),
+    "fp4, z in fp8": replace(moe.RECIPES["fp4"], kept_z="fp8"),
+    "fp4": moe.RECIPES["fp4"],
 }
 _MODES: tuple[moe.Recompute, ...] = ("none", "activation", "experts")
 
@@ -53,7 +54,7 @@ def kept(
     """
     sizes = {"tokens": tokens, "top_k": top_k, "experts": experts, "hidden": hidden, "width": width}
     found = {
-        name: {mode: moe.kept_bytes(recipe, mode, **sizes) for mode in _MODES} for name, recipe in _RECIPES.items()
+        name: {mode: moe.kept_bytes(recipe, mode, **sizes) for mode in _MODES} for name, recipe in _VARIANTS.items()
     }
     if as_json:
         print(json.dumps(found, indent=2))
@@ -74,7 +75,7 @@ def plan(
     ep: int | None = None,
     pp: int | None = None,
     dp: int | None = None,
-    assumptions: moe.Assumptions = moe.Assumptions(),  # noqa: B008 - frozen
+    assumptions: Assumptions = Assumptions(),  # noqa: B008 - frozen
     out: Path | None = None,
     force: bool = False,
     as_json: Annotated[bool, arg(name="json")] = False,
@@ -98,8 +99,8 @@ def plan(
     """
     if out is not None and out.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"{out}: charts are written as .png, .pdf or .svg")
-    task = moe.PlanTask(moe.model_shape(model), gpus, parse_memory(memory), tokens, context, ep, pp, dp, assumptions)
-    plans = moe.find_plans(task)
+    task = PlanTask(model_shape(model), gpus, parse_memory(memory), tokens, context, ep, pp, dp, assumptions)
+    plans = find_plans(task)
     if as_json:
         print(json.dumps({recipe: found.to_dict() for recipe, found in plans.items()}, indent=2))
     else:
@@ -278,7 +279,7 @@ def _given(
 ) -> TrainSettings:
     sources, validation, share, vocabulary = text
     size = moe.LM_SIZES[model.size]
-    recipe: moe.Recipe = getattr(moe.Recipe, model.recipe)()
+    recipe = moe.RECIPES[model.recipe]
     lm = replace(
         size,
         context=size.context if model.context is None else model.context,
@@ -295,7 +296,7 @@ def _remember_text(run: Run, tokens: moe.TokenData, resume: bool) -> None:
     if resume and path.exists():
         tokens.check_sources(json.loads(path.read_text(encoding="utf-8")))
     write_text(path, json.dumps(tokens.sources, indent=1), force=True)
-    if isinstance(tokens.tokenizer, moe.BpeTokenizer):
+    if isinstance(tokens.tokenizer, BpeTokenizer):
         write_text(run.path / "tokenizer.json", tokens.tokenizer.to_json(), force=True)
 
 

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pauca.moe.layer.moe import MoE, update_biases
 from pauca.moe.layer.recipe import Recipe
 from pauca.moe.layer.router import RouterConfig
-from pauca.moe.parallel.model import parallelise
+from pauca.moe.parallel.model import parallelize
 
 STEPS, PASSES, RATE = 5, 2, 1e-2
 
@@ -38,8 +38,8 @@ def _wrap(model: nn.Module, how: str) -> nn.Module:
     if how == "fsdp2":
         mesh = init_device_mesh("cpu", (dist.get_world_size(),))
         return fully_shard(model, mesh=mesh)
-    if how == "parallelise":
-        return parallelise(model, init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("ep",)))
+    if how == "parallelize":
+        return parallelize(model, init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("ep",)))
     return model
 
 
@@ -67,7 +67,7 @@ def _alone() -> torch.Tensor:
     return _biases(model)
 
 
-@pytest.mark.parametrize("how", ["plain", "ddp", "fsdp2", "parallelise"])
+@pytest.mark.parametrize("how", ["plain", "ddp", "fsdp2", "parallelize"])
 def test_biases_are_those_of_one_process_that_sees_all_tokens(together, how):
     first, second = together(_train, 2, how)
     assert torch.equal(first, second)

@@ -16,7 +16,7 @@ from pauca.moe.layer.permutation import PADDING, row_bound, sort_by_expert
 from pauca.moe.layer.recipe import Recipe
 from pauca.moe.parallel import exchange as exchange_module
 from pauca.moe.parallel.experts import ParallelExperts
-from pauca.moe.parallel.model import parallelise
+from pauca.moe.parallel.model import parallelize
 from pauca.moe.parallel.wire import wire_bytes
 
 HIDDEN, WIDTH, EXPERTS, TOP_K = 64, 32, 8, 3
@@ -214,7 +214,7 @@ def test_four_ranks_compute_the_bits_of_one_process_but_for_each_ranks_sum_in_bf
 def _in_order(rank: int, overlap: bool) -> tuple[list[str], torch.Tensor]:
     torch.manual_seed(0)
     layer = MoE(HIDDEN, WIDTH, EXPERTS, TOP_K, shared_experts=1, recipe=Recipe.fp4())
-    parallelise(layer, init_device_mesh("cpu", (2,), mesh_dim_names=("ep",)), overlap=overlap)
+    parallelize(layer, init_device_mesh("cpu", (2,), mesh_dim_names=("ep",)), overlap=overlap)
     events, arrive = [], exchange_module.Journey.arrive
     exchange_module.Journey.arrive = lambda journey: events.append("tokens arrive") or arrive(journey)
     layer.shared.register_forward_hook(lambda *_: events.append("shared experts"))
@@ -249,7 +249,7 @@ def test_one_gpu_by_itself_exchanges_with_nobody_and_changes_no_bit(precision):
     expected = run()
     dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        parallelise(layer, init_device_mesh("cuda", (1,), mesh_dim_names=("ep",)))
+        parallelize(layer, init_device_mesh("cuda", (1,), mesh_dim_names=("ep",)))
         for _ in range(3):
             for actual, wanted in zip(run(), expected, strict=True):
                 assert torch.equal(actual, wanted)

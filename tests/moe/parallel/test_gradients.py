@@ -17,7 +17,7 @@ from pauca.moe.layer.recipe import Recipe
 from pauca.moe.layer.router import RouterConfig
 from pauca.moe.parallel.experts import ParallelExperts
 from pauca.moe.parallel.gradients import average_gradients, clip_gradients
-from pauca.moe.parallel.model import parallelise
+from pauca.moe.parallel.model import parallelize
 
 HIDDEN, TOKENS, STEPS, MAX_NORM = 32, 24, 3, 0.5
 PRECISIONS = ("bf16", "fp8", "fp4")
@@ -72,14 +72,14 @@ def _whole(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _replicated(rank: int, precision: str) -> dict[str, Any]:
     mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("ep",))
-    model = parallelise(_model(precision), mesh)
+    model = parallelize(_model(precision), mesh)
     return _train(model, _batches(rank, dist.get_world_size()), alone=False)
 
 
 def _sharded(rank: int, precision: str) -> dict[str, Any]:
     """The dense part over the same ranks by FSDP2."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("ep",))
-    model = parallelise(_model(precision), mesh)
+    model = parallelize(_model(precision), mesh)
     experts = {p for m in model.modules() if isinstance(m, ParallelExperts) for p in m.parameters()}
     for block in (*model, model):
         fully_shard(block, mesh=mesh, ignored_params=experts)
@@ -91,7 +91,7 @@ def _sharded(rank: int, precision: str) -> dict[str, Any]:
 def _in_two_dimensions(rank: int, precision: str, fsdp: bool) -> dict[str, Any]:
     """Two replicas of two ranks; by FSDP2 the experts are divided over the replicas too, the dense part over all."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "ep"))
-    model = parallelise(_model(precision), mesh)
+    model = parallelize(_model(precision), mesh)
     if fsdp:
         for layer in (model[0][1], model[1][0]):
             fully_shard(layer.experts, mesh=mesh["dp"])
@@ -132,13 +132,13 @@ def test_replicas_of_divided_experts_train_as_one_process(fsdp, together):
 def test_a_model_on_one_rank_is_refused():
     model = _model("bf16")
     for function in (average_gradients, lambda m: clip_gradients(m, 1.0)):
-        with pytest.raises(ConfigError, match="call parallelise first"):
+        with pytest.raises(ConfigError, match="call parallelize first"):
             function(model)
 
 
 def _copied(rank: int) -> bool:
     mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("ep",))
-    model = parallelise(_model("fp4"), mesh)
+    model = parallelize(_model("fp4"), mesh)
     twin, x = copy.deepcopy(model), torch.randn(4, HIDDEN)
     return torch.equal(twin(x), model(x))
 

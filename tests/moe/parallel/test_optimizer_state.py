@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from pauca.moe.layer.moe import MoE
 from pauca.moe.layer.recipe import Recipe
 from pauca.moe.parallel.experts import ParallelExperts
-from pauca.moe.parallel.model import parallelise
+from pauca.moe.parallel.model import parallelize
 from pauca.moe.parallel.optimizer_state import load_optimizer_state, optimizer_state
 
 HIDDEN = 32
@@ -35,9 +35,9 @@ def _optimiser(model: nn.Module) -> torch.optim.Optimizer:
 
 def _divided(seed: int, fsdp: bool) -> nn.Module:
     if not fsdp:
-        return parallelise(_model(seed), init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("ep",)))
+        return parallelize(_model(seed), init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("ep",)))
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "ep"))
-    model = parallelise(_model(seed), mesh)
+    model = parallelize(_model(seed), mesh)
     fully_shard(model[0].experts, mesh=mesh["dp"])
     return fully_shard(model, mesh=mesh)
 
@@ -124,7 +124,7 @@ def _reset(rank: int) -> torch.Tensor:
     with torch.device("meta"):
         model = _model(0)
     mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("ep",))
-    bank = parallelise(model, mesh).to_empty(device="cpu")[0].experts
+    bank = parallelize(model, mesh).to_empty(device="cpu")[0].experts
     torch.manual_seed(5)
     bank.reset_parameters()
     return torch.cat([bank.gate_up.detach().flatten(1), bank.down.detach().flatten(1)], 1)

@@ -17,7 +17,7 @@ from pauca.errors import ConfigError, PaucaError
 from pauca.moe.layer.moe import MoE
 from pauca.moe.layer.recipe import Recipe
 from pauca.moe.parallel import ranks as ranks_module
-from pauca.moe.parallel.model import parallelise
+from pauca.moe.parallel.model import parallelize
 
 HIDDEN = 32
 
@@ -44,17 +44,17 @@ def _message(work: Callable[[], object]) -> tuple[str, str, float]:
 def _differing(rank: int) -> dict[str, tuple[str, str, float]]:
     mesh, first = _mesh(), rank == 0
     messages = {
-        "recipe": _message(lambda: parallelise(_layer(Recipe.fp4() if first else Recipe.fp8()), mesh)),
-        "top_k": _message(lambda: parallelise(_layer(top_k=1 + rank), mesh)),
-        "seed": _message(lambda: parallelise(_layer(seed=rank), mesh)),
-        "layers": _message(lambda: parallelise(torch.nn.ModuleDict({f"block{rank}": _layer()}), mesh)),
+        "recipe": _message(lambda: parallelize(_layer(Recipe.fp4() if first else Recipe.fp8()), mesh)),
+        "top_k": _message(lambda: parallelize(_layer(top_k=1 + rank), mesh)),
+        "seed": _message(lambda: parallelize(_layer(seed=rank), mesh)),
+        "layers": _message(lambda: parallelize(torch.nn.ModuleDict({f"block{rank}": _layer()}), mesh)),
     }
     original = ranks_module.code_digest
     ranks_module.code_digest = lambda: f"version {rank}"
-    messages["code"] = _message(lambda: parallelise(_layer(), mesh))
+    messages["code"] = _message(lambda: parallelize(_layer(), mesh))
     ranks_module.code_digest = original
 
-    layer, x = parallelise(_layer(), mesh), torch.randn(5, HIDDEN)
+    layer, x = parallelize(_layer(), mesh), torch.randn(5, HIDDEN)
     if not first:
         layer.experts.recipe = replace(Recipe.fp4(), scale_rule="floor")
     messages["recipe, later"] = _message(lambda: layer(x))
@@ -62,7 +62,7 @@ def _differing(rank: int) -> dict[str, tuple[str, str, float]]:
     with torch.set_grad_enabled(first):
         messages["mode"] = _message(lambda: layer(x))
     messages["the same again"] = _message(lambda: layer(x).sum().backward())
-    twins = parallelise(torch.nn.ModuleList([_layer(), _layer()]), mesh)
+    twins = parallelize(torch.nn.ModuleList([_layer(), _layer()]), mesh)
     messages["layer"] = _message(lambda: twins[rank](x))
     return messages
 
@@ -88,13 +88,13 @@ def test_ranks_that_differ_all_say_in_what(together):
 
 def _impossible(rank: int) -> list[tuple[str, str, float]]:
     mesh, layer = _mesh(), _layer()
-    divided = parallelise(_layer(), mesh)
+    divided = parallelize(_layer(), mesh)
     return [
-        _message(lambda: parallelise(_layer(experts=5), mesh)),
-        _message(lambda: parallelise(torch.nn.Linear(3, 3), mesh)),
-        _message(lambda: parallelise(layer, _mesh("dp"))),
-        _message(lambda: parallelise(divided, mesh)),
-        _message(lambda: parallelise(_layer(Recipe.fp8()), mesh, dispatch="mxfp4")),
+        _message(lambda: parallelize(_layer(experts=5), mesh)),
+        _message(lambda: parallelize(torch.nn.Linear(3, 3), mesh)),
+        _message(lambda: parallelize(layer, _mesh("dp"))),
+        _message(lambda: parallelize(divided, mesh)),
+        _message(lambda: parallelize(_layer(Recipe.fp8()), mesh, dispatch="mxfp4")),
     ]
 
 
@@ -103,7 +103,7 @@ def test_models_and_meshes_that_cannot_be_divided_are_refused(together):
         "5 experts cannot be divided evenly by 2 ranks: choose a number of ranks that divides them",
         "Linear has no pauca.moe.MoE layer",
         "the mesh needs a dimension named 'ep', got ('dp',)",
-        "call parallelise once",
+        "call parallelize once",
         "tokens of the fp8 recipe travel in bf16 or fp8, not 'mxfp4'",
     )
     for messages in together(_impossible, 2):
@@ -113,7 +113,7 @@ def test_models_and_meshes_that_cannot_be_divided_are_refused(together):
 
 
 def _left_alone(rank: int, dies: bool, phase: str) -> tuple[str, str, float]:
-    layer, x = parallelise(_layer(), _mesh()), torch.randn(5, HIDDEN)
+    layer, x = parallelize(_layer(), _mesh()), torch.randn(5, HIDDEN)
     y = layer(x) if phase == "backward" else None
     if rank == 1:
         if dies:

@@ -2,8 +2,9 @@ from dataclasses import replace
 
 import pytest
 
+from pauca.moe.layer.recipe import RECIPES
 from pauca.moe.plan.memory import RecomputePolicy
-from pauca.moe.plan.search import RECIPES, Assumptions, ParallelLayout, PlanTask, Way, evaluate, find_plans
+from pauca.moe.plan.search import Assumptions, ParallelLayout, PlanTask, Way, evaluate, find_plans
 from pauca.moe.plan.shapes import SHAPES
 from pauca.moe.plan.tables import fastest, plan_lines
 from pauca.moe.plots import plan_figure

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 
-from pauca.moe import LM_SIZES, MoELM, Recipe, parallelise
+from pauca.moe import LM_SIZES, MoELM, Recipe, parallelize
 from pauca.moe.training.diagnosis import diagnose, largest_gradient
 
 CONFIG = replace(LM_SIZES["toy"], hidden=32, heads=2, kv_heads=1, experts=4, expert_width=32, context=16)
@@ -75,7 +75,7 @@ def test_a_sum_that_overflows_names_its_largest_part(model):
 def _largest(rank: int) -> str:
     torch.manual_seed(0)
     model = MoELM(CONFIG)
-    parallelise(model, init_device_mesh("cpu", (2,), mesh_dim_names=("ep",)))
+    parallelize(model, init_device_mesh("cpu", (2,), mesh_dim_names=("ep",)))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     model.norm.weight.grad[0] = 3

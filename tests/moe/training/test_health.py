@@ -8,7 +8,7 @@ from torch import nn
 
 from pauca.moe import MoE, Recipe, update_biases
 from pauca.moe.ops.formats import ScaleRule
-from pauca.moe.training.health import format_losses, quantisation_health, router_load, router_loads
+from pauca.moe.training.health import format_losses, quantization_health, router_load, router_loads
 
 
 def test_load_of_a_balanced_and_of_a_lopsided_router():
@@ -77,7 +77,7 @@ def test_each_recipe_is_measured_where_it_quantises(recipe, measured):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 32), MoE(32, 32, 4, 2, recipe=recipe)).eval()
     x = torch.randn(20, 32)
-    found = quantisation_health(model, lambda: model(x).square().sum().backward())
+    found = quantization_health(model, lambda: model(x).square().sum().backward())
     assert {measure.split(".")[1] for measure in found} == measured
     for measure, layers in found.items():
         assert set(layers) == {"1"}
@@ -88,7 +88,7 @@ def test_measuring_changes_nothing():
     torch.manual_seed(0)
     model = nn.Sequential(MoE(32, 32, 4, 2, recipe=Recipe.fp4())).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    quantisation_health(model, lambda: model(torch.randn(20, 32)).sum().backward())
+    quantization_health(model, lambda: model(torch.randn(20, 32)).sum().backward())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not model[0].router.load.any()
     assert not model[0]._forward_hooks
@@ -99,5 +99,5 @@ def test_the_underflows_of_a_gradient_are_those_of_its_fp8_rows():
     model = MoE(32, 32, 4, 2, recipe=Recipe.fp8()).eval()
     weights = torch.zeros(8, 32)
     weights[:, 0], weights[:, 1] = 1.0, 2.0**-20  # the gradient of the output
-    found = quantisation_health(model, lambda: (model(torch.randn(8, 32)) * weights).sum().backward())
+    found = quantization_health(model, lambda: (model(torch.randn(8, 32)) * weights).sum().backward())
     assert found["underflow.dy"][""] == pytest.approx(1 / 2)

@@ -1,1 +1,16 @@
-"""Text as tokens."""
+"""Text as tokens: tokenizers, and memory-mapped files that are drawn as batches."""
+
+from pauca.moe.data.token_files import DataConfig, TokenData, TokenFile, prepare_tokens
+from pauca.moe.data.tokenizers import END, BpeTokenizer, ByteTokenizer, Tokenizer, load_tokenizer
+
+__all__ = [
+    "END",
+    "BpeTokenizer",
+    "ByteTokenizer",
+    "DataConfig",
+    "TokenData",
+    "TokenFile",
+    "Tokenizer",
+    "load_tokenizer",
+    "prepare_tokens",
+]

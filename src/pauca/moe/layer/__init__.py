@@ -1,1 +1,33 @@
-"""One mixture-of-experts layer on one device."""
+"""One mixture-of-experts layer on one device: its numerics, its router, its experts, and what it keeps for backward."""
+
+from pauca.moe.layer.autograd import apply_experts
+from pauca.moe.layer.kept import KeptFormats, kept_bytes, kept_formats
+from pauca.moe.layer.moe import Experts, MoE, auxiliary_loss, frozen_weights, moe_layers, update_biases
+from pauca.moe.layer.permutation import Permutation, sort_by_expert
+from pauca.moe.layer.recipe import RECIPES, Format, Precision, Recipe, Recompute
+from pauca.moe.layer.router import Router, RouterConfig, Routing
+from pauca.moe.layer.weights import prepare_weights
+
+__all__ = [
+    "RECIPES",
+    "Experts",
+    "Format",
+    "KeptFormats",
+    "MoE",
+    "Permutation",
+    "Precision",
+    "Recipe",
+    "Recompute",
+    "Router",
+    "RouterConfig",
+    "Routing",
+    "apply_experts",
+    "auxiliary_loss",
+    "frozen_weights",
+    "kept_bytes",
+    "kept_formats",
+    "moe_layers",
+    "prepare_weights",
+    "sort_by_expert",
+    "update_biases",
+]

@@ -172,8 +172,7 @@ def _(
 
 def _remember(ctx, inputs: tuple, output: tuple[Tensor, list[Tensor]]) -> None:
     x, *weights_and_routing, prepared, ctx.recipe, ctx.recompute, _ = inputs
-    formats = kept_formats(Recipe.from_json(ctx.recipe), ctx.recompute)
-    own_input = formats.input == "bf16" and not formats.gathered  # the layer's input itself, nothing copied
+    own_input = kept_formats(Recipe.from_json(ctx.recipe), ctx.recompute).own_input
     ctx.prepared = len(prepared)
     ctx.set_materialize_grads(False)  # or backward would be given zeros as large as all that is kept
     ctx.save_for_backward(x if own_input else None, *weights_and_routing, *prepared, *output[1])

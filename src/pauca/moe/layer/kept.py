@@ -25,6 +25,11 @@ class KeptFormats:
     z: Format | None
     fc2_input: Format | None
 
+    @property
+    def own_input(self) -> bool:
+        """Whether FC1's input is kept as it came: the layer's own BF16 input, of which nothing is copied."""
+        return self.input == "bf16" and not self.gathered
+
 
 def kept_formats(recipe: Recipe, recompute: Recompute) -> KeptFormats:
     """What a recipe keeps under a recompute mode."""
@@ -63,7 +68,7 @@ def kept_shapes(
     """Shapes of the byte tensors that forward hands to backward."""
     kept = kept_formats(recipe, recompute)
     parts = [(kept.z, rows, 2 * width), (kept.fc2_input, rows, width)]
-    if kept.gathered or kept.input != "bf16":
+    if not kept.own_input:
         parts.insert(0, (kept.input, rows if kept.gathered else tokens, hidden))
     shapes: list[tuple[int, ...]] = []
     for format_, count, channels in parts:

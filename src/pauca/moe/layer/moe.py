@@ -28,7 +28,7 @@ class Experts(nn.Module):
     Parameters hold master weights, BF16 or FP32; FP8 copies are made for each pass and never stored.
     """
 
-    _ranks: Any = None  # those that divide the experts, after `parallelise`
+    _ranks: Any = None  # those that divide the experts, after `parallelize`
 
     def __init__(
         self, hidden: int, width: int, experts: int, recipe: Recipe | None = None, recompute: Recompute = "none"
@@ -236,7 +236,7 @@ def update_biases(model: nn.Module, group: dist.ProcessGroup | None = None) -> N
     """`Router.update_bias` on all routers of a model; call it after each optimiser step, on all processes together.
 
     Processes that share a router must move its bias alike, so their loads are added up first: over the ranks given to
-    `parallelise`; without that, over all processes of the default group (there is none in a script of one process),
+    `parallelize`; without that, over all processes of the default group (there is none in a script of one process),
     whether DDP, FSDP or nothing wraps the model. Routers without a `bias_rate` exchange nothing.
 
     Args:

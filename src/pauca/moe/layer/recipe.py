@@ -91,3 +91,7 @@ class Recipe:
     @lru_cache
     def from_json(text: str) -> "Recipe":
         return Recipe(**json.loads(text))
+
+
+RECIPES: dict[Precision, Recipe] = {"bf16": Recipe.bf16(), "fp8": Recipe.fp8(), "fp4": Recipe.fp4()}
+"""The recipes that have been measured, by name."""

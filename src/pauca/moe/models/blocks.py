@@ -314,7 +314,7 @@ def build_block(config: LayersConfig, layer: int, causal: bool = True) -> Block:
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, layers: int) -> None:
+def initialize(model: nn.Module, layers: int) -> None:
     """Normal weights of variance one over the inputs; where a product ends a residual branch, over 2 `layers` more."""
     for name, weight in model.named_parameters():
         if weight.ndim > 1:

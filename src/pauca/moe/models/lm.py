@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pauca.errors import ConfigError, InputError
 from pauca.moe.layer.moe import auxiliary_loss
-from pauca.moe.models.blocks import KeyValueCache, LayersConfig, Linear, RMSNorm, build_block, initialise, rotary_table
+from pauca.moe.models.blocks import KeyValueCache, LayersConfig, Linear, RMSNorm, build_block, initialize, rotary_table
 from pauca.moe.models.cross_entropy import chunked_cross_entropy
 
 
@@ -141,7 +141,7 @@ class MoELM(nn.Module):
 
     def reset_parameters(self) -> None:
         """Every product keeps its input's variance, and all layers together add about one to the residual stream's."""
-        initialise(self, self.config.layers)
+        initialize(self, self.config.layers)
         if not self.config.tied:  # as the head, its rows must be small: logits start with a variance of one
             nn.init.normal_(self.embedding.weight)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pauca.errors import ConfigError, InputError
 from pauca.moe.layer.moe import auxiliary_loss
-from pauca.moe.models.blocks import LayersConfig, Linear, RMSNorm, build_block, initialise, rotary_table
+from pauca.moe.models.blocks import LayersConfig, Linear, RMSNorm, build_block, initialize, rotary_table
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class MoEViT(nn.Module):
         self.blocks = nn.ModuleList(build_block(config, layer, causal=False) for layer in range(config.layers))
         self.norm = RMSNorm(config.hidden)
         self.head = Linear(config.hidden, config.classes)
-        initialise(self, config.layers)
+        initialize(self, config.layers)
 
     def features(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch hidden"]:
         """One vector an image, in FP32; values around zero and one are good inputs."""

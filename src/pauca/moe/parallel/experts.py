@@ -38,7 +38,7 @@ from pauca.moe.parallel.wire import gradient_format, wire_format
 
 
 class ParallelExperts(Experts):
-    """This rank's part of a bank of experts; `parallelise` makes it.
+    """This rank's part of a bank of experts; `parallelize` makes it.
 
     `gate_up` and `down` hold this rank's experts alone. In a state dict they are DTensors, sharded over "ep": what
     `torch.distributed.checkpoint` stores once, whole, and loads on any number of ranks. A plain state dict of all
@@ -53,7 +53,7 @@ class ParallelExperts(Experts):
         overlap: bool = True,
         name: str = "",
     ) -> None:
-        """See `parallelise`; a name that is the same on all ranks tells layers apart where their sizes do not."""
+        """See `parallelize`; a name that is the same on all ranks tells layers apart where their sizes do not."""
         nn.Module.__init__(self)
         self._ranks, self._name = Ranks(mesh), name
         self.total = len(whole.down)
@@ -65,7 +65,7 @@ class ParallelExperts(Experts):
         for name in ("gate_up", "down"):
             weight = getattr(whole, name)
             if isinstance(weight, DTensor):
-                raise ConfigError("call parallelise before fully_shard, which has divided the experts' weights already")
+                raise ConfigError("call parallelize before fully_shard, which has divided the experts' weights already")
             setattr(self, name, nn.Parameter(weight.detach()[self._own].clone(), weight.requires_grad))
         self.dispatch: Format | None = dispatch
         self.overlap = overlap
@@ -246,8 +246,7 @@ class _ParallelExperts(torch.autograd.Function):
             y_rows, kept = Bank(gate_up, down, weights, plan, recipe, recompute, list(prepared)).forward(tokens)
         else:
             y_rows, kept = x.new_empty(0, x.shape[1]), []
-        formats = kept_formats(recipe, recompute)
-        own_input = formats.input == "bf16" and not formats.gathered  # kept as it came
+        own_input = kept_formats(recipe, recompute).own_input
         ctx.exchange, ctx.modes, ctx.prepared = exchange, (recipe, recompute), len(prepared)
         routing = (weights, plan.row_to_copy, plan.row_to_token, plan.copy_to_row, plan.offsets)
         ctx.save_for_backward(tokens if own_input else None, gate_up, down, *routing, *prepared, *kept)

@@ -30,7 +30,7 @@ def _gradients(model: nn.Module) -> Iterator[tuple[Tensor, bool]]:
 def _ranks_of(model: nn.Module) -> Ranks:
     banks = _banks(model)
     if not banks:
-        raise ConfigError(f"the experts of {type(model).__name__} are on one rank: call parallelise first")
+        raise ConfigError(f"the experts of {type(model).__name__} are on one rank: call parallelize first")
     return banks[0]._ranks
 
 

@@ -16,7 +16,7 @@ from pauca.moe.parallel.ranks import Ranks
 ModelType = TypeVar("ModelType", bound=nn.Module)
 
 
-def parallelise(
+def parallelize(
     model: ModelType, mesh: DeviceMesh, *, dispatch: Format | None = None, overlap: bool = True
 ) -> ModelType:
     """Divide the experts of all `MoE` layers of a model over ranks, in place; all ranks of the mesh must call it.
@@ -46,7 +46,7 @@ def parallelise(
     if not layers:
         raise ConfigError(f"{type(model).__name__} has no pauca.moe.MoE layer whose experts could be divided")
     if any(isinstance(layer.experts, ParallelExperts) for layer in layers.values()):
-        raise ConfigError("the experts have been divided over ranks before; call parallelise once")
+        raise ConfigError("the experts have been divided over ranks before; call parallelize once")
     divided = {name: ParallelExperts(layer.experts, mesh, dispatch, overlap, name) for name, layer in layers.items()}
     Ranks(mesh).require_the_same(
         {

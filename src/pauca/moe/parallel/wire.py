@@ -27,7 +27,7 @@ class WireBytes:
 
 
 def wire_bytes(recipe: Recipe, hidden: int, top_k: int, dispatch: Format | None = None) -> WireBytes:
-    """What expert parallelism sends per row; `dispatch` as for `parallelise`.
+    """What expert parallelism sends per row; `dispatch` as for `parallelize`.
 
     Examples:
         >>> wire_bytes(Recipe.fp4(), hidden=7168, top_k=8).tokens  # 7168 / 2 + 7168 / 32, a multiple of 16

@@ -1,1 +1,24 @@
-"""What fits on which GPUs, and how fast it trains."""
+"""What fits on which GPUs, and how fast it trains: shapes of models, memory, speed, and the search."""
+
+from pauca.moe.plan.config_files import model_shape
+from pauca.moe.plan.memory import RecomputePolicy
+from pauca.moe.plan.search import Assumptions, ParallelLayout, Plan, PlanTask, Way, find_plans, parse_memory
+from pauca.moe.plan.shapes import SHAPES, GroupedQueryAttention, LatentAttention, ModelShape
+from pauca.moe.plan.speed import Rates
+
+__all__ = [
+    "SHAPES",
+    "Assumptions",
+    "GroupedQueryAttention",
+    "LatentAttention",
+    "ModelShape",
+    "ParallelLayout",
+    "Plan",
+    "PlanTask",
+    "Rates",
+    "RecomputePolicy",
+    "Way",
+    "find_plans",
+    "model_shape",
+    "parse_memory",
+]

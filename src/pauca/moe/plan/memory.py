@@ -120,8 +120,7 @@ def kept_by_feed_forward(
     """By one layer's feed-forward with its norm: experts under `load`, or the dense one where that is None."""
     # With FC1's input kept in BF16 once per token, the bank keeps the norm's output; so does the router.
     kept = {"residual": 2 * tokens * shape.hidden, "norms": 4 * tokens}
-    formats = kept_formats(recipe, policy.experts)
-    own_input = formats.input == "bf16" and not formats.gathered
+    own_input = kept_formats(recipe, policy.experts).own_input
     if not policy.norms and (load is not None or own_input):
         kept["norms"] += 2 * tokens * shape.hidden
     if load is None:

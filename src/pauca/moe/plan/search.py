@@ -14,7 +14,7 @@ from itertools import product
 from typing import get_args
 
 from pauca.errors import ConfigError, InputError, PaucaError
-from pauca.moe.layer.recipe import Precision, Recipe, Recompute
+from pauca.moe.layer.recipe import RECIPES, Precision, Recompute
 from pauca.moe.plan import speed
 from pauca.moe.plan.memory import (
     Bytes,
@@ -27,8 +27,6 @@ from pauca.moe.plan.memory import (
 )
 from pauca.moe.plan.shapes import LatentAttention, ModelShape
 from pauca.moe.plan.speed import Rates, Seconds
-
-RECIPES: dict[Precision, Recipe] = {"bf16": Recipe.bf16(), "fp8": Recipe.fp8(), "fp4": Recipe.fp4()}
 
 
 @dataclass(frozen=True)

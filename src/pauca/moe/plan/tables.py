@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from pauca.moe.layer.recipe import Precision
-from pauca.moe.plan.search import RECIPES, Plan, PlanTask, Way, evaluate, ladder, why_not_less
+from pauca.moe.layer.recipe import RECIPES, Precision
+from pauca.moe.plan.search import Plan, PlanTask, Way, evaluate, ladder, why_not_less
 
 Plans = dict[Precision, Plan]
 

@@ -1,1 +1,26 @@
-"""Training of language models, and its diagnosis."""
+"""Training of language models: the trainer, the loop around it, checkpoints, health and diagnosis."""
+
+from pauca.moe.training.checkpoints import load_checkpoint, load_model, save_checkpoint, save_model
+from pauca.moe.training.diagnosis import diagnose
+from pauca.moe.training.health import FormatLosses, RouterLoad, format_losses, quantization_health, router_loads
+from pauca.moe.training.loop import TrainResult, train
+from pauca.moe.training.trainer import Diverged, TrainConfig, Trainer, TrainStep
+
+__all__ = [
+    "Diverged",
+    "FormatLosses",
+    "RouterLoad",
+    "TrainConfig",
+    "TrainResult",
+    "TrainStep",
+    "Trainer",
+    "diagnose",
+    "format_losses",
+    "load_checkpoint",
+    "load_model",
+    "quantization_health",
+    "router_loads",
+    "save_checkpoint",
+    "save_model",
+    "train",
+]

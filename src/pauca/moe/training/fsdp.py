@@ -18,7 +18,7 @@ from pauca.moe.layer.moe import moe_layers
 from pauca.moe.models.lm import MoELM
 from pauca.moe.parallel.experts import ParallelExperts
 from pauca.moe.parallel.gradients import average_gradients, clip_gradients
-from pauca.moe.parallel.model import parallelise
+from pauca.moe.parallel.model import parallelize
 
 
 def divide(model: MoELM, device: torch.device, ep: int) -> None:
@@ -31,11 +31,11 @@ def divide(model: MoELM, device: torch.device, ep: int) -> None:
         mesh, whole = init_device_mesh(device.type, (processes,)), set()
     elif ep == processes:
         mesh = init_device_mesh(device.type, (ep,), mesh_dim_names=("ep",))
-        parallelise(model, mesh)
+        parallelize(model, mesh)
         whole = experts_of(model)
     else:
         mesh, whole = init_device_mesh(device.type, (processes // ep, ep), mesh_dim_names=("dp", "ep")), set()
-        parallelise(model, mesh)
+        parallelize(model, mesh)
         for layer in moe_layers(model).values():
             fully_shard(layer.experts, mesh=mesh["dp"])
     for block in model.blocks:

@@ -85,7 +85,7 @@ def format_losses(
     return FormatLosses(underflows / nonzero, saturations / nonzero)
 
 
-def quantisation_health(model: nn.Module, backward: Callable[[], Any]) -> dict[str, dict[str, float]]:
+def quantization_health(model: nn.Module, backward: Callable[[], Any]) -> dict[str, dict[str, float]]:
     """What the formats of each layer lose on one batch: measure -> layer -> share of the nonzero elements.
 
     Measures: `underflow.M` and `saturation.M` of the matrices M that the layer's recipe quantises from BF16, which are

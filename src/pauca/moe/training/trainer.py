@@ -28,7 +28,7 @@ from pauca.moe.models.lm import LMConfig, LMLosses, MoELM
 from pauca.moe.parallel.optimizer_state import load_optimizer_state, optimizer_state
 from pauca.moe.training.diagnosis import diagnose, largest_gradient
 from pauca.moe.training.fsdp import clip, divide, parameter_groups
-from pauca.moe.training.health import quantisation_health, router_load
+from pauca.moe.training.health import quantization_health, router_load
 from pauca.moe.training.processes import join_processes
 from pauca.runs import resolve_device, seed_of
 
@@ -188,7 +188,7 @@ class Trainer:
         """What the number formats of each layer lose in the next step's first pass, as metrics; changes nothing."""
         self.model.eval()
         with torch.compiler.set_stance("force_eager"):  # compiled layers do not call hooks
-            found = quantisation_health(self.model, lambda: self._pass(0).total.backward())
+            found = quantization_health(self.model, lambda: self._pass(0).total.backward())
         self.optimizer.zero_grad(set_to_none=True)
         return {f"{measure}/{name}": share for measure, layers in found.items() for name, share in layers.items()}
 
