@@ -1,6 +1,7 @@
 """FewShotClassifier: scikit-learn's contract, labels of any kind, unbalanced shots, new classes, rejection."""
 
 import math
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import validate_data
 from torch import nn
@@ -242,3 +245,103 @@ def test_the_model_says_how_images_are_fitted(task):
     squashing.config = replace(squashing.config, fitting="squash")
     first, second = (FewShotClassifier(m, device="cpu").fit(examples, names) for m in (cropping, squashing))
     assert np.abs(first.predict_proba(photograph) - second.predict_proba(photograph)).max() > 0.01
+
+
+def test_predicting_does_not_fit_again(task, monkeypatch):
+    examples, names, queries, _ = task
+    classifier = FewShotClassifier(flat_model("svm"), device="cpu").fit(examples, names)
+    expected = classifier.predict_proba(queries)
+    monkeypatch.setattr("pauca.fewshot.base_learners.svm.solve_dual", None)
+    np.testing.assert_array_equal(classifier.predict_proba(queries), expected)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(classifier)).predict_proba(queries), expected)
+
+
+def test_a_base_learner_of_ones_own_needs_no_fit(task):
+    class NearestMean(nn.Module):
+        def forward(self, support, support_labels, query, way):
+            means = torch.stack([support[:, support_labels[0] == k].mean(1) for k in range(way)], 1)
+            return -torch.cdist(query, means)
+
+    examples, names, queries, _ = task
+    config = ModelConfig(image_size=16, latent=LatentConfig(mode="none"))
+    model = MCRNet(config, backbone=nn.Flatten(), base_learner=NearestMean()).eval()
+    assert FewShotClassifier(model, device="cpu").fit(examples, names).score(queries, names) == 1.0
+
+
+class Small(nn.Module):
+    """Pixels as features, so small that the penalties of base learners matter, as with a trained network."""
+
+    def forward(self, images):
+        return 0.1 * images.flatten(1)
+
+
+@pytest.mark.parametrize("base_learner", ["ridge", "svm", "prototypes", "logistic", "cosine"])
+def test_a_class_that_is_added_by_one_image_is_recognized(base_learner):
+    """Beside four classes of ten images. Without weights ridge found 25 % of its images, prototypes none."""
+    generator = np.random.default_rng(0)
+    found, right = [], []
+    for _ in range(10):
+        classes = generator.integers(100, 156, (5, 1, 4, 4, 3)).repeat(4, 2).repeat(4, 3)
+        images = (classes + generator.integers(-100, 100, (5, 20, 16, 16, 3))).astype(np.uint8)
+        names = np.array(["ant", "bee", "cow", "doe", "elk"])
+        model = MCRNet(flat_model(base_learner).config, backbone=Small()).eval()
+        classifier = FewShotClassifier(model, device="cpu")
+        classifier.fit(images[:4, :10].reshape(-1, 16, 16, 3), names[:4].repeat(10))
+        classifier.partial_fit(images[4, :1], ["elk"])
+        answers = classifier.predict(images[:, 10:].reshape(-1, 16, 16, 3)).reshape(5, 10)
+        found.append(np.mean(answers[4] == "elk"))
+        right.append(np.mean(answers == names[:, None]))
+    assert np.mean(found) > 0.38
+    assert np.mean(right) > 0.875
+
+
+def test_rejection_works_with_numbers_as_labels(task):
+    examples, names, queries, strangers = task
+    labels, answers = (np.unique(values, return_inverse=True)[1] for values in (names, names))
+    classifier = FewShotClassifier(flat_model(), reject=0.1, device="cpu").fit(examples, labels)
+    predicted = classifier.predict(queries)
+    assert predicted.dtype.kind == "i"
+    assert classifier.score(queries, answers) == pytest.approx(np.mean(predicted == answers))
+    assert accuracy_score(answers, predicted) == pytest.approx(np.mean(predicted == answers))
+    assert -1 in classifier.predict(strangers.reshape(-1, 16, 16, 3))
+    assert len(cross_val_score(classifier, examples, labels, cv=2)) == 2
+    named = classifier.set_params(unknown_label="none of them").fit(examples, labels)
+    assert named.score(queries, answers) == pytest.approx(np.mean(predicted == answers))
+    assert "none of them" in named.predict(strangers.reshape(-1, 16, 16, 3))
+
+
+def test_a_threshold_from_further_images_outlives_new_examples(task):
+    examples, names, queries, _ = task
+    classifier = FewShotClassifier(flat_model(), reject=0.1, device="cpu").fit(examples[:15], names[:15])
+    classifier.calibrate(queries[:15])
+    classifier.partial_fit(examples[15:], names[15:])
+    confidences = classifier.predict_proba(queries[:15]).max(1)
+    assert classifier.threshold_ == pytest.approx(rejection_threshold(confidences, 0.1))
+
+
+def test_the_threshold_follows_reject(task):
+    examples, names, queries, _ = task
+    late = FewShotClassifier(flat_model(), device="cpu").fit(examples, names)
+    assert not hasattr(late, "threshold_")
+    late.set_params(reject=0.2)
+    at_once = FewShotClassifier(flat_model(), reject=0.2, device="cpu").fit(examples, names)
+    assert late.threshold_ == at_once.threshold_
+    np.testing.assert_array_equal(late.predict(queries), at_once.predict(queries))
+    assert at_once.set_params(reject=0.5).threshold_ > late.threshold_
+
+
+def test_a_class_named_as_rejected_images_are_is_refused(task):
+    examples, names, _, _ = task
+    names = np.where(names == "ant", "unknown", names)
+    FewShotClassifier(flat_model(), device="cpu").fit(examples, names)  # nothing is rejected
+    with pytest.raises(InputError, match="a class is called 'unknown', which is also what rejected images are called"):
+        FewShotClassifier(flat_model(), reject=0.1, device="cpu").fit(examples, names)
+    FewShotClassifier(flat_model(), reject=0.1, unknown_label="?", device="cpu").fit(examples, names)
+
+
+def test_labels_of_another_kind_are_not_turned_into_strings(task):
+    examples, names, _, _ = task
+    classifier = FewShotClassifier(flat_model(), device="cpu").fit(examples, names)
+    with pytest.raises(InputError, match="give all as numbers or all as strings"):
+        classifier.partial_fit(examples[:1], [3])

@@ -156,3 +156,10 @@ def test_files_that_hold_no_model_are_refused(tmp_path):
 def test_image_channels_are_1_or_3():
     with pytest.raises(ConfigError, match="4 image channels; use 3 for colour or 1"):
         MCRNet(ModelConfig(channels=4))
+
+
+def test_an_empty_sequence_is_a_backbone():
+    """It is false as a condition; a ResNet-12 was built in its place."""
+    config = ModelConfig(image_size=16, latent=LatentConfig(mode="none"))
+    backbone = nn.Sequential()
+    assert MCRNet(config, backbone=backbone).backbone is backbone

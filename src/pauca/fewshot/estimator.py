@@ -1,5 +1,6 @@
 """`FewShotClassifier`: a trained model as a scikit-learn estimator for a user's own images and classes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         reject: share of images of known classes that may be called unknown, so that images of other classes can be;
             None never rejects. `fit` sets the threshold by leaving out each example once, for which at least two
             classes need two examples; `calibrate` sets it from further images.
-        unknown_label: what `predict` gives for a rejected image.
+        unknown_label: what `predict` gives for a rejected image; no class may have this name. None is "unknown" where
+            labels are strings and -1 where they are numbers.
         device: `auto`, `cpu` or `cuda`.
         mirror: average the features of each image and of its mirror image, where left and right mean nothing: a little
             more accurate, in twice the time.
@@ -47,14 +49,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         classes_: the labels, sorted; columns of `predict_proba`.
         features_: features of the examples.
         targets_: position of each example's label in `classes_`.
-        threshold_: images whose largest probability is below it are rejected.
+        threshold_: images whose largest probability is below it are rejected; there is none while `reject` is None.
     """
 
     def __init__(
         self,
         model: MCRNet | str | Path,
         reject: float | None = None,
-        unknown_label: Any = UNKNOWN,
+        unknown_label: Any = None,
         device: str = "auto",
         mirror: bool = False,
     ) -> None:
@@ -73,14 +75,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
                 features as whatever it comes; `model.config.fitting` says how it becomes square.
             y: a label for each: strings or numbers.
         """
-        if self.reject is not None and not 0 < self.reject < 1:
-            raise ConfigError(f"reject {self.reject}: give a share between 0 and 1, or None")
         self._load_model()
         labels = _labels(y)
-        self.features_ = self._embed(X, expected=len(labels))
-        self.classes_, targets = np.unique(labels, return_inverse=True)
-        self.targets_ = torch.from_numpy(targets.astype(np.int64)).to(self.features_.device)
-        return self._refit()
+        features = self._embed(X, expected=len(labels))
+        self._calibration_features = None
+        return self._learn(features, labels)
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> "FewShotClassifier":
         """Add examples, of known classes or of new ones.
@@ -95,10 +94,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         labels = _labels(y)
         features = self._embed(X, expected=len(labels))
         before = self.classes_[self.targets_.cpu().numpy()]
-        self.classes_, targets = np.unique(np.concatenate([before, labels]), return_inverse=True)
-        self.features_ = torch.cat([self.features_, features])
-        self.targets_ = torch.from_numpy(targets.astype(np.int64)).to(features.device)
-        return self._refit()
+        if _are_numbers(before) != _are_numbers(labels):
+            raise ExampleError(
+                f"labels like {labels[0]!r} beside classes like {before[0]!r}: give all as numbers or all as strings"
+            )
+        return self._learn(torch.cat([self.features_, features]), np.concatenate([before, labels]))
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "n classes"]:
         """Probability of each known class, in the order of `classes_`; rows sum to 1 also for unknown images."""
@@ -115,16 +115,42 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         labels = self.classes_[probabilities.argmax(1)]
         if self.reject is None:
             return labels
+        unknown = self._unknown()
         known = probabilities.max(1) >= self.threshold_
-        return np.where(known, labels.astype(object), self.unknown_label)
+        of_one_kind = isinstance(unknown, str) != _are_numbers(labels)
+        return np.where(known, labels if of_one_kind else labels.astype(object), unknown)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Share of the images whose label `predict` gives; one that is rejected counts as wrong."""
+        return float(np.average(self.predict(X) == _labels(y), weights=sample_weight))
 
     def calibrate(self, X: Any) -> "FewShotClassifier":
-        """Set the threshold from further images of known classes, of which `reject` may be called unknown."""
+        """Set the threshold from further images of known classes, of which `reject` may be called unknown.
+
+        It is set from the same images again when examples are added, or when `reject` changes.
+        """
         check_is_fitted(self)
         if self.reject is None:
             raise ConfigError("calibrate needs reject, the share of known images that may be called unknown")
-        self.threshold_ = rejection_threshold(self._probabilities(self._embed(X)).max(1), self.reject)
+        self._calibration_features = self._embed(X)
+        self._known_confidences = self._confidences()
         return self
+
+    @property
+    def threshold_(self) -> float:
+        """Follows `reject`, also when that is set after fitting."""
+        check_is_fitted(self)
+        if self.reject is None:
+            raise AttributeError("there is no threshold while reject is None")
+        self._unknown()
+        if self._known_confidences is None:
+            self._known_confidences = self._confidences()
+        return rejection_threshold(self._known_confidences, self.reject)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: Any = super().__getstate__()
+        # The fitted head is a function, which cannot be pickled and is soon made again.
+        return {name: value for name, value in state.items() if name != "_fitted"}
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "features_")
@@ -140,15 +166,39 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         model = self.model if isinstance(self.model, MCRNet) else MCRNet.load(self.model)
         self.model_ = model.to(resolve_device(self.device)).eval()
 
-    def _refit(self) -> "FewShotClassifier":
-        if len(self.classes_) < 2:
+    def _learn(self, features: Float[Tensor, "n d"], labels: Shaped[np.ndarray, "n"]) -> "FewShotClassifier":
+        """Fit the base learner, once; predictions only ask it."""
+        classes, targets = np.unique(labels, return_inverse=True)
+        if len(classes) < 2:
             raise ExampleError(
-                f"all examples have one label, {self.classes_.tolist()[0]!r}: one class is not enough; add examples of "
+                f"all examples have one label, {classes.tolist()[0]!r}: one class is not enough; add examples of "
                 "another class"
             )
+        self.classes_, self.features_ = classes, features
+        self.targets_ = torch.from_numpy(targets.astype(np.int64)).to(features.device)
+        self._fitted = self._fit_head()
+        self._known_confidences = None
         if self.reject is not None:
-            self.threshold_ = rejection_threshold(self._left_out_confidences(), self.reject)
+            self._unknown()
+            self._known_confidences = self._confidences()
         return self
+
+    @torch.no_grad()
+    def _fit_head(self) -> Callable[[Tensor], Tensor]:
+        return self.model_.fitted(self.features_[None], self.targets_[None], len(self.classes_))
+
+    def _unknown(self) -> Any:
+        """What rejected images are called, after checking that it can be told from the classes."""
+        if self.reject is not None and not 0 < self.reject < 1:
+            raise ConfigError(f"reject {self.reject}: give a share between 0 and 1, or None")
+        usual = -1 if _are_numbers(self.classes_) else UNKNOWN
+        unknown = usual if self.unknown_label is None else self.unknown_label
+        if unknown in self.classes_.tolist():
+            raise ExampleError(
+                f"a class is called {unknown!r}, which is also what rejected images are called; give another "
+                "unknown_label, or rename the class"
+            )
+        return unknown
 
     @torch.no_grad()
     def _embed(self, X: Any, expected: int | None = None) -> Float[Tensor, "n d"]:
@@ -174,8 +224,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     @torch.no_grad()
     def _probabilities(self, features: Float[Tensor, "n d"]) -> Float[np.ndarray, "n classes"]:
-        logits = self.model_.classify(self.features_[None], self.targets_[None], features[None], len(self.classes_))
-        return logits[0].softmax(-1).cpu().numpy()
+        if not hasattr(self, "_fitted"):  # after unpickling
+            self._fitted = self._fit_head()
+        return self._fitted(features[None])[0].softmax(-1).cpu().numpy()
+
+    def _confidences(self) -> Float[np.ndarray, "n"]:
+        """The largest probabilities of images of known classes that the classifier has not seen."""
+        if self._calibration_features is not None:
+            return self._probabilities(self._calibration_features).max(1)
+        return self._left_out_confidences()
 
     @torch.no_grad()
     def _left_out_confidences(self) -> Float[np.ndarray, "n"]:
@@ -209,6 +266,10 @@ def rejection_threshold(confidences: Float[np.ndarray, "n"], share: float) -> fl
     """
     rank = int(np.floor(share * (len(confidences) + 1)))
     return float(np.sort(confidences)[rank - 1]) if rank else 0.0
+
+
+def _are_numbers(labels: Shaped[np.ndarray, "n"]) -> bool:
+    return labels.dtype.kind in "iufb"
 
 
 def _labels(y: Any) -> Shaped[np.ndarray, "n"]:

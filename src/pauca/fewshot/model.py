@@ -1,6 +1,7 @@
 """MCRNet: latent stem, feature network and base learner as one module, with its loss and its file."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.backbones import make_backbone
-from pauca.fewshot.base_learners import make_base_learner
+from pauca.fewshot.base_learners import Head, make_base_learner
 from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.latent import LATENT_CHANNELS, LatentConfig, LatentStem, draws_at_test
 from pauca.fewshot.types import PADDING
@@ -83,8 +84,10 @@ class MCRNet(nn.Module):
         self.config = config
         self.stem = None if config.latent.mode == "none" else LatentStem(config.channels, config.latent)
         code_channels = config.channels if self.stem is None else LATENT_CHANNELS
-        self.backbone = backbone or make_backbone(config.backbone, code_channels, config.image_size)
-        self.base_learner = base_learner or make_base_learner(config.base_learner)
+        if backbone is None:  # and not if it is false, as an empty nn.Sequential is
+            backbone = make_backbone(config.backbone, code_channels, config.image_size)
+        self.backbone = backbone
+        self.base_learner = make_base_learner(config.base_learner) if base_learner is None else base_learner
         # Set from the training images by `train`; the model carries them, so that its users need not know.
         self.register_buffer("mean", torch.full((config.channels,), 0.5))
         self.register_buffer("deviation", torch.full((config.channels,), 0.25))
@@ -150,6 +153,17 @@ class MCRNet(nn.Module):
         precise = torch.promote_types(support.dtype, torch.float32)
         with torch.autocast(support.device.type, enabled=False):
             return self.base_learner(support.to(precise), support_labels, query.to(precise), way)
+
+    def fitted(
+        self, support: Float[Tensor, "e n d"], support_labels: Int64[Tensor, "e n"], way: int
+    ) -> Callable[[Tensor], Tensor]:
+        """A classifier fitted to each support, from queries [e, q, d] to logits [e, q, way], to be asked many times.
+
+        A base learner of one's own that is not a `Head` has nothing to keep and is fitted anew each time.
+        """
+        if isinstance(self.base_learner, Head):
+            return self.base_learner.fitted(support, support_labels, way)
+        return lambda query: self.classify(support, support_labels, query, way)
 
     def losses(
         self,

@@ -6,6 +6,12 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 
+def example_weights(labels: Int[np.ndarray, "n"], way: int) -> Float[np.ndarray, "n"]:
+    """The weight of each image with which every class that is there counts alike: n / (classes, its class's images)."""
+    counts = np.bincount(labels, minlength=way)
+    return len(labels) / (np.count_nonzero(counts) * counts[labels])
+
+
 def ridge_logits(
     support: Float[np.ndarray, "n d"],
     labels: Int[np.ndarray, "n"],
@@ -13,18 +19,30 @@ def ridge_logits(
     way: int,
     penalty: float = 50.0,
 ) -> Float[np.ndarray, "q way"]:
-    """Ridge regression onto twice the one-hot labels, by the normal equations of the weights themselves."""
+    """Ridge regression onto twice the one-hot labels, by the normal equations of the weights themselves.
+
+    The squared error of each image counts with its weight (`example_weights`). The meaning of `Ridge`.
+    """
     targets = 2 * np.eye(way)[labels]
-    normal = support.T @ support + penalty * np.eye(support.shape[1])
-    return query @ np.linalg.solve(normal, support.T @ targets)
+    weighted = support.T * example_weights(labels, way)
+    normal = weighted @ support + penalty * np.eye(support.shape[1])
+    return query @ np.linalg.solve(normal, weighted @ targets)
 
 
 def prototype_logits(
     support: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"], query: Float[np.ndarray, "q d"], way: int
 ) -> Float[np.ndarray, "q way"]:
-    """Negative mean squared difference to the mean of each class."""
-    means = [support[labels == k].mean(0) for k in range(way)]
-    return np.array([[-np.mean((row - mean) ** 2) for mean in means] for row in query])
+    """Negative mean squared difference to the mean of each class; the meaning of `Prototypes`.
+
+    The mean of few images lies further from everything than that of many, by the variance over their number: the excess
+    over the class with the most images is taken off. Every class needs an image.
+    """
+    counts = np.bincount(labels, minlength=way)
+    means = np.stack([support[labels == k].mean(0) for k in range(way)])
+    freedom = len(labels) - way
+    variance = np.mean((support - means[labels]) ** 2) * len(labels) / freedom if freedom else 0.0
+    excess = variance * (1 / counts - 1 / counts.max())
+    return np.array([[-np.mean((row - mean) ** 2) for mean in means] for row in query]) + excess
 
 
 def cosine_logits(
@@ -43,15 +61,19 @@ def logistic_logits(
     way: int,
     penalty: float = 1.0,
 ) -> Float[np.ndarray, "q way"]:
-    """Multinomial logistic regression with an L2 penalty, by L-BFGS on the weights."""
+    """Multinomial logistic regression with an L2 penalty, by L-BFGS on the weights.
+
+    The meaning of `LogisticRegression`. The cross-entropy of each image counts with its weight (`example_weights`).
+    """
     targets = np.eye(way)[labels]
+    counts = example_weights(labels, way)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weights = flat.reshape(-1, way)
         logits = support @ weights
         normaliser = np.asarray(logsumexp(logits, axis=1))
-        value = (normaliser - (logits * targets).sum(1)).sum() + penalty / 2 * (flat**2).sum()
-        slope = support.T @ (np.exp(logits - normaliser[:, None]) - targets) + penalty * weights
+        value = (counts * (normaliser - (logits * targets).sum(1))).sum() + penalty / 2 * (flat**2).sum()
+        slope = (support.T * counts) @ (np.exp(logits - normaliser[:, None]) - targets) + penalty * weights
         return float(value), slope.ravel()
 
     options = {"maxiter": 10000, "maxcor": 50, "ftol": 0, "gtol": 1e-11}
@@ -70,7 +92,7 @@ def svm_dual(
 ) -> Float[np.ndarray, "n way"]:
     """Optimal dual variables of the Crammer-Singer SVM: each image's row in turn, exactly, until none moves."""
     targets = np.eye(way)[labels]
-    upper = penalty * targets
+    upper = (penalty * example_weights(labels, way))[:, None] * targets
     dual = np.zeros_like(targets)
     for _ in range(sweeps):
         moved = 0.0
@@ -100,5 +122,5 @@ def svm_logits(
     diagonal: float = 1.0,
 ) -> Float[np.ndarray, "q way"]:
     """Scores of the Crammer-Singer SVM with `diagonal` added to its Gram matrix."""
-    gram = support @ support.T + diagonal * np.eye(len(support))
+    gram = support @ support.T + np.diag(diagonal / example_weights(labels, way))
     return query @ support.T @ svm_dual(gram, labels, way, penalty)

@@ -7,7 +7,7 @@ from torch import nn
 
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot import reference
-from pauca.fewshot.base_learners import BASE_LEARNERS, make_base_learner
+from pauca.fewshot.base_learners import BASE_LEARNERS, Head, example_weights, make_base_learner
 from pauca.fewshot.types import PADDING
 
 NAMES = sorted(BASE_LEARNERS)
@@ -100,12 +100,74 @@ def test_gradients_stay_finite_with_padding_and_absent_classes(name, make_episod
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_unbalanced_support_is_classified(name, make_episodes):
-    support, labels, query = make_episodes(way=3, shot=6, features=64, apart=3.0)
+@pytest.mark.parametrize("size", [0.1, 1.0])
+def test_unbalanced_support_agrees_with_the_reference(name, size, make_episodes):
+    support, labels, query = make_episodes(way=3, shot=6, size=size)
+    kept = [0, *range(6, 11), *range(12, 18)]  # one, five and six examples
+    logits = head_of(name)(support[:, kept], labels[:, kept], query, 3)
+    for e in range(len(support)):
+        expected = REFERENCES[name](support[e, kept].numpy(), labels[e, kept].numpy(), query[e].numpy(), 3)
+        np.testing.assert_allclose(logits[e].detach().numpy(), expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_exact_under_unbalanced_support(name, make_episodes):
+    support, labels, query = make_episodes(way=3, shot=2, features=5, count=2)
     labels = labels.clone()
-    labels[:, 1:6] = PADDING  # one example of the first class, six of the others
-    answers = head_of(name)(support, labels, query, 3).argmax(-1)
-    assert (answers == torch.arange(3).repeat_interleave(3)).all()
+    labels[:, 1] = PADDING
+    head = head_of(name)
+
+    def logits(support, query):
+        return head(support, labels, query, 3)
+
+    assert torch.autograd.gradcheck(logits, (support.requires_grad_(), query.requires_grad_()), rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [0.1, 0.3])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_class_with_one_example_is_not_forgotten(name, size):
+    """Beside four classes of ten. Without weights, ridge recognizes 18 and 22 % of its queries, prototypes 13 %."""
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.randn(200, 5, 1, 64, generator=generator, dtype=torch.float64)
+    images = size * (0.6 * centers + torch.randn(200, 5, 14, 64, generator=generator, dtype=torch.float64))
+    support = torch.cat([images[:, 0, :1], images[:, 1:, :10].flatten(1, 2)], 1)
+    labels = torch.cat([torch.zeros(1), torch.arange(1, 5).repeat_interleave(10)]).long().expand(200, -1)
+    answers = head_of(name)(support, labels, images[:, :, 10:].flatten(1, 2), 5).argmax(-1).unflatten(1, (5, 4))
+    of_class = (answers == torch.arange(5)[:, None]).double().mean((0, 2))
+    assert of_class[0] > 0.5
+    assert of_class.mean() > 0.88  # the best without weights, but for cosines, is 0.87
+
+
+def test_equal_shots_weigh_exactly_one(make_episodes):
+    _, labels, _ = make_episodes(way=5, shot=3)
+    targets = torch.nn.functional.one_hot(labels, 7).float()  # two classes without support
+    assert (example_weights(targets) == 1).all()
+    targets[:, 4:6] = 0  # padding
+    weights = example_weights(targets)
+    assert (weights[:, 4:6] == 1).all()
+    torch.testing.assert_close((weights.unsqueeze(-1) * targets).sum(1)[:, :5], torch.full((3, 5), 13 / 5))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_fitted_head_answers_as_a_fresh_one(name, make_episodes, monkeypatch):
+    support, labels, query = make_episodes()
+    head = head_of(name)
+    fitted = head.fitted(support, labels, 5)
+    expected = head(support, labels, query, 5)
+    monkeypatch.setattr(type(head), "fit", None)  # fitting again would fail
+    assert torch.equal(fitted(query), expected)
+    torch.testing.assert_close(fitted(query[:, 3:4]), expected[:, 3:4], rtol=1e-12, atol=1e-12)
+
+
+def test_a_head_of_ones_own_may_say_scores_alone(make_episodes):
+    class Constant(Head):
+        def scores(self, support, targets, query):
+            return torch.ones(len(query), query.shape[1], targets.shape[-1])
+
+    support, labels, query = make_episodes()
+    assert (Constant()(support, labels, query, 5) == 1).all()
+    with pytest.raises(NotImplementedError, match="Head says neither fit nor scores"):
+        Head()(support, labels, query, 5)
 
 
 @pytest.mark.parametrize("name", NAMES)

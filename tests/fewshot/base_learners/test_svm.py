@@ -14,7 +14,8 @@ PENALTY = 0.1
 
 def problem_of(support: torch.Tensor, labels: torch.Tensor, way: int) -> svm.DualProblem:
     gram = support @ support.mT + torch.eye(support.shape[1], dtype=torch.float64)
-    return svm.DualProblem.of(gram, torch.nn.functional.one_hot(labels, way).double(), PENALTY)
+    targets = torch.nn.functional.one_hot(labels, way).double()
+    return svm.DualProblem.of(gram, targets, torch.full(labels.shape, PENALTY, dtype=torch.float64))
 
 
 def objective(problem: svm.DualProblem, dual: torch.Tensor) -> torch.Tensor:

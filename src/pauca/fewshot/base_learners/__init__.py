@@ -2,7 +2,7 @@
 
 from pauca.errors import ConfigError
 from pauca.fewshot.base_learners.cosine import Cosine
-from pauca.fewshot.base_learners.head import Head, check_episodes
+from pauca.fewshot.base_learners.head import Head, check_episodes, example_weights
 from pauca.fewshot.base_learners.logistic import LogisticRegression
 from pauca.fewshot.base_learners.prototypes import Prototypes
 from pauca.fewshot.base_learners.ridge import Ridge
@@ -40,5 +40,6 @@ __all__ = [
     "Ridge",
     "SupportVectorMachine",
     "check_episodes",
+    "example_weights",
     "make_base_learner",
 ]

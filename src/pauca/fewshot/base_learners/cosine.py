@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pauca.fewshot.base_learners.head import Head
+from pauca.fewshot.base_learners.head import Head, Scorer
 from pauca.fewshot.base_learners.prototypes import class_means
 
 
@@ -18,8 +18,6 @@ class Cosine(Head):
     def __init__(self, scale: float = 10.0):
         super().__init__(scale)
 
-    def scores(
-        self, support: Float[Tensor, "e n d"], targets: Float[Tensor, "e n way"], query: Float[Tensor, "e q d"]
-    ) -> Float[Tensor, "e q way"]:
-        means = class_means(normalize(support, dim=-1), targets)
-        return normalize(query, dim=-1) @ normalize(means, dim=-1).mT
+    def fit(self, support: Float[Tensor, "e n d"], targets: Float[Tensor, "e n way"]) -> Scorer:
+        means = normalize(class_means(normalize(support, dim=-1), targets), dim=-1)
+        return lambda query: normalize(query, dim=-1) @ means.mT

@@ -1,11 +1,16 @@
 """What all base learners share: checks, upcast, masks, and one learnable output scale."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from pauca.errors import InputError
 from pauca.fewshot.types import PADDING, present_classes
+
+Scorer = Callable[[Tensor], Tensor]  # queries [e, q, d] -> scores [e, q, way]
 
 
 class Head(nn.Module):
@@ -24,11 +29,38 @@ class Head(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(float(scale)))
 
+    def fit(self, support: Float[Tensor, "e n d"], targets: Float[Tensor, "e n way"]) -> Scorer:
+        """What scores the queries [e, q, d] of each episode as [e, q, way]; subclasses say this, or `scores`.
+
+        `targets` is one-hot; padding has a row of zeros, there and in `support`.
+        """
+        if type(self).scores is Head.scores:
+            raise NotImplementedError(f"{type(self).__name__} says neither fit nor scores")
+        return partial(self.scores, support, targets)
+
     def scores(
         self, support: Float[Tensor, "e n d"], targets: Float[Tensor, "e n way"], query: Float[Tensor, "e q d"]
     ) -> Float[Tensor, "e q way"]:
-        """Score the queries. `targets` is one-hot; padding has a row of zeros, there and in `support`."""
-        raise NotImplementedError
+        """Score the queries of each episode, all at once."""
+        return self.fit(support, targets)(query)
+
+    def fitted(self, support: Float[Tensor, "e n d"], support_labels: Int64[Tensor, "e n"], way: int) -> Scorer:
+        """The classifier of each episode, from queries [e, q, d] to logits [e, q, way]; it can be asked many times.
+
+        Arguments are those of a call.
+        """
+        with torch.autocast(support.device.type, enabled=False):
+            precise = torch.promote_types(support.dtype, torch.float32)
+            used = (support_labels != PADDING).unsqueeze(-1)
+            targets = (support_labels.unsqueeze(-1) == torch.arange(way, device=support.device)).to(precise)
+            score = self.fit(support.to(precise) * used, targets)
+            absent = ~present_classes(support_labels, way)
+
+        def logits(query: Float[Tensor, "e q d"]) -> Float[Tensor, "e q way"]:
+            with torch.autocast(query.device.type, enabled=False):
+                return (self.scale * score(query.to(precise))).masked_fill(absent.unsqueeze(1), -torch.inf)
+
+        return logits
 
     def forward(
         self,
@@ -51,13 +83,17 @@ class Head(nn.Module):
         """
         if support.device.type == "cpu":
             check_episodes(support, support_labels, query, way)
-        with torch.autocast(support.device.type, enabled=False):
-            precise = torch.promote_types(support.dtype, torch.float32)
-            used = (support_labels != PADDING).unsqueeze(-1)
-            targets = (support_labels.unsqueeze(-1) == torch.arange(way, device=support.device)).to(precise)
-            scores = self.scores(support.to(precise) * used, targets, query.to(precise))
-            absent = ~present_classes(support_labels, way)
-            return (self.scale * scores).masked_fill(absent.unsqueeze(1), -torch.inf)
+        return self.fitted(support, support_labels, way)(query)
+
+
+def example_weights(targets: Float[Tensor, "e n way"]) -> Float[Tensor, "e n"]:
+    """Weights with which every class counts alike, however many examples it has: n / (way n_class), 1 for padding.
+
+    Of equal shots all are exactly 1. Without them a class with one example beside classes of ten is hardly ever named.
+    """
+    counts = targets.sum(1)
+    of_class = counts.sum(-1, keepdim=True) / ((counts > 0).sum(-1, keepdim=True) * counts.clamp(min=1))
+    return torch.where(targets.sum(-1) > 0, (targets * of_class.unsqueeze(1)).sum(-1), 1.0)
 
 
 def check_episodes(

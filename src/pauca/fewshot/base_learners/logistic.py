@@ -1,8 +1,9 @@
 """Multinomial logistic regression, differentiable through its optimum.
 
 In the dual, with K the Gram matrix over the penalty, the fitted logits are K a, and the optimum satisfies
-a = Y - softmax(K a). Newton's step is that of Laplace's approximation for Gaussian process classification (Rasmussen
-and Williams 2006, algorithm 3.3): one block a class, tied by one n x n matrix.
+a = W (Y - softmax(K a)), W the weights of the examples; below, targets are W Y and probabilities W softmax(K a).
+Newton's step is that of Laplace's approximation for Gaussian process classification (Rasmussen and Williams 2006,
+algorithm 3.3): one block a class, tied by one n x n matrix.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pauca.errors import ConfigError
-from pauca.fewshot.base_learners.head import Head
+from pauca.fewshot.base_learners.head import Head, Scorer, example_weights
 from pauca.fewshot.base_learners.linear_algebra import implicit_optimum, invert_positive, solve_with_factor
 
 NEWTON_STEPS = 30  # 3 to 20 suffice for Gram diagonals from 0.03 to 30000
@@ -23,7 +24,8 @@ TOLERANCE = 1e-10  # on a - (Y - softmax(K a)), whose entries are at most 1
 class LogisticRegression(Head):
     """Multinomial logistic regression with an L2 penalty; logits = scale X_q X^T a / penalty.
 
-    Minimises the summed cross-entropy of the support plus penalty / 2 |W|^2, in float64 whatever the features are.
+    Minimizes the summed cross-entropy of the support plus half the penalty times the squared norm of the weights, in
+    float64 whatever the features are. Examples are weighted so that every class counts alike (`example_weights`).
 
     Args:
         penalty: weight of the squared norm.
@@ -39,24 +41,26 @@ class LogisticRegression(Head):
             raise ConfigError(f"logistic penalty {penalty}: must be positive")
         self.penalty, self.bias = penalty, bias
 
-    def scores(
-        self, support: Float[Tensor, "e n d"], targets: Float[Tensor, "e n way"], query: Float[Tensor, "e q d"]
-    ) -> Float[Tensor, "e q way"]:
+    def fit(self, support: Float[Tensor, "e n d"], targets: Float[Tensor, "e n way"]) -> Scorer:
         offset = 1.0 if self.bias else 0.0  # a constant feature adds 1 to every inner product
         wide = support.double()
         gram = (wide @ wide.mT + offset) / self.penalty
         wide_targets = targets.double()
+        wide_targets = wide_targets * example_weights(wide_targets).unsqueeze(-1)
 
         def project(gradient: Tensor, gram: Tensor, dual: Tensor) -> Tensor:
             return Curvature.of(gram, _probabilities(gram @ dual, wide_targets)).project(gradient)
 
-        dual = implicit_optimum(gram, lambda gram: (solve_dual(gram, wide_targets),), project)
-        return (query @ support.mT + offset) @ dual.to(support.dtype) / self.penalty
+        dual = implicit_optimum(gram, lambda gram: (solve_dual(gram, wide_targets),), project).to(support.dtype)
+        return lambda query: (query @ support.mT + offset) @ dual / self.penalty
 
 
 @dataclass(frozen=True)
 class Curvature:
-    """Z = (W^-1 + K)^-1, W the Hessian of the cross-entropy in the logits of each support image."""
+    """Z = (H^-1 + K)^-1, H the Hessian of the weighted cross-entropy in the logits of each support image.
+
+    With q the weighted probabilities of an image, whose sum is its weight, H = diag(q) - q q^T / sum(q).
+    """
 
     blocks: Float[Tensor, "e way n n"]
     tie: Float[Tensor, "e n n"]
@@ -80,6 +84,8 @@ class Curvature:
 def solve_dual(gram: Float[Tensor, "e n n"], targets: Float[Tensor, "e n way"]) -> Float[Tensor, "e n way"]:
     """Optimal dual variables by Newton's method with a line search over a few fixed lengths.
 
+    Targets are one-hot rows times the weight of the image, zero for padding.
+
     Asks once a step whether it is done: on a GPU the host waits, which costs less than steps in vain.
     """
     lengths = torch.tensor(STEP_LENGTHS, dtype=gram.dtype, device=gram.device)
@@ -89,7 +95,7 @@ def solve_dual(gram: Float[Tensor, "e n n"], targets: Float[Tensor, "e n way"]) 
         probabilities = _probabilities(logits, targets)
         if (dual - targets + probabilities).abs().max() < TOLERANCE:
             break
-        right = _hessian_times(probabilities, logits) + targets - probabilities
+        right = _hessian_times(probabilities, logits, targets) + targets - probabilities
         full = right - Curvature.of(gram, probabilities).project(gram @ right)
         trials = dual + lengths[:, None, None, None] * (full - dual)
         worse = _objective(gram, trials, targets) > _objective(gram, dual[None], targets) + TOLERANCE
@@ -100,23 +106,23 @@ def solve_dual(gram: Float[Tensor, "e n n"], targets: Float[Tensor, "e n way"]) 
 
 
 def _probabilities(logits: Float[Tensor, "e n way"], targets: Float[Tensor, "e n way"]) -> Tensor:
-    """Softmax over the classes with support; rows of padding are zero."""
+    """Softmax over the classes with support, times the weight of the image; rows of padding are zero."""
     absent = targets.sum(1, keepdim=True) == 0
-    padding = targets.sum(-1, keepdim=True) == 0
-    return logits.masked_fill(absent, -torch.inf).softmax(-1).masked_fill(padding, 0.0)
+    return logits.masked_fill(absent, -torch.inf).softmax(-1) * targets.sum(-1, keepdim=True)
 
 
-def _hessian_times(probabilities: Tensor, value: Tensor) -> Float[Tensor, "e n way"]:
+def _hessian_times(probabilities: Tensor, value: Tensor, targets: Tensor) -> Float[Tensor, "e n way"]:
     weighted = probabilities * value
-    return weighted - probabilities * weighted.sum(-1, keepdim=True)
+    weights = targets.sum(-1, keepdim=True)
+    return weighted - probabilities * weighted.sum(-1, keepdim=True) / torch.where(weights > 0, weights, 1.0)
 
 
 def _objective(
     gram: Float[Tensor, "e n n"], dual: Float[Tensor, "s e n way"], targets: Float[Tensor, "e n way"]
 ) -> Float[Tensor, "s e"]:
-    """Summed cross-entropy of the support plus half the squared norm."""
+    """Weighted sum of the cross-entropy of the support plus half the squared norm."""
     logits = gram @ dual
     absent = targets.sum(1, keepdim=True) == 0
     used = targets.sum(-1)
-    loss = logits.masked_fill(absent, -torch.inf).logsumexp(-1) - (logits * targets).sum(-1)
-    return (loss * used).sum(-1) + (dual * logits).sum((-2, -1)) / 2
+    loss = used * logits.masked_fill(absent, -torch.inf).logsumexp(-1) - (logits * targets).sum(-1)
+    return loss.sum(-1) + (dual * logits).sum((-2, -1)) / 2

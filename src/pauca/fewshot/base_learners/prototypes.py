@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from pauca.fewshot.base_learners.head import Head
+from pauca.fewshot.base_learners.head import Head, Scorer
 
 
 def class_means(support: Float[Tensor, "e n d"], targets: Float[Tensor, "e n way"]) -> Float[Tensor, "e way d"]:
@@ -12,11 +12,29 @@ def class_means(support: Float[Tensor, "e n d"], targets: Float[Tensor, "e n way
 
 
 class Prototypes(Head):
-    """Negative squared distance to the class mean over the number of features (Snell et al. 2017)."""
+    """Negative squared distance to the class mean over the number of features (Snell et al. 2017).
 
-    def scores(
-        self, support: Float[Tensor, "e n d"], targets: Float[Tensor, "e n way"], query: Float[Tensor, "e q d"]
-    ) -> Float[Tensor, "e q way"]:
+    The mean of n images is off by the variance within a class over n, which lengthens its distances; what classes with
+    fewer images have more of it than the largest one is taken off. For equal shots that is nothing.
+    """
+
+    def fit(self, support: Float[Tensor, "e n d"], targets: Float[Tensor, "e n way"]) -> Scorer:
         means = class_means(support, targets)
-        squared = query.square().sum(-1, keepdim=True) + means.square().sum(-1).unsqueeze(1) - 2 * query @ means.mT
-        return -squared / support.shape[-1]
+        lengths = (means.square().sum(-1) - _excess(support, targets, means)).unsqueeze(1)
+
+        def score(query: Float[Tensor, "e q d"]) -> Float[Tensor, "e q way"]:
+            squared = query.square().sum(-1, keepdim=True) + lengths - 2 * query @ means.mT
+            return -squared / support.shape[-1]
+
+        return score
+
+
+def _excess(
+    support: Float[Tensor, "e n d"], targets: Float[Tensor, "e n way"], means: Float[Tensor, "e way d"]
+) -> Float[Tensor, "e way"]:
+    """By how much the squared distance to each mean is longer than that to the mean of the class with most images."""
+    counts = targets.sum(1)
+    freedom = (counts - 1).clamp(min=0).sum(-1)
+    within = (support - targets @ means).square().sum((-1, -2)) / freedom.clamp(min=1)
+    inverse = counts.clamp(min=1).reciprocal()
+    return within.unsqueeze(-1) * (inverse - counts.amax(-1, keepdim=True).clamp(min=1).reciprocal())

@@ -7,12 +7,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pauca.errors import ConfigError
-from pauca.fewshot.base_learners.head import Head
+from pauca.fewshot.base_learners.head import Head, Scorer, example_weights
 from pauca.fewshot.base_learners.linear_algebra import solve_positive
 
 
 class Ridge(Head):
-    """a = 2 (X X^T + penalty I)^-1 Y; logits = scale X_q X^T a (the ridge head of MetaOptNet, solved directly).
+    """a = 2 (X X^T + penalty W^-1)^-1 Y; logits = scale X_q X^T a (the ridge head of MetaOptNet, solved directly).
+
+    W holds the weights of the examples, with which every class counts alike (`example_weights`): 1 for equal shots.
 
     Args:
         penalty: weight of the squared norm, in the units of squared features; 50 as published.
@@ -28,11 +30,9 @@ class Ridge(Head):
         self.log_penalty = nn.Parameter(torch.tensor(math.log(penalty)), requires_grad=learn_penalty)
         self.bias = bias
 
-    def scores(
-        self, support: Float[Tensor, "e n d"], targets: Float[Tensor, "e n way"], query: Float[Tensor, "e q d"]
-    ) -> Float[Tensor, "e q way"]:
+    def fit(self, support: Float[Tensor, "e n d"], targets: Float[Tensor, "e n way"]) -> Scorer:
         offset = 1.0 if self.bias else 0.0  # a constant feature adds 1 to every inner product
         gram = support @ support.mT + offset
-        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        dual = solve_positive(gram + self.log_penalty.exp() * identity, 2 * targets)
-        return (query @ support.mT + offset) @ dual
+        penalties = self.log_penalty.exp() / example_weights(targets)
+        dual = solve_positive(gram + torch.diag_embed(penalties), 2 * targets)
+        return lambda query: (query @ support.mT + offset) @ dual

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pauca.errors import ConfigError
-from pauca.fewshot.base_learners.head import Head
+from pauca.fewshot.base_learners.head import Head, Scorer, example_weights
 from pauca.fewshot.base_learners.linear_algebra import implicit_optimum, invert_positive, solve_with_factor
 
 # The active-set method settles in 0 to 5 steps on features of 640 dimensions at any scale and cycles only when the
@@ -30,6 +30,9 @@ BLOCKED = 1e12  # weight on a variable that may not move, relative to the diagon
 
 class SupportVectorMachine(Head):
     """Crammer-Singer SVM; logits = scale X_q X^T a.
+
+    Each example's bound is C times its weight, and what it adds to the diagonal is divided by its weight, so that every
+    class counts alike (`example_weights`); for equal shots all weights are 1.
 
     Solved in float64 whatever the features are: the systems are small, and the implicit gradient is then exact.
 
@@ -47,19 +50,19 @@ class SupportVectorMachine(Head):
             raise ConfigError(f"SVM penalty {penalty} and diagonal {diagonal}: both must be positive")
         self.penalty, self.diagonal = penalty, diagonal
 
-    def scores(
-        self, support: Float[Tensor, "e n d"], targets: Float[Tensor, "e n way"], query: Float[Tensor, "e q d"]
-    ) -> Float[Tensor, "e q way"]:
+    def fit(self, support: Float[Tensor, "e n d"], targets: Float[Tensor, "e n way"]) -> Scorer:
         wide = support.double()
-        gram = wide @ wide.mT + self.diagonal * torch.eye(support.shape[1], dtype=torch.float64, device=support.device)
+        weights = example_weights(targets.double())
+        gram = wide @ wide.mT + torch.diag_embed(self.diagonal / weights)
 
         def solve(gram: Tensor) -> tuple[Tensor, Tensor]:
-            return solve_dual(DualProblem.of(gram, targets.double(), self.penalty))
+            return solve_dual(DualProblem.of(gram, targets.double(), self.penalty * weights))
 
-        def project(gradient: Tensor, gram: Tensor, dual: Tensor, weights: Tensor) -> Tensor:
-            return TiedSystem.of(gram, weights).solve(gradient)[0]
+        def project(gradient: Tensor, gram: Tensor, dual: Tensor, tied_weights: Tensor) -> Tensor:
+            return TiedSystem.of(gram, tied_weights).solve(gradient)[0]
 
-        return (query @ support.mT) @ implicit_optimum(gram, solve, project).to(support.dtype)
+        dual = implicit_optimum(gram, solve, project).to(support.dtype)
+        return lambda query: (query @ support.mT) @ dual
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,15 @@ class DualProblem:
     blocked: Bool[Tensor, "e n way"]
 
     @classmethod
-    def of(cls, gram: Tensor, targets: Tensor, penalty: float) -> "DualProblem":
+    def of(
+        cls, gram: Float[Tensor, "e n n"], targets: Float[Tensor, "e n way"], penalties: Float[Tensor, "e n"]
+    ) -> "DualProblem":
         padding = targets.sum(-1, keepdim=True) == 0
         blocked = (targets.sum(1, keepdim=True) == 0).expand_as(targets)
         # Padding has no Gram entries, so its optimum is 0; bounds that leave 0 inside keep it well behaved. A
         # blocked variable never comes near its bound.
-        upper = torch.where(padding | blocked, penalty, penalty * targets)
+        bounds = penalties.unsqueeze(-1)
+        upper = torch.where(padding | blocked, bounds, bounds * targets)
         return cls(gram, targets, upper, blocked)
 
     def __getitem__(self, rows: Tensor) -> "DualProblem":
