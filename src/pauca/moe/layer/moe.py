@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.moe import ops
 from pauca.moe.layer.autograd import apply_experts
+from pauca.moe.layer.checkpoint import BalanceGradients, is_repetition
 from pauca.moe.layer.kept import kept_formats
 from pauca.moe.layer.permutation import sort_by_expert
 from pauca.moe.layer.recipe import Recipe, Recompute
@@ -186,6 +187,7 @@ class MoE(nn.Module):
         self.router = Router(hidden, experts, top_k, router)
         self.experts = Experts(hidden, width, experts, recipe, recompute)
         self.shared = Experts(hidden, width * shared_experts, 1, recipe, recompute) if shared_experts else None
+        self._balance_gradients = BalanceGradients()
 
     def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
         self.experts._check_input(x)
@@ -193,7 +195,13 @@ class MoE(nn.Module):
         routing = self.router(tokens)
         self.auxiliary_loss = routing.auxiliary_loss
         shared = None if self.shared is None else self._visit_shared
-        return self.experts(tokens, routing.expert_ids, routing.probabilities, shared).view(x.shape)
+        y = self.experts(tokens, routing.expert_ids, routing.probabilities, shared).view(x.shape)
+        # The balancing loss has a gradient under a reentrant checkpoint, too.
+        if not torch.is_grad_enabled() and self.training and not torch.is_inference_mode_enabled():
+            self.auxiliary_loss = self._balance_gradients.of_later(routing.auxiliary_loss)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling() and is_repetition():
+            return self._balance_gradients.add(y, routing.auxiliary_loss)
+        return y
 
     def _visit_shared(self, tokens: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens hidden"]:
         assert self.shared is not None
@@ -202,7 +210,9 @@ class MoE(nn.Module):
 
     def __getstate__(self) -> dict[str, object]:
         # The latest loss holds the graph of its forward, which can be neither copied nor stored.
-        return {name: value for name, value in super().__getstate__().items() if name != "auxiliary_loss"}
+        state = {name: value for name, value in super().__getstate__().items() if name != "auxiliary_loss"}
+        state["_balance_gradients"] = BalanceGradients()
+        return state
 
     @torch.no_grad()
     def inexact_shares(self, x: Float[Tensor, "*batch hidden"]) -> dict[str, Float[Tensor, ""]]:

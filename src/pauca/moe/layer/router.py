@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pauca.errors import ConfigError
+from pauca.moe.layer.checkpoint import is_repetition
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,20 @@ class _Fp32Linear(torch.autograd.Function):
         (gradient,) = gradients
         x, weight = ctx.saved_tensors
         return (gradient @ weight.float()).to(x.dtype), (gradient.t() @ x.float()).to(weight.dtype)
+
+
+def _count(load: Tensor, copies: Tensor) -> None:
+    """Add to a load what has been routed, once where a checkpoint repeats its forward."""
+    if not is_repetition():
+        load += copies
+
+
+_count_compiled = torch.library.custom_op("pauca::count_load", _count, mutates_args=("load",))
+
+
+@_count_compiled.register_fake
+def _(load: Tensor, copies: Tensor) -> None:
+    return None
 
 
 def _normalised(scores: Float[Tensor, "tokens n"]) -> Float[Tensor, "tokens n"]:
@@ -132,7 +147,8 @@ class Router(nn.Module):
         if self.training:
             if self.load.device != x.device:  # wrappers move parameters and buffers alone
                 self.load = self.load.to(x.device)
-            self.load += routing.copies
+            # An operation in a compiled graph: whether it runs in backward is known only when it runs.
+            (_count_compiled if torch.compiler.is_compiling() else _count)(self.load, routing.copies)
         return routing
 
     def route(self, x: Float[Tensor, "tokens hidden"]) -> Routing:
