@@ -6,7 +6,18 @@ from pauca.events.camera import Camera
 from pauca.events.description import Info, info
 from pauca.events.evaluation import PACKET_END, PACKET_MIDDLE, STATED, Evaluation, Protocol, evaluate, fit_time_offset
 from pauca.events.hot_pixels import hot_pixel_mask, remove_hot_pixels
-from pauca.events.io import Finding, GroundTruth, ReadReport, Recording, Remedy, TimeUnit, read, write
+from pauca.events.io import (
+    Finding,
+    GroundTruth,
+    Inertial,
+    ReadConfig,
+    ReadReport,
+    Recording,
+    Remedy,
+    TimeUnit,
+    read,
+    write,
+)
 from pauca.events.io.ground_truth import read_ground_truth
 from pauca.events.likelihood import Contrast, NegativeBinomial
 from pauca.events.score import Score, Scorer
@@ -30,12 +41,14 @@ __all__ = [
     "Finding",
     "Frame",
     "GroundTruth",
+    "Inertial",
     "Info",
     "Motion",
     "NegativeBinomial",
     "Objective",
     "Packet",
     "Protocol",
+    "ReadConfig",
     "ReadReport",
     "Recording",
     "Remedy",

@@ -1,4 +1,4 @@
-"""The pinhole camera with Brown-Conrady distortion, and the table that undoes it."""
+"""The camera: intrinsics and lens, and the table that undoes its distortion."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,11 +8,16 @@ import numpy as np
 from jaxtyping import Float
 
 from pauca.errors import InputError
+from pauca.events.lens import LensModel, distort, undistort
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Intrinsics (pixels) and distortion as OpenCV counts it. Bearings: (x, y, 1), x right, y down, z forward."""
+    """Intrinsics (pixels) and distortion as OpenCV counts it. Bearings: (x, y, 1), x right, y down, z forward.
+
+    The coefficients are k1 k2 p1 p2 k3 of the lens `radtan` (Brown-Conrady), and of the lens `equidistant` (a fisheye)
+    the first four, in their order.
+    """
 
     size: tuple[int, int]  # width, height
     fx: float
@@ -24,6 +29,7 @@ class Camera:
     p1: float = 0.0
     p2: float = 0.0
     k3: float = 0.0
+    lens: LensModel = "radtan"
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
@@ -39,7 +45,7 @@ class Camera:
 
     @property
     def distortion(self) -> tuple[float, float, float, float, float]:
-        """k1, k2, p1, p2, k3."""
+        """k1, k2, p1, p2, k3; of a fisheye k1, k2, k3, k4, 0."""
         return self.k1, self.k2, self.p1, self.p2, self.k3
 
     @classmethod
@@ -55,23 +61,25 @@ class Camera:
         return cls(size, f, f, (width - 1) / 2, (height - 1) / 2)
 
     @classmethod
-    def from_file(cls, path: str | Path, size: tuple[int, int] | None = None) -> "Camera":
-        """Read a calibration: UZH `calib.txt`, or YAML of ROS camera_info, Kalibr camchain or OpenCV.
+    def from_file(cls, path: str | Path, size: tuple[int, int] | None = None, name: str | None = None) -> "Camera":
+        """Read a calibration: UZH `calib.txt`; YAML of ROS camera_info, Kalibr camchain, DSEC's `cam_to_cam` or OpenCV;
+        XML of OpenCV or DV.
 
         Args:
             path: the file.
             size: width and height of the sensor, for files that do not say it (`calib.txt` never does).
+            name: which camera, in files with several, such as `cam0`; None takes `cam0`, or the only one.
 
         Raises:
-            InputError: where the file is none of these, or its lens model is not Brown-Conrady.
+            InputError: where the file is none of these, or its lens model neither radtan nor equidistant.
         """
         from pauca.events.io.calibration import read_camera  # above this file: `io` builds cameras
 
-        return read_camera(Path(path), size)
+        return read_camera(Path(path), size, name)
 
     def distort(self, x: Float[np.ndarray, "*n"], y: Float[np.ndarray, "*n"]) -> tuple[np.ndarray, np.ndarray]:
         """Bearings (x, y, 1) to the distorted pixels at which the sensor sees them (OpenCV's formula)."""
-        u, v, *_ = _distort(x, y, self.distortion)
+        u, v = distort(x, y, self.lens, self.distortion)
         return self.fx * u + self.cx, self.fy * v + self.cy
 
     def undistort(self, u: Float[np.ndarray, "*n"], v: Float[np.ndarray, "*n"]) -> tuple[np.ndarray, np.ndarray]:
@@ -80,26 +88,14 @@ class Camera:
         Raises:
             InputError: where the distortion folds over inside the sensor: a pixel that no bearing gives back.
         """
-        u_target, v_target = (
-            (np.asarray(u, float) - self.cx) / self.fx,
-            (np.asarray(v, float) - self.cy) / self.fy,
-        )
-        x, y = u_target.copy(), v_target.copy()
-        for _ in range(50):
-            u_now, v_now, a, b, c, d = _distort(x, y, self.distortion)
-            du, dv = u_target - u_now, v_target - v_now
-            determinant = a * d - b * c
-            determinant = np.where(np.abs(determinant) < 1e-3, 1e-3, determinant)
-            x, y = x + (d * du - b * dv) / determinant, y + (a * dv - c * du) / determinant
-            if max(np.abs(du).max(initial=0), np.abs(dv).max(initial=0)) < 1e-13:
-                break
-        u_back, v_back, a, b, c, d = _distort(x, y, self.distortion)
-        lost = ~((np.hypot(u_back - u_target, v_back - v_target) < 1e-9) & (a * d - b * c > 0))
+        u, v = np.asarray(u, float), np.asarray(v, float)
+        x, y, lost = undistort((u - self.cx) / self.fx, (v - self.cy) / self.fy, self.lens, self.distortion)
         if lost.any():
             i = int(np.argmax(lost))
             raise InputError(
                 f"camera: the distortion {self.distortion} has no inverse at pixel "
-                f"({np.ravel(u)[i]:.0f}, {np.ravel(v)[i]:.0f}); check the order k1 k2 p1 p2 k3 and the size"
+                f"({np.ravel(u)[i]:.0f}, {np.ravel(v)[i]:.0f}); check the order of the coefficients, the lens model "
+                f"({self.lens}) and the size"
             )
         return x, y
 
@@ -112,17 +108,3 @@ def undistortion_table(camera: Camera) -> Float[np.ndarray, "height width 2"]:
     table = np.stack(camera.undistort(u, v), axis=-1).astype(np.float32)
     table.flags.writeable = False
     return table
-
-
-def _distort(x: np.ndarray, y: np.ndarray, coefficients: tuple[float, ...]) -> tuple[np.ndarray, ...]:
-    """Distorted normalised coordinates, and their Jacobian du/dx, du/dy, dv/dx, dv/dy."""
-    k1, k2, p1, p2, k3 = coefficients
-    r2 = x * x + y * y
-    radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
-    slope = 2 * (k1 + r2 * (2 * k2 + 3 * r2 * k3))  # d radial / d x = slope * x
-    u = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
-    v = y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
-    cross = slope * x * y + 2 * p1 * x + 2 * p2 * y
-    du_dx = radial + slope * x * x + 2 * p1 * y + 6 * p2 * x
-    dv_dy = radial + slope * y * y + 6 * p1 * y + 2 * p2 * x
-    return u, v, du_dx, cross, cross, dv_dy

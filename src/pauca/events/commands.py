@@ -22,16 +22,14 @@ if TYPE_CHECKING:
 def align(
     recording: Positional[Path],
     camera: Path | None = None,
+    camera_name: str | None = None,
     motion: events.Motion = "rotation",
     objective: events.Objective = "st-ppp",
     preset: Literal["default", "paper"] = "default",
     packet_events: int | None = None,
     out: Path | None = None,
     images: int = 3,
-    time_unit: events.TimeUnit | None = None,
-    size: tuple[int, int] | None = None,
-    group: str | None = None,
-    strict: bool = False,
+    reading: events.ReadConfig = events.ReadConfig(),  # noqa: B008 - frozen
     remove_hot_pixels: bool = True,
     force: bool = False,
     quiet: bool = False,
@@ -41,18 +39,17 @@ def align(
     Writes trajectory.csv, trajectory.npz, velocity.png and aligned_*.png to the output folder.
 
     Args:
-        recording: events as text (plain or .gz), NPZ, HDF5, or Prophesee RAW or DAT.
-        camera: calibration file (UZH calib.txt, or YAML of ROS, Kalibr or OpenCV), for recordings without their own.
+        recording: events as text (plain or .gz), NPZ, HDF5, Prophesee RAW or DAT, AEDAT, ROS bag, or Event Stream.
+        camera: calibration file (UZH calib.txt, YAML of ROS, Kalibr, DSEC or OpenCV, XML of DV), for recordings without
+            their own.
+        camera_name: which camera, where the calibration file holds several; default: cam0.
         motion: rotation of the camera, or translation parallel to the image.
         objective: st-ppp, the likelihood of the spatio-temporal Poisson point process, or contrast of the image.
         preset: default, or the paper's protocol (30,000 events, first-order warp to the first event).
         packet_events: most events in one packet; with the paper's preset, exactly so many.
         out: output folder; default: the recording's name, in runs/events.
         images: how many packets to draw before and after alignment, spread over the recording; 0 for none.
-        time_unit: unit of the recording's times, where the file leaves it open.
-        size: width and height of the sensor in pixels, where the file leaves it open.
-        group: which camera's events to read, where an HDF5 file holds several.
-        strict: refuse a recording that needs repair.
+        reading: how the file is read.
         remove_hot_pixels: leave out the events of pixels that fire all the time, and say how many there are.
         force: replace results that are there already.
         quiet: print only errors.
@@ -64,8 +61,8 @@ def align(
     for name in ("trajectory.csv", "trajectory.npz", "velocity.png"):
         check_can_write(out / name, force)
     started = time.perf_counter()
-    loaded = events.read(recording, time_unit=time_unit, size=size, group=group, strict=strict)
-    calibration = _camera(loaded, camera)
+    loaded = events.read(recording, **vars(reading))
+    calibration = _camera(loaded, camera, camera_name)
     if loaded.report is not None and loaded.report.clean and not quiet:  # what was repaired, `read` has logged
         print(loaded.report.summary())
     if remove_hot_pixels:
@@ -88,23 +85,17 @@ def align(
 
 def info(
     recording: Positional[Path],
-    time_unit: events.TimeUnit | None = None,
-    size: tuple[int, int] | None = None,
-    group: str | None = None,
-    strict: bool = False,
+    reading: events.ReadConfig = events.ReadConfig(),  # noqa: B008 - frozen
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Say what a recording is like: duration, rates, polarity balance, hot pixels, problems.
 
     Args:
-        recording: events as text (plain or .gz), NPZ, HDF5, or Prophesee RAW or DAT.
-        time_unit: unit of the recording's times, where the file leaves it open.
-        size: width and height of the sensor in pixels, where the file leaves it open.
-        group: which camera's events to read, where an HDF5 file holds several.
-        strict: refuse a recording that needs repair.
+        recording: events as text (plain or .gz), NPZ, HDF5, Prophesee RAW or DAT, AEDAT, ROS bag, or Event Stream.
+        reading: how the file is read.
         as_json: machine-readable output.
     """
-    loaded = events.read(recording, time_unit=time_unit, size=size, group=group, strict=strict)
+    loaded = events.read(recording, **vars(reading))
     found = events.info(loaded)
     if as_json:
         print(json.dumps(found.as_dict(), indent=2))
@@ -232,9 +223,9 @@ def _stem(recording: Path) -> str:
     return recording.name.split(".")[0] or "recording"
 
 
-def _camera(loaded: events.Recording, path: Path | None) -> events.Camera:
+def _camera(loaded: events.Recording, path: Path | None, name: str | None) -> events.Camera:
     if path is not None:
-        return events.Camera.from_file(path, loaded.events.size)
+        return events.Camera.from_file(path, loaded.events.size, name)
     if loaded.camera is None:
         raise InputError(
             f"{loaded.name}: does not say its camera; add --camera FILE (UZH calib.txt, or YAML of ROS, Kalibr, OpenCV)"

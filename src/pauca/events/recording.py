@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 from pauca.events.camera import Camera
 from pauca.events.types import Events
@@ -83,6 +83,15 @@ class GroundTruth:
 
 
 @dataclass(frozen=True, eq=False)
+class Inertial:
+    """Samples of an inertial sensor, about and along its own axes, which need not be the camera's."""
+
+    t_us: Int64[np.ndarray, "n"]  # on the clock of the events
+    angular_velocity_rad_s: Float[np.ndarray, "n 3"]
+    acceleration_m_s2: Float[np.ndarray, "n 3"]  # with gravity
+
+
+@dataclass(frozen=True, eq=False)
 class Recording:
     """Events and all that the file told about them."""
 
@@ -92,6 +101,8 @@ class Recording:
     notes: tuple[str, ...] = ()  # the findings of the report in words, one line each
     report: ReadReport | None = None  # None for what was not read from a file
     ground_truth: GroundTruth | None = None
+    inertial: Inertial | None = None
+    frame_times_us: Int64[np.ndarray, "m"] | None = None  # of the camera's ordinary images, where it takes them
 
 
 def in_words(findings: Iterable[Finding]) -> tuple[str, ...]:

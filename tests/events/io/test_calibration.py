@@ -65,7 +65,8 @@ def test_yaml_of_ros_kalibr_and_opencv(tmp_path, text, k3):
     ("text", "message"),
     [
         ("1 2 3", "3 numbers, expected fx fy cx cy"),
-        (KALIBR.replace("radtan", "equidistant"), "equidistant .* not supported"),
+        (KALIBR.replace("radtan", "fov"), "fov is not supported"),
+        (KALIBR.replace("cam0", "cam1") + KALIBR.replace("cam0", "cam2"), "several cameras .cam1, cam2"),
         (KALIBR.replace("pinhole", "omni"), "omni .* not supported"),
         (ROS.replace("camera_matrix", "matrix"), "no camera_matrix"),
         (ROS.replace("0.03]", "0.03, 1.0, 2.0, 3.0]"), "8 distortion coefficients"),
@@ -80,3 +81,51 @@ def test_bad_calibrations_are_one_clear_line(tmp_path, text, message):
     with pytest.raises(InputError, match=message) as error:
         Camera.from_file(path, size=(240, 180))
     assert "\n" not in str(error.value)
+
+
+DSEC = """intrinsics:
+  cam0: {camera_matrix: [556.3, 556.2, 342.5, 209.7], camera_model: pinhole, distortion_model: radtan,
+         distortion_coeffs: [-0.09, 0.08, 0.0002, 0.001], resolution: [640, 480]}
+  camRect0: {camera_matrix: [583.8, 583.8, 336.8, 220.9], camera_model: pinhole, resolution: [640, 480]}
+"""
+DV = """<?xml version="1.0"?>
+<opencv_storage><DAVIS346_00000391>
+  <camera_matrix type_id="opencv-matrix"><rows>3</rows><cols>3</cols><dt>d</dt>
+    <data>250. 0. 173. 0. 251. 130. 0. 0. 1.</data></camera_matrix>
+  <distortion_coefficients type_id="opencv-matrix"><rows>1</rows><cols>5</cols><dt>d</dt>
+    <data>-0.35 0.12 0.001 -0.002 0.01</data></distortion_coefficients>
+  <image_width>346</image_width><image_height>260</image_height><use_fisheye_model>0</use_fisheye_model>
+</DAVIS346_00000391></opencv_storage>
+"""
+
+
+def test_dsec_names_its_cameras(tmp_path):
+    (tmp_path / "cam_to_cam.yaml").write_text(DSEC)
+    raw = Camera.from_file(tmp_path / "cam_to_cam.yaml")
+    assert raw == Camera((640, 480), 556.3, 556.2, 342.5, 209.7, -0.09, 0.08, 0.0002, 0.001)
+    rectified = Camera.from_file(tmp_path / "cam_to_cam.yaml", name="camRect0")
+    assert rectified == Camera((640, 480), 583.8, 583.8, 336.8, 220.9)
+    with pytest.raises(InputError, match="no camera 'cam7'; there are: cam0, camRect0"):
+        Camera.from_file(tmp_path / "cam_to_cam.yaml", name="cam7")
+
+
+def test_calibration_of_dv(tmp_path):
+    (tmp_path / "calibration.xml").write_text(DV)
+    expected = Camera((346, 260), 250.0, 251.0, 173.0, 130.0, -0.35, 0.12, 0.001, -0.002, 0.01)
+    assert Camera.from_file(tmp_path / "calibration.xml") == expected
+    (tmp_path / "fisheye.xml").write_text(
+        DV.replace("<use_fisheye_model>0", "<use_fisheye_model>1").replace(" 0.01<", "<")
+    )
+    assert Camera.from_file(tmp_path / "fisheye.xml").lens == "equidistant"
+
+
+def test_a_map_of_rectified_pixels_is_refused_with_what_to_give_instead(tmp_path):
+    (tmp_path / "rectify_map.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    with pytest.raises(InputError, match=r"holds no focal length; give .* cam_to_cam\.yaml"):
+        Camera.from_file(tmp_path / "rectify_map.h5")
+
+
+def test_kalibr_of_a_fisheye(tmp_path):
+    (tmp_path / "camchain.yaml").write_text(KALIBR.replace("radtan", "equidistant"))
+    camera = Camera.from_file(tmp_path / "camchain.yaml")
+    assert camera.lens == "equidistant"

@@ -133,10 +133,35 @@ def test_mixed_lengths(tmp_path):
         read(_file(tmp_path, _dsec, x=X[:-1]))
 
 
-def test_truncated_file(tmp_path):
+def test_a_truncated_file_whose_columns_grew_together_gives_its_beginning(tmp_path):
+    """As a camera's recorder appends them; HDF5 itself refuses such a file whole."""
+    path = tmp_path / "recording.h5"
+    n, step = len(T) // 100 * 100, 100
+    with h5py.File(path, "w") as file:
+        columns = {"t": T, "x": X, "y": Y, "p": P}
+        for name, column in columns.items():
+            file.create_dataset(f"events/{name}", (0,), column.dtype, maxshape=(None,), chunks=(step,))
+        for start in range(0, n, step):
+            for name, column in columns.items():
+                file[f"events/{name}"].resize((start + step,))
+                file[f"events/{name}"][start:] = column[start : start + step]
+            file.flush()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 3 // 4])
+    recording = read(path)
+    kept = len(recording.events)
+    assert 0 < kept < n
+    assert np.array_equal(recording.events.x, X[:kept])
+    assert f"lost {n - kept:,} events after the end of a truncated file" in recording.notes[0]
+    assert f"byte {len(whole) * 3 // 4:,}" in recording.notes[0]
+    with pytest.raises(InputError, match="strict"):
+        read(path, strict=True)
+
+
+def test_a_truncated_file_with_columns_one_after_the_other_holds_no_whole_event(tmp_path):
     path = _file(tmp_path, _dsec)
-    path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(InputError, match=r"recording\.h5: cannot be read as HDF5 \(.*truncated.*\); copy it again"):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    with pytest.raises(InputError, match=r"recording\.h5: (truncated at byte|cannot be read as HDF5).*copy it again"):
         read(path)
 
 

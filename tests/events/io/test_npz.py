@@ -169,3 +169,12 @@ def test_simulated_ground_truth(pauca_data):
     truth = read(pauca_data / "events" / "sim" / "texture_slow.npz").ground_truth
     assert truth.t_s.shape == (1600,)
     assert truth.omega_rad_s.shape == (1600, 3)
+
+
+def test_floating_milliseconds_are_not_taken_for_seconds(tmp_path):
+    """Two seconds were read as 2,000."""
+    n = 200_000
+    np.savez(tmp_path / "e.npz", ts=np.arange(n) * 0.01, x=np.zeros(n, int), y=np.zeros(n, int), p=np.ones(n, int))
+    with pytest.raises(InputError, match=r"all whole milliseconds over 2,000 s.*probably ms"):
+        read(tmp_path / "e.npz", size=(240, 180))
+    assert read(tmp_path / "e.npz", size=(240, 180), time_unit="ms").events.duration_us == pytest.approx(2e6, abs=200)

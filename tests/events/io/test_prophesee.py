@@ -117,7 +117,7 @@ def test_flipped_bits(tmp_path):
 @pytest.mark.parametrize(
     ("data", "name", "message"),
     [
-        (b"% evt 2.1\n% end\n\0\0\0\0", "a.raw", r"is in EVT2\.1; supported are EVT2 and EVT3"),
+        (b"% evt 4.0\n% end\n\0\0\0\0", "a.raw", r"is in EVT4; supported are EVT2, EVT2\.1 and EVT3"),
         (b"% integrator_name Prophesee\n% end\n\0\0\0\0", "a.raw", "a Prophesee header without its encoding"),
         (DAT + bytes([14, 8]) + bytes(8), "a.dat", "DAT of type 14 with 8 bytes an event"),
         (EVT2, "a.raw", "holds no events"),
@@ -127,6 +127,21 @@ def test_flipped_bits(tmp_path):
 def test_what_cannot_be_read(tmp_path, data, name, message):
     with pytest.raises(InputError, match=message):
         _read(tmp_path, data, name)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_evt21_vectors(tmp_path, legacy):
+    """Each word is one row's events at x + the set bits; the legacy order swaps the halves of a word."""
+    time = 70_000_123
+    cd = (1 << 60) | (time & 63) << 54 | 100 << 43 | 200 << 32 | 0b1001
+    off = (0 << 60) | ((time + 1) & 63) << 54 | 7 << 43 | 8 << 32 | 1 << 31
+    words = np.array([0x8 << 60 | (time >> 6) << 32, cd, off], np.uint64)
+    if legacy:
+        words = words << np.uint64(32) | words >> np.uint64(32)
+    header = b"% evt 2.1\n% format EVT21;height=720;width=1280" + b";endianness=legacy" * legacy + b"\n% end\n"
+    events = _read(tmp_path, header + words.astype("<u8").tobytes() + b"\0").events
+    assert _rows(events) == [(time, 100, 200, 1), (time, 103, 200, 1), (time + 1, 38, 8, 0)]
+    assert events.size == (1280, 720)
 
 
 @pytest.mark.realdata

@@ -271,3 +271,61 @@ def test_line_numbers_across_blocks(tmp_path, monkeypatch):
     lines[150] = b"damaged"
     recording = _read(tmp_path, b"# header\n" + b"\n".join(lines))
     assert _dropped(recording) == {"lines with something that is no number": (1, "line 152")}
+
+
+SWAPPED = "".join(f"{37 * i % 240},{53 * i % 180},{i % 3 == 0:d},{1_000_000 + 7 * i}\n" for i in range(3000))
+
+
+def test_an_order_that_the_numbers_leave_no_doubt_about_is_taken_and_said(tmp_path):
+    (tmp_path / "e.csv").write_text(SWAPPED)
+    recording = read(tmp_path / "e.csv")
+    assert recording.events.t_us[:2].tolist() == [1_000_000, 1_000_007]
+    assert recording.events.x[:3].tolist() == [0, 37, 74]
+    assert recording.events.p[:4].tolist() == [1, 0, 0, 1]
+    assert recording.notes[0] == "columns taken as x y p t, from the look of the first lines"
+
+
+def test_columns_that_the_user_names(tmp_path):
+    (tmp_path / "e.csv").write_text("".join(f"9.5,{i % 240} {i % 180};1 {1_000_000 + 7 * i}\n" for i in range(3000)))
+    events = read(tmp_path / "e.csv", columns="-,x,y,p,t").events
+    assert events.t_us[:2].tolist() == [1_000_000, 1_000_007]
+    assert events.y[:3].tolist() == [0, 1, 2]
+    with pytest.raises(InputError, match="name t, x, y and p once each"):
+        read(tmp_path / "e.csv", columns="x,y,t")
+    with pytest.raises(InputError, match="has 5 columns, expected 4"):
+        read(tmp_path / "e.csv", columns="x,y,p,t")
+
+
+def test_an_index_without_a_name_and_polarity_in_words(tmp_path):
+    lines = "".join(f"{i},{1_000_000 + 7 * i},{i % 240},{i % 180},{i % 2 == 0}\n" for i in range(3000))
+    (tmp_path / "e.csv").write_text(",t,x,y,polarity\n" + lines)
+    recording = read(tmp_path / "e.csv")
+    assert recording.events.p[:4].tolist() == [1, 0, 1, 0]
+    assert len(recording.events) == 3000
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", ["index-and-bool.csv", "x-y-p-t-no-header.csv"])
+def test_tables_of_other_people(pauca_data, name):
+    folder = pauca_data.parent / "cases" / "events" / "csv-layouts"
+    truth, events = np.load(folder / "truth.npz"), read(folder / name).events
+    for column in ("t_us", "x", "y", "p"):
+        assert np.array_equal(getattr(events, column), truth[column])
+
+
+def test_nanoseconds_since_1970_are_not_taken_for_microseconds(tmp_path):
+    """They were read as a recording of the year 52,671."""
+    (tmp_path / "e.txt").write_text("".join(f"{1_600_000_000_000_003_000 + 9000 * i} 3 4 1\n" for i in range(2000)))
+    with pytest.raises(InputError, match=r"lie in the year 52,6\d\d; say what they are, probably ns .*--time-unit"):
+        read(tmp_path / "e.txt")
+    assert read(tmp_path / "e.txt", time_unit="ns").events.duration_us == 9 * 1999
+
+
+def test_sorting_on_request_says_how_far_and_how_many(tmp_path):
+    times = [*range(0, 20_000, 10), *range(5_000, 25_000, 10)]
+    (tmp_path / "e.txt").write_text("".join(f"{t} 3 4 1\n" for t in times))
+    with pytest.raises(InputError, match="--sort"):
+        read(tmp_path / "e.txt")
+    recording = read(tmp_path / "e.txt", sort=True)
+    assert np.array_equal(recording.events.t_us, np.sort(times))
+    assert any("1 times out of order, by up to 14,990 us: sorted" in note for note in recording.notes)

@@ -1,31 +1,81 @@
-"""Calibration files to a `Camera`: UZH `calib.txt`, and YAML of ROS camera_info, Kalibr camchain or OpenCV."""
+"""Calibration files to a `Camera`: UZH `calib.txt`; YAML of ROS camera_info, Kalibr, DSEC or OpenCV; OpenCV's XML."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import yaml
 
 from pauca.errors import InputError
 from pauca.events.camera import Camera
+from pauca.events.lens import LensModel
 
-_Calibration = tuple[tuple[int, int] | None, list[float]]
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_LENSES: dict[str, LensModel] = {
+    **dict.fromkeys(("plumb_bob", "radtan", "none", ""), "radtan"),
+    **dict.fromkeys(("equidistant", "fisheye"), "equidistant"),
+}
 
 
-def read_camera(path: Path, size: tuple[int, int] | None = None) -> Camera:
+@dataclass(frozen=True)
+class _Calibration:
+    size: tuple[int, int] | None
+    intrinsics: list[float]  # fx fy cx cy
+    coefficients: list[float]
+    model: str = "radtan"
+
+
+def read_camera(path: Path, size: tuple[int, int] | None = None, name: str | None = None) -> Camera:
     """What `Camera.from_file` reads; arguments and errors as there."""
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as a calibration ({error.strerror})") from None
+    if data.startswith(_HDF5_MAGIC):
+        raise InputError(
+            f"{path}: a map of rectified pixels (HDF5) holds no focal length; give the calibration that it was made "
+            "from, such as DSEC's cam_to_cam.yaml"
+        )
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot be read as a calibration ({error})") from None
-    found_size, numbers = _parse_numbers(text, path) or _parse_yaml(text, path)
-    if size and found_size and tuple(size) != tuple(found_size):
-        raise InputError(f"{path}: calibrated for {found_size} pixels, but the sensor has {tuple(size)}")
-    chosen = found_size or size
+    if text.lstrip().startswith(("<?xml", "<opencv_storage")):
+        found = _from_tree(_choose(_xml_cameras(text, path), name, path), path)
+    else:
+        found = _parse_numbers(text, path) or _from_tree(_choose(_yaml_cameras(text, path), name, path), path)
+    if size and found.size and tuple(size) != tuple(found.size):
+        raise InputError(f"{path}: calibrated for {found.size} pixels, but the sensor has {tuple(size)}")
+    chosen = found.size or size
     if chosen is None:
         raise InputError(f"{path}: does not say the size of the sensor; give it, such as size=(240, 180)")
-    return Camera((int(chosen[0]), int(chosen[1])), *numbers)
+    return camera_of_model((int(chosen[0]), int(chosen[1])), found.intrinsics, found.coefficients, found.model, path)
+
+
+def camera_of_model(
+    size: tuple[int, int], intrinsics: list[float], coefficients: list[float], model: str, path: Path
+) -> Camera:
+    """A camera of a lens model by the name that ROS, Kalibr and OpenCV give it.
+
+    Raises:
+        InputError: another model, or other coefficients than it has.
+    """
+    lens = _LENSES.get(model.lower())
+    if lens is None:
+        raise InputError(
+            f"{path}: the lens model {model} is not supported; supported are plumb_bob (radtan) and equidistant "
+            "(fisheye): calibrate anew, or undistort the events before and use float32 pixels"
+        )
+    expected = (0, 4) if lens == "equidistant" else (0, 4, 5)
+    if len(coefficients) not in expected and any(coefficients[expected[-1] :]):
+        names = "k1 k2 k3 k4" if lens == "equidistant" else "k1 k2 p1 p2 and k3"
+        raise InputError(f"{path}: {len(coefficients)} distortion coefficients; supported are {names}")
+    fx, fy, cx, cy = intrinsics
+    k1, k2, p1, p2, k3 = ([*coefficients, 0.0, 0.0, 0.0, 0.0, 0.0])[:5]
+    return Camera(size, fx, fy, cx, cy, k1, k2, p1, p2, k3, lens)
 
 
 def _parse_numbers(text: str, path: Path) -> _Calibration | None:
@@ -36,27 +86,65 @@ def _parse_numbers(text: str, path: Path) -> _Calibration | None:
         return None
     if len(numbers) not in (4, 8, 9):
         raise InputError(f"{path}: {len(numbers)} numbers, expected fx fy cx cy k1 k2 p1 p2 k3")
-    return None, numbers
+    return _Calibration(None, numbers[:4], numbers[4:])
 
 
-def _parse_yaml(text: str, path: Path) -> _Calibration:
+def _yaml_cameras(text: str, path: Path) -> dict[str, dict[str, Any]]:
+    """The cameras of a YAML file by name; one without a name is ``."""
     text = re.sub(r"\A%YAML:1\.0\s*", "", text)  # OpenCV's first line is no valid YAML directive
     try:
         tree = yaml.load(text, Loader=_CalibrationLoader)
     except yaml.YAMLError as error:
         raise InputError(f"{path}: neither nine numbers nor YAML ({' '.join(str(error).split())})") from None
-    if isinstance(tree, dict) and isinstance(tree.get("cam0"), dict):
-        tree = tree["cam0"]
     if not isinstance(tree, dict):
-        raise InputError(f"{path}: no calibration; expected calib.txt, or YAML of ROS, Kalibr or OpenCV")
+        raise InputError(f"{path}: no calibration; expected calib.txt, or YAML of ROS, Kalibr, DSEC or OpenCV")
+    if isinstance(tree.get("intrinsics"), dict):  # DSEC
+        tree = tree["intrinsics"]
+    cameras = {str(key): value for key, value in tree.items() if re.match(r"cam", str(key)) and isinstance(value, dict)}
+    named = {key: value for key, value in cameras.items() if {"intrinsics", "camera_matrix"} & value.keys()}
+    return named or {"": tree}
+
+
+def _xml_cameras(text: str, path: Path) -> dict[str, dict[str, Any]]:
+    """OpenCV's XML, which DV writes: an element for each camera, or one camera at the top."""
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise InputError(f"{path}: damaged XML ({error}); export the calibration again") from None
+    if root.find("camera_matrix") is not None or root.find("Camera_Matrix") is not None:
+        return {"": _xml_values(root)}
+    return {child.tag: _xml_values(child) for child in root if child.find("camera_matrix") is not None}
+
+
+def _xml_values(node: ElementTree.Element) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for child in node:
+        data = child.find("data")
+        text = (child.text if data is None else data.text) or ""
+        values[child.tag] = text.split() if data is not None else text.strip().strip('"')
+    if str(values.get("use_fisheye_model", "0")).lower() in ("1", "true"):
+        values["distortion_model"] = "equidistant"
+    return values
+
+
+def _choose(cameras: dict[str, dict[str, Any]], name: str | None, path: Path) -> dict[str, Any]:
+    told = ", ".join(filter(None, cameras)) or "one without a name"
+    if name is not None and name not in cameras:
+        raise InputError(f"{path}: no camera {name!r}; there are: {told}")
+    if name is None and len(cameras) != 1 and "cam0" not in cameras:
+        raise InputError(f"{path}: several cameras ({told}), or none; say which (name, --camera-name)")
+    return cameras[name if name is not None else "cam0" if "cam0" in cameras else next(iter(cameras))]
+
+
+def _from_tree(tree: dict[str, Any], path: Path) -> _Calibration:
     projection = str(tree.get("camera_model", "pinhole")).lower()
-    distortion = str(tree.get("distortion_model", "plumb_bob")).lower()
-    if projection != "pinhole" or distortion not in ("plumb_bob", "radtan"):
+    if projection != "pinhole":
         raise InputError(
-            f"{path}: lens model {projection} with {distortion} distortion is not supported; calibrate as pinhole "
-            "with plumb_bob (radtan), or undistort the events before and use float32 pixels"
+            f"{path}: the camera model {projection} is not supported; calibrate as pinhole with radtan or equidistant "
+            "distortion, or undistort the events before and use float32 pixels"
         )
-    return _size_of(tree), [*_intrinsics_of(tree, path), *_distortion_of(tree, path)]
+    model = str(tree.get("distortion_model", "plumb_bob"))
+    return _Calibration(_size_of(tree), _intrinsics_of(tree, path), _distortion_of(tree), model)
 
 
 class _CalibrationLoader(yaml.SafeLoader):
@@ -87,8 +175,8 @@ def _first(tree: dict[str, Any], *names: str) -> Any:
 
 def _size_of(tree: dict[str, Any]) -> tuple[int, int] | None:
     pair = _numbers(_first(tree, "resolution")) or [
-        _first(tree, "image_width", "width") or 0,
-        _first(tree, "image_height", "height") or 0,
+        *_numbers([_first(tree, "image_width", "image_Width", "width") or 0]),
+        *_numbers([_first(tree, "image_height", "image_Height", "height") or 0]),
     ]
     return (int(pair[0]), int(pair[1])) if len(pair) == 2 and min(pair) > 0 else None
 
@@ -97,17 +185,17 @@ def _intrinsics_of(tree: dict[str, Any], path: Path) -> list[float]:
     matrix = _numbers(_first(tree, "camera_matrix", "K", "k", "Camera_Matrix"))
     if len(matrix) == 9:
         return [matrix[0], matrix[4], matrix[2], matrix[5]]
+    if len(matrix) == 4:  # DSEC
+        return matrix
     intrinsics = _numbers(_first(tree, "intrinsics"))
     if len(intrinsics) == 4:
         return intrinsics
     raise InputError(f"{path}: no camera_matrix, K or intrinsics with fx, fy, cx, cy")
 
 
-def _distortion_of(tree: dict[str, Any], path: Path) -> list[float]:
-    name = next((n for n in ("distortion_coefficients", "distortion_coeffs", "D", "d") if n in tree), None)
-    if name is None:
-        return [0.0] * 5
-    found = _numbers(tree[name])
-    if len(found) not in (0, 4, 5) and any(found[5:]):
-        raise InputError(f"{path}: {len(found)} distortion coefficients; supported are k1 k2 p1 p2 and k3")
-    return (found + [0.0] * 5)[:5]
+def _distortion_of(tree: dict[str, Any]) -> list[float]:
+    name = next(
+        (n for n in ("distortion_coefficients", "distortion_coeffs", "Distortion_Coefficients", "D", "d") if n in tree),
+        None,
+    )
+    return [] if name is None else _numbers(tree[name])

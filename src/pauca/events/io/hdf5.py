@@ -1,13 +1,16 @@
 """HDF5 recordings: DSEC, Prophesee/Metavision, e2vid, MVSEC and relatives, found by the shape of what they hold."""
 
+import io
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pauca.errors import InputError
-from pauca.events.io.npz import camera_of, ground_truth_of
+from pauca.events.io.npz import camera_of, ground_truth_of, inertial_of, lens_of
 from pauca.events.io.repair import RawColumns, TimeUnit
 from pauca.events.recording import Finding, Remedy
 
@@ -20,6 +23,8 @@ _NAMES = {
 _BLOCK = 1 << 22  # events read at a time, so that damage costs what follows it and not the file
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)  # what h5py makes of flipped bits
 _ECF_FILTER = 36559  # Metavision's own compression, which only its plugin decodes
+
+_TRUNCATED = "this file holds its columns one after the other, and some lie behind the cut; copy it again"
 
 _Sources = dict[str, tuple[Any, Any]]  # role: dataset, and the field or column in it
 
@@ -39,14 +44,16 @@ def read_hdf5(path: Path, time_unit: TimeUnit | None, group: str | None) -> RawC
     Raises:
         InputError: where the file is damaged, holds no events, or several and `group` does not say which.
     """
-    import h5py
     import hdf5plugin  # noqa: F401 - registers the compressions (blosc, zstd) that DSEC and others use
 
     try:
-        with h5py.File(path) as file:
-            name, sources = _choose(dict(_recordings(file)), group, path)
-            columns, findings = _read_columns(sources, path)
-            extras = {key: np.asarray(file[key]) for key in _EXTRAS if isinstance(file.get(key), h5py.Dataset)}
+        with _open(path) as (file, end):
+            found = dict(_recordings(file))
+            if not found and end is not None:
+                raise InputError(f"{path}: truncated at byte {end:,}, before a whole event: " + _TRUNCATED)
+            name, sources = _choose(found, group, path)
+            columns, findings = _read_columns(sources, path, end)
+            extras = _extras(file)
             size = _size_of(file, name)
     except _DAMAGE as error:
         raise InputError(f"{path}: cannot be read as HDF5 ({_short(error)}); copy it again") from None
@@ -65,35 +72,122 @@ def read_hdf5(path: Path, time_unit: TimeUnit | None, group: str | None) -> RawC
         size=found_size or size,
         calibration=calibration,
         ground_truth=ground_truth_of(extras, path),
+        inertial=inertial_of(extras, path),
+        frame_times_us=extras.get("frame_t_us"),
+        lens=lens_of(extras, path),
         findings=findings,
     )
 
 
-_EXTRAS = ("t_offset", "size", "K", "D", "gt_t", "gt_w", "gt_q")
+_EXTRAS = (
+    *("t_offset", "size", "K", "D", "lens", "gt_t", "gt_w", "gt_q"),
+    *("imu_t_us", "imu_gyro", "imu_accel", "frame_t_us"),
+)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[Any, int | None]]:
+    """The file, and where its bytes end if it is shorter than it says: HDF5 itself refuses such a file whole."""
+    import h5py
+
+    try:
+        file = h5py.File(path)
+    except OSError as error:
+        stored = re.search(r"truncated file.* stored_eof = (\d+)", str(error))
+        if stored is None:
+            raise
+        with _Padded(path, int(stored[1])) as padded, h5py.File(padded) as file:
+            yield file, padded.end
+        return
+    with file:
+        yield file, None
+
+
+class _Padded(io.RawIOBase):
+    """A file that goes on with zeros after its end, read only."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._file, self._size, self._at = path.open("rb"), size, 0
+        self.end = self._file.seek(0, io.SEEK_END)
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        view[:] = bytes(len(view))
+        self._file.seek(self._at)
+        self._file.readinto(view)
+        self._at += len(view)
+        return len(view)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _rows_before(dataset: Any, end: int) -> int:
+    """How many leading rows of a dataset lie wholly before byte `end` of the file."""
+    rows, width = dataset.shape[0], max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])))
+    if dataset.chunks is None:
+        return int(np.clip((end - (dataset.id.get_offset() or 0)) // width, 0, rows))
+    for number in range(dataset.id.get_num_chunks()):
+        chunk = dataset.id.get_chunk_info(number)
+        if chunk.byte_offset is None or chunk.byte_offset + chunk.size > end:
+            rows = min(rows, chunk.chunk_offset[0])
+    return rows
+
+
+def _extras(file: Any) -> dict[str, np.ndarray]:
+    import h5py
+
+    nodes = ((name, node) for name, node in _nodes(file) if name in _EXTRAS and isinstance(node, h5py.Dataset))
+    return {name: np.asarray(node) for name, node in nodes}
 
 
 def _recordings(file: Any) -> Iterator[tuple[str, _Sources]]:
     """Everything in the file that looks like events, by its place."""
+    for name, node in [("/", file), *_nodes(file)]:
+        sources = _in_group(node) if hasattr(node, "keys") else _in_dataset(node, name)
+        if sources:
+            yield name, sources
+
+
+def _nodes(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All that can be opened below a group; what lies behind damage is passed over."""
+    for key in group:
+        try:
+            node = group[key]
+        except _DAMAGE:
+            continue
+        yield prefix + key, node
+        if hasattr(node, "keys"):
+            yield from _nodes(node, f"{prefix}{key}/")
+
+
+def _is_dataset(group: Any, name: str) -> bool:
     import h5py
 
-    found: list[tuple[str, _Sources]] = []
-
-    def look(name: str, node: Any) -> None:
-        sources = _in_group(node) if isinstance(node, h5py.Group) else _in_dataset(node, name)
-        if sources:
-            found.append((name, sources))
-
-    look("/", file)
-    file.visititems(look)
-    yield from found
+    try:
+        return isinstance(group.get(name), h5py.Dataset)
+    except _DAMAGE:
+        return False
 
 
 def _in_group(group: Any) -> _Sources | None:
-    import h5py
-
     sources: _Sources = {}
     for role, names in _NAMES.items():
-        name = next((name for name in names if isinstance(group.get(name), h5py.Dataset)), None)
+        name = next((name for name in names if _is_dataset(group, name)), None)
         if name is None:
             return None
         sources[role] = (group[name], ())
@@ -128,8 +222,8 @@ def _choose(found: dict[str, _Sources], group: str | None, path: Path) -> tuple[
     return next(iter(found.items()))
 
 
-def _read_columns(sources: _Sources, path: Path) -> tuple[dict[str, np.ndarray], list[Finding]]:
-    """All columns, or, where a part of the file cannot be decoded, the events before it."""
+def _read_columns(sources: _Sources, path: Path, end: int | None) -> tuple[dict[str, np.ndarray], list[Finding]]:
+    """All columns, or the events before a part that is lacking (after byte `end`) or cannot be decoded."""
     lengths = {role: dataset.shape for role, (dataset, _) in sources.items()}
     n = min(shape[0] if shape else 0 for shape in lengths.values())
     if any(len(shape) == 0 or shape[0] != n for shape in lengths.values()):
@@ -137,8 +231,15 @@ def _read_columns(sources: _Sources, path: Path) -> tuple[dict[str, np.ndarray],
         raise InputError(f"{path}: columns of different length ({told}), so which belong together is unknown")
     blocks: list[dict[str, np.ndarray]] = []
     findings = []
+    if end is not None:
+        kept = min(_rows_before(dataset, end) for dataset, _ in sources.values())
+        if kept == 0:
+            raise InputError(f"{path}: truncated at byte {end:,}, before a whole event: {_TRUNCATED}")
+        place = f"event {kept + 1}, byte {end:,}"
+        findings.append(Finding(Remedy.LOST, "events after the end of a truncated file", n - kept, place))
+        n = kept
     for start in range(0, max(n, 1), _BLOCK):
-        window = slice(start, start + _BLOCK)
+        window = slice(start, min(start + _BLOCK, max(n, 1)))
         try:
             blocks.append({role: _read_block(*source, window) for role, source in sources.items()})
         except _DAMAGE as error:

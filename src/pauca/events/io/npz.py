@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from pauca.errors import InputError
 from pauca.events.io.repair import RawColumns, TimeUnit
-from pauca.events.recording import Finding, GroundTruth, Remedy
+from pauca.events.lens import LensModel
+from pauca.events.recording import Finding, GroundTruth, Inertial, Remedy
 
 _NAMES = {
     "t": ("t_us", "t", "ts", "timestamp", "timestamps", "time"),
@@ -62,6 +64,9 @@ def read_npz(path: Path, time_unit: TimeUnit | None) -> RawColumns:
         size=size,
         calibration=calibration,
         ground_truth=ground_truth_of(arrays, path),
+        inertial=inertial_of(arrays, path),
+        frame_times_us=arrays.get("frame_t_us"),
+        lens=lens_of(arrays, path),
         findings=findings,
     )
 
@@ -91,6 +96,29 @@ def ground_truth_of(arrays: Mapping[str, np.ndarray], path: Path) -> GroundTruth
     if omega.shape != (n, 3) or (quaternions is not None and quaternions.shape != (n, 4)):
         raise InputError(f"{path}: ground truth of shapes gt_t {t_s.shape}, gt_w {omega.shape}; expected (n,), (n, 3)")
     return GroundTruth(t_s, omega, quaternions)
+
+
+def inertial_of(arrays: Mapping[str, np.ndarray], path: Path) -> Inertial | None:
+    """Inertial samples from imu_t_us (us), imu_gyro (rad/s) and imu_accel (m/s^2), as `write` writes them."""
+    if not {"imu_t_us", "imu_gyro", "imu_accel"} <= arrays.keys():
+        return None
+    t_us, gyro, acceleration = (np.asarray(arrays[name]) for name in ("imu_t_us", "imu_gyro", "imu_accel"))
+    n = len(t_us) if t_us.ndim == 1 else -1
+    if t_us.dtype != np.int64 or gyro.shape != (n, 3) or acceleration.shape != (n, 3):
+        raise InputError(f"{path}: inertial samples of shapes {t_us.shape}, {gyro.shape}, {acceleration.shape}")
+    return Inertial(t_us, gyro.astype(float), acceleration.astype(float))
+
+
+def lens_of(arrays: Mapping[str, np.ndarray], path: Path) -> LensModel:
+    """The lens model that the coefficients D belong to; radtan where nothing is said."""
+    if "lens" not in arrays:
+        return "radtan"
+    said = np.asarray(arrays["lens"]).item()
+    name = said.decode("latin-1") if isinstance(said, bytes) else str(said)
+    for lens in get_args(LensModel):
+        if name == lens:
+            return lens
+    raise InputError(f"{path}: lens {name!r:.40} is unknown; known are {', '.join(get_args(LensModel))}")
 
 
 def _numbers(

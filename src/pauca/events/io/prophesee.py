@@ -1,4 +1,4 @@
-"""Prophesee's binary recordings: RAW (EVT2, EVT3) and DAT, with their text headers."""
+"""Prophesee's binary recordings: RAW (EVT2, EVT2.1, EVT3) and DAT, with their text headers."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 from pauca.errors import InputError
 from pauca.events.io.repair import RawColumns
-from pauca.events.kernels.prophesee import count_evt3, decode_dat, decode_evt2, decode_evt3
+from pauca.events.kernels.prophesee import count_evt3, count_evt21, decode_dat, decode_evt2, decode_evt3, decode_evt21
 from pauca.events.recording import Finding, Remedy
 
 _DAT_CD_TYPES = (0x00, 0x0C)  # 2D events and CD events, eight bytes each
@@ -20,7 +20,7 @@ def is_prophesee(start: bytes) -> bool:
 
 
 def read_prophesee(path: Path) -> RawColumns:
-    """Read a RAW file in EVT2 or EVT3, or a DAT file of change-detection events; their times are microseconds.
+    """Read a RAW file in EVT2, EVT2.1 or EVT3, or a DAT file of change-detection events; their times are microseconds.
 
     Raises:
         InputError: another encoding, or a header that says none.
@@ -35,13 +35,11 @@ def read_prophesee(path: Path) -> RawColumns:
                 f"{path}: DAT of type {kind} with {size} bytes an event; supported are CD events of 8 bytes"
             )
         body = body[2:]
-    word = np.dtype("<u2" if encoding == "EVT3" else "<u4")
-    whole = word.itemsize * (2 if encoding == "DAT" else 1)
-    words = np.frombuffer(body[: len(body) // whole * whole], word)
+    words, columns, (early, unknown) = decode(encoding, body, legacy="endianness=legacy" in header)
     findings = []
-    if len(body) % whole:
-        findings.append(Finding(Remedy.LOST, "the last event or word, cut short by the end of the file"))
-    columns, (early, unknown) = _decode(encoding, words)
+    if rest := len(body) - words.nbytes:
+        place = f"at byte {len(data) - rest:,}"
+        findings.append(Finding(Remedy.LOST, f"the last event or word, cut short by the end of the file {place}"))
     if early:
         findings.append(Finding(Remedy.DROPPED, "events before the first time", early, "event 1"))
     if unknown:
@@ -64,9 +62,10 @@ def _encoding(header: str, path: Path) -> str:
     said = re.search(r"^% (?:evt|format) (?:EVT)?([\d.]+)", header, re.MULTILINE)
     if said:
         version = said[1].rstrip(".").removesuffix(".0")
-        if version in ("2", "3"):
+        version = {"21": "2.1"}.get(version, version)
+        if version in ("2", "2.1", "3"):
             return f"EVT{version}"
-        raise InputError(f"{path}: is in EVT{version}; supported are EVT2 and EVT3: convert it with Metavision")
+        raise InputError(f"{path}: is in EVT{version}; supported are EVT2, EVT2.1 and EVT3: convert it with Metavision")
     if path.suffix.lower() == ".dat" or header.startswith("% Data file"):
         return "DAT"
     raise InputError(f"{path}: a Prophesee header without its encoding (% evt 2.0 or % evt 3.0); export the file again")
@@ -80,9 +79,24 @@ def _size(header: str) -> tuple[int, int] | None:
     return (int(width[1]), int(height[1])) if width and height else None
 
 
-def _decode(encoding: str, words: np.ndarray) -> tuple[tuple[np.ndarray, ...], tuple[int, int]]:
-    most = count_evt3(words) if encoding == "EVT3" else len(words)
+def decode(
+    encoding: str, body: bytes, legacy: bool = False
+) -> tuple[np.ndarray, tuple[np.ndarray, ...], tuple[int, int]]:
+    """Whole words of a stream, their events t x y p, and how many came before the first time or are of no known type.
+
+    Args:
+        encoding: EVT2, EVT2.1, EVT3 or DAT.
+        body: the stream, without header.
+        legacy: EVT2.1 with the halves of its words swapped.
+    """
+    word = np.dtype({"EVT3": "<u2", "EVT2.1": "<u8"}.get(encoding, "<u4"))
+    whole = word.itemsize * (2 if encoding == "DAT" else 1)
+    words = np.frombuffer(body, word, len(body) // whole * (whole // word.itemsize))
+    shifts = (28, 32) if legacy else (60, 0)
+    most = {"EVT3": count_evt3, "EVT2.1": lambda words: count_evt21(words, *shifts)}.get(encoding, len)(words)
     columns = tuple(np.empty(most, dtype) for dtype in (np.int64, np.uint16, np.uint16, np.uint8))
-    decode = {"EVT2": decode_evt2, "EVT3": decode_evt3, "DAT": decode_dat}[encoding]
-    n, early, unknown = decode(words, *columns)
-    return tuple(column[:n] for column in columns), (early, unknown)
+    if encoding == "EVT2.1":
+        n, early, unknown = decode_evt21(words, *shifts, *columns)
+    else:
+        n, early, unknown = {"EVT2": decode_evt2, "EVT3": decode_evt3, "DAT": decode_dat}[encoding](words, *columns)
+    return words, tuple(column[:n] for column in columns), (early, unknown)

@@ -1,13 +1,16 @@
 """One function for every format: the file's first bytes, not its name, say what it is."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from pauca.errors import InputError
+from pauca.events.io import aedat, aedat4, event_stream, rosbag
 from pauca.events.io.hdf5 import read_hdf5
+from pauca.events.io.nmnist import read_nmnist
 from pauca.events.io.npz import read_npz
 from pauca.events.io.prophesee import is_prophesee, read_prophesee
-from pauca.events.io.repair import MICROSECONDS, TimeUnit, repair
+from pauca.events.io.repair import MICROSECONDS, RawColumns, TimeUnit, repair
 from pauca.events.io.text import read_text
 from pauca.events.recording import Recording
 
@@ -16,20 +19,29 @@ _log = logging.getLogger(__name__)
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK"
 _GZIP_MAGIC = b"\x1f\x8b"
-_UNSUPPORTED = {
-    ".aedat4": "an AEDAT4",
-    ".aedat": "an AEDAT",
-    ".es": "an Event Stream",
-    ".bag": "a ROS bag",
-    ".npy": "an NPY",
-}
-_UNSUPPORTED_MAGIC = {
-    b"#!AER-DAT": ".aedat4",
-    b"Event Stream": ".es",
-    b"#ROSBAG": ".bag",
-    b"\x93NUMPY": ".npy",
-}
-_SUPPORTED = "text (t x y p, also gzip), NPZ, HDF5 (DSEC, Prophesee, e2vid, MVSEC), Prophesee RAW (EVT2, EVT3) and DAT"
+_NUMPY_MAGIC = b"\x93NUMPY"
+_SUPPORTED = (
+    "text (t x y p, also gzip), NPZ, HDF5 (DSEC, Prophesee, e2vid, MVSEC), Prophesee RAW (EVT2, EVT2.1, EVT3) and DAT, "
+    "AEDAT 2 to 4, ROS bags (.bag, .db3, .mcap), Event Stream, N-MNIST's .bin"
+)
+
+
+@dataclass(frozen=True)
+class ReadConfig:
+    """How a recording is read: the options of `read`, for the command line."""
+
+    time_unit: TimeUnit | None = None
+    """Unit of the recording's times, where the file leaves it open."""
+    size: tuple[int, int] | None = None
+    """Width and height of the sensor in pixels, where the file leaves it open."""
+    group: str | None = None
+    """Which events to read from a file with several cameras: a group of HDF5, a topic of a bag, a stream of AEDAT4."""
+    columns: str | None = None
+    """What the columns of a text are, in their order, such as t,x,y,p; a - skips a column."""
+    sort: bool = False
+    """Put events in order of time, however far they are out of it."""
+    strict: bool = False
+    """Refuse a recording that needs repair."""
 
 
 def read(
@@ -38,6 +50,8 @@ def read(
     time_unit: TimeUnit | None = None,
     size: tuple[int, int] | None = None,
     group: str | None = None,
+    columns: str | None = None,
+    sort: bool = False,
     strict: bool = False,
 ) -> Recording:
     """Read a recording of an event camera, check it, and repair what is small.
@@ -45,12 +59,16 @@ def read(
     What was dropped or repaired stands in `recording.report`, and is logged as one warning.
 
     Args:
-        path: text (`t x y p`, plain or gzip), NPZ, HDF5 (DSEC, Prophesee, e2vid, MVSEC), or Prophesee's RAW (EVT2,
-            EVT3) and DAT; found by content.
+        path: text (`t x y p`, plain or gzip), NPZ, HDF5 (DSEC, Prophesee, e2vid, MVSEC), Prophesee's RAW (EVT2,
+            EVT2.1, EVT3) and DAT, iniVation's AEDAT (2.0 to 4.0), bags of ROS 1 and ROS 2, Event Stream, or N-MNIST's
+            .bin; found by content.
         time_unit: unit of the file's times, `s`, `ms`, `us` or `ns`; None where the file tells: floating point and
             decimals are seconds, integers microseconds. Durations and rates that no camera has are refused.
         size: width and height of the sensor; None where the file tells, or to guess it from the pixels seen.
-        group: which events of an HDF5 file with several.
+        group: which events of a file with several: a group of HDF5, a topic of a bag, a stream of AEDAT4.
+        columns: what the columns of a text are, in their order, such as `x,y,p,t`; a `-` is skipped. None where a line
+            of names tells, or the numbers themselves.
+        sort: put events in order of time, however far they are out of it; by default only small disorder is sorted.
         strict: refuse a file in which anything would have to be dropped or repaired.
 
     Raises:
@@ -65,20 +83,41 @@ def read(
         raise InputError(f"time_unit {time_unit!r} is unknown; choose one of {', '.join(MICROSECONDS)}")
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise InputError(f"size {size} is no (width, height) in pixels")
-    start = _first_bytes(path)
-    if start.startswith(_HDF5_MAGIC):
-        raw = read_hdf5(path, time_unit, group)
-    elif start.startswith(_ZIP_MAGIC):
-        raw = read_npz(path, time_unit)
-    elif is_prophesee(start):
-        raw = read_prophesee(path)
-    else:
-        _refuse_unsupported(path, start)
-        raw = read_text(path, time_unit)
-    recording = repair(raw, path, size, strict)
+    raw = _read_columns(path, time_unit, group, columns)
+    recording = repair(raw, path, size, strict, sort)
     if recording.report and not recording.report.clean:
         _log.warning("%s", recording.report.summary())
     return recording
+
+
+def _read_columns(path: Path, time_unit: TimeUnit | None, group: str | None, columns: str | None) -> RawColumns:
+    if path.is_dir() and (path / "metadata.yaml").is_file():
+        return rosbag.read_rosbag(path, group, ros=2)
+    start = _first_bytes(path)
+    if start.startswith(_HDF5_MAGIC):
+        return read_hdf5(path, time_unit, group)
+    if start.startswith(_ZIP_MAGIC):
+        return read_npz(path, time_unit)
+    if is_prophesee(start):
+        return read_prophesee(path)
+    if start.startswith(aedat4.MAGIC):
+        return aedat4.read_aedat4(path, group)
+    if start.startswith(aedat.MAGIC):
+        return aedat.read_aedat(path)
+    if start.startswith(event_stream.MAGIC):
+        return event_stream.read_event_stream(path)
+    if start.startswith((rosbag.BAG_MAGIC, rosbag.SQLITE_MAGIC, rosbag.MCAP_MAGIC)):
+        return rosbag.read_rosbag(path, group, ros=1 if start.startswith(rosbag.BAG_MAGIC) else 2)
+    if path.suffix.lower() == ".bin" and _looks_binary(start):
+        return read_nmnist(path)
+    _refuse_unsupported(path, start)
+    return read_text(path, time_unit, columns)
+
+
+def _looks_binary(start: bytes) -> bool:
+    """Damaged text has fewer strange characters."""
+    strange = len(start.translate(None, bytes(range(32, 127)) + b"\t\r\n"))
+    return strange > 0.1 * len(start) and not start.startswith(_GZIP_MAGIC)
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -103,17 +142,15 @@ def _first_bytes(path: Path) -> bytes:
 def _refuse_unsupported(path: Path, start: bytes) -> None:
     """Say clearly what a file is that is neither text nor one of the binary formats we read."""
     suffix = path.suffix.lower()
-    strange = len(start.translate(None, bytes(range(32, 127)) + b"\t\r\n"))
-    binary = strange > 0.1 * len(start) and not start.startswith(_GZIP_MAGIC)  # damaged text has fewer
-    kind = next((end for magic, end in _UNSUPPORTED_MAGIC.items() if start.startswith(magic)), None)
-    if kind is None and suffix in _UNSUPPORTED and binary:
-        kind = suffix
-    if kind:
-        raise InputError(f"{path}: is {_UNSUPPORTED[kind]} file, which is not supported yet; supported: {_SUPPORTED}")
+    if start.startswith(_NUMPY_MAGIC):
+        raise InputError(
+            f"{path}: an NPY file holds one array and not what its columns mean; save arrays t, x, y, p as NPZ "
+            "(numpy.savez)"
+        )
     expected = {".h5": "HDF5", ".hdf5": "HDF5", ".npz": "NPZ"}.get(suffix)
     if expected:
         raise InputError(f"{path}: is not an {expected} file, in spite of its name: it begins with {start[:8]!r}")
-    if binary:
+    if _looks_binary(start):
         raise InputError(
             f"{path}: is neither text nor a known format: it begins with {start[:8]!r}; supported: {_SUPPORTED}"
         )

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Int64, Shaped
 
 from pauca.errors import InputError
 from pauca.events.camera import Camera
-from pauca.events.recording import Finding, GroundTruth, ReadReport, Recording, Remedy, in_words
+from pauca.events.lens import LensModel
+from pauca.events.recording import Finding, GroundTruth, Inertial, ReadReport, Recording, Remedy, in_words
 from pauca.events.types import Events
 
 TimeUnit = Literal["s", "ms", "us", "ns"]
@@ -32,6 +33,7 @@ _RATES_PER_S = (20.0, 2e9)
 # Their fastest read-outs, spread over the sensor, are 130 (DAVIS346) to 1160 (Gen4) events a pixel and second.
 _PIXEL_RATE_PER_S = 2500.0
 _LONGEST_S = 7 * 86_400.0
+_YEAR_2200_US = 7.26e15  # since 1970
 _ENOUGH_FOR_A_RATE = 1000
 
 # DVS128, DAVIS240, ATIS, GenX320, QVGA, DAVIS346, VGA (DVXplorer, Gen3, DSEC), HD (Gen4), by area.
@@ -52,12 +54,16 @@ class RawColumns:
     said_unit: TimeUnit | None = None  # the unit in the file, where the reader has converted `t` already
     size: tuple[int, int] | None = None
     calibration: tuple[float, ...] | None = None  # fx fy cx cy k1 k2 p1 p2 k3
+    lens: LensModel = "radtan"  # what the coefficients of the calibration belong to
     ground_truth: GroundTruth | None = None
+    inertial: Inertial | None = None
+    frame_times_us: np.ndarray | None = None
+    camera: Camera | None = None  # where the file holds a whole one, instead of `calibration`
     findings: list[Finding] = field(default_factory=list)
     first_line: int | None = None  # line of the first event, where each further line is one event
 
 
-def repair(raw: RawColumns, path: Path, size: tuple[int, int] | None, strict: bool) -> Recording:
+def repair(raw: RawColumns, path: Path, size: tuple[int, int] | None, strict: bool, sort: bool = False) -> Recording:
     """Check the columns, repair what is small, and report it.
 
     Args:
@@ -65,6 +71,7 @@ def repair(raw: RawColumns, path: Path, size: tuple[int, int] | None, strict: bo
         path: the file, for messages.
         size: width and height that the user gave; None to take them from the file, or to guess.
         strict: refuse instead of repairing.
+        sort: put events in order of time, however far they are out of it.
 
     Raises:
         InputError: where the columns do not fit together, too much would be dropped, times jump back far, or the
@@ -86,7 +93,7 @@ def repair(raw: RawColumns, path: Path, size: tuple[int, int] | None, strict: bo
     _drop(kept, no_pixel, beyond, raw, findings)
     _drop(kept, no_polarity, "polarities other than 0/1 or -1/1", raw, findings)
     _check_share(found, findings, path)
-    index = _in_order(t_us, kept, raw, path, findings)
+    index = _in_order(t_us, kept, raw, path, findings, sort)
     _check_share(found, findings, path)
 
     pixel = np.float32 if undistorted else np.uint16
@@ -97,7 +104,16 @@ def repair(raw: RawColumns, path: Path, size: tuple[int, int] | None, strict: bo
     report = ReadReport(str(path), raw.format, found, len(events), tuple(findings))
     if strict and not report.clean:
         raise InputError(f"{report.summary()}; refused, because strict reading was asked for")
-    return Recording(events, camera, path.name, in_words(findings), report, raw.ground_truth)
+    return Recording(
+        events,
+        raw.camera or camera,
+        path.name,
+        in_words(findings),
+        report,
+        raw.ground_truth,
+        raw.inertial,
+        raw.frame_times_us,
+    )
 
 
 def _check_shapes(raw: RawColumns, path: Path) -> None:
@@ -219,15 +235,15 @@ def _check_share(found: int, findings: list[Finding], path: Path) -> None:
 
 
 def _in_order(
-    t_us: np.ndarray, kept: np.ndarray, raw: RawColumns, path: Path, findings: list[Finding]
+    t_us: np.ndarray, kept: np.ndarray, raw: RawColumns, path: Path, findings: list[Finding], sort: bool
 ) -> np.ndarray | slice:
-    """Indices of the kept events in order of time, less those whose time alone is wrong."""
+    """Indices of the kept events in order of time, less those whose time alone is wrong; with `sort`, of all."""
     index = np.flatnonzero(kept)
     t = t_us if len(index) == len(t_us) else t_us[index]
     step = np.diff(t)
     if not (step < 0).any():
         return slice(None) if len(index) == len(t_us) else index
-    spikes = _spikes(t, np.flatnonzero(step < -SMALL_JUMP_US))
+    spikes = np.empty(0, np.int64) if sort else _spikes(t, np.flatnonzero(step < -SMALL_JUMP_US))
     if spikes.size:
         bad = np.zeros(len(t_us), bool)
         bad[index[spikes]] = True
@@ -238,10 +254,10 @@ def _in_order(
     if back.size == 0:
         return index
     worst = int(np.argmin(step))
-    if -step[worst] > SMALL_JUMP_US:
+    if -step[worst] > SMALL_JUMP_US and not sort:
         raise InputError(
             f"{path}: {_place(raw, int(index[worst + 1]))}: time steps back by {-step[worst] / 1e6:g} s, too far for a "
-            "recording in one piece; cut the file there, or sort it by time if it is merged from several cameras"
+            "recording in one piece; cut the file there, or sort its events (sort, --sort) if it is merged from several"
         )
     reason = f"times out of order, by up to {-step[worst]:,} us: sorted"
     findings.append(Finding(Remedy.REPAIRED, reason, back.size, _place(raw, int(index[back[0] + 1]))))
@@ -276,6 +292,8 @@ def check_plausible(events: Events, unit: TimeUnit, certain: bool, path: Path) -
     if not certain:
         fastest = min(fastest, _PIXEL_RATE_PER_S * events.size[0] * events.size[1])
     if _plausible(n, duration_s, fastest):
+        if not certain and (strange := _strange_clock(events, unit)):
+            raise InputError(f"{path}: {strange} (time_unit, --time-unit)")
         return
     slow = n < duration_s * slowest and duration_s <= _LONGEST_S
     if slow and certain and (unit in ("us", "ns") or (events.t_us % int(MICROSECONDS[unit])).any()):
@@ -292,6 +310,21 @@ def check_plausible(events: Events, unit: TimeUnit, certain: bool, path: Path) -
     raise InputError(
         f"{path}: its times, taken as {unit}, make {_in_words(n, duration_s)}, which no camera records; {remedy}"
     )
+
+
+def _strange_clock(events: Events, unit: TimeUnit) -> str:
+    """What the look of the times, taken as `unit`, tells against it; empty where nothing does."""
+    t_us = events.t_us
+    if unit == "us" and int(t_us[-1]) > _YEAR_2200_US:
+        year = 1970 + int(t_us[-1]) / 31_556_952e6
+        return f"its times, taken as microseconds, lie in the year {year:,.0f}; say what they are, probably ns"
+    coarse = len(events) >= _ENOUGH_FOR_A_RATE and events.duration_us > 0 and not (t_us % 1000).any()
+    if unit == "s" and coarse:
+        return (
+            f"its times, taken as seconds, are all whole milliseconds over {events.duration_us / 1e6:,.0f} s, where a "
+            "camera tells microseconds; say what they are: probably ms, or s if its clock is as coarse"
+        )
+    return ""
 
 
 def _plausible(n: int, duration_s: float, fastest: float) -> bool:
@@ -314,6 +347,6 @@ def _camera(
         findings.append(Finding(Remedy.NOTED, "pixels have fractions: taken as undistorted, the distortion is ignored"))
         distortion = ()
     try:
-        return Camera(size, *intrinsics, *distortion)
+        return Camera(size, *intrinsics, *distortion, lens=raw.lens)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

@@ -19,6 +19,8 @@ _GZIP_BYTES = 1 << 10  # decompressed at a time: what a damaged file loses befor
 _HEADER_LINES = 50  # looked at in search of the first event
 _POWER: dict[TimeUnit, int] = {"s": 6, "ms": 3, "us": 0, "ns": -3}
 _UNUSED = -1
+_ENOUGH_LINES = 10  # for a guess at the order of columns
+_TRUTH = {"true": 1.0, "false": 0.0}  # as pandas writes a polarity
 
 _COLUMN_NAMES = {
     **dict.fromkeys(("t", "ts", "t_s", "t_us", "time", "times", "timestamp", "timestamps"), 0),
@@ -34,19 +36,20 @@ _REASONS = {
 }
 
 
-def read_text(path: Path, time_unit: TimeUnit | None) -> RawColumns:
+def read_text(path: Path, time_unit: TimeUnit | None, columns: str | None = None) -> RawColumns:
     """Read a text recording. Decimal seconds become microseconds by their digits, without rounding errors.
 
     Args:
         path: plain text or gzip; separators are blanks, tabs, commas or semicolons; `#` and `%` begin comments. A
             first line of two integers is the size of the sensor; a line of names (t, x, y, p) the order of columns.
         time_unit: unit of the times; None takes decimals as seconds and integers as microseconds.
+        columns: what the columns are, such as `x,y,p,t`; None where a line of names or the numbers tell.
 
     Raises:
         InputError: where no line is an event.
     """
     findings: list[Finding] = []
-    header = _read_header(path)
+    header = _read_header(path, _named_columns(columns))
     unit: TimeUnit = time_unit or ("s" if header.decimal_times else "us")
     parsed = _parse(path, header, unit, findings)
     if parsed.fractional and time_unit is None and unit == "us":
@@ -56,6 +59,9 @@ def read_text(path: Path, time_unit: TimeUnit | None) -> RawColumns:
     for reason, text in _REASONS.items():
         if count := int(parsed.bad_count[reason]):
             findings.append(Finding(Remedy.DROPPED, text, count, f"line {parsed.bad_line[reason] + 1}"))
+    if header.guessed:
+        told = " ".join("txyp"[role] for role in header.columns)
+        findings.append(Finding(Remedy.NOTED, f"columns taken as {told}, from the look of the first lines"))
     if header.skipped:
         findings.append(Finding(Remedy.NOTED, "header lines skipped", header.skipped, "line 1"))
     if time_unit is None and unit == "us":
@@ -83,6 +89,7 @@ class _Header:
     size: tuple[int, int] | None = None
     columns: tuple[int, ...] = (0, 1, 2, 3)
     decimal_times: bool = False
+    guessed: bool = False
 
 
 @dataclass
@@ -94,29 +101,71 @@ class _Parsed:
     fractional: bool
 
 
-def _read_header(path: Path) -> _Header:
-    """What stands before the first event, and what the first event's line tells about the columns."""
-    header = _Header()
+def _named_columns(columns: str | None) -> tuple[int, ...] | None:
+    """The user's order of columns, `x,y,p,t` or `- t x y p`."""
+    if columns is None:
+        return None
+    words = re.split(r"[\s,;]+", columns.strip().lower())
+    roles = tuple(_UNUSED if word == "-" else _COLUMN_NAMES.get(word, -2) for word in words)
+    if sorted(role for role in roles if role != _UNUSED) != [0, 1, 2, 3]:
+        raise InputError(f"columns {columns!r}: name t, x, y and p once each, such as x,y,p,t; a - skips a column")
+    return roles
+
+
+def _read_header(path: Path, columns: tuple[int, ...] | None) -> _Header:
+    """What stands before the first event, and what the first lines tell about the columns."""
+    header = _Header(columns=columns or (0, 1, 2, 3))
     damage: list[Finding] = []
     text = next(_blocks(path, damage, 1 << 16), b"")
     if not text.strip():
         raise InputError(f"{path}: {'nothing can be read: ' + str(damage[0]) if damage else 'is empty'}")
     lines = text.decode("ascii", "replace").splitlines()
+    named = columns is not None
     for line in lines[:_HEADER_LINES]:
-        words = re.split(r"[\s,;]+", line.strip(" \t\r,;#%").lower())
-        if not words[0] or line.lstrip()[:1] in "#%":
-            _take_names(words, header)
+        words = _words(line.lower())
+        if not any(words) or line.lstrip()[:1] in "#%":
+            named |= columns is None and _take_names(words, header)
         elif all(_is_number(word) for word in words):
             if len(words) == 2 and header.lines == 0 and all(word.isdigit() for word in words):
                 header.size = (int(words[0]), int(words[1]))
             else:
+                if not named and len(words) == 4:
+                    _guess_columns(lines[header.lines : header.lines + _HEADER_LINES], header)
                 return _take_first_event(words, header, path)
-        elif not _take_names(words, header):
+        elif columns is None and _take_names(words, header):
+            named = True
+        else:
             header.skipped += 1
         header.lines += 1
     raise InputError(
         f"{path}: none of the first {header.lines} lines is an event, four numbers t x y p; line 1 is {lines[0][:60]!r}"
     )
+
+
+def _words(line: str) -> list[str]:
+    """The columns of a line; an empty first one, as pandas names its index, counts where commas separate them."""
+    stripped = line.strip(" \t\r#%")
+    if stripped.startswith(","):
+        return ["", *_words(stripped[1:])]
+    return re.split(r"[\s,;]+", stripped.strip(" \t\r,;#%"))
+
+
+def _guess_columns(lines: list[str], header: _Header) -> None:
+    """Another order than t x y p, where the numbers leave only one: time alone grows, polarity alone is 0/1 or -1/1."""
+    rows = [words for words in map(_words, lines) if len(words) == 4 and all(map(_is_number, words))]
+    if len(rows) < _ENOUGH_LINES:
+        return
+    table = np.array([[_as_number(word) for word in row] for row in rows])
+    grows = (np.diff(table, axis=0) >= 0).all(0) & (np.ptp(table, axis=0) > 0)
+    binary = np.isin(table, (0, 1)).all(0) | np.isin(table, (-1, 1)).all(0)
+    if grows[0] or grows.sum() != 1 or binary.sum() != 1 or (grows & binary).any():
+        return
+    time, polarity = int(np.argmax(grows)), int(np.argmax(binary))
+    x, y = (column for column in range(4) if column not in (time, polarity))
+    roles = [0] * 4
+    for column, role in ((time, 0), (x, 1), (y, 2), (polarity, 3)):
+        roles[column] = role
+    header.columns, header.guessed = tuple(roles), True
 
 
 def _take_names(words: list[str], header: _Header) -> bool:
@@ -132,15 +181,19 @@ def _take_first_event(words: list[str], header: _Header, path: Path) -> _Header:
     if len(words) != len(header.columns):
         raise InputError(
             f"{path}: line {header.lines + 1} has {len(words)} columns, expected {len(header.columns)}, such as "
-            "t x y p; where there are more, begin the file with a line that names them, such as: t x y p depth"
+            "t x y p; say what they are (columns, --columns t,x,y,p,-), or begin the file with a line of their names"
         )
     header.decimal_times = any(mark in words[header.columns.index(0)] for mark in ".e")
     return header
 
 
+def _as_number(word: str) -> float:
+    return _TRUTH[word.lower()] if word.lower() in _TRUTH else float(word)
+
+
 def _is_number(word: str) -> bool:
     try:
-        float(word)
+        _as_number(word)
     except ValueError:
         return False
     return True

@@ -39,6 +39,12 @@ def _extras(recording: Recording) -> dict[str, np.ndarray]:
     extras = {"size": np.asarray(recording.events.size)}
     if recording.camera:
         extras |= {"K": np.asarray(recording.camera.intrinsics), "D": np.asarray(recording.camera.distortion)}
+        extras["lens"] = np.asarray(recording.camera.lens.encode())
+    if inertial := recording.inertial:
+        extras |= {"imu_t_us": inertial.t_us, "imu_gyro": inertial.angular_velocity_rad_s}
+        extras["imu_accel"] = inertial.acceleration_m_s2
+    if recording.frame_times_us is not None:
+        extras["frame_t_us"] = recording.frame_times_us
     if truth := recording.ground_truth:
         extras |= {"gt_t": truth.t_s, "gt_w": truth.omega_rad_s}
         if truth.quat_xyzw is not None:

@@ -1,4 +1,4 @@
-"""Prophesee's binary streams, EVT2, EVT3 and DAT, to events, one word after the other.
+"""Prophesee's binary streams, EVT2, EVT2.1, EVT3 and DAT, to events, one word after the other.
 
 Each decoder returns how many events it wrote, how many it had to skip because no time had come before them, and how
 many words are of no known type.
@@ -37,6 +37,52 @@ def decode_evt2(words, t, x, y, p):
             if has_time and new < high - (1 << 27):
                 rollover += 1 << 34
             high, has_time = new, True
+        elif kind not in _EVT2_IGNORED:
+            unknown += 1
+    return n, early, unknown
+
+
+@njit(cache=True, nogil=True)
+def count_evt21(words, type_shift, valid_shift):
+    """How many events an EVT2.1 stream holds: each word carries up to 32 of one row."""
+    n = 0
+    for word in words:
+        if (word >> np.uint64(type_shift)) & np.uint64(0xF) in (_EVT2_OFF, _EVT2_ON):
+            valid = (word >> np.uint64(valid_shift)) & np.uint64(0xFFFFFFFF)
+            while valid:
+                valid &= valid - np.uint64(1)
+                n += 1
+    return n
+
+
+@njit(cache=True, nogil=True)
+def decode_evt21(words, type_shift, valid_shift, t, x, y, p):
+    """EVT2.1: type 4, low time 6, x 11, y 11 bits, and which of the 32 pixels from x on had an event.
+
+    Args:
+        words: uint64.
+        type_shift, valid_shift: 60 and 0; 28 and 32 in files of the legacy order of the halves.
+    """
+    n, early, unknown = 0, 0, 0
+    high, rollover, has_time = 0, 0, False
+    for word in words:
+        kind = np.int64((word >> np.uint64(type_shift)) & np.uint64(0xF))
+        said = np.int64((word >> np.uint64(type_shift - 28)) & np.uint64(0xFFFFFFF))
+        if kind in (_EVT2_OFF, _EVT2_ON):
+            valid = np.int64((word >> np.uint64(valid_shift)) & np.uint64(0xFFFFFFFF))
+            for bit in range(32):
+                if not (valid >> bit) & 1:
+                    continue
+                if not has_time:
+                    early += 1
+                    continue
+                t[n] = rollover + (high << 6) + (said >> 22)
+                x[n], y[n], p[n] = ((said >> 11) & 0x7FF) + bit, said & 0x7FF, kind
+                n += 1
+        elif kind == _EVT2_TIME_HIGH:
+            if has_time and said < high - (1 << 27):
+                rollover += 1 << 34
+            high, has_time = said, True
         elif kind not in _EVT2_IGNORED:
             unknown += 1
     return n, early, unknown

@@ -12,6 +12,8 @@ TOO_FEW, TOO_MANY, NO_NUMBER, NO_TIME = range(4)
 _NEWLINE, _RETURN, _TAB, _SPACE = 10, 13, 9, 32
 _COMMA, _SEMICOLON, _HASH, _PERCENT = 44, 59, 35, 37
 _PLUS, _MINUS, _POINT, _ZERO, _NINE = 43, 45, 46, 48, 57
+_POLARITY = 3  # role of a column
+_T, _R, _U, _F, _A, _L, _S = 116, 114, 117, 102, 97, 108, 115
 _E_BIG, _E_SMALL, _N_BIG, _N_SMALL, _I_BIG, _I_SMALL = 69, 101, 78, 110, 73, 105
 
 
@@ -59,6 +61,17 @@ def _parse_number(text, i):
     return i, -digits if negative else digits, power
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _parse_truth(text, i):
+    """`True` or `False` at text[i], of any case, as 1 or 0: where it ends, or -1."""
+    first = text[i] | 0x20  # a small letter
+    if first == _T and text[i + 1] | 0x20 == _R and text[i + 2] | 0x20 == _U and text[i + 3] | 0x20 == _E_SMALL:
+        return i + 4, 1
+    if first == _F and text[i + 1] | 0x20 == _A and text[i + 2] | 0x20 == _L and text[i + 3] | 0x20 == _S:
+        return (i + 5, 0) if text[i + 4] | 0x20 == _E_SMALL else (-1, 0)
+    return -1, 0
+
+
 @njit(cache=True, nogil=True)
 def _shifted(digits, power):
     """digits * 10**power as the nearest integer, halves away from zero; False where it overflows an int64."""
@@ -97,6 +110,8 @@ def _parse_line(text, i, columns, t_power, values):
         start = i
         i, digits, power = _parse_number(text, i)
         role = columns[column]
+        if i < 0 and role == _POLARITY:
+            i, digits = _parse_truth(text, start)
         if i < 0 or not (_is_separator(text[i]) or text[i] == _NEWLINE):
             sign = text[start] == _MINUS or text[start] == _PLUS
             letter = text[start + sign]
