@@ -145,6 +145,22 @@ def test_router_logits_and_the_auxiliary_loss_are_the_models_own(family):
     torch.testing.assert_close(found.aux_loss, expected.aux_loss, rtol=1e-3, atol=0)
 
 
+def test_padding_counts_in_the_auxiliary_loss_as_little_as_before_the_conversion():
+    model, mask = build("Qwen3Moe"), torch.ones_like(TOKENS)
+    mask[0, :17] = mask[1, :9] = 0
+
+    def losses(model: nn.Module, pad: int) -> tuple[Tensor, Tensor]:
+        tokens = torch.where(mask.bool(), TOKENS, pad)
+        labels = torch.where(mask.bool(), TOKENS, -100)
+        found = model(tokens, attention_mask=mask, labels=labels, output_router_logits=True)
+        return found.loss, found.aux_loss
+
+    expected = losses(model, 0)
+    convert(model, Recipe.bf16())
+    torch.testing.assert_close(losses(model, 0), expected, rtol=1e-3, atol=0)
+    torch.testing.assert_close(losses(model, 7), losses(model, 0), rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_generation_chooses_the_same_tokens(family):
     model = build(family)

@@ -189,10 +189,26 @@ class MoE(nn.Module):
         self.shared = Experts(hidden, width * shared_experts, 1, recipe, recompute) if shared_experts else None
         self._balance_gradients = BalanceGradients()
 
-    def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+    def forward(
+        self,
+        x: Float[Tensor, "*batch hidden"],
+        mask: Tensor | None = None,  # bool [*batch]
+    ) -> Float[Tensor, "*batch hidden"]:
+        """Every token's experts.
+
+        Args:
+            x: tokens, BF16 or FP32.
+            mask: True where a token counts, False for padding: that is computed too, but has no part in the auxiliary
+                loss and in the load of the experts.
+        """
         self.experts._check_input(x)
         tokens = x.reshape(-1, x.shape[-1])
-        routing = self.router(tokens)
+        if mask is not None and (mask.shape != x.shape[:-1] or mask.dtype != torch.bool):
+            raise InputError(
+                f"mask must be torch.bool {tuple(x.shape[:-1])}, True where a token counts, got {mask.dtype} "
+                f"{tuple(mask.shape)}; of zeros and ones, give mask.bool()"
+            )
+        routing = self.router(tokens, None if mask is None else mask.reshape(-1))
         self.auxiliary_loss = routing.auxiliary_loss
         shared = None if self.shared is None else self._visit_shared
         y = self.experts(tokens, routing.expert_ids, routing.probabilities, shared).view(x.shape)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pauca.errors import ConfigError
@@ -141,9 +141,9 @@ class Router(nn.Module):
             state_dict[name] = state_dict[name].float()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def forward(self, x: Float[Tensor, "tokens hidden"]) -> Routing:
+    def forward(self, x: Float[Tensor, "tokens hidden"], mask: Bool[Tensor, " tokens"] | None = None) -> Routing:
         """`route`, and in training the load is counted for `update_bias`."""
-        routing = self.route(x)
+        routing = self.route(x, mask)
         if self.training:
             if self.load.device != x.device:  # wrappers move parameters and buffers alone
                 self.load = self.load.to(x.device)
@@ -151,8 +151,12 @@ class Router(nn.Module):
             (_count_compiled if torch.compiler.is_compiling() else _count)(self.load, routing.copies)
         return routing
 
-    def route(self, x: Float[Tensor, "tokens hidden"]) -> Routing:
-        """Choose each token's experts; changes nothing in the router."""
+    def route(self, x: Float[Tensor, "tokens hidden"], mask: Bool[Tensor, " tokens"] | None = None) -> Routing:
+        """Choose each token's experts; changes nothing in the router.
+
+        Args:
+            mask: True where a token counts, in `copies` and `auxiliary_loss`; False for padding, which is routed too.
+        """
         with torch.autocast(x.device.type, enabled=False):
             logits = _Fp32Linear.apply(x, self.weight)
             scores = logits.softmax(-1) if self.config.scoring == "softmax" else logits.sigmoid()
@@ -161,8 +165,9 @@ class Router(nn.Module):
             if self.config.normalise:
                 chosen = _normalised(chosen)
             copies = torch.zeros(len(self.weight), dtype=torch.int64, device=x.device)
-            copies.scatter_add_(0, expert_ids.reshape(-1), torch.ones_like(expert_ids).reshape(-1))
-            return Routing(expert_ids, chosen * self.config.scale, copies, self._auxiliary_loss(scores, copies))
+            counting = torch.ones_like(expert_ids) if mask is None else mask[:, None].expand_as(expert_ids).long()
+            copies.scatter_add_(0, expert_ids.reshape(-1), counting.reshape(-1))
+            return Routing(expert_ids, chosen * self.config.scale, copies, self._auxiliary_loss(scores, copies, mask))
 
     def _choose(self, scores: Float[Tensor, "tokens experts"]) -> Int[Tensor, "tokens top_k"]:
         scores = scores + self.bias
@@ -176,11 +181,18 @@ class Router(nn.Module):
             scores = by_group.masked_fill(~chosen[..., None], float("-inf")).flatten(1)
         return scores.topk(self.top_k, -1, sorted=False).indices
 
-    def _auxiliary_loss(self, scores: Float[Tensor, "tokens experts"], copies: Int[Tensor, " experts"]) -> Tensor:
+    def _auxiliary_loss(
+        self, scores: Float[Tensor, "tokens experts"], copies: Int[Tensor, " experts"], mask: Tensor | None
+    ) -> Tensor:
         """experts * sum over them of (share of the copies) * (mean share of the score): Switch Transformer, eq. 4."""
         shares = scores if self.config.scoring == "softmax" else _normalised(scores)
         tokens, experts = scores.shape
-        return experts * (copies / max(1, tokens * self.top_k) * shares.sum(0) / max(1, tokens)).sum()
+        if mask is None:
+            return experts * (copies / max(1, tokens * self.top_k) * shares.sum(0) / max(1, tokens)).sum()
+        count = mask.sum().clamp(min=1)
+        # Not a product: what padding holds may be no number at all.
+        shares = torch.where(mask[:, None], shares, 0)
+        return experts * (copies / (count * self.top_k) * shares.sum(0) / count).sum()
 
     @torch.no_grad()
     def update_bias(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
@@ -188,7 +188,8 @@ def rotary_table(
     positions: Float[Tensor, " time"], channels: int, base: float
 ) -> tuple[Float[Tensor, "time half"], Float[Tensor, "time half"]]:
     """Cosine and sine by which rotary positions (arXiv 2104.09864) turn each pair of `channels`."""
-    frequencies = base ** -(torch.arange(0, channels, 2, device=positions.device) / channels)
+    # In FP32 whatever the default: in BF16, wavelengths would be rounded by up to 0.4 %.
+    frequencies = base ** -(torch.arange(0, channels, 2, dtype=torch.float32, device=positions.device) / channels)
     angles = positions[:, None] * frequencies
     return angles.cos(), angles.sin()
 
@@ -219,6 +220,29 @@ class KeyValueCache:
         return self.keys[:, :, : new.stop], self.values[:, :, : new.stop]
 
 
+def visible_keys(
+    time: int,
+    queries: int,
+    mask: Bool[Tensor, "batch time"] | None,
+    documents: Int[Tensor, "batch time"] | None,
+    device: torch.device,
+) -> Bool[Tensor, "batch 1 queries time"] | None:
+    """Which of all tokens each of the last `queries` ones sees: earlier ones of its document that are no padding.
+
+    And itself, padding too, as there must be something to see. None where it sees all earlier ones.
+    """
+    if mask is None and documents is None:
+        return None
+    place = torch.arange(time, device=device)
+    itself = place[-queries:, None] == place
+    seen = (place[-queries:, None] >= place)[None]
+    if mask is not None:
+        seen = seen & mask[:, None]
+    if documents is not None:
+        seen = seen & (documents[:, -queries:, None] == documents[:, None])
+    return (seen | itself)[:, None]
+
+
 class Attention(nn.Module):
     """Attention with grouped queries and rotary positions."""
 
@@ -233,16 +257,18 @@ class Attention(nn.Module):
         x: Float[Tensor, "batch time hidden"],
         rotation: tuple[Float[Tensor, "time half"], Float[Tensor, "time half"]],
         cache: KeyValueCache | None = None,
+        visible: Bool[Tensor, "batch 1 time keys"] | None = None,
     ) -> Float[Tensor, "batch time hidden"]:
         heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))
         q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
         # Attention's output takes the layout of q: heads within a token, so that `out` reads it as it is. A copy of v
         # lets go of the tensor that also holds q and k before their rotation.
         q, k, v = (h.transpose(1, 2) for h in (rotate(q, *rotation), rotate(k, *rotation), v.contiguous()))
-        causal = self.causal and x.shape[1] > 1
+        causal = self.causal and x.shape[1] > 1 and visible is None
         if cache is not None:
             k, v = cache.append(k, v)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=self.heads != self.kv_heads)
+        grouped = self.heads != self.kv_heads
+        y = F.scaled_dot_product_attention(q, k, v, visible, is_causal=causal, enable_gqa=grouped)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -253,7 +279,10 @@ class FeedForward(nn.Module):
         super().__init__()
         self.experts = Experts(hidden, width, 1, recipe, recompute)
 
-    def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+    def forward(
+        self, x: Float[Tensor, "*batch hidden"], mask: Bool[Tensor, "*batch"] | None = None
+    ) -> Float[Tensor, "*batch hidden"]:
+        """The one expert of every token, padding (`mask`, as of `MoE`) or not."""
         tokens = x.reshape(-1, x.shape[-1])
         everyone = torch.zeros(len(tokens), 1, dtype=torch.int64, device=x.device)
         return self.experts(tokens, everyone, torch.ones_like(everyone, dtype=torch.float32)).view(x.shape)
@@ -274,13 +303,15 @@ class Block(nn.Module):
         x: Float[Tensor, "batch time hidden"],
         rotation: tuple[Float[Tensor, "time half"], Float[Tensor, "time half"]],
         cache: KeyValueCache | None = None,
+        mask: Bool[Tensor, "batch time"] | None = None,
+        visible: Bool[Tensor, "batch 1 time keys"] | None = None,
     ) -> Float[Tensor, "batch time hidden"]:
-        attend = (self.attention_norm, self.attention, x, rotation, cache)
+        attend = (self.attention_norm, self.attention, x, rotation, cache, visible)
         if self.recompute.attention and torch.is_grad_enabled():
             x = x + checkpoint(_normed, *attend, use_reentrant=False, preserve_rng_state=False)
         else:
             x = x + self._branch(*attend)
-        return x + self._branch(self.feed_forward_norm, self.feed_forward, x)
+        return x + self._branch(self.feed_forward_norm, self.feed_forward, x, mask)
 
     def _branch(self, norm: RMSNorm, module: nn.Module, x: Tensor, *arguments: Any) -> Tensor:
         if not self.recompute.norms or torch.compiler.is_compiling():

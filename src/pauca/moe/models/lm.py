@@ -11,13 +11,22 @@ rotation, softmax, routing and cross entropy in FP32; the experts as their `Reci
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pauca.errors import ConfigError, InputError
 from pauca.moe.layer.moe import auxiliary_loss
-from pauca.moe.models.blocks import KeyValueCache, LayersConfig, Linear, RMSNorm, build_block, initialize, rotary_table
-from pauca.moe.models.cross_entropy import chunked_cross_entropy
+from pauca.moe.models.blocks import (
+    KeyValueCache,
+    LayersConfig,
+    Linear,
+    RMSNorm,
+    build_block,
+    initialize,
+    rotary_table,
+    visible_keys,
+)
+from pauca.moe.models.cross_entropy import IGNORED, chunked_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -145,14 +154,23 @@ class MoELM(nn.Module):
         if not self.config.tied:  # as the head, its rows must be small: logits start with a variance of one
             nn.init.normal_(self.embedding.weight)
 
-    def forward(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time vocabulary"]:
-        """Logits of each position's next token."""
-        return self.head(self.hidden_states(tokens)).float()
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch time"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+        documents: Int[Tensor, "batch time"] | None = None,
+    ) -> Float[Tensor, "batch time vocabulary"]:
+        """Logits of each position's next token; `mask` and `documents` as of `loss`."""
+        return self.head(self.hidden_states(tokens, mask=mask, documents=documents)).float()
 
     def hidden_states(
-        self, tokens: Int[Tensor, "batch time"], caches: list[KeyValueCache] | None = None
+        self,
+        tokens: Int[Tensor, "batch time"],
+        caches: list[KeyValueCache] | None = None,
+        mask: Bool[Tensor, "batch all"] | None = None,
+        documents: Int[Tensor, "batch all"] | None = None,
     ) -> Float[Tensor, "batch time hidden"]:
-        """What the head reads; with `caches`, tokens follow those in the caches."""
+        """What the head reads; with `caches`, tokens follow those in the caches, whose `mask` comes first."""
         start = caches[0].length if caches else 0
         stop = start + tokens.shape[1]
         if stop > self.config.context:
@@ -160,14 +178,35 @@ class MoELM(nn.Module):
         # Not a buffer, which `model.bfloat16()` would round.
         positions = torch.arange(start, stop, dtype=torch.float32, device=tokens.device)
         rotation = rotary_table(positions, self.config.head_dim, self.config.rope_base)
+        visible = visible_keys(stop, stop - start, mask, documents, tokens.device)
+        own_mask = None if mask is None else mask[:, start:]
         x = self.embedding(tokens).bfloat16()
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotation, caches[layer] if caches else None)
+            x = block(x, rotation, caches[layer] if caches else None, own_mask, visible)
         return self.norm(x)
 
-    def loss(self, tokens: Int[Tensor, "batch time"], targets: Int[Tensor, "batch time"]) -> LMLosses:
-        """Mean cross entropy of the targets, each the token after the one at its place, and the balancing loss."""
-        hidden = self.hidden_states(tokens)
+    def loss(
+        self,
+        tokens: Int[Tensor, "batch time"],
+        targets: Int[Tensor, "batch time"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+        documents: Int[Tensor, "batch time"] | None = None,
+    ) -> LMLosses:
+        """Mean cross entropy of the targets, each the token after the one at its place, and the balancing loss.
+
+        Args:
+            tokens: to read.
+            targets: to predict; those of -100 do not count.
+            mask: True where a token counts, False for padding, on either side: no token sees it, and it has no part in
+                the cross entropy, in the balancing loss and in the load of the experts.
+            documents: the number of the document that each token belongs to; no token sees another document's.
+
+        A mask or documents make attention slower: it then reads which tokens see which. Padding on the right alone,
+        with targets of -100, changes no other token even without a mask, but for the balance of the experts.
+        """
+        if mask is not None:
+            targets = torch.where(mask, targets, IGNORED)
+        hidden = self.hidden_states(tokens, mask=mask, documents=documents)
         cross_entropy = chunked_cross_entropy(hidden.flatten(0, 1), self.head.weight, targets.flatten())
         layers = max(1, self.config.layers - self.config.dense_layers)
         balance = torch.as_tensor(auxiliary_loss(self) / layers, device=hidden.device)
@@ -181,19 +220,21 @@ class MoELM(nn.Module):
         temperature: float = 1.0,
         top_k: int | None = None,
         generator: torch.Generator | None = None,
+        mask: Bool[Tensor, "batch time"] | None = None,
     ) -> Int[Tensor, "batch longer"]:
-        """Continue prompts of equal length.
+        """Continue prompts.
 
         Args:
-            prompt: at least one token.
+            prompt: at least one token; shorter ones are padded on the left.
             count: tokens to add, 0 or more; with the prompt, at most the model's context.
             temperature: 0 or more; below 1 the likely become likelier; 0 always takes the likeliest.
             top_k: choose among so many likeliest tokens only; at least 1, or None for all.
             generator: of the random choices; on the prompt's device.
+            mask: False where a prompt is padded.
 
         Raises:
             ConfigError: count, temperature or top_k lies outside its range.
-            InputError: the prompt is empty, or too long for the model's context.
+            InputError: the prompt is empty, padded on the right, or too long for the model's context.
         """
         for name, value, least in (("count", count, 0), ("temperature", temperature, 0), ("top_k", top_k, 1)):
             if value is not None and not value >= least:  # nor NaN
@@ -204,13 +245,16 @@ class MoELM(nn.Module):
                 f"a prompt of {length} tokens and {count} more do not fit: the prompt needs at least one, and the "
                 f"model's context holds {self.config.context}"
             )
+        if mask is not None and not bool(mask[:, -1].all()):
+            raise InputError("a prompt ends in padding, where it should go on; pad shorter prompts on the left")
         sizes = (batch, self.config.kv_heads, length + count, self.config.head_dim)
         caches = [KeyValueCache(*sizes, prompt.device) for _ in self.blocks]
         tokens = new = prompt
         for _ in range(count):
-            logits = self.head(self.hidden_states(new, caches)[:, -1]).float()
+            logits = self.head(self.hidden_states(new, caches, mask)[:, -1]).float()
             new = _choose(logits, temperature, top_k, generator)
             tokens = torch.cat([tokens, new], dim=1)
+            mask = None if mask is None else nn.functional.pad(mask, (0, 1), value=True)
         return tokens
 
 
