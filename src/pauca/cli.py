@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        print(f"pauca: {_one_line(error, debug)}", file=sys.stderr)
+        print(f"pauca: {_with_rank(_one_line(error, debug))}", file=sys.stderr)
         return error.exit_code if isinstance(error, PaucaError) else 1
     return 0
 
@@ -124,6 +124,13 @@ def _one_line(error: Exception, debug: bool) -> str:
         return " ".join(str(error).split())
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return f"unexpected error: {text}" + ("" if debug else " (--debug shows where)")
+
+
+def _with_rank(line: str) -> str:
+    """Say which of the processes that torchrun has started is speaking."""
+    rank = f"rank {os.environ.get('RANK')}"
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return line if alone or line.startswith(rank) else f"{rank}: {line}"
 
 
 def _print_overview() -> None:

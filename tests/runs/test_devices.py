@@ -19,9 +19,25 @@ def test_a_missing_gpu_is_said(monkeypatch):
 def test_a_gpu_of_a_number_that_is_not_there_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
     assert resolve_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(DeviceError, match="cuda:2: this machine has 2 GPUs, counted from 0"):
         resolve_device("cuda:2")
+
+
+def test_each_rank_of_a_machine_takes_the_gpu_of_its_number(monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert resolve_device("cuda") == resolve_device("auto") == torch.device("cuda", 1)
+    assert taken == [torch.device("cuda", 1)] * 2
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(
+        DeviceError, match="process 2 of this machine, counted from 0, which has 2 GPUs; start at most 2"
+    ):
+        resolve_device("cuda")
 
 
 def test_an_unknown_device_is_answered_with_the_known_ones():

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch.distributed as dist
 from torch import Tensor
 from tyro.conf import Positional, arg
 
@@ -31,6 +30,7 @@ from pauca.runs import (
     seed_all,
     to_dict,
 )
+from pauca.runs.processes import first_then_all, joined, own_rank
 
 ProtocolName = Literal["cifar-fs", "fc100", "miniimagenet", "tieredimagenet"]
 
@@ -57,6 +57,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     quiet: bool = False,
+    timeout: float = 30.0,
 ) -> None:
     """Meta-train a model and keep the best on validation.
 
@@ -74,6 +75,7 @@ def train(
         resume: go on with the run in the output folder, with its own settings.
         force: replace a run that is there already.
         quiet: print only errors.
+        timeout: with torchrun, minutes that one process may keep the others waiting before all stop and say so.
     """
     settings = _settings(data, protocol, model, training)
     if resume:
@@ -87,8 +89,21 @@ def train(
         given, settings = settings, from_yaml(TrainSettings, config)
         check_obeyed(to_dict(settings), to_dict(given), to_dict(TrainSettings()), config)
     out = out or Path("runs/fewshot") / Path(settings.data).stem
+    with joined(settings.train.device, timeout) as (rank, _):
+        run, settings, result = _train(settings, settings.model if config else model, out, resume, force, quiet)
+        if rank == 0:
+            _training_report(run, settings, result).save(out / "report.html")
+            if not quiet:
+                reached = f", validation {result.validation.accuracy} %" if result.validation else ""
+                print(f"best after step {result.best_step}{reached}: {run.checkpoints / 'best.safetensors'}")
+                print(f"report: {out / 'report.html'}")
+
+
+def _train(
+    settings: TrainSettings, asked: fewshot.ModelConfig, out: Path, resume: bool, force: bool, quiet: bool
+) -> tuple[Run, TrainSettings, fewshot.TrainResult]:
     train_images, validation_images = _training_data(settings)
-    _check_asked(settings.model if config else model, train_images)
+    _check_asked(asked, train_images)
     _, channels, size, _ = train_images.images.shape
     fitting = train_images.fitting or settings.model.fitting
     settings = replace(settings, model=replace(settings.model, image_size=size, channels=channels, fitting=fitting))
@@ -97,21 +112,8 @@ def train(
     check_settings(settings.train, train_images, validation_images)
 
     # Only now, so that settings that are refused neither leave a run behind nor, with --force, cost an earlier one.
-    workers = fewshot.Workers.join()
-    run = Run(out)
-    if workers.rank == 0:
-        run = Run.create(out, settings, force, resume)
-    if workers.count > 1:
-        dist.barrier()
-    result = fewshot.train(network, settings.train, train_images, validation_images, run, resume, quiet)
-    if workers.rank == 0:
-        _training_report(run, settings, result).save(out / "report.html")
-        if not quiet:
-            reached = f", validation {result.validation.accuracy} %" if result.validation else ""
-            print(f"best after step {result.best_step}{reached}: {run.checkpoints / 'best.safetensors'}")
-            print(f"report: {out / 'report.html'}")
-    if workers.count > 1:
-        dist.destroy_process_group()
+    run = first_then_all(lambda: Run.create(out, settings, force, resume) if own_rank() == 0 else Run(out))
+    return run, settings, fewshot.train(network, settings.train, train_images, validation_images, run, resume, quiet)
 
 
 @dataclass(frozen=True)

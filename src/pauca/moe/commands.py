@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-import torch.distributed as dist
 from tyro.conf import Positional, arg
 
 from pauca import moe
@@ -17,9 +16,9 @@ from pauca.moe import plots
 from pauca.moe.data import BpeTokenizer
 from pauca.moe.plan import Assumptions, PlanTask, find_plans, model_shape, parse_memory
 from pauca.moe.plan.tables import plan_lines
-from pauca.moe.training.processes import join_processes, wait_for_all
 from pauca.moe.training.trainer import check_fit
 from pauca.runs import Report, Run, atomic_write, check_obeyed, from_yaml, resolve_device, seed_all, to_dict, write_text
+from pauca.runs.processes import count_processes, first_then_all, joined, own_rank, wait_for_all
 
 _VARIANTS = {  # the named recipes, and what else is kept of z
     "bf16": moe.RECIPES["bf16"],
@@ -151,6 +150,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     quiet: bool = False,
+    timeout: float = 30.0,
 ) -> None:
     """Train a mixture-of-experts language model on text.
 
@@ -170,23 +170,25 @@ def train(
         resume: go on with the run in the output folder, with its own settings.
         force: replace a run that is there already.
         quiet: print only errors.
+        timeout: with torchrun, minutes that one process may keep the others waiting (for tokens, too) before all stop
+            and say so.
     """
     out = out or Path("runs/moe") / f"{model.size}-{model.recipe}"
     text = (data, validation, validation_share, vocabulary)
     settings = _settings(out, config, resume, text, model, training)
-    rank, processes = join_processes()
-    if rank > 0:
-        wait_for_all()  # the first process tokenises
-    tokens = moe.prepare_tokens(settings.data, out.parent / "tokens")
-    if rank == 0:
-        wait_for_all()
+    with joined(settings.train.device, timeout):
+        _train(settings, out, resume, force, quiet)
+
+
+def _train(settings: TrainSettings, out: Path, resume: bool, force: bool, quiet: bool) -> None:
+    tokens = first_then_all(lambda: moe.prepare_tokens(settings.data, out.parent / "tokens"))
     settings = replace(settings, model=replace(settings.model, vocabulary=tokens.tokenizer.vocabulary))
-    check_fit(settings.model, tokens, settings.train, processes)
+    check_fit(settings.model, tokens, settings.train, count_processes())
     seed_all(settings.train.seed)
     network = moe.MoELM(settings.model)
 
     # Only now, so that settings that are refused neither leave a run behind nor, with --force, cost an earlier one.
-    run = Run(out)
+    run, rank = Run(out), own_rank()
     if rank == 0:
         run = Run.create(out, settings, force, resume)
         _remember_text(run, tokens, resume)
@@ -204,8 +206,6 @@ def train(
             reached = f" (validation {loss:.3f} nats per token)" if loss is not None else ""
             print(f"best after step {result.best_step}{reached}: {run.checkpoints / 'best.safetensors'}")
             print(f"report: {out / 'report.html'}")
-    if processes > 1:
-        dist.destroy_process_group()
 
 
 def sample(

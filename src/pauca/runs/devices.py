@@ -30,9 +30,22 @@ def resolve_device(name: str) -> torch.device:
         raise DeviceError(
             f"device {name}: torch {torch.__version__} sees no CUDA GPU here; use --device cpu (see `pauca doctor`)"
         )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"device {name}: this machine has {torch.cuda.device_count()} GPUs, counted from 0")
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda":
+        device = _gpu(name, device.index, torch.cuda.device_count())
         torch.cuda.set_device(device)
     return device
+
+
+def _gpu(name: str, index: int | None, count: int) -> torch.device:
+    import torch
+
+    if index is None:
+        index = int(os.environ.get("LOCAL_RANK", "0"))
+        if index >= count:
+            raise DeviceError(
+                f"device {name}: this is process {index} of this machine, counted from 0, which has {count} GPUs; "
+                f"start at most {count} (torchrun --nproc-per-node {count})"
+            )
+    if index >= count:
+        raise DeviceError(f"device {name}: this machine has {count} GPUs, counted from 0")
+    return torch.device("cuda", index)

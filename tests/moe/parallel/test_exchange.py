@@ -7,6 +7,7 @@ from torch import distributed as dist
 from pauca.errors import PaucaError
 from pauca.moe.layer.permutation import PADDING
 from pauca.moe.parallel.exchange import peers_answer, plan_exchange
+from pauca.runs.processes import OtherStopped
 
 EACH, TOP_K, COUNTS = 2, 3, (9, 0, 14)  # experts of a rank, choices, tokens of each rank
 
@@ -41,9 +42,13 @@ def test_tokens_visit_each_rank_of_their_experts_once_and_come_back(together):
             assert sorted(came_back[:, 2].tolist()) == (_choices(rank)[token] // EACH).unique().tolist()
 
 
-def test_only_the_first_line_of_a_failure_is_shown():
+def test_a_failure_is_explained_in_one_line():
     with (
-        pytest.raises(PaucaError, match=r"counting: a rank has died.*logs \(Connection closed\)$"),
+        pytest.raises(
+            OtherStopped, match=r"^rank 0 stops, because another rank has; .* \(expert parallelism, counting\)$"
+        ),
         peers_answer("counting"),
     ):
-        raise RuntimeError("Connection closed\nfrom many sockets")
+        raise RuntimeError("[/gloo/pair.cc:534] Connection closed by peer [127.0.0.1]:1024\nfrom many sockets")
+    with pytest.raises(PaucaError, match=r"counting: .* \(other shapes\)$"), peers_answer("counting"):
+        raise RuntimeError("other shapes\nand a trace")

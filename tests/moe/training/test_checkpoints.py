@@ -22,7 +22,7 @@ from pauca.moe.training.checkpoints import (
     save_checkpoint,
     save_model,
 )
-from pauca.moe.training.processes import wait_for_all
+from pauca.runs.processes import wait_for_all
 
 
 def state(value: float) -> dict:

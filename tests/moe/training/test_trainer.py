@@ -205,8 +205,11 @@ def test_processes_train_as_one(data, together, processes, ep):
             name: sum(load) for name, load in alone["loads"].items()
         }
     assert ranks[0]["weights"].keys() == alone["weights"].keys()
+    start = fresh(replace(MODEL, recipe=Recipe.bf16())).state_dict()
     for name, value in alone["weights"].items():
-        assert ranks[0]["weights"][name].shape == value.shape, name
+        moved = (value - start[name]).norm()
+        difference = (ranks[0]["weights"][name] - value).norm()
+        assert difference <= 0.02 * moved, name  # 0.008 at most, of the experts; a rank's own gradients: 0.3 to 0.6
 
 
 def _spoilt(rank: int, data: TokenData, ep: int) -> str:

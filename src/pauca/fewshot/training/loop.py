@@ -17,6 +17,8 @@ from pauca.fewshot.training.config import TrainConfig
 from pauca.fewshot.training.trainer import Trainer, loss_parts
 from pauca.fewshot.types import Episodes, ImageSet
 from pauca.runs import Progress, Run, atomic_write, resolve_device, seed_of, write_text
+from pauca.runs.processes import OtherStopped, Stopped, peers_answer
+from pauca.runs.watch import Watch
 
 _LOG_EVERY = 50
 
@@ -58,15 +60,22 @@ def train(
     if resume:
         keeper.resume()
     is_first = trainer.workers.rank == 0
-    with Progress("train", config.steps, quiet=quiet or not is_first) as progress:
+    with (
+        Watch(keeper.what_is_left) as watch,
+        Progress("train", config.steps, quiet=quiet or not is_first) as progress,
+    ):
         progress.advance(trainer.steps_done)
         note = ""
         while trainer.steps_done < config.steps:
-            losses = trainer.step()
-            if trainer.steps_done % _LOG_EVERY == 0 or trainer.steps_done == config.steps:
-                note = _log(losses, trainer, run)
-            if trainer.steps_done % config.validate_every == 0 or trainer.steps_done == config.steps:
-                keeper.keep()
+            try:
+                with watch.doing(f"step {trainer.steps_done + 1}"), peers_answer():
+                    losses = trainer.step()
+                    if trainer.steps_done % _LOG_EVERY == 0 or trainer.steps_done == config.steps:
+                        note = _log(losses, trainer, run)
+                    if trainer.steps_done % config.validate_every == 0 or trainer.steps_done == config.steps:
+                        keeper.keep()
+            except (OtherStopped, Stopped) as error:
+                raise type(error)(f"{error}; {keeper.what_is_left()}") from error
             progress.advance(note=note)
     return keeper.result()
 
@@ -130,6 +139,11 @@ class _Keeper:
         best = {"accuracy": self.best_accuracy, "step": self.best_step}
         with atomic_write(self.run.checkpoints / "last.safetensors", force=True) as path:
             save_file(state, path, metadata={"pauca.fewshot.best": json.dumps(best)})
+
+    def what_is_left(self) -> str:
+        """The checkpoint to go on from, in words."""
+        path = self.run.checkpoints / "last.safetensors" if self.run is not None else None
+        return f"go on from {path} with --resume" if path and path.exists() else "there is no checkpoint yet"
 
     def resume(self) -> None:
         if self.run is None:

@@ -9,13 +9,11 @@ sampler. So a resumed run repeats bit for bit with nothing but weights, momentum
 processes that share the passes of a step draw what one process would.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -29,6 +27,7 @@ from pauca.fewshot.training.config import TrainConfig
 from pauca.fewshot.training.graph import CapturedPass, can_be_captured
 from pauca.fewshot.types import Episodes, ImageSet
 from pauca.runs import resolve_device, seed_of
+from pauca.runs.processes import average, join_processes
 
 # Episodes are drawn and sent to the device for so many steps at a time: one transfer, and short enough that a GPU with
 # queued work does not wait for it.
@@ -43,24 +42,14 @@ class Workers:
     count: int = 1
 
     @classmethod
-    def join(cls) -> "Workers":
-        """Join the processes that torchrun has started, if it has."""
-        if dist.is_available() and dist.is_initialized():
-            return cls(dist.get_rank(), dist.get_world_size())
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-            return cls(dist.get_rank(), dist.get_world_size())
-        return cls()
+    def join(cls, device: str = "auto") -> "Workers":
+        """Join the processes that torchrun has started, if it has, each with the GPU of its own that `device` means."""
+        return cls(*join_processes(device))
 
     def average(self, tensors: list[Tensor]) -> None:
         """Replace tensors of one type by their mean over all processes, in one message."""
-        if self.count == 1:
-            return
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        dist.all_reduce(flat)
-        flat /= self.count
-        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(mean.view_as(tensor))
+        if self.count > 1:
+            average(tensors)
 
 
 class Trainer:
@@ -76,7 +65,7 @@ class Trainer:
     def __init__(self, model: MCRNet, images: ImageSet, config: TrainConfig, workers: Workers | None = None) -> None:
         check_images(model, images)
         self.config = config
-        self.workers = workers or Workers.join()
+        self.workers = workers or Workers.join(config.device)
         self.device = resolve_device(config.device)
         self.on_gpu = self.device.type == "cuda"
         self.passes = self._passes()

@@ -20,6 +20,7 @@ from pauca.moe import ops
 from pauca.moe.layer.kept import Stored
 from pauca.moe.layer.permutation import PADDING
 from pauca.moe.ops.formats import Fp8Tensor, MxFp4Tensor
+from pauca.runs.processes import OtherStopped, explain, first_line, own_rank
 
 
 @contextmanager
@@ -28,10 +29,12 @@ def peers_answer(what: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = explain(error)
+        if reason is not None:
+            raise OtherStopped(f"{reason} (expert parallelism, {what})") from error
         raise PaucaError(
-            f"expert parallelism, {what}: a rank has died, runs other code, or is too late for the process group's "
-            f"timeout; see the other ranks' logs ({first_line})"
+            f"rank {own_rank()}: expert parallelism, {what}: ranks that run other code, or a fault of this one "
+            f"({first_line(error)})"
         ) from error
 
 

@@ -24,8 +24,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.moe.models.lm import LMConfig, MoELM
-from pauca.moe.training.processes import OtherStopped, count_processes, gather, own_rank, wait_for_all
 from pauca.runs import atomic_write, from_dict, write_text
+from pauca.runs.processes import OtherStopped, count_processes, gather, own_rank, wait_for_all
 
 _SEAL = "checksums.json"
 _ORIGIN = "origin.json"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pauca.moe.layer.moe import Experts
 from pauca.moe.layer.router import Routing
 from pauca.moe.parallel.experts import ParallelExperts
-from pauca.moe.training.processes import gather
+from pauca.runs.processes import gather
 
 
 @torch.no_grad()

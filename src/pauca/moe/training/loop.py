@@ -15,6 +15,8 @@ from pauca.moe.models.lm import MoELM
 from pauca.moe.training.checkpoints import checkpoints, clean_up, load_checkpoint, save_checkpoint, save_model
 from pauca.moe.training.trainer import Diverged, TrainConfig, Trainer, TrainStep
 from pauca.runs import Progress, Run, write_text
+from pauca.runs.processes import OtherStopped, Stopped, peers_answer
+from pauca.runs.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,21 @@ def train(
     keeper = _Keeper(trainer, run)
     if resume:
         keeper.resume()
-    with _Log(trainer, run) as log, Progress("train", config.steps, quiet=quiet or trainer.rank > 0) as progress:
+    with (
+        Watch(keeper.what_is_left) as watch,
+        _Log(trainer, run) as log,
+        Progress("train", config.steps, quiet=quiet or trainer.rank > 0) as progress,
+    ):
         progress.advance(trainer.steps_done)
         while trainer.steps_done < config.steps:
-            if config.health_every and trainer.steps_done % config.health_every == 0:
-                log.write(trainer.health())
             try:
-                step = trainer.step()
-            except Diverged as error:
-                raise Diverged(f"{error}; {keeper.what_is_left()}") from error
-            log.step(step)
-            keeper.keep(log)
+                with watch.doing(f"step {trainer.steps_done + 1}"), peers_answer():
+                    if config.health_every and trainer.steps_done % config.health_every == 0:
+                        log.write(trainer.health())
+                    log.step(trainer.step())
+                    keeper.keep(log)
+            except (Diverged, OtherStopped, Stopped) as error:
+                raise type(error)(f"{error}; {keeper.what_is_left()}") from error
             progress.advance(note=log.note)
     return TrainResult(keeper.best_loss, keeper.best_step)
 

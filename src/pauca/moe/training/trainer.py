@@ -29,8 +29,8 @@ from pauca.moe.parallel.optimizer_state import load_optimizer_state, optimizer_s
 from pauca.moe.training.diagnosis import diagnose, largest_gradient
 from pauca.moe.training.fsdp import clip, divide, parameter_groups
 from pauca.moe.training.health import quantization_health, router_load
-from pauca.moe.training.processes import join_processes
 from pauca.runs import resolve_device, seed_of
+from pauca.runs.processes import join_processes
 
 _STEPS_OF_A_RISE = 10
 
@@ -132,7 +132,7 @@ class Trainer:
     """
 
     def __init__(self, model: MoELM, data: TokenData, config: TrainConfig) -> None:
-        self.rank, self.processes = join_processes()
+        self.rank, self.processes = join_processes(config.device)
         check_fit(model.config, data, config, self.processes)
         self.device = resolve_device(config.device)
         self.config, self.data = config, data
