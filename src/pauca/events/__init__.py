@@ -1,8 +1,9 @@
 """Few events: the motion of an event camera, by maximum likelihood under a space-time Poisson point process."""
 
-from pauca.events.alignment import AlignConfig, Aligner, align, align_packets, cut_windows
+from pauca.events.alignment import AlignConfig, Aligner, align, align_packets, cut_windows, refine
 from pauca.events.alignment import cut_packets as cut_packets  # its name in 0.1
 from pauca.events.camera import Camera
+from pauca.events.continuous import TrajectoryConfig
 from pauca.events.description import Info, info
 from pauca.events.evaluation import PACKET_END, PACKET_MIDDLE, STATED, Evaluation, Protocol, evaluate, fit_time_offset
 from pauca.events.hot_pixels import hot_pixel_mask, remove_hot_pixels
@@ -23,7 +24,7 @@ from pauca.events.likelihood import Contrast, NegativeBinomial
 from pauca.events.score import Score, Scorer
 from pauca.events.simulation import DAVIS240C, SimulateConfig, simulate
 from pauca.events.trajectory import Trajectory
-from pauca.events.types import Alignment, Events, Motion, Objective, Packet, Status
+from pauca.events.types import Alignment, Estimator, Events, Motion, Objective, Packet, Status
 from pauca.events.warp import Frame, Warp
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Alignment",
     "Camera",
     "Contrast",
+    "Estimator",
     "Evaluation",
     "Events",
     "Finding",
@@ -58,6 +60,7 @@ __all__ = [
     "Status",
     "TimeUnit",
     "Trajectory",
+    "TrajectoryConfig",
     "Warp",
     "align",
     "align_packets",
@@ -68,6 +71,7 @@ __all__ = [
     "info",
     "read",
     "read_ground_truth",
+    "refine",
     "remove_hot_pixels",
     "simulate",
     "write",

@@ -9,13 +9,15 @@ from jaxtyping import Float
 
 from pauca.errors import ConfigError, InputError
 from pauca.events.camera import Camera, undistortion_table
+from pauca.events.continuous import TrajectoryConfig, WindowScorer
+from pauca.events.continuous import refine as refine_packets
 from pauca.events.kernels.bearings import look_up_bearings, seconds_since
 from pauca.events.likelihood import Contrast, NegativeBinomial, PixelScore
 from pauca.events.newton import Optimum, Trial, maximise
 from pauca.events.recording import Recording
 from pauca.events.score import Scorer
 from pauca.events.trajectory import Trajectory
-from pauca.events.types import Alignment, Events, Motion, Objective, Packet, Status, VoteKernel
+from pauca.events.types import Alignment, Estimator, Events, Motion, Objective, Packet, Status, VoteKernel
 from pauca.events.warp import Frame, Warp
 
 _FEWEST_EVENTS = 50  # below, a packet is DEGENERATE: noise alone aligns as well
@@ -35,6 +37,8 @@ class AlignConfig:
 
     motion: Motion = "rotation"
     objective: Objective = "st-ppp"
+    estimator: Estimator = "packets"  # a velocity for each packet, or one that is linear between knots
+    trajectory: TrajectoryConfig = TrajectoryConfig()  # noqa: RUF009 - immutable; its knots, windows and prior
     packet_events: int = 30_000  # most events of a packet
     min_events: int = 10_000  # a packet waits for so many beyond `packet_s`
     packet_s: float = 0.02  # seconds
@@ -62,6 +66,10 @@ class AlignConfig:
             raise ConfigError(
                 f"blur_sigma {self.blur_sigma} must lie in 0.2..1.5 pixels: the blur reaches two pixels, and less than "
                 "0.2 blurs nothing"
+            )
+        if self.estimator == "trajectory" and (self.motion, self.objective, self.exact) != ("rotation", "st-ppp", True):
+            raise ConfigError(
+                "estimator 'trajectory' is for exact rotations and the st-ppp likelihood; choose 'packets'"
             )
         NegativeBinomial(self.r, self.beta)  # says what is wrong with r or beta
 
@@ -252,11 +260,7 @@ def align_packets(
         camera: calibration; not needed where the recording brought its own.
         config: the default `AlignConfig()` suits rotations; `AlignConfig.paper()` is the paper's protocol.
     """
-    events = recording.events if isinstance(recording, Recording) else recording
-    if camera is None and isinstance(recording, Recording):
-        camera = recording.camera
-    if camera is None:
-        raise InputError("the recording does not say its camera: give one, such as Camera.from_file('calib.txt')")
+    events, camera = _events_and_camera(recording, camera)
     aligner = Aligner(camera, config or AlignConfig())
     for window in cut_windows(events, aligner.config):
         yield aligner.align(window)
@@ -282,9 +286,49 @@ def align(
     Raises:
         InputError: where the camera is missing, of another size, or the recording is empty.
     """
+    config = config or AlignConfig()
     alignments = []
     for alignment in align_packets(recording, camera, config):
         alignments.append(alignment)
         if progress is not None:
             progress(alignment)
-    return Trajectory.from_alignments(alignments)
+    trajectory = Trajectory.from_alignments(alignments)
+    return refine(recording, trajectory, camera, config) if config.estimator == "trajectory" else trajectory
+
+
+def refine(
+    recording: Recording | Events,
+    packets: Trajectory,
+    camera: Camera | None = None,
+    config: AlignConfig | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Trajectory:
+    """Velocity as a function of time, linear between the rows of the result, from the velocities of packets.
+
+    Args:
+        recording: as for `align_packets`.
+        packets: what the packets of this recording gave; it places the knots, and the search begins there.
+        camera: as for `align_packets`.
+        config: as for `align_packets`.
+        progress: called with how many more events are done with.
+
+    Raises:
+        InputError: where the camera is missing, or the packets are of a translation.
+    """
+    events, camera = _events_and_camera(recording, camera)
+    config = config or AlignConfig()
+    if packets.motion != "rotation":
+        raise InputError("refine: the trajectory is a translation; only rotations are estimated between packets")
+    pixel_score = NegativeBinomial(config.r, config.beta)
+    frame = Frame(camera, config.border)
+    scorer = WindowScorer(frame, pixel_score, config.vote, config.blur_sigma, config.trajectory.unsigned)
+    return refine_packets(events, Aligner(camera, config).packet, packets, scorer, config.trajectory, progress)
+
+
+def _events_and_camera(recording: Recording | Events, camera: Camera | None) -> tuple[Events, Camera]:
+    events = recording.events if isinstance(recording, Recording) else recording
+    if camera is None and isinstance(recording, Recording):
+        camera = recording.camera
+    if camera is None:
+        raise InputError("the recording does not say its camera: give one, such as Camera.from_file('calib.txt')")
+    return events, camera

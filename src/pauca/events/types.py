@@ -16,6 +16,7 @@ from pauca.errors import InputError
 
 Motion = Literal["rotation", "translation"]
 Objective = Literal["st-ppp", "contrast"]
+Estimator = Literal["packets", "trajectory"]
 VoteKernel = Literal["bilinear", "quadratic"]
 
 

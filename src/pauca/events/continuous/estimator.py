@@ -1,0 +1,120 @@
+"""The velocity as a function of time: windows of knots, each fitted to its events, blended where they overlap."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from pauca.events.continuous.blend import Blend
+from pauca.events.continuous.config import TrajectoryConfig
+from pauca.events.continuous.fit import KnotEstimator
+from pauca.events.continuous.groups import ROLL
+from pauca.events.continuous.knots import interpolate, place_knots
+from pauca.events.continuous.prior import jerk_strength
+from pauca.events.continuous.rest import THRESHOLD, rest_information, resting_intervals, score_test
+from pauca.events.continuous.window import Window, WindowScorer
+from pauca.events.trajectory import Trajectory
+from pauca.events.types import Events, Packet, Status
+
+_SHARE_OF_JERK = 0.5  # of what the packets show: half of the true strength is as good, and their errors add to it
+_LEAST_JERK = 5.0  # rad/s^2 per root of a second; 20 ms may then bend the velocity by 0.5 deg/s
+_SLOW = 0.8  # an interval of at least this share of the longest is tested for rest
+_LOST_PIXELS = 1.0  # DEGENERATE from this standard deviation on, as displacement over the time between knots
+
+ToPacket = Callable[[Events], Packet]
+
+
+@dataclass(frozen=True, eq=False)
+class KnottedEvents:
+    """A recording, and knots from its first event to its last."""
+
+    events: Events
+    to_packet: ToPacket  # looks up the bearings
+    knots_us: Float[np.ndarray, "knots"]
+    place: Int64[np.ndarray, "knots"]  # first event at or after each knot
+
+    def window(self, first: int, last: int, rest: Bool[np.ndarray, "intervals"] | None = None) -> Window:
+        """The events between two knots, without those of intervals at rest."""
+        pieces = [(self.place[first], self.place[last])]
+        if rest is not None and rest[first:last].any():
+            pieces = [(self.place[k], self.place[k + 1]) for k in range(first, last) if not rest[k]]
+        parts = [self.events[start:end] for start, end in pieces] or [self.events[:0]]
+        packets = [self.to_packet(part) for part in parts]
+        t_us = np.concatenate([part.t_us for part in parts]) if len(parts) > 1 else parts[0].t_us
+        x, y, p = (np.concatenate([getattr(packet, name) for packet in packets]) for name in ("x", "y", "p"))
+        return Window.from_events(t_us, x, y, p, self.knots_us[first : last + 1])
+
+
+def refine(
+    events: Events,
+    to_packet: ToPacket,
+    packets: Trajectory,
+    scorer: WindowScorer,
+    config: TrajectoryConfig,
+    progress: Callable[[int], None] | None = None,
+) -> Trajectory:
+    """A trajectory with a row for each knot, from that of packets.
+
+    Args:
+        events: the recording.
+        to_packet: bearings of some of them.
+        packets: the motion as expected: it places the knots, gives the prior its strength, and searches begin at it.
+        scorer: of windows.
+        config: knots, windows and prior.
+        progress: called with how many more events are done with.
+    """
+    expected = packets.t_us[packets.trusted], packets.velocity[packets.trusted]
+    if len(expected[0]) == 0:
+        return packets
+    pixels_per_rad = scorer.frame.camera.fx
+    knots_us = place_knots(*expected, int(events.t_us[0]), int(events.t_us[-1]) + 1, pixels_per_rad, config)
+    source = KnottedEvents(events, to_packet, knots_us, np.searchsorted(events.t_us, knots_us))
+    slow = np.diff(knots_us) * 1e-6 >= _SLOW * config.knot_s
+    rest = resting_intervals(slow, knots_us, lambda i, j: score_test(scorer, source.window(i, j)) < THRESHOLD)
+    pinned = rest_information(rest, knots_us, pixels_per_rad)
+    velocity = interpolate(knots_us, *expected)
+    velocity[pinned.any(axis=(1, 2))] = 0
+    strength = config.jerk or max(_SHARE_OF_JERK * jerk_strength(expected[0] * 1e-6, expected[1]), _LEAST_JERK)
+    estimator, blend = KnotEstimator(scorer, strength, config.turn_deg, config.turning), Blend(len(knots_us))
+    for first, last in spans(len(knots_us) - 1, config):
+        at = slice(first, last + 1)
+        fit = estimator.fit(first, knots_us[at], velocity[at], source.window(first, last, rest), pinned[at])
+        velocity[at] = fit.velocity  # the next window begins here
+        blend.add(fit)
+        if progress is not None:
+            done = last if last == len(knots_us) - 1 else first + config.step
+            progress(int(source.place[done] - source.place[first]))
+    return _trajectory(blend, source, pixels_per_rad)
+
+
+def spans(intervals: int, config: TrajectoryConfig) -> Iterator[tuple[int, int]]:
+    """First and last knot of each window."""
+    first = 0
+    while first + config.window < intervals:
+        yield first, first + config.window
+        first += config.step
+    yield first, intervals
+
+
+def _trajectory(blend: Blend, source: KnottedEvents, pixels_per_rad: float) -> Trajectory:
+    velocity, covariance = blend.moments()
+    t_us = np.round(source.knots_us).astype(np.int64)
+    between = (t_us[1:] + t_us[:-1]) // 2
+    start_us, end_us = np.concatenate([t_us[:1], between]), np.concatenate([between, t_us[-1:]])
+    n_events = np.diff(np.searchsorted(source.events.t_us, np.concatenate([start_us, end_us[-1:] + 1])))
+    sigma = (np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)) * (1, 1, ROLL)).max(axis=1)
+    lost = ~(sigma * (end_us - start_us) * 1e-6 * pixels_per_rad <= _LOST_PIXELS)
+    status = tuple(Status.DEGENERATE if gone else status for gone, status in zip(lost, blend.status, strict=True))
+    return Trajectory(
+        motion="rotation",
+        t_us=t_us,
+        velocity=velocity,
+        covariance=covariance,
+        start_us=start_us,
+        end_us=end_us,
+        n_events=n_events,
+        evaluations=blend.evaluations,
+        score=blend.score,
+        status=status,
+    )

@@ -1,0 +1,95 @@
+"""The most probable velocities at the knots of one window."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+
+from pauca.events.continuous.blend import Fit
+from pauca.events.continuous.prior import precision
+from pauca.events.continuous.window import Window, WindowScorer
+from pauca.events.newton import Trial, maximise
+from pauca.events.types import Status
+
+FEWEST_EVENTS = 50  # below, a window is not fitted
+_REACH_PIXELS = 8.0  # longest step of the solver, as displacement of events at the ends of the window
+_SHORTEST_S = 0.004  # for the reach of very short windows
+_VAGUE = 1e-2  # information that keeps the prior from being singular where nothing is known; (s/rad)^2
+
+
+@dataclass(frozen=True, eq=False)
+class KnotEstimator:
+    """Fits windows: the likelihood of their events and a prior on how fast the acceleration changes."""
+
+    scorer: WindowScorer
+    strength: float  # of the prior's jerk, rad/s^2 per root of a second
+    turn_deg: float  # from which on directions of motion have images of their own
+    turning: float  # weight of the likelihood where they do
+
+    def fit(
+        self,
+        first: int,
+        knots_us: Float[np.ndarray, "knots"],
+        start: Float[np.ndarray, "knots 3"],
+        window: Window,
+        pinned: Float[np.ndarray, "knots 3 3"],
+    ) -> Fit:
+        """Fit one window.
+
+        Args:
+            first: number of its first knot, for whoever puts windows together.
+            knots_us: times of its knots.
+            start: where the search begins; it also says which events share an image.
+            window: its events.
+            pinned: what else says that a knot is at rest, as information.
+        """
+        prior = precision(knots_us * 1e-6, self.strength)
+        for k, information in enumerate(pinned):
+            prior[3 * k : 3 * k + 3, 3 * k : 3 * k + 3] += information
+        if len(window.x) < FEWEST_EVENTS:
+            covariance = _covariance(prior + _VAGUE * np.eye(len(prior)))
+            status = Status.CONVERGED if pinned.any(axis=(1, 2)).all() else Status.DEGENERATE
+            return Fit(first, np.zeros_like(start), covariance, 0.0, status, 0)
+        window = window.grouped(start, self.turn_deg)
+        weight = 1.0 if window.images == 2 else self.turning
+        best = _Best()
+
+        def posterior(point: np.ndarray) -> Trial:
+            trial = self.scorer(window, point.reshape(start.shape))
+            pull = prior @ point
+            value = weight * trial.value - float(point @ pull) / 2
+            return best.of(Trial(value, weight * trial.gradient - pull, weight * trial.fisher + prior))
+
+        found = maximise(posterior, start.ravel(), reach=self._reach(knots_us), observed=0)
+        velocity = found.point.reshape(start.shape)
+        return Fit(first, velocity, _covariance(best.fisher), found.value, found.status, found.evaluations)
+
+    def _reach(self, knots_us: Float[np.ndarray, "knots"]) -> Float[np.ndarray, "3*knots"]:
+        """Longest step of each velocity, rad/s."""
+        half_s = max((knots_us[-1] - knots_us[0]) * 0.5e-6, _SHORTEST_S)
+        knots = len(knots_us)
+        return np.full(3 * knots, np.sqrt(knots) * _REACH_PIXELS / (self.scorer.frame.camera.fx * half_s))
+
+
+@dataclass
+class _Best:
+    """The Fisher matrix of a search's best trial: it covers errors better than the curvature that the search learnt
+    (95 % intervals on three sequences: 86, 90, 80 % against 79, 70, 74)."""
+
+    value: float = -np.inf
+    fisher: Float[np.ndarray, "k k"] = field(default_factory=lambda: np.zeros((0, 0)))
+
+    def of(self, trial: Trial) -> Trial:
+        if trial.value > self.value:
+            self.value, self.fisher = trial.value, trial.fisher
+        return trial
+
+
+def _covariance(information: Float[np.ndarray, "size size"]) -> Float[np.ndarray, "knots 3 3"]:
+    """Covariance of the velocity at each knot; infinite where the information says nothing."""
+    knots = len(information) // 3
+    try:
+        covariance = np.linalg.inv(information)
+    except np.linalg.LinAlgError:
+        return np.full((knots, 3, 3), np.inf)
+    return np.stack([covariance[3 * k : 3 * k + 3, 3 * k : 3 * k + 3] for k in range(knots)])

@@ -1,0 +1,43 @@
+"""Where the knots of a trajectory lie: every few pixels of path, or after some time where the motion is slow."""
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from pauca.events.continuous.config import TrajectoryConfig
+from pauca.events.continuous.groups import ROLL
+
+_STEP_US = 1000.0
+
+
+def interpolate(
+    at_us: Float[np.ndarray, "m"], t_us: Int64[np.ndarray, "n"], velocity: Float[np.ndarray, "n 3"]
+) -> Float[np.ndarray, "m 3"]:
+    """Velocity at other times: linear in between, constant beyond the ends."""
+    return np.stack([np.interp(at_us, t_us, component) for component in velocity.T], axis=1)
+
+
+def place_knots(
+    t_us: Int64[np.ndarray, "n"],
+    velocity: Float[np.ndarray, "n 3"],
+    first_us: int,
+    last_us: int,
+    pixels_per_rad: float,
+    config: TrajectoryConfig,
+) -> Float[np.ndarray, "knots"]:
+    """Times in microseconds, from the first event to the last, at even steps of the expected path.
+
+    Args:
+        t_us: times of the expected velocities.
+        velocity: rad/s.
+        first_us: where the knots begin.
+        last_us: where they end, later than `first_us`.
+        pixels_per_rad: focal length.
+        config: the steps.
+    """
+    steps = max(1, int(np.ceil((last_us - first_us) / _STEP_US)))
+    edges = np.linspace(first_us, last_us, steps + 1)
+    speed = pixels_per_rad * np.linalg.norm(interpolate(edges, t_us, velocity) * (1.0, 1.0, ROLL), axis=1)
+    density = np.maximum(speed / config.knot_pixels, 1 / config.knot_s) * 1e-6  # knots a microsecond
+    passed = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(edges))])
+    intervals = max(1, round(float(passed[-1])))
+    return np.interp(np.linspace(0, passed[-1], intervals + 1), passed, edges)

@@ -1,0 +1,68 @@
+"""Where the camera stands: intervals whose events show no motion."""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from pauca.events.continuous.groups import ROLL
+from pauca.events.continuous.window import Window, WindowScorer
+
+THRESHOLD = 16.27  # of the score test, chi-squared with 3 degrees of freedom: 99.9 % of what does not move is below
+_FEWEST_EVENTS = 50  # below, there is nothing to test
+_LONGEST_S = 0.1  # intervals at rest are tested together up to this length: slow motion needs longer to show
+_HIDDEN_PIXELS = 1.0  # motion that the test does not see
+
+IsStill = Callable[[int, int], bool]
+
+
+def score_test(scorer: WindowScorer, window: Window) -> float:
+    """g' F^-1 g of the gradient and the Fisher matrix by a constant velocity, at rest; 0 where they say nothing.
+
+    Of 1,416 windows of noise and hot pixels the median was 2.3 and the largest 15.2; motion of about a pixel shows.
+    """
+    if len(window.x) < _FEWEST_EVENTS:
+        return 0.0
+    knots = window.basis.shape[1]
+    trial = scorer(window, np.zeros((knots, 3)))
+    gradient = trial.gradient.reshape(knots, 3).sum(axis=0)
+    fisher = trial.fisher.reshape(knots, 3, knots, 3).sum(axis=(0, 2))
+    try:
+        return float(gradient @ np.linalg.solve(fisher, gradient))
+    except np.linalg.LinAlgError:
+        return 0.0
+
+
+def resting_intervals(
+    slow: Bool[np.ndarray, "intervals"], knots_us: Float[np.ndarray, "knots"], is_still: IsStill
+) -> Bool[np.ndarray, "intervals"]:
+    """Which of the slow intervals between knots show no motion, alone and together with neighbours at rest."""
+    rest = slow.copy()
+    for k in np.flatnonzero(slow):
+        rest[k] = is_still(int(k), int(k) + 1)
+    for first, last in runs(rest, knots_us):
+        if last > first + 1 and not is_still(first, last):
+            rest[first:last] = False
+    return rest
+
+
+def rest_information(
+    rest: Bool[np.ndarray, "intervals"], knots_us: Float[np.ndarray, "knots"], pixels_per_rad: float
+) -> Float[np.ndarray, "knots 3 3"]:
+    """What the intervals at rest say about the velocity at their knots: zero, to within the motion that is not seen."""
+    information = np.zeros((len(knots_us), 3, 3))
+    for first, last in runs(rest, knots_us):
+        moved = pixels_per_rad * (knots_us[last] - knots_us[first]) * 1e-6 / _HIDDEN_PIXELS
+        information[first : last + 1] = np.maximum(information[first : last + 1], np.diag([1, 1, ROLL**2]) * moved**2)
+    return information
+
+
+def runs(chosen: Bool[np.ndarray, "intervals"], knots_us: Float[np.ndarray, "knots"]) -> list[tuple[int, int]]:
+    """First and one past the last of each run of chosen intervals; long runs are cut."""
+    found: list[tuple[int, int]] = []
+    for k in np.flatnonzero(chosen).tolist():
+        if found and found[-1][1] == k and (knots_us[k + 1] - knots_us[found[-1][0]]) * 1e-6 <= _LONGEST_S:
+            found[-1] = (found[-1][0], k + 1)
+        else:
+            found.append((k, k + 1))
+    return found

@@ -1,0 +1,118 @@
+"""The whole estimator on moving points, and on the simulated sequences."""
+
+import numpy as np
+import pytest
+
+from pauca import events
+from pauca.errors import ConfigError, InputError
+from pauca.events import AlignConfig, Recording, Status, TrajectoryConfig
+
+from ..scenes import CAMERA, rotating_events
+
+SMALL = AlignConfig(
+    packet_events=5_000,
+    min_events=500,
+    packet_s=0.05,
+    border=20,
+    vote="quadratic",
+    blur_sigma=0.5,
+    estimator="trajectory",
+)
+
+
+def _turning(duration_us=200_000):
+    """A motion at constant acceleration that reverses about y in the middle; recording, velocity at each time."""
+    omega, acceleration = np.array([1.0, 0.0, 0.5]), np.array([0.0, 40.0, 10.0])
+    window = rotating_events(omega, per_point=150, duration_us=duration_us, acceleration=acceleration)
+    middle_us = 5_000_000 + duration_us // 2
+    return window, lambda t_us: omega + (t_us[:, None] - middle_us) * 1e-6 * acceleration
+
+
+def test_velocity_is_found_between_knots_and_within_its_interval():
+    window, truth = _turning()
+    found = events.align(Recording(window, CAMERA), config=SMALL)
+    t_us = np.linspace(window.t_us[0], window.t_us[-1], 50).astype(np.int64)
+    assert np.abs(found.at(t_us) - truth(t_us)).max() < 0.25
+    sigma = np.sqrt(np.diagonal(found.covariance, axis1=1, axis2=2))
+    assert np.mean(np.abs(found.velocity - truth(found.t_us)) < 2 * sigma) > 0.9
+    assert set(found.status[1:-1]) == {Status.CONVERGED}  # the ends know one side alone
+    assert found.t_us[0] == window.t_us[0]
+    assert found.n_events.sum() == len(window)
+    assert np.all(np.diff(found.t_us) <= 20_000)
+
+
+def test_a_trajectory_of_knots_survives_files_and_evaluation(tmp_path):
+    window, truth = _turning()
+    found = events.align(Recording(window, CAMERA), config=SMALL)
+    found.to_csv(tmp_path / "t.csv")
+    found.to_npz(tmp_path / "t.npz")
+    for read in (events.Trajectory.from_csv(tmp_path / "t.csv"), events.Trajectory.from_npz(tmp_path / "t.npz")):
+        np.testing.assert_allclose(read.velocity, found.velocity, rtol=1e-6)
+        np.testing.assert_array_equal(read.t_us, found.t_us)
+    gyroscope = events.GroundTruth(found.t_s, truth(found.t_us))
+    assert events.evaluate(found, gyroscope).rms_deg_s < 6
+
+
+def test_refine_is_the_second_half_of_align():
+    window, _ = _turning()
+    alignments = list(events.align_packets(window, CAMERA, SMALL))
+    done = []
+    found = events.refine(window, events.Trajectory.from_alignments(alignments), CAMERA, SMALL, done.append)
+    np.testing.assert_array_equal(found.velocity, events.align(window, CAMERA, SMALL).velocity)
+    assert len(done) > 1
+    assert sum(done) == len(window)
+
+
+def test_noise_at_rest_is_rest_with_an_honest_interval():
+    rng = np.random.default_rng(0)
+    t_us = np.sort(rng.integers(0, 300_000, 6_000))
+    x, y = rng.integers(0, 64, 6_000).astype(np.uint16), rng.integers(0, 48, 6_000).astype(np.uint16)
+    noise = events.Events(t_us, x, y, rng.integers(0, 2, 6_000).astype(np.uint8), CAMERA.size)
+    packets = events.Trajectory.from_alignments([events.Aligner(CAMERA, SMALL).align(noise)])
+    still = events.Trajectory(**{**vars(packets), "velocity": np.zeros((1, 3)), "status": (Status.CONVERGED,)})
+    found = events.refine(noise, still, CAMERA, SMALL)
+    assert np.abs(found.velocity).max() < 1e-6
+    sigma = np.sqrt(np.diagonal(found.covariance, axis1=1, axis2=2))
+    assert 0.01 < np.median(sigma) < 1  # a pixel in 0.1 s is 0.17 rad/s
+
+
+def test_too_little_to_refine_stays_as_it_is():
+    window, _ = _turning()
+    found = events.align(Recording(window[:30], CAMERA), config=SMALL)
+    assert found.status == (Status.DEGENERATE,)
+
+
+@pytest.mark.parametrize("bad", [{"motion": "translation"}, {"objective": "contrast"}, {"exact": False}])
+def test_what_a_trajectory_is_not_for(bad):
+    with pytest.raises(ConfigError, match="packets"):
+        AlignConfig(estimator="trajectory", **bad)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"knot_pixels": 0.0},
+        {"knot_s": 1.0},
+        {"step": 7},
+        {"step": 0},
+        {"turn_deg": 0.0},
+        {"turning": 0.0},
+        {"jerk": 0.0},
+    ],
+)
+def test_bad_configurations(bad):
+    with pytest.raises(ConfigError):
+        TrajectoryConfig(**bad)
+
+
+def test_a_translation_is_refused():
+    window, _ = _turning()
+    shift = events.align(window, CAMERA, AlignConfig(motion="translation", border=20, min_events=500))
+    with pytest.raises(InputError, match="translation"):
+        events.refine(window, shift, CAMERA, SMALL)
+
+
+def test_same_input_gives_the_same_bits():
+    window, _ = _turning()
+    a, b = (events.align(window, CAMERA, SMALL) for _ in range(2))
+    assert a.velocity.tobytes() == b.velocity.tobytes()
