@@ -1,6 +1,7 @@
 """`pauca moe train` and `pauca moe sample`, as they are typed."""
 
 import json
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from pauca.cli import main
 from pauca.moe import MoELM
+from pauca.runs import lock_folder
 
 SMALL = "--recipe bf16 --context 32 --batch-size 4 --steps 4 --validate-every 2 --checkpoint-every 2 --log-every 1"
 
@@ -158,3 +160,23 @@ def test_samples_need_a_trained_model_and_room(text, capsys):
     assert pauca(f"train --data {text} {SMALL} --quiet") == 0
     assert pauca("sample runs/moe/toy-bf16 --count 100") == 2
     assert "the model's context holds 32" in said(capsys)
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(text, capsys):
+    assert pauca(f"train --data {text} {SMALL} --quiet") == 0
+    locked, done = multiprocessing.Event(), multiprocessing.Event()
+
+    def hold() -> None:
+        with lock_folder(Path("runs/moe/toy-bf16")):
+            locked.set()
+            done.wait(60)
+
+    other = multiprocessing.get_context("fork").Process(target=hold)
+    other.start()
+    assert locked.wait(60)
+    for how in ("--resume", "--force"):
+        assert pauca(f"train --data {text} {SMALL} --quiet {how}") == 2
+        assert f"runs/moe/toy-bf16: process {other.pid} on " in said(capsys)
+    done.set()
+    other.join()
+    assert pauca(f"train --data {text} {SMALL} --quiet --resume") == 0

@@ -26,11 +26,12 @@ from pauca.runs import (
     check_can_write,
     check_obeyed,
     from_yaml,
+    lock_folder,
     resolve_device,
     seed_all,
     to_dict,
 )
-from pauca.runs.processes import first_then_all, joined, own_rank
+from pauca.runs.processes import first_locks, first_then_all, joined, own_rank
 
 ProtocolName = Literal["cifar-fs", "fc100", "miniimagenet", "tieredimagenet"]
 
@@ -89,7 +90,7 @@ def train(
         given, settings = settings, from_yaml(TrainSettings, config)
         check_obeyed(to_dict(settings), to_dict(given), to_dict(TrainSettings()), config)
     out = out or Path("runs/fewshot") / Path(settings.data).stem
-    with joined(settings.train.device, timeout) as (rank, _):
+    with joined(settings.train.device, timeout) as (rank, _), first_locks(out):
         run, settings, result = _train(settings, settings.model if config else model, out, resume, force, quiet)
         if rank == 0:
             _training_report(run, settings, result).save(out / "report.html")
@@ -198,17 +199,18 @@ def evaluate(
         )
     features = fewshot.embed_images(network, images, place, mirror=mirror)
     settings = EvalSettings(model, data, split, test_code, mirror, episodes_from, tasks)
-    run = Run.create(out, settings, force)
-    results = {}
-    for shot, drawn in episodes.items():
-        fewshot.save_episodes(_episode_file(out, shot), drawn, images, force)
-        results[shot] = fewshot.evaluate(network, images, drawn, place, features)
-        run.log(shot=shot, **_numbers(results[shot]))
-    with atomic_write(out / "evaluation.json", force=True) as path:
-        path.write_text(json.dumps({f"{shot}-shot": _numbers(r) for shot, r in results.items()}, indent=2))
-    report = Report("Few-shot evaluation", f"{model} on {data}, {split}")
-    _describe_evaluation(report, network.cpu(), images, features.cpu(), results, map_by)
-    report.save(out / "report.html")
+    with lock_folder(out):
+        run = Run.create(out, settings, force)
+        results = {}
+        for shot, drawn in episodes.items():
+            fewshot.save_episodes(_episode_file(out, shot), drawn, images, force)
+            results[shot] = fewshot.evaluate(network, images, drawn, place, features)
+            run.log(shot=shot, **_numbers(results[shot]))
+        with atomic_write(out / "evaluation.json", force=True) as path:
+            path.write_text(json.dumps({f"{shot}-shot": _numbers(r) for shot, r in results.items()}, indent=2))
+        report = Report("Few-shot evaluation", f"{model} on {data}, {split}")
+        _describe_evaluation(report, network.cpu(), images, features.cpu(), results, map_by)
+        report.save(out / "report.html")
     if as_json:
         print((out / "evaluation.json").read_text())
         return

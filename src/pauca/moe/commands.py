@@ -18,7 +18,7 @@ from pauca.moe.plan import Assumptions, PlanTask, find_plans, model_shape, parse
 from pauca.moe.plan.tables import plan_lines
 from pauca.moe.training.trainer import check_fit
 from pauca.runs import Report, Run, atomic_write, check_obeyed, from_yaml, resolve_device, seed_all, to_dict, write_text
-from pauca.runs.processes import count_processes, first_then_all, joined, own_rank, wait_for_all
+from pauca.runs.processes import count_processes, first_locks, first_then_all, joined, own_rank, wait_for_all
 
 _VARIANTS = {  # the named recipes, and what else is kept of z
     "bf16": moe.RECIPES["bf16"],
@@ -176,7 +176,7 @@ def train(
     out = out or Path("runs/moe") / f"{model.size}-{model.recipe}"
     text = (data, validation, validation_share, vocabulary)
     settings = _settings(out, config, resume, text, model, training)
-    with joined(settings.train.device, timeout):
+    with joined(settings.train.device, timeout), first_locks(out):
         _train(settings, out, resume, force, quiet)
 
 

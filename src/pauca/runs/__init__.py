@@ -4,6 +4,7 @@ from pauca.runs.config import check_obeyed, from_dict, from_yaml, to_dict, to_ya
 from pauca.runs.devices import resolve_device
 from pauca.runs.files import atomic_write, check_can_write, write_text
 from pauca.runs.folder import Run, describe_machine, processor_name
+from pauca.runs.lock import lock_folder
 from pauca.runs.progress import Progress
 from pauca.runs.report import Report
 from pauca.runs.seeds import seed_all, seed_of
@@ -19,6 +20,7 @@ __all__ = [
     "describe_machine",
     "from_dict",
     "from_yaml",
+    "lock_folder",
     "processor_name",
     "resolve_device",
     "seed_all",

@@ -11,8 +11,9 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -21,6 +22,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from pauca.errors import ConfigError, PaucaError
 from pauca.runs.devices import resolve_device
+from pauca.runs.lock import lock_folder
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -151,6 +153,13 @@ def first_then_all(work: Callable[[], Value]) -> Value:
     if own_rank() == 0:
         wait_for_all()
     return value
+
+
+@contextmanager
+def first_locks(path: Path) -> Iterator[None]:
+    """Keep a folder to the ranks of this training: the first holds the lock for all."""
+    with lock_folder(path) if own_rank() == 0 else nullcontext():
+        yield
 
 
 def average(tensors: list[torch.Tensor]) -> None:
