@@ -59,7 +59,7 @@ def simulated(name: str, config: AlignConfig) -> dict[str, Any]:
     """Error of a whole simulated sequence."""
     recording = events.read(DATA / "sim" / f"{name}.npz")
     trajectory = events.align(recording, config=config)
-    result = events.evaluate(trajectory, recording.ground_truth)
+    result = events.evaluate(trajectory, recording.ground_truth, all_packets=True)
     sigma = np.degrees(np.sqrt(np.diagonal(trajectory.covariance, axis1=1, axis2=2)))
     return {
         "sequence": name,

@@ -71,7 +71,7 @@ def ours(recording: events.Recording, config: AlignConfig) -> dict[str, Any]:
         alignments.append(aligner.align(packet))
         seconds.append(time.process_time() - start)
     trajectory = events.Trajectory.from_alignments(alignments)
-    result = events.evaluate(trajectory, recording.ground_truth)
+    result = events.evaluate(trajectory, recording.ground_truth, all_packets=True)
     return {
         "events_per_s": float(trajectory.n_events.sum() / np.sum(seconds)),
         "ms_per_packet": 1e3 * float(np.median(seconds)),

@@ -10,6 +10,7 @@ from pauca.events.evaluation import (
     Protocol,
     axes_matrix,
     evaluate,
+    find_time_offset,
     fit_time_offset,
 )
 
@@ -24,16 +25,16 @@ def _truth(t_s):
 TRUTH = GroundTruth(T_S, _truth(T_S))
 
 
-def _trajectory(velocity_at, times_s=T_S[1000:69_000:10], k=3):
+def _trajectory(velocity_at, times_s=T_S[1000:69_000:10], k=3, covariance=1.0, status=Status.CONVERGED):
     alignments = [
         Alignment(
             motion="rotation" if k == 3 else "translation",
             t_us=round(t * 1e6),
             velocity=velocity_at(t)[:k],
             acceleration=np.zeros(k),
-            covariance=np.eye(k),
+            covariance=covariance * np.eye(k),
             score=0.0,
-            status=Status.CONVERGED,
+            status=status,
             evaluations=1,
             t_ref_us=round(t * 1e6),
             start_us=round(t * 1e6) - 3_000,
@@ -110,3 +111,58 @@ def test_other_clocks_and_translations_are_refused():
         evaluate(_trajectory(_truth, np.arange(100.0, 101.0, 0.1)), TRUTH)
     with pytest.raises(InputError, match="translation"):
         evaluate(_trajectory(_truth, np.arange(1.0, 2.0, 0.1), k=2), TRUTH, Protocol())
+
+
+def test_packets_that_are_not_converged_are_left_out_and_counted():
+    good, bad = (
+        _trajectory(_truth, np.arange(1.0, 2.0, 0.1)),
+        _trajectory(lambda t: _truth(t) + 9.0, np.arange(2.0, 3.0, 0.1), status=Status.STALLED),
+    )
+    both = Trajectory(
+        "rotation",
+        *(
+            np.concatenate([getattr(part, name) for part in (good, bad)])
+            for name in ("t_us", "velocity", "covariance", "start_us", "end_us", "n_events", "evaluations", "score")
+        ),
+        good.status + bad.status,
+    )
+    result = evaluate(both, TRUTH)
+    assert (len(result.t_s), result.not_trusted) == (10, 10)
+    assert result.rms_deg_s < 1e-3
+    assert evaluate(both, TRUTH, all_packets=True).rms_deg_s > 100
+    with pytest.raises(InputError, match="none of 10 packets is converged"):
+        evaluate(bad, TRUTH)
+
+
+def test_stated_intervals_are_compared_with_the_errors():
+    rng = np.random.default_rng(0)
+    noisy = _trajectory(lambda t: _truth(t) + 0.02 * rng.standard_normal(3), covariance=0.02**2)
+    result = evaluate(noisy, TRUTH)
+    assert result.within_68 == pytest.approx(0.68, abs=0.01)
+    assert result.within_95 == pytest.approx(0.95, abs=0.01)
+    proud = _trajectory(lambda t: _truth(t) + 0.02 * rng.standard_normal(3), covariance=0.01**2)
+    assert evaluate(proud, TRUTH).within_95 == pytest.approx(0.673, abs=0.01)
+
+
+def test_an_offset_is_told_with_its_range():
+    rng = np.random.default_rng(0)
+    noisy = _trajectory(lambda t: _truth(t) + 0.02 * rng.standard_normal(3), np.arange(1.0, 9.0, 0.05))
+    late = GroundTruth(T_S + 0.0083, TRUTH.omega_rad_s)
+    found = find_time_offset(noisy, late)
+    assert found.determined
+    assert found.lowest_s <= -0.0083 <= found.highest_s
+
+
+def test_an_offset_at_the_end_of_what_was_tried_is_said():
+    late = GroundTruth(T_S + 0.08, TRUTH.omega_rad_s)
+    found = find_time_offset(_trajectory(_truth, np.arange(1.0, 9.0, 0.05)), late)
+    assert found.at_end
+    assert not found.determined
+    assert find_time_offset(_trajectory(_truth, np.arange(1.0, 9.0, 0.05)), late, within_s=0.1).determined
+
+
+def test_a_constant_velocity_does_not_determine_an_offset():
+    rng = np.random.default_rng(0)
+    steady = GroundTruth(T_S, np.tile([1.0, 0.5, 0.0], (len(T_S), 1)))
+    noisy = _trajectory(lambda t: np.array([1.0, 0.5, 0.0]) + 0.02 * rng.standard_normal(3), np.arange(1.0, 9.0, 0.1))
+    assert not find_time_offset(noisy, steady).determined

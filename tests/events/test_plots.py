@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from pauca.events import Evaluation, GroundTruth, Status, Trajectory, plots
 
@@ -24,10 +25,34 @@ def test_velocity_is_drawn_in_degrees_with_the_untrusted_packets_left_out_and_ma
     trajectory = _trajectory([Status.CONVERGED, Status.DEGENERATE, Status.STALLED])
     truth = GroundTruth(np.array([0.0, 0.02]), np.zeros((2, 3)))
     panels = plots.velocity_figure(trajectory, truth).axes
-    lines = {line.get_label(): np.asarray(line.get_ydata()) for line in panels[1].lines}
+    lines = {line.get_label(): np.asarray(line.get_ydata()) for line in panels[1].lines if line.get_label()[0] != "_"}
     assert set(lines) == {"truth", "estimate", "stalled", "degenerate"}
-    np.testing.assert_allclose(lines["estimate"], [1.0, np.nan, 7.0])
-    np.testing.assert_allclose(lines["degenerate"], [4.0])
+    np.testing.assert_allclose(lines["estimate"], [1.0, np.nan, np.nan])
+    np.testing.assert_allclose(lines["stalled"], [7.0])
+    assert len(lines["degenerate"]) == 1
+
+
+def test_a_degenerate_velocity_does_not_stretch_the_axis():
+    trajectory = _trajectory([Status.CONVERGED, Status.DEGENERATE, Status.CONVERGED])
+    trajectory.velocity[1] = np.radians(30_000.0)
+    assert max(plots.velocity_figure(trajectory).axes[0].get_ylim()) < 100
+
+
+@pytest.mark.parametrize(
+    ("statuses", "bars"),
+    [
+        ([Status.CONVERGED], 1),
+        ([Status.CONVERGED, Status.DEGENERATE, Status.CONVERGED], 2),
+        ([Status.CONVERGED, Status.CONVERGED], 0),
+    ],
+)
+def test_a_packet_that_stands_alone_shows_its_uncertainty(statuses, bars):
+    """A band between packets is as wide as nothing where there is one packet."""
+    panel = plots.velocity_figure(_trajectory(statuses)).axes[0]
+    found = [segment for lines in panel.containers for segment in lines.lines[2][0].get_segments()]
+    assert len(found) == bars
+    if bars:
+        assert np.ptp(found[0][:, 1]) == pytest.approx(np.degrees(4 * 0.01))  # two standard deviations to each side
 
 
 def test_infinite_uncertainty_does_not_stretch_the_axis():

@@ -12,7 +12,7 @@ def _alignment(t_us, velocity, status=Status.CONVERGED):
         motion="rotation" if k == 3 else "translation",
         t_us=t_us,
         velocity=np.array(velocity, float),
-        acceleration=np.zeros(k),
+        acceleration=np.arange(k) + 0.25,
         covariance=np.diag(np.arange(1.0, k + 1)) * 1e-4 + 2e-5,
         score=-1234.5,
         status=status,
@@ -36,7 +36,7 @@ def _trajectory():
 def _assert_same(a, b, rtol):
     for name in ("t_us", "start_us", "end_us", "n_events", "evaluations"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-    for name in ("velocity", "covariance", "score"):
+    for name in ("velocity", "acceleration", "covariance", "score"):
         np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=rtol)
     assert a.status == b.status
     assert a.motion == b.motion
@@ -73,12 +73,34 @@ def test_other_files_are_refused(tmp_path, text):
         Trajectory.from_csv(path)
 
 
-def test_interpolation_passes_over_degenerate_packets():
+def test_trajectories_of_version_0_1_are_read(tmp_path):
+    """They have no columns of accelerations."""
+    path = tmp_path / "trajectory.csv"
+    _trajectory().to_csv(path)
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    path.write_text("\n".join(",".join(row[:7] + row[10:]) for row in rows))
+    assert "ax" not in path.read_text()
+    old = Trajectory.from_csv(path)
+    assert old.acceleration is None
+    np.testing.assert_allclose(old.covariance, _trajectory().covariance, rtol=1e-5)
+    old.to_npz(tmp_path / "trajectory.npz")
+    assert Trajectory.from_npz(tmp_path / "trajectory.npz").acceleration is None
+
+
+def test_interpolation_passes_over_packets_that_are_not_converged():
     trajectory = _trajectory()
-    times = trajectory.t_us[[0, 1, 3]]
-    np.testing.assert_allclose(trajectory.at(times), trajectory.velocity[[0, 1, 3]])
-    np.testing.assert_allclose(trajectory.at(trajectory.t_us[2:3]), [[0.3, -0.5, 1.5]])
+    times = trajectory.t_us[[0, 3]]
+    np.testing.assert_allclose(trajectory.at(times), trajectory.velocity[[0, 3]])
+    np.testing.assert_allclose(trajectory.at(trajectory.t_us[1:3]), [[0.2, -7 / 6, 7 / 3], [0.3, -1 / 3, 5 / 3]])
     np.testing.assert_allclose(trajectory.at(times[:1] - 1_000_000), trajectory.velocity[:1])
+
+
+def test_where_nothing_is_trusted_there_is_no_velocity(tmp_path):
+    lost = Trajectory.from_alignments([_alignment(t, [1.0, 2.0, 3.0], Status.STALLED) for t in (0, 10_000)])
+    assert np.isnan(lost.at(np.array([5_000]))).all()
+    assert np.isnan(lost.orientation()).all()
+    lost.to_npz(tmp_path / "trajectory.npz")
+    assert lost.count(Status.STALLED) == 2
 
 
 def test_orientation_of_a_constant_rotation():

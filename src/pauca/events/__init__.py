@@ -5,7 +5,17 @@ from pauca.events.alignment import cut_packets as cut_packets  # its name in 0.1
 from pauca.events.camera import Camera
 from pauca.events.continuous import TrajectoryConfig
 from pauca.events.description import Info, info
-from pauca.events.evaluation import PACKET_END, PACKET_MIDDLE, STATED, Evaluation, Protocol, evaluate, fit_time_offset
+from pauca.events.evaluation import (
+    PACKET_END,
+    PACKET_MIDDLE,
+    STATED,
+    Evaluation,
+    Protocol,
+    TimeOffset,
+    evaluate,
+    find_time_offset,
+    fit_time_offset,
+)
 from pauca.events.hot_pixels import hot_pixel_mask, remove_hot_pixels
 from pauca.events.io import (
     Finding,
@@ -58,6 +68,7 @@ __all__ = [
     "Scorer",
     "SimulateConfig",
     "Status",
+    "TimeOffset",
     "TimeUnit",
     "Trajectory",
     "TrajectoryConfig",
@@ -66,6 +77,7 @@ __all__ = [
     "align_packets",
     "cut_windows",
     "evaluate",
+    "find_time_offset",
     "fit_time_offset",
     "hot_pixel_mask",
     "info",

@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from tyro.conf import Positional, arg
@@ -144,6 +144,8 @@ def evaluate(
     axes: str = "x y z",
     offset_s: float | None = None,
     fit_offset: bool = False,
+    fit_within_s: float = 0.05,
+    all_packets: bool = False,
     plot: Path | None = None,
     force: bool = False,
     as_json: Annotated[bool, arg(name="json")] = False,
@@ -157,7 +159,10 @@ def evaluate(
             protocols of the UZH rotation sequences (gyroscope 2.4 ms earlier; see the docs).
         axes: which axes of the truth are the camera's x, y and z, such as --axes='-y x z'.
         offset_s: seconds to add to the truth's times, instead of what the protocol adds.
-        fit_offset: find the offset between the two clocks that explains the estimates best, and compare with it.
+        fit_offset: find the offset between the two clocks that explains the estimates best, say how well it is known,
+            and compare with it.
+        fit_within_s: largest offset in seconds that --fit-offset tries, to either side.
+        all_packets: compare stalled and degenerate packets, too; by default only converged ones count.
         plot: draw the error over time to this picture (.png, .pdf or .svg).
         force: replace a picture that is there already.
         as_json: machine-readable output.
@@ -168,40 +173,75 @@ def evaluate(
         _check_picture(plot, force)
     estimates, true = _trajectory(trajectory), events.read_ground_truth(truth)
     rules = {"stated": events.STATED, "packet-middle": events.PACKET_MIDDLE, "packet-end": events.PACKET_END}[protocol]
+    fitted = None
     if fit_offset:
-        offset_s = events.fit_time_offset(estimates, true, rules, axes)
+        fitted = events.find_time_offset(estimates, true, rules, axes, fit_within_s, all_packets)
+        offset_s = fitted.seconds
     if offset_s is not None:
         rules = replace(rules, truth_offset_s=offset_s)
-    found = events.evaluate(estimates, true, rules, axes)
+    found = events.evaluate(estimates, true, rules, axes, all_packets)
     if plot is not None:
         from pauca.events.plots import error_figure
 
         _save(error_figure(found, f"{trajectory} beside {truth.name}"), plot, force)
-    numbers = {
-        "packets": len(found.t_s),
-        "left_out": found.left_out,
-        "rms_deg_s": found.rms_deg_s,
-        "median_deg_s": found.median_deg_s,
-        "rms_axes_deg_s": list(found.rms_axes_deg_s),
-        "percent": found.percent,
-        "truth_offset_s": rules.truth_offset_s,
-    }
     if as_json:
-        print(json.dumps(numbers, indent=2))
+        print(json.dumps(_numbers(found, rules, fitted), indent=2))
         return
     x, y, z = found.rms_axes_deg_s
     relative = "largest component" if rules.relative_to == "peak" else "range"
     print(
-        f"{len(found.t_s)} packets ({found.left_out} outside the truth's time), truth moved by "
-        f"{1e3 * rules.truth_offset_s:+.1f} ms"
+        f"{len(found.t_s)} packets ({found.left_out} outside the truth's time, {found.not_trusted} not converged), "
+        f"truth moved by {1e3 * rules.truth_offset_s:+.1f} ms{_how_well(fitted)}"
     )
     print(
         f"RMS {found.rms_deg_s:.2f} deg/s ({found.percent:.2f} % of the truth's {relative}), "
         f"median {found.median_deg_s:.2f} deg/s; x {x:.2f}, y {y:.2f}, z {z:.2f} deg/s RMS"
     )
+    print(
+        f"{100 * found.within_68:.0f} % of the errors lie within the stated 68 % interval, "
+        f"{100 * found.within_95:.0f} % within the stated 95 % interval"
+    )
 
 
 COMMANDS = {"align": align, "info": info, "evaluate": evaluate, "simulate": simulate}
+
+
+def _numbers(found: events.Evaluation, rules: events.Protocol, fitted: events.TimeOffset | None) -> dict[str, Any]:
+    """What `evaluate --json` prints."""
+    offset = (
+        {}
+        if fitted is None
+        else {
+            "offset_determined": fitted.determined,
+            "offset_range_s": [fitted.lowest_s, fitted.highest_s],
+        }
+    )
+    return {
+        "packets": len(found.t_s),
+        "left_out": found.left_out,
+        "not_trusted": found.not_trusted,
+        "rms_deg_s": found.rms_deg_s,
+        "median_deg_s": found.median_deg_s,
+        "rms_axes_deg_s": list(found.rms_axes_deg_s),
+        "percent": found.percent,
+        "within_68": found.within_68,
+        "within_95": found.within_95,
+        "truth_offset_s": rules.truth_offset_s,
+        **offset,
+    }
+
+
+def _how_well(fitted: events.TimeOffset | None) -> str:
+    """What is known of a fitted offset, to follow its value."""
+    if fitted is None:
+        return ""
+    if fitted.at_end:
+        return (
+            f", the END of what was tried: the true offset may lie beyond +-{1e3 * fitted.within_s:g} ms; try a larger "
+            "--fit-within-s"
+        )
+    known = f"{1e3 * fitted.lowest_s:+.1f} to {1e3 * fitted.highest_s:+.1f} ms explain the estimates as well"
+    return f" ({known})" if fitted.determined else f", which is NOT DETERMINED by these estimates: {known}"
 
 
 def _trajectory(path: Path) -> events.Trajectory:
@@ -298,10 +338,9 @@ def _check_picture(path: Path, force: bool) -> None:
 
 def _summary(trajectory: events.Trajectory, loaded: events.Recording, seconds: float, reading_s: float) -> str:
     n, duration_s = len(loaded.events), loaded.events.duration_us / 1e6
-    degenerate = 100 * (1 - trajectory.trusted.mean())
     packets = "1 packet" if len(trajectory) == 1 else f"{len(trajectory)} packets"
+    counts = ", ".join(f"{trajectory.count(status)} {status}" for status in events.Status)
     return (
-        f"{packets}, {n:,} events in {seconds:.2f} s (reading {reading_s:.2f} s): "
-        f"{n / seconds / 1e6:.2f} million events/s, {duration_s / seconds:.2f} times real time, "
-        f"{degenerate:.1f} % of the packets degenerate"
+        f"{packets} ({counts}), {n:,} events in {seconds:.2f} s (reading {reading_s:.2f} s): "
+        f"{n / seconds / 1e6:.2f} million events/s, {duration_s / seconds:.2f} times real time"
     )

@@ -1,5 +1,6 @@
 """How good a trajectory is: its error against a gyroscope, motion capture or simulator, by published protocols."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,6 +11,11 @@ from scipy.interpolate import CubicSpline
 from pauca.errors import ConfigError, InputError
 from pauca.events.recording import GroundTruth
 from pauca.events.trajectory import Trajectory
+
+_SIGMAS_68, _SIGMAS_95 = 0.9945, 1.96  # half widths of the intervals of a normal distribution
+_OFFSET_STEP_S = 1e-4
+_COARSE_STEP_S = 1e-3  # within a millisecond no camera changes its velocity much
+_DETERMINED_S = 5e-3  # clocks differ by 2 to 10 ms: what is not known to 5 is not known
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,30 @@ class Evaluation:
     rms_axes_deg_s: tuple[float, float, float]
     percent: float  # rms_deg_s relative to the truth's range or peak, as the protocol says
     left_out: int  # packets that the truth does not cover, or that come too late
+    not_trusted: int = 0  # packets that are stalled or degenerate, where these are left out
+    within_68: float = np.nan  # share of errors, over packets and axes, within the 68 % interval that is stated
+    within_95: float = np.nan
+
+
+@dataclass(frozen=True)
+class TimeOffset:
+    """Seconds to add to the truth's times so that it explains the estimates best, and how well that is known."""
+
+    seconds: float
+    lowest_s: float  # offsets from here to `highest_s` explain the estimates as well, within what chance does
+    highest_s: float
+    within_s: float  # offsets were tried to either side up to this
+
+    @property
+    def at_end(self) -> bool:
+        """Whether it is the last one tried: the true one may lie beyond."""
+        return abs(self.seconds) > self.within_s - 2 * _OFFSET_STEP_S
+
+    @property
+    def determined(self) -> bool:
+        """Whether the estimates tell it to 5 ms. A short recording, or one without changes of velocity, does not."""
+        reaches_end = max(-self.lowest_s, self.highest_s) > self.within_s - 2 * _OFFSET_STEP_S
+        return not self.at_end and not reaches_end and self.highest_s - self.lowest_s < 2 * _DETERMINED_S
 
 
 def evaluate(
@@ -58,17 +88,20 @@ def evaluate(
     truth: GroundTruth,
     protocol: Protocol = STATED,
     axes: str = "x y z",
+    all_packets: bool = False,
 ) -> Evaluation:
-    """Compare a rotational trajectory with the truth, over all its packets: also those marked as degenerate.
+    """Compare a rotational trajectory with the truth, over the packets that can be trusted.
 
     Args:
         trajectory: estimates.
         truth: true angular velocity in rad/s.
         protocol: which times and averages.
         axes: which truth axes are the camera's x, y and z, such as "-y x z" for a turned gyroscope.
+        all_packets: compare stalled and degenerate packets, too, as the published protocols do.
 
     Raises:
-        InputError: where the trajectory is no rotation, or no packet falls into the time of the truth.
+        InputError: where the trajectory is not a rotation, no packet can be trusted, or none falls into the time of
+            the truth.
     """
     if trajectory.motion != "rotation":
         raise InputError(
@@ -77,13 +110,23 @@ def evaluate(
     t_s = _estimate_times(trajectory, protocol)
     truth_t_s, omega = truth.t_s + protocol.truth_offset_s, truth.omega_rad_s @ axes_matrix(axes).T
     used = (t_s >= truth_t_s[0]) & (t_s <= truth_t_s[-1]) & (t_s <= protocol.until_s)
+    trusted = np.ones(len(t_s), bool) if all_packets else trajectory.trusted
+    if not trusted.any():
+        raise InputError(
+            f"evaluate: none of {len(t_s)} packets is converged, so that there is nothing to trust; --all-packets "
+            "(all_packets=True) compares them all the same"
+        )
     if not used.any():
         raise InputError(
             f"evaluate: estimates from {t_s[0]:.3f} to {t_s[-1]:.3f} s, truth from {truth_t_s[0]:.3f} to "
             f"{truth_t_s[-1]:.3f} s: nothing to compare; are both on one clock?"
         )
+    if not (used & trusted).any():
+        raise InputError("evaluate: none of the packets within the time of the truth is converged")
+    outside, used = int(np.count_nonzero(~used)), used & trusted
     at_estimates = _interpolate(truth_t_s, omega, t_s[used], protocol.spline)
     error = np.degrees(trajectory.velocity[used] - at_estimates)
+    sigma = np.degrees(np.sqrt(np.diagonal(trajectory.covariance[used], axis1=1, axis2=2)))
     per_axis = np.sqrt(np.mean(error**2, axis=0))
     rms = float(per_axis.mean() if protocol.mean_of_axes else np.sqrt(np.mean(error**2)))
     covered = np.degrees(omega[truth_t_s <= protocol.until_s])
@@ -96,18 +139,22 @@ def evaluate(
         median_deg_s=float(np.median(np.abs(error))),
         rms_axes_deg_s=(float(per_axis[0]), float(per_axis[1]), float(per_axis[2])),
         percent=float(100 * rms / whole),
-        left_out=int(np.count_nonzero(~used)),
+        left_out=outside,
+        not_trusted=int(np.count_nonzero(~trusted)),
+        within_68=float(np.mean(np.abs(error) < _SIGMAS_68 * sigma)),
+        within_95=float(np.mean(np.abs(error) < _SIGMAS_95 * sigma)),
     )
 
 
-def fit_time_offset(
+def find_time_offset(
     trajectory: Trajectory,
     truth: GroundTruth,
     protocol: Protocol = STATED,
     axes: str = "x y z",
     within_s: float = 0.05,
-) -> float:
-    """Seconds to add to the truth's times so that the protocol's median error is least, to 0.1 ms.
+    all_packets: bool = False,
+) -> TimeOffset:
+    """The offset of the truth's clock at which the protocol's median error is least, to 0.1 ms.
 
     Cameras, gyroscopes and motion capture seldom share a trigger: 2 to 10 ms between them are common.
 
@@ -117,13 +164,36 @@ def fit_time_offset(
         protocol: how to compare; its own `truth_offset_s` is replaced.
         axes: as for `evaluate`.
         within_s: largest offset to try, to either side.
+        all_packets: as for `evaluate`.
     """
-    candidates = np.arange(-within_s, within_s + 1e-9, 1e-4)
-    medians = [
-        evaluate(trajectory, truth, replace(protocol, truth_offset_s=float(offset)), axes).median_deg_s
-        for offset in candidates
-    ]
-    return float(candidates[int(np.argmin(medians))])
+    tried: dict[float, Evaluation] = {}
+
+    def best_of(offsets: np.ndarray) -> float:
+        for offset in offsets.tolist():
+            moved = replace(protocol, truth_offset_s=offset)
+            tried[offset] = evaluate(trajectory, truth, moved, axes, all_packets)
+        return min(tried, key=lambda offset: tried[offset].median_deg_s)
+
+    steps = max(1, math.ceil(within_s / _COARSE_STEP_S))
+    coarse = best_of(np.linspace(-within_s, within_s, 2 * steps + 1))
+    fine = coarse + np.arange(-_COARSE_STEP_S, _COARSE_STEP_S, _OFFSET_STEP_S)
+    best = best_of(fine[np.abs(fine) <= within_s])
+    size, least = np.abs(tried[best].error_deg_s), tried[best].median_deg_s
+    # The standard error of a median is 1.25 / sqrt(n) of the spread, here from the median absolute deviation.
+    chance = 1.25 * 1.4826 * float(np.median(np.abs(size - least))) / math.sqrt(size.size)
+    as_good = [offset for offset, found in tried.items() if found.median_deg_s <= least + 2 * chance]
+    return TimeOffset(best, min(as_good), max(as_good), within_s)
+
+
+def fit_time_offset(
+    trajectory: Trajectory,
+    truth: GroundTruth,
+    protocol: Protocol = STATED,
+    axes: str = "x y z",
+    within_s: float = 0.05,
+) -> float:
+    """The seconds of `find_time_offset`, which also says how well they are known."""
+    return find_time_offset(trajectory, truth, protocol, axes, within_s).seconds
 
 
 def axes_matrix(axes: str) -> Float[np.ndarray, "3 3"]:

@@ -10,7 +10,7 @@ from pauca.events.recording import GroundTruth
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Status
 
-_COLOURS = ("#c1440e", "#2a7f62", "#3b5ba5")  # x, y, z: told apart by colour-blind readers too
+_COLORS = ("#c1440e", "#2a7f62", "#3b5ba5")  # x, y, z: told apart by colour-blind readers too
 _OFF, _ON = np.array([0.80, 0.25, 0.05]), np.array([0.10, 0.30, 0.70])
 _MARGIN = 4  # pixels around the events that are drawn
 _BRIGHTEST = 99.0  # percentile of the touched pixels that is drawn in full colour
@@ -19,7 +19,8 @@ _BRIGHTEST = 99.0  # percentile of the touched pixels that is drawn in full colo
 def velocity_figure(trajectory: Trajectory, truth: GroundTruth | None = None, title: str = "") -> Figure:
     """Velocity over time, one panel an axis, with two standard deviations and, where known, the truth.
 
-    Packets whose status is not CONVERGED are marked. Rotations are drawn in degrees a second.
+    Packets that are not CONVERGED are marked, a stalled one at the velocity it reached, a degenerate one at the lower
+    edge, and lines and bands leave them out. Rotations are drawn in degrees a second.
     """
     rotation = trajectory.motion == "rotation"
     scale, unit = (np.degrees(1.0), "deg/s") if rotation else (1.0, "focal lengths/s")
@@ -29,15 +30,14 @@ def velocity_figure(trajectory: Trajectory, truth: GroundTruth | None = None, ti
     panels = figure.subplots(k, 1, sharex=True, squeeze=False)[:, 0]
     sigma = np.sqrt(np.diagonal(trajectory.covariance, axis1=1, axis2=2))
     sigma = np.where(np.isfinite(sigma), sigma, np.nan)
-    for i, (panel, colour) in enumerate(zip(panels, _COLOURS, strict=False)):
+    for i, (panel, color) in enumerate(zip(panels, _COLORS, strict=False)):
         value = scale * trajectory.velocity[:, i]
         drawn = np.where(trajectory.trusted, value, np.nan)
         if truth is not None and rotation:
             inside = (truth.t_s >= trajectory.t_s[0]) & (truth.t_s <= trajectory.t_s[-1])
             panel.plot(truth.t_s[inside], scale * truth.omega_rad_s[inside, i], color="0.6", lw=3, label="truth")
-        panel.plot(trajectory.t_s, drawn, "-", color=colour, lw=1.2, marker=".", ms=3, label="estimate")
-        spread = 2 * scale * sigma[:, i]
-        panel.fill_between(trajectory.t_s, drawn - spread, drawn + spread, color=colour, alpha=0.25, lw=0, label="±2σ")
+        panel.plot(trajectory.t_s, drawn, "-", color=color, lw=1.2, marker=".", ms=3, label="estimate")
+        _draw_band(panel, trajectory.t_s, drawn, 2 * scale * sigma[:, i], color)
         _mark(panel, trajectory, value)
         panel.set_ylabel(f"{symbol}{'xyz'[i]} ({unit})")
         panel.grid(alpha=0.3)
@@ -47,21 +47,35 @@ def velocity_figure(trajectory: Trajectory, truth: GroundTruth | None = None, ti
     return figure
 
 
+def _draw_band(panel: Axes, t_s: np.ndarray, value: np.ndarray, spread: np.ndarray, color: str) -> None:
+    """Two standard deviations: a band, and bars where a packet stands alone, which a band cannot show."""
+    panel.fill_between(t_s, value - spread, value + spread, color=color, alpha=0.25, lw=0, label="±2σ")
+    drawn = np.isfinite(value)
+    beside = np.concatenate([[False], drawn, [False]])
+    alone = drawn & ~beside[:-2] & ~beside[2:]
+    if alone.any():
+        panel.errorbar(t_s[alone], value[alone], spread[alone], fmt="none", ecolor=color, capsize=4, lw=1.2)
+
+
 def _mark(panel: Axes, trajectory: Trajectory, value: Float[np.ndarray, "n"]) -> None:
-    for status, marker in ((Status.STALLED, "x"), (Status.DEGENERATE, "|")):
-        chosen = np.array([s is status for s in trajectory.status])
-        if chosen.any():
-            panel.plot(trajectory.t_s[chosen], value[chosen], marker, color="k", ms=6, label=str(status))
+    stalled = np.array([status is Status.STALLED for status in trajectory.status])
+    degenerate = np.array([status is Status.DEGENERATE for status in trajectory.status])
+    if stalled.any():
+        panel.plot(trajectory.t_s[stalled], value[stalled], "x", color="k", ms=6, label="stalled")
+    if degenerate.any():  # its velocity says nothing, and may be far off the scale
+        edge = np.full(np.count_nonzero(degenerate), 0.03)
+        across = panel.get_xaxis_transform()
+        panel.plot(trajectory.t_s[degenerate], edge, "|", color="k", ms=8, transform=across, label="degenerate")
 
 
 def error_figure(evaluation: Evaluation, title: str = "") -> Figure:
     """Error of each axis over time, with its root mean square to both sides of zero."""
     figure = Figure(figsize=(9, 6.3), layout="constrained")
     panels = figure.subplots(3, 1, sharex=True, sharey=True)
-    for i, (panel, colour) in enumerate(zip(panels, _COLOURS, strict=True)):
+    for i, (panel, color) in enumerate(zip(panels, _COLORS, strict=True)):
         rms = evaluation.rms_axes_deg_s[i]
-        panel.axhspan(-rms, rms, color=colour, alpha=0.15, lw=0, label=f"RMS {rms:.2f} deg/s")
-        panel.plot(evaluation.t_s, evaluation.error_deg_s[:, i], "-", color=colour, lw=1.0, marker=".", ms=3)
+        panel.axhspan(-rms, rms, color=color, alpha=0.15, lw=0, label=f"RMS {rms:.2f} deg/s")
+        panel.plot(evaluation.t_s, evaluation.error_deg_s[:, i], "-", color=color, lw=1.0, marker=".", ms=3)
         panel.set_ylabel(f"error of ω{'xyz'[i]} (deg/s)")
         panel.legend(loc="upper right", fontsize="small")
         panel.grid(alpha=0.3)

@@ -18,11 +18,17 @@ _AXES: dict[Motion, tuple[str, ...]] = {
     "rotation": ("wx_rad_s", "wy_rad_s", "wz_rad_s"),
     "translation": ("vx_1_s", "vy_1_s"),
 }
+_ACCELERATIONS: dict[Motion, tuple[str, ...]] = {
+    "rotation": ("ax_rad_s2", "ay_rad_s2", "az_rad_s2"),
+    "translation": ("ax_1_s2", "ay_1_s2"),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
     """Velocities in order of time, one for each packet.
+
+    Only rows that are CONVERGED are trusted: `at`, `orientation`, plots and `evaluate` pass over the others.
 
     Raises:
         InputError: where it holds nothing, its arrays disagree in length, or times do not increase.
@@ -38,9 +44,11 @@ class Trajectory:
     evaluations: Int64[np.ndarray, "n"]
     score: Float[np.ndarray, "n"]
     status: tuple[Status, ...]
+    acceleration: Float[np.ndarray, "n k"] | None = None  # change of the velocity per second; None: not estimated
 
     def __post_init__(self) -> None:
-        lengths = {len(getattr(self, column.name)) for column in fields(self) if column.name != "motion"}
+        columns = [getattr(self, column.name) for column in fields(self) if column.name != "motion"]
+        lengths = {len(column) for column in columns if column is not None}
         if lengths == {0} or len(lengths) != 1:
             raise InputError(f"trajectory: columns of lengths {sorted(lengths)}, expected one length above zero")
         backwards = np.flatnonzero(np.diff(self.t_us) < 0)
@@ -57,8 +65,12 @@ class Trajectory:
 
     @property
     def trusted(self) -> np.ndarray:
-        """Which rows are not DEGENERATE."""
-        return np.array([status is not Status.DEGENERATE for status in self.status])
+        """Which rows are CONVERGED."""
+        return np.array([status is Status.CONVERGED for status in self.status])
+
+    def count(self, status: Status) -> int:
+        """How many rows have this status."""
+        return sum(found is status for found in self.status)
 
     @classmethod
     def from_alignments(cls, alignments: Sequence[Alignment]) -> "Trajectory":
@@ -72,6 +84,7 @@ class Trajectory:
         return cls(
             motion=alignments[0].motion,
             velocity=np.stack([alignment.velocity for alignment in alignments]),
+            acceleration=np.stack([alignment.acceleration for alignment in alignments]),
             covariance=np.stack([alignment.covariance for alignment in alignments]),
             score=np.array([alignment.score for alignment in alignments]),
             status=tuple(alignment.status for alignment in alignments),
@@ -79,8 +92,10 @@ class Trajectory:
         )
 
     def at(self, t_us: Int64[np.ndarray, "m"]) -> Float[np.ndarray, "m k"]:
-        """Velocity at other times: linear between trusted packets, constant beyond the ends."""
-        keep = self.trusted if self.trusted.any() else np.ones(len(self), bool)
+        """Velocity at other times: linear between trusted packets, constant beyond the ends; NaN if none is trusted."""
+        keep = self.trusted
+        if not keep.any():
+            return np.full((len(t_us), self.velocity.shape[1]), np.nan)
         t, velocity = self.t_us[keep], self.velocity[keep]
         return np.stack([np.interp(t_us, t, component) for component in velocity.T], axis=1)
 
@@ -88,9 +103,12 @@ class Trajectory:
         """Quaternions x, y, z, w that turn camera coordinates at each time into those at the first time.
 
         The velocity is taken to change linearly between packets (rotation over each interval by the mean velocity).
+        Where no packet can be trusted, quaternions are NaN.
         """
         if self.motion != "rotation":
             raise InputError("orientation: this trajectory is a translation, which has none")
+        if not self.trusted.any():
+            return np.full((len(self), 4), np.nan)
         velocity = self.at(self.t_us)
         steps = (velocity[1:] + velocity[:-1]) / 2 * np.diff(self.t_s)[:, None]
         orientations = [Rotation.identity()]
@@ -99,7 +117,7 @@ class Trajectory:
         return np.stack([orientation.as_quat() for orientation in orientations])
 
     def to_csv(self, path: str | Path, force: bool = False) -> None:
-        """One row a packet: time and velocity, window, covariance, score, status.
+        """One row a packet: time and velocity, window, acceleration, covariance, score, status.
 
         Raises:
             InputError: `path` exists and `force` is not set.
@@ -107,9 +125,10 @@ class Trajectory:
         k = self.velocity.shape[1]
         upper = np.triu_indices(k)
         axes = "xyz"
-        header = ["t_s", *_AXES[self.motion], "start_s", "end_s", "n_events"]
+        header = ["t_s", *_AXES[self.motion], "start_s", "end_s", "n_events", *_ACCELERATIONS[self.motion]]
         header += [f"cov_{axes[i]}{axes[j]}" for i, j in zip(*upper, strict=True)]
         header += ["score", "evaluations", "status"]
+        accelerations = np.zeros_like(self.velocity) if self.acceleration is None else self.acceleration
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(header)
@@ -117,8 +136,9 @@ class Trajectory:
             times = [_seconds(int(t_us[i])) for t_us in (self.t_us, self.start_us, self.end_us)]
             covariance = [f"{value:.6g}" for value in self.covariance[i][upper]]
             velocity = [f"{value:.9g}" for value in self.velocity[i]]
+            acceleration = [f"{value:.6g}" for value in accelerations[i]]
             rest = [f"{self.score[i]:.6f}", self.evaluations[i], self.status[i].value]
-            writer.writerow([times[0], *velocity, *times[1:], self.n_events[i], *covariance, *rest])
+            writer.writerow([times[0], *velocity, *times[1:], self.n_events[i], *acceleration, *covariance, *rest])
         write_text(Path(path), text.getvalue(), force)
 
     @classmethod
@@ -150,10 +170,13 @@ class Trajectory:
         axes = "xyz"[: len(_AXES[motion])]
         covariance = [[column(f"cov_{min(a, b)}{max(a, b)}") for a in axes] for b in axes]
         times = {f"{name}_us": np.round(column(f"{name}_s") * 1e6).astype(np.int64) for name in ("t", "start", "end")}
+        accelerations = _ACCELERATIONS[motion]  # files of version 0.1 have none
+        known = set(accelerations) <= set(rows[0])
         counts = {name: column(name).astype(np.int64) for name in ("n_events", "evaluations")}
         return cls(
             motion=motion,
             velocity=np.stack([column(name) for name in _AXES[motion]], axis=1),
+            acceleration=np.stack([column(name) for name in accelerations], axis=1) if known else None,
             covariance=np.moveaxis(np.array(covariance), 2, 0),
             score=column("score"),
             status=tuple(Status(row["status"]) for row in rows),
@@ -168,6 +191,8 @@ class Trajectory:
             InputError: `path` exists and `force` is not set.
         """
         columns = {column.name: getattr(self, column.name) for column in fields(self)}
+        if self.acceleration is None:
+            del columns["acceleration"]
         columns["status"] = np.array([status.value for status in self.status])
         if self.motion == "rotation":
             columns["orientation_xyzw"] = self.orientation()
@@ -181,7 +206,8 @@ class Trajectory:
             raise InputError(f"{path}: no such file")
         try:
             with np.load(path) as file:
-                columns = {column.name: file[column.name] for column in fields(cls)}
+                names = [column.name for column in fields(cls) if column.name != "acceleration" or column.name in file]
+                columns = {name: file[name] for name in names}
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{path}: cannot be read as a trajectory ({error})") from None
         columns["motion"] = str(columns["motion"])
