@@ -1,6 +1,7 @@
 """Whether an estimate of `pauca.events` may be acted on: errors, status and stated uncertainty over a matrix of trials.
 
-    python benchmarks/events_trust.py [--quick] [--seed N] [--only WORD] [--minutes M] [--json PATH] [--plot PATH]
+    python benchmarks/events_trust.py [--quick] [--seed N] [--only WORD] [--minutes M]
+                                        [--estimator packets|trajectory] [--json PATH] [--plot PATH]
 
 Each trial simulates a recording (motion, scene, camera, disturbance), aligns it with the defaults, and compares every
 estimate with the exact velocity at the time that it states. A trial row says, in deg/s over packets and axes: RMS,
@@ -25,7 +26,7 @@ import numpy as np
 from scipy.stats import norm, spearmanr
 
 from pauca import events
-from pauca.events import DAVIS240C, Camera, Events, GroundTruth, Recording, SimulateConfig, Status
+from pauca.events import DAVIS240C, AlignConfig, Camera, Events, GroundTruth, Recording, SimulateConfig, Status
 from pauca.runs import describe_machine
 
 DATA = Path(os.environ.get("PAUCA_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "events"
@@ -233,14 +234,14 @@ def _hand_motions(rng: np.random.Generator, count: int = 2, seconds: float = 0.7
     return [GroundTruth(t_s[part], omega[part]) for part in parts]
 
 
-def run(trial: Trial) -> Outcome:
-    """Simulate, spoil, align with the defaults, compare."""
+def run(trial: Trial, config: AlignConfig) -> Outcome:
+    """Simulate, spoil, align, compare."""
     recording = events.simulate(trial.config, camera=CAMERAS[trial.camera], motion=trial.motion)
     if trial.spoil:
         recording = trial.spoil(recording)
     truth = recording.ground_truth
     assert truth is not None
-    trajectory = events.align(events.remove_hot_pixels(recording))  # as `pauca events align` does
+    trajectory = events.align(events.remove_hot_pixels(recording), config=config)  # as `pauca events align` does
     at = np.stack([np.interp(trajectory.t_s, truth.t_s, part) for part in truth.omega_rad_s.T], axis=1)
     sigma = np.sqrt(np.diagonal(trajectory.covariance, axis1=1, axis2=2))
     return Outcome(np.degrees(trajectory.velocity - at), np.degrees(sigma), trajectory.status)
@@ -336,9 +337,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="other scenes, noise and speeds")
     parser.add_argument("--only", default="", help="only trials whose name holds this word")
     parser.add_argument("--minutes", type=float, default=15.0, help="begin no trial after so many minutes")
+    parser.add_argument("--estimator", choices=("packets", "trajectory"), help="instead of the default")
     parser.add_argument("--json", type=Path, help="write all rows here")
     parser.add_argument("--plot", type=Path, help="draw the reliability of the moving trials to this picture")
     options = parser.parse_args()
+    config = replace(AlignConfig(), estimator=options.estimator) if options.estimator else AlignConfig()
     machine = describe_machine("benchmarks/events_trust.py")
     print(f"{machine['processor']}, Python {machine['python']}, seed {options.seed}\n\n{HEAD}", flush=True)
     chosen = [t for t in trials(options.seed) if options.only in t.name and (t.quick or not options.quick)]
@@ -347,7 +350,7 @@ def main() -> None:
         if time.monotonic() - started > 60 * options.minutes:
             print(f"time is up: {len(chosen) - len(rows)} of {len(chosen)} trials were left out")
             break
-        outcomes[trial] = run(trial)
+        outcomes[trial] = run(trial, config)
         rows[trial.name] = judge([outcomes[trial]])
         print(line(trial.name, rows[trial.name]), flush=True)
     print()
