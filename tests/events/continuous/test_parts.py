@@ -10,7 +10,7 @@ from pauca.events.continuous import WindowScorer
 from pauca.events.continuous.blend import Blend, Fit
 from pauca.events.continuous.estimator import spans
 from pauca.events.continuous.groups import directions_of_motion
-from pauca.events.continuous.knots import place_knots
+from pauca.events.continuous.knots import SMOOTH_JERK, knot_time, place_knots
 from pauca.events.continuous.prior import jerk_strength, precision
 from pauca.events.continuous.rest import THRESHOLD, resting_intervals, runs, score_test
 from pauca.events.continuous.window import Window
@@ -57,6 +57,15 @@ def test_knots_follow_the_path_and_the_clock():
     gaps = np.diff(knots_us)
     np.testing.assert_allclose(gaps[:10], 5_000, rtol=0.05)  # 800 pixels a second
     np.testing.assert_allclose(gaps[-10:], 20_000, rtol=0.05)
+
+
+def test_a_motion_that_shakes_has_knots_closer_together():
+    assert knot_time(np.array([0.0, SMOOTH_JERK, 32 * SMOOTH_JERK]), 0.02).tolist() == pytest.approx(
+        [0.02, 0.02, 0.005]
+    )
+    t_us, still = np.array([0, 100_000]), np.zeros((2, 3))
+    knots_us = place_knots(t_us, still, 0, 100_000, 800.0, TrajectoryConfig(), np.full(2, 32 * SMOOTH_JERK))
+    np.testing.assert_allclose(np.diff(knots_us), 5_000)
 
 
 @pytest.mark.parametrize("intervals", [1, 3, 6, 7, 8, 20])

@@ -20,6 +20,7 @@ class Fit(NamedTuple):
     score: float
     status: Status
     evaluations: int
+    jerk: float = 0.0  # strength that its own bends have, rad/s^2 per root of a second
 
 
 class Blend:

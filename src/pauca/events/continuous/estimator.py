@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
@@ -10,7 +11,7 @@ from pauca.events.continuous.blend import Blend
 from pauca.events.continuous.config import TrajectoryConfig
 from pauca.events.continuous.fit import KnotEstimator
 from pauca.events.continuous.groups import ROLL
-from pauca.events.continuous.knots import interpolate, place_knots
+from pauca.events.continuous.knots import interpolate, knot_time, place_knots
 from pauca.events.continuous.prior import jerk_strength
 from pauca.events.continuous.rest import THRESHOLD, rest_information, resting_intervals, score_test
 from pauca.events.continuous.window import Window, WindowScorer
@@ -19,6 +20,11 @@ from pauca.events.types import Events, Packet, Status
 
 _SHARE_OF_JERK = 0.5  # of what the packets show: half of the true strength is as good, and their errors add to it
 _LEAST_JERK = 5.0  # rad/s^2 per root of a second; 20 ms may then bend the velocity by 0.5 deg/s
+_SURPRISE = 2.0  # a window that bends so much more than expected is fitted again with a weaker prior
+_BEYOND = 1.5  # times what it shows: the prior that was too strong has straightened it
+_CONTENT = 1.2  # once more where it then bends so much more again
+_COARSE = 1.0  # knots further apart than this many times what the jerk asks for are too few
+_OFTEN = 0.1  # share of such intervals from which on the knots are placed anew: a vibration
 _SLOW = 0.8  # an interval of at least this share of the longest is tested for rest
 _LOST_PIXELS = 1.0  # DEGENERATE from this standard deviation on, as displacement over the time between knots
 
@@ -67,25 +73,61 @@ def refine(
     expected = packets.t_us[packets.trusted], packets.velocity[packets.trusted]
     if len(expected[0]) == 0:
         return packets
+    shown = jerk_strength(expected[0] * 1e-6, expected[1])
+    jerk = np.full(len(expected[0]), config.jerk / _SHARE_OF_JERK if config.jerk else max(shown, _LEAST_JERK))
+    found = _run(events, to_packet, *expected, jerk, scorer, config, progress)
+    gaps_s = np.diff(found.source.knots_us) * 1e-6
+    coarse = gaps_s > _COARSE * knot_time(np.minimum(found.jerk[1:], found.jerk[:-1]), config.knot_s)
+    if config.jerk is None and np.mean(coarse) > _OFTEN:
+        knots_us = np.round(found.source.knots_us).astype(np.int64)
+        found = _run(events, to_packet, knots_us, found.blend.moments()[0], found.jerk, scorer, config)
+    return _trajectory(found.blend, found.source, scorer.frame.camera.fx)
+
+
+class _Pass(NamedTuple):
+    """One pass over a recording."""
+
+    source: KnottedEvents
+    blend: Blend
+    jerk: Float[np.ndarray, "knots"]  # strength that the windows of a knot needed
+
+
+def _run(
+    events: Events,
+    to_packet: ToPacket,
+    t_us: Int64[np.ndarray, "n"],
+    velocity: Float[np.ndarray, "n 3"],
+    jerk: Float[np.ndarray, "n"],
+    scorer: WindowScorer,
+    config: TrajectoryConfig,
+    progress: Callable[[int], None] | None = None,
+) -> _Pass:
+    """Fit all windows, from velocities and strengths of the jerk that are expected at some times."""
     pixels_per_rad = scorer.frame.camera.fx
-    knots_us = place_knots(*expected, int(events.t_us[0]), int(events.t_us[-1]) + 1, pixels_per_rad, config)
+    ends_us = int(events.t_us[0]), int(events.t_us[-1]) + 1
+    knots_us = place_knots(t_us, velocity, *ends_us, pixels_per_rad, config, jerk)
     source = KnottedEvents(events, to_packet, knots_us, np.searchsorted(events.t_us, knots_us))
     slow = np.diff(knots_us) * 1e-6 >= _SLOW * config.knot_s
     rest = resting_intervals(slow, knots_us, lambda i, j: score_test(scorer, source.window(i, j)) < THRESHOLD)
     pinned = rest_information(rest, knots_us, pixels_per_rad)
-    velocity = interpolate(knots_us, *expected)
-    velocity[pinned.any(axis=(1, 2))] = 0
-    strength = config.jerk or max(_SHARE_OF_JERK * jerk_strength(expected[0] * 1e-6, expected[1]), _LEAST_JERK)
-    estimator, blend = KnotEstimator(scorer, strength, config.turn_deg, config.turning), Blend(len(knots_us))
+    start, jerks = interpolate(knots_us, t_us, velocity), np.interp(knots_us, t_us, jerk)
+    start[pinned.any(axis=(1, 2))] = 0
+    estimator, blend = KnotEstimator(scorer, config.turn_deg, config.turning), Blend(len(knots_us))
     for first, last in spans(len(knots_us) - 1, config):
         at = slice(first, last + 1)
-        fit = estimator.fit(first, knots_us[at], velocity[at], source.window(first, last, rest), pinned[at])
-        velocity[at] = fit.velocity  # the next window begins here
+        window, expected = source.window(first, last, rest), float(jerks[at].max())
+        fit = estimator.fit(first, knots_us[at], start[at], window, pinned[at], _SHARE_OF_JERK * expected)
+        limit = _SURPRISE
+        while config.jerk is None and fit.jerk > limit * expected:
+            expected, limit = _BEYOND * fit.jerk, _CONTENT
+            fit = estimator.fit(first, knots_us[at], fit.velocity, window, pinned[at], _SHARE_OF_JERK * expected)
+        jerks[at] = np.maximum(jerks[at], expected)
+        start[at] = fit.velocity  # the next window begins here
         blend.add(fit)
         if progress is not None:
             done = last if last == len(knots_us) - 1 else first + config.step
             progress(int(source.place[done] - source.place[first]))
-    return _trajectory(blend, source, pixels_per_rad)
+    return _Pass(source, blend, jerks)
 
 
 def spans(intervals: int, config: TrajectoryConfig) -> Iterator[tuple[int, int]]:

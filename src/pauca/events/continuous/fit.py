@@ -24,7 +24,6 @@ class KnotEstimator:
     """Fits windows: the likelihood of their events and a prior on how fast the acceleration changes."""
 
     scorer: WindowScorer
-    strength: float  # of the prior's jerk, rad/s^2 per root of a second
     turn_deg: float  # from which on directions of motion have images of their own
     turning: float  # weight of the likelihood where they do
 
@@ -35,6 +34,7 @@ class KnotEstimator:
         start: Float[np.ndarray, "knots 3"],
         window: Window,
         pinned: Float[np.ndarray, "knots 3 3"],
+        strength: float,
     ) -> Fit:
         """Fit one window.
 
@@ -44,8 +44,9 @@ class KnotEstimator:
             start: where the search begins; it also says which events share an image.
             window: its events.
             pinned: what else says that a knot is at rest, as information.
+            strength: of the prior's jerk, rad/s^2 per root of a second.
         """
-        prior = precision(knots_us * 1e-6, self.strength)
+        prior = precision(knots_us * 1e-6, strength)
         for k, information in enumerate(pinned):
             prior[3 * k : 3 * k + 3, 3 * k : 3 * k + 3] += information
         if len(window.x) < FEWEST_EVENTS:
@@ -65,7 +66,8 @@ class KnotEstimator:
         reach, shape = self._reach(knots_us), _SHARPNESS * np.eye(len(prior))
         found = maximise(posterior, start.ravel(), reach=reach, shape=shape, observed=0, tolerance=_TOLERANCE)
         velocity = found.point.reshape(start.shape)
-        return Fit(first, velocity, _covariance(best.fisher), found.value, found.status, found.evaluations)
+        covariance = _covariance(best.fisher)
+        return Fit(first, velocity, covariance, found.value, found.status, found.evaluations, _jerk(velocity, knots_us))
 
     def _reach(self, knots_us: Float[np.ndarray, "knots"]) -> Float[np.ndarray, "3*knots"]:
         """Longest step of each velocity, rad/s."""
@@ -86,6 +88,13 @@ class _Best:
         if trial.value > self.value:
             self.value, self.fisher = trial.value, trial.fisher
         return trial
+
+
+def _jerk(velocity: Float[np.ndarray, "knots 3"], knots_us: Float[np.ndarray, "knots"]) -> float:
+    """Strength of the jerk that the bends of a velocity show, of the axis that bends most."""
+    bends = precision(knots_us * 1e-6, 1.0)[::3, ::3]
+    squares = np.einsum("ka,kj,ja->a", velocity, bends, velocity)
+    return float(np.sqrt(squares.max() / max(1, len(velocity) - 2)))
 
 
 def _covariance(information: Float[np.ndarray, "size size"]) -> Float[np.ndarray, "knots 3 3"]:

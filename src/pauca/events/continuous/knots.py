@@ -6,6 +6,7 @@ from jaxtyping import Float, Int64
 from pauca.events.continuous.config import TrajectoryConfig
 from pauca.events.continuous.groups import ROLL
 
+SMOOTH_JERK = 300.0  # rad/s^2 per root of a second: as of a hand that turns a camera; knots of 20 ms are for it
 _STEP_US = 1000.0
 
 
@@ -16,6 +17,12 @@ def interpolate(
     return np.stack([np.interp(at_us, t_us, component) for component in velocity.T], axis=1)
 
 
+def knot_time(jerk: Float[np.ndarray, "m"], longest_s: float) -> Float[np.ndarray, "m"]:
+    """Seconds over which a velocity of such a jerk is near enough to linear: what a line misses by grows with
+    jerk time^2.5 pixels."""
+    return longest_s * np.minimum(1.0, (SMOOTH_JERK / np.maximum(jerk, 1e-9)) ** 0.4)
+
+
 def place_knots(
     t_us: Int64[np.ndarray, "n"],
     velocity: Float[np.ndarray, "n 3"],
@@ -23,6 +30,7 @@ def place_knots(
     last_us: int,
     pixels_per_rad: float,
     config: TrajectoryConfig,
+    jerk: Float[np.ndarray, "n"] | None = None,
 ) -> Float[np.ndarray, "knots"]:
     """Times in microseconds, from the first event to the last, at even steps of the expected path.
 
@@ -33,11 +41,14 @@ def place_knots(
         last_us: where they end, later than `first_us`.
         pixels_per_rad: focal length.
         config: the steps.
+        jerk: its strength at each of the times, rad/s^2 per root of a second; knots lie closer where it is high.
     """
     steps = max(1, int(np.ceil((last_us - first_us) / _STEP_US)))
     edges = np.linspace(first_us, last_us, steps + 1)
     speed = pixels_per_rad * np.linalg.norm(interpolate(edges, t_us, velocity) * (1.0, 1.0, ROLL), axis=1)
     density = np.maximum(speed / config.knot_pixels, 1 / config.knot_s) * 1e-6  # knots a microsecond
+    if jerk is not None:
+        density = np.maximum(density, 1e-6 / knot_time(np.interp(edges, t_us, jerk), config.knot_s))
     passed = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(edges))])
     intervals = max(1, round(float(passed[-1])))
     return np.interp(np.linspace(0, passed[-1], intervals + 1), passed, edges)
