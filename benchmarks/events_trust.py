@@ -5,10 +5,11 @@
 
 Each trial simulates a recording (motion, scene, camera, disturbance), aligns it with the defaults, and compares every
 estimate with the exact velocity at the time that it states. A trial row says, in deg/s over packets and axes: RMS,
-median and worst error of the packets that are CONVERGED, how many packets have which status, how many CONVERGED
-packets are off by more than 30 deg/s and by more than 4 standard deviations in some axis, the share of axes within
-the 68 % and the 95 % interval, and Spearman's rank correlation of error and stated deviation. Pooled rows follow, over
-the moving cases and over the others. At rest, in pure noise and for shuffled times, the truth is a velocity of zero.
+median and worst error of the packets that say they can be trusted (converged, rest), how many packets have which
+status, how many trusted ones are off by more than 30 deg/s and by more than 4 standard deviations in some axis, the
+share of axes within the 68 % and the 95 % interval, and Spearman's rank correlation of error and stated deviation.
+Pooled rows follow, over the moving cases and over the others. At rest, in pure noise and for shuffled times, the truth
+is a velocity of zero.
 
 `--seed` changes scenes, noise and speeds. Where PAUCA_DATA has them, a real hand's motion and real packets are used.
 """
@@ -62,10 +63,7 @@ class Outcome:
     error: np.ndarray  # [packets, 3]
     sigma: np.ndarray  # [packets, 3]
     status: tuple[Status, ...]
-
-    @property
-    def converged(self) -> np.ndarray:
-        return np.array([status is Status.CONVERGED for status in self.status], bool)
+    trusted: np.ndarray  # [packets]
 
 
 def trials(seed: int) -> list[Trial]:
@@ -244,12 +242,12 @@ def run(trial: Trial, config: AlignConfig) -> Outcome:
     trajectory = events.align(events.remove_hot_pixels(recording), config=config)  # as `pauca events align` does
     at = np.stack([np.interp(trajectory.t_s, truth.t_s, part) for part in truth.omega_rad_s.T], axis=1)
     sigma = np.sqrt(np.diagonal(trajectory.covariance, axis1=1, axis2=2))
-    return Outcome(np.degrees(trajectory.velocity - at), np.degrees(sigma), trajectory.status)
+    return Outcome(np.degrees(trajectory.velocity - at), np.degrees(sigma), trajectory.status, trajectory.trusted)
 
 
 def judge(outcomes: list[Outcome]) -> dict[str, float]:
     """The figures of a row, over one trial or several."""
-    error, sigma = (np.concatenate([getattr(o, name)[o.converged] for o in outcomes]) for name in ("error", "sigma"))
+    error, sigma = (np.concatenate([getattr(o, name)[o.trusted] for o in outcomes]) for name in ("error", "sigma"))
     status = [status for outcome in outcomes for status in outcome.status]
     row: dict[str, float] = {str(name): sum(s is name for s in status) for name in Status}
     if not len(error):
@@ -270,20 +268,20 @@ def judge(outcomes: list[Outcome]) -> dict[str, float]:
 
 
 HEAD = (
-    f"{'':34} {'RMS':>7} {'median':>7} {'worst':>7} {'conv':>5} {'stall':>5} {'degen':>5} {'>30':>4} {'>4sd':>4} "
-    f"{'68 %':>5} {'95 %':>5} {'rank':>5}"
+    f"{'':34} {'RMS':>7} {'median':>7} {'worst':>7} {' '.join(f'{status[:5]:>5}' for status in Status)} {'>30':>4} "
+    f"{'>4sd':>4} {'68 %':>5} {'95 %':>5} {'rank':>5}"
 )
 
 
 def line(name: str, row: dict[str, float]) -> str:
     """A row for people."""
-    counts = f"{row['converged']:5d} {row['stalled']:5d} {row['degenerate']:5d}"
+    counts = " ".join(f"{row[str(status)]:5.0f}" for status in Status)
     if "rms" not in row:
         return f"{name:34} {'-':>7} {'-':>7} {'-':>7} {counts}"
     rank = f"{row['spearman']:5.2f}" if "spearman" in row else f"{'-':>5}"
     return (
-        f"{name:34} {row['rms']:7.2f} {row['median']:7.2f} {row['worst']:7.1f} {counts} {row['far']:4d} "
-        f"{row['far_sigma']:4d} {100 * row['within_68']:5.0f} {100 * row['within_95']:5.0f} {rank}"
+        f"{name:34} {row['rms']:7.2f} {row['median']:7.2f} {row['worst']:7.1f} {counts} {row['far']:4.0f} "
+        f"{row['far_sigma']:4.0f} {100 * row['within_68']:5.0f} {100 * row['within_95']:5.0f} {rank}"
     )
 
 
@@ -306,7 +304,7 @@ def reliability_figure(outcomes: list[Outcome]) -> Any:
     """Stated against true: coverage of every interval, and error by stated deviation."""
     from matplotlib.figure import Figure
 
-    error, sigma = (np.concatenate([getattr(o, name)[o.converged] for o in outcomes]) for name in ("error", "sigma"))
+    error, sigma = (np.concatenate([getattr(o, name)[o.trusted] for o in outcomes]) for name in ("error", "sigma"))
     size, sigma = np.abs(error).ravel(), sigma.ravel()
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)

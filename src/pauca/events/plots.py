@@ -19,8 +19,8 @@ _BRIGHTEST = 99.0  # percentile of the touched pixels that is drawn in full colo
 def velocity_figure(trajectory: Trajectory, truth: GroundTruth | None = None, title: str = "") -> Figure:
     """Velocity over time, one panel an axis, with two standard deviations and, where known, the truth.
 
-    Packets that are not CONVERGED are marked, a stalled one at the velocity it reached, a degenerate one at the lower
-    edge, and lines and bands leave them out. Rotations are drawn in degrees a second.
+    Packets that are not trusted are marked, a degenerate one at the lower edge and others at the velocity they reached;
+    lines and bands leave them out. Rotations are drawn in degrees a second.
     """
     rotation = trajectory.motion == "rotation"
     scale, unit = (np.degrees(1.0), "deg/s") if rotation else (1.0, "focal lengths/s")
@@ -58,14 +58,17 @@ def _draw_band(panel: Axes, t_s: np.ndarray, value: np.ndarray, spread: np.ndarr
 
 
 def _mark(panel: Axes, trajectory: Trajectory, value: Float[np.ndarray, "n"]) -> None:
-    stalled = np.array([status is Status.STALLED for status in trajectory.status])
-    degenerate = np.array([status is Status.DEGENERATE for status in trajectory.status])
-    if stalled.any():
-        panel.plot(trajectory.t_s[stalled], value[stalled], "x", color="k", ms=6, label="stalled")
-    if degenerate.any():  # its velocity says nothing, and may be far off the scale
-        edge = np.full(np.count_nonzero(degenerate), 0.03)
-        across = panel.get_xaxis_transform()
-        panel.plot(trajectory.t_s[degenerate], edge, "|", color="k", ms=8, transform=across, label="degenerate")
+    """Packets that are not trusted: a degenerate one says nothing, and may be far off the scale."""
+    for status in dict.fromkeys(trajectory.status):
+        chosen = np.array([found is status for found in trajectory.status]) & ~trajectory.trusted
+        if not chosen.any():
+            continue
+        if status is Status.DEGENERATE:
+            edge, across = np.full(np.count_nonzero(chosen), 0.03), panel.get_xaxis_transform()
+            panel.plot(trajectory.t_s[chosen], edge, "|", color="k", ms=8, transform=across, label=str(status))
+        else:
+            marker = "x" if status is Status.STALLED else "+"
+            panel.plot(trajectory.t_s[chosen], value[chosen], marker, color="k", ms=6, label=str(status))
 
 
 def error_figure(evaluation: Evaluation, title: str = "") -> Figure:
