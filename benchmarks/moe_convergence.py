@@ -87,8 +87,8 @@ def changed_passes(name: str) -> Iterator[None]:
         in_fp8[:] = [ops.quantize_fp8_rowwise(x)]
         return quantize(in_fp8[0] if name == "fp4-from-fp8" else x, format_, recipe)
 
-    def gather_fp8(tokens, plan):
-        return ops.gather_fp8_rows(in_fp8.pop(), plan.row_to_token)
+    def gather_fp8(tokens, permutation):
+        return ops.gather_fp8_rows(in_fp8.pop(), permutation.row_to_token)
 
     if name in ("fp4-from-fp8", "fp4-dispatch-fp8"):
         passes.quantize = quantize_from_fp8

@@ -28,7 +28,7 @@ from pauca.moe import Experts, MoE, Recipe, parallelize
 from pauca.moe.layer.kept import to_bytes
 from pauca.moe.layer.passes import quantize
 from pauca.moe.parallel import ParallelExperts, wire_bytes
-from pauca.moe.parallel.exchange import Exchange, plan_exchange
+from pauca.moe.parallel.exchange import Exchange, arrange_exchange
 from pauca.moe.plan.shapes import GroupedQueryAttention, ModelShape
 from pauca.moe.plan.speed import all_to_all_bytes
 
@@ -144,7 +144,7 @@ def exchanges(bench: Bench, size: Size) -> list[dict]:
     x, ids = bench.tokens(size.tokens, size.hidden), bench.choices(size.tokens, size.model_experts, size.top_k)
 
     def plan() -> Exchange:
-        return plan_exchange(ids, size.model_experts // bench.ranks, bench.group, 0)
+        return arrange_exchange(ids, size.model_experts // bench.ranks, bench.group, 0)
 
     exchange, plan_ms, place = plan(), bench.milliseconds(plan), dist.get_rank()
     leaving, arriving = (sum(counts) - counts[place] for counts in (exchange.leaving, exchange.arriving))

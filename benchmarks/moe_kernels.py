@@ -127,8 +127,12 @@ def cases(shape: Shape) -> Iterator[Case]:
     """All operations on Gaussian data and a balanced routing."""
     generator = torch.Generator("cuda").manual_seed(0)
     hidden = shape.hidden
-    plan = sort_by_expert(routing(shape, balanced=True)[0], shape.experts)
-    token, inverse, offsets = plan.row_to_token, plan.copy_to_row.view(shape.tokens, shape.top_k), plan.offsets
+    permutation = sort_by_expert(routing(shape, balanced=True)[0], shape.experts)
+    token, inverse, offsets = (
+        permutation.row_to_token,
+        permutation.copy_to_row.view(shape.tokens, shape.top_k),
+        permutation.offsets,
+    )
     rows, copies = len(token), shape.copies
     shuffled = torch.randperm(rows, generator=generator, device="cuda").int()
 

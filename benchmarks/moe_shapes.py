@@ -85,12 +85,12 @@ class StraightforwardLayer:
     """The peer: a BF16 layer as one writes it on torch, given its routing, already sorted, for free."""
 
     def __init__(self, ids: Tensor, experts: int) -> None:
-        plan: Permutation = sort_by_expert(ids, experts)
-        rows = int(plan.offsets[-1])
-        self.offsets = plan.offsets
-        self.used = plan.row_to_copy[:rows] >= 0
-        self.token = plan.row_to_token[:rows].clamp(min=0).long()
-        self.copy = plan.row_to_copy[:rows].clamp(min=0).long()
+        permutation: Permutation = sort_by_expert(ids, experts)
+        rows = int(permutation.offsets[-1])
+        self.offsets = permutation.offsets
+        self.used = permutation.row_to_copy[:rows] >= 0
+        self.token = permutation.row_to_token[:rows].clamp(min=0).long()
+        self.copy = permutation.row_to_copy[:rows].clamp(min=0).long()
 
     def __call__(self, x: Tensor, gate_up: Tensor, down: Tensor, probabilities: Tensor) -> Tensor:
         rows = x.index_select(0, self.token)

@@ -9,6 +9,7 @@ import torch
 
 from pauca.errors import InputError
 from pauca.moe.layer.autograd import _check_arguments, _experts_forward, apply_experts
+from pauca.moe.layer.call import ExpertCall
 from pauca.moe.layer.kept import kept_bytes, kept_shapes
 from pauca.moe.layer.permutation import sort_by_expert
 from pauca.moe.layer.recipe import Recipe
@@ -267,14 +268,13 @@ def test_gradients_that_nobody_wants_are_not_computed_and_the_others_are_the_sam
 def test_the_operations_describe_themselves_truly_to_torch(precision, recompute):
     # Shapes and dtypes of the fake implementations, no aliasing, no mutation.
     problem, recipe = _problem("cpu"), getattr(Recipe, precision)()
-    plan = sort_by_expert(problem["expert_ids"], EXPERTS)
-    arguments = (
-        problem["x"], problem["gate_up"], problem["down"], problem["probabilities"], plan.row_to_copy,
-        plan.row_to_token, plan.copy_to_row, plan.offsets, [], recipe.to_json(), recompute, True,
-    )  # fmt: skip
+    permutation = sort_by_expert(problem["expert_ids"], EXPERTS)
+    weights = problem["gate_up"], problem["down"], problem["probabilities"]
+    call = ExpertCall(*weights, permutation, [], recipe.to_json(), recompute)
+    arguments = problem["x"], call.tensors(), recipe.to_json(), recompute, True
     torch.library.opcheck(_experts_forward, arguments, test_utils=("test_schema", "test_faketensor"))
     _, kept = _experts_forward(*arguments)
-    shapes = kept_shapes(recipe, recompute, TOKENS, len(plan.row_to_copy), EXPERTS, HIDDEN, WIDTH)
+    shapes = kept_shapes(recipe, recompute, TOKENS, len(permutation.row_to_copy), EXPERTS, HIDDEN, WIDTH)
     assert [tuple(t.shape) for t in kept] == shapes
 
 

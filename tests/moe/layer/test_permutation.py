@@ -22,38 +22,38 @@ def routings(draw: st.DrawFn) -> tuple[torch.Tensor, int]:
 @given(routings())
 def test_every_copy_has_one_row_among_its_experts_rows(routing):
     expert_ids, experts = routing
-    plan = sort_by_expert(expert_ids, experts)
+    permutation = sort_by_expert(expert_ids, experts)
     tokens, top_k = expert_ids.shape
     copies = torch.arange(tokens * top_k)
-    rows = plan.copy_to_row.reshape(-1).long()
-    assert torch.equal(plan.row_to_copy[rows].long(), copies)
-    assert torch.equal(plan.row_to_token[rows].long(), copies // top_k)
-    expert_of_row = torch.searchsorted(plan.offsets, rows.int(), right=True)
+    rows = permutation.copy_to_row.reshape(-1).long()
+    assert torch.equal(permutation.row_to_copy[rows].long(), copies)
+    assert torch.equal(permutation.row_to_token[rows].long(), copies // top_k)
+    expert_of_row = torch.searchsorted(permutation.offsets, rows.int(), right=True)
     assert torch.equal(expert_of_row, expert_ids.reshape(-1))
 
 
 @given(routings())
 def test_what_is_no_copy_is_padding_less_than_a_group_each(routing):
     expert_ids, experts = routing
-    plan = sort_by_expert(expert_ids, experts)
-    used = plan.row_to_copy != PADDING
+    permutation = sort_by_expert(expert_ids, experts)
+    used = permutation.row_to_copy != PADDING
     assert int(used.sum()) == expert_ids.numel()
-    assert torch.equal(plan.row_to_token == PADDING, ~used)
-    sizes = plan.offsets.diff(prepend=torch.zeros(1, dtype=torch.int32))
+    assert torch.equal(permutation.row_to_token == PADDING, ~used)
+    sizes = permutation.offsets.diff(prepend=torch.zeros(1, dtype=torch.int32))
     counts = torch.bincount(expert_ids.reshape(-1), minlength=experts)
     assert torch.all(sizes % GROUP_ROWS == 0)
     assert torch.all((sizes >= counts) & (sizes - counts < GROUP_ROWS))
-    assert int(plan.offsets[-1]) <= row_bound(expert_ids.numel(), experts) == len(plan.row_to_copy)
-    assert not used[int(plan.offsets[-1]) :].any()
+    assert int(permutation.offsets[-1]) <= row_bound(expert_ids.numel(), experts) == len(permutation.row_to_copy)
+    assert not used[int(permutation.offsets[-1]) :].any()
 
 
 @given(routings())
 def test_tokens_keep_their_order_within_an_expert(routing):
     expert_ids, experts = routing
-    plan = sort_by_expert(expert_ids, experts)
+    permutation = sort_by_expert(expert_ids, experts)
     start = 0
-    for end in plan.offsets.tolist():
-        kept = plan.row_to_copy[start:end]
+    for end in permutation.offsets.tolist():
+        kept = permutation.row_to_copy[start:end]
         kept = kept[kept != PADDING]
         assert torch.equal(kept, kept.sort().values)
         start = end
@@ -62,25 +62,25 @@ def test_tokens_keep_their_order_within_an_expert(routing):
 def test_the_bound_is_reached_when_every_expert_has_one_token_over():
     experts, top_k = 4, 1
     expert_ids = torch.arange(experts).repeat(GROUP_ROWS + 1)[:, None]
-    plan = sort_by_expert(expert_ids, experts)
-    assert int(plan.offsets[-1]) == experts * 2 * GROUP_ROWS == row_bound(experts * 17 * top_k, experts)
+    permutation = sort_by_expert(expert_ids, experts)
+    assert int(permutation.offsets[-1]) == experts * 2 * GROUP_ROWS == row_bound(experts * 17 * top_k, experts)
 
 
 @given(routings(), st.integers(0, 2**20))
 def test_copies_whose_experts_are_elsewhere_take_no_rows(routing, seed):
-    """The plan is that of the copies that are here, alone."""
+    """The permutation is that of the copies that are here, alone."""
     expert_ids, experts = routing
     here = torch.rand(expert_ids.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
     ids, copies = expert_ids.masked_fill(~here, PADDING), int(here.sum())
-    plan = sort_by_expert(ids, experts, copies)
+    permutation = sort_by_expert(ids, experts, copies)
     alone = sort_by_expert(expert_ids[here][:, None], experts)  # each copy as a token of its own
-    assert torch.equal(plan.offsets, alone.offsets)
-    assert torch.equal(plan.copy_to_row[here], alone.copy_to_row[:, 0])
-    assert torch.all(plan.copy_to_row[~here] == PADDING)
+    assert torch.equal(permutation.offsets, alone.offsets)
+    assert torch.equal(permutation.copy_to_row[here], alone.copy_to_row[:, 0])
+    assert torch.all(permutation.copy_to_row[~here] == PADDING)
     numbers = torch.arange(ids.numel()).view_as(ids)[here]
     original = torch.cat([numbers, torch.tensor([PADDING])])[alone.row_to_copy]
-    assert torch.equal(plan.row_to_copy.long(), original)
-    assert torch.equal(plan.row_to_token.long(), original // max(1, ids.shape[1]))
+    assert torch.equal(permutation.row_to_copy.long(), original)
+    assert torch.equal(permutation.row_to_token.long(), original // max(1, ids.shape[1]))
 
 
 def test_an_expert_that_does_not_exist_is_refused():

@@ -6,7 +6,7 @@ from torch import distributed as dist
 
 from pauca.errors import PaucaError
 from pauca.moe.layer.permutation import PADDING
-from pauca.moe.parallel.exchange import peers_answer, plan_exchange
+from pauca.moe.parallel.exchange import arrange_exchange, peers_answer
 from pauca.runs.processes import OtherStopped
 
 EACH, TOP_K, COUNTS = 2, 3, (9, 0, 14)  # experts of a rank, choices, tokens of each rank
@@ -20,7 +20,7 @@ def _choices(rank: int) -> torch.Tensor:
 
 def _exchange(rank: int) -> dict[str, torch.Tensor | int]:
     ids = _choices(rank)
-    exchange = plan_exchange(ids, EACH, dist.group.WORLD, fingerprint=7)
+    exchange = arrange_exchange(ids, EACH, dist.group.WORLD, fingerprint=7)
     names = torch.stack([torch.full((COUNTS[rank],), rank), torch.arange(COUNTS[rank])], 1)  # of the tokens
     (arrived,) = exchange.send([names[exchange.row_to_token]]).arrive()
     (returned,) = exchange.send_back([torch.cat([arrived, torch.full_like(arrived[:, :1], rank)], 1)]).arrive()

@@ -9,9 +9,11 @@ import torch
 from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
+from pauca.moe.layer import passes
+from pauca.moe.layer.call import ExpertCall
 from pauca.moe.layer.kept import kept_shapes
 from pauca.moe.layer.moe import Experts, MoE
-from pauca.moe.layer.passes import Bank, Wanted
+from pauca.moe.layer.passes import Wanted
 from pauca.moe.layer.permutation import PADDING, row_bound, sort_by_expert
 from pauca.moe.layer.recipe import Recipe
 from pauca.moe.parallel import exchange as exchange_module
@@ -132,16 +134,18 @@ def _of_one_process(case: Case, world: int) -> dict[str, torch.Tensor]:
         own = slice(rank * each, (rank + 1) * each)
         ids = problem["ids"] - own.start
         ids = ids.masked_fill((ids < 0) | (ids >= each), PADDING)
-        plan = sort_by_expert(ids, each, int((ids != PADDING).sum()))
+        permutation = sort_by_expert(ids, each, int((ids != PADDING).sum()))
         gate_up, down = bank.gate_up.detach()[own], bank.down.detach()[own]
-        part = Bank(gate_up, down, problem["probabilities"], plan, case.recipe, case.recompute, [])
-        y, kept = part.forward(x)
+        part = ExpertCall(
+            gate_up, down, problem["probabilities"], permutation, [], case.recipe.to_json(), case.recompute
+        )
+        y, kept = passes.forward(part, x)
         own_input = problem["x"] if case.recipe.precision == "bf16" and case.recompute != "none" else None
-        gradients = part.backward(problem["dy"], kept, own_input, Wanted(True, True, True))
+        gradients = passes.backward(part, problem["dy"], kept, own_input, Wanted(True, True, True))
         sums["y"] += y.float()
         sums["x"] += gradients.x.float()
-        here = plan.copy_to_row != PADDING
-        d_probabilities[here] = gradients.row_probability[plan.copy_to_row[here]]
+        here = permutation.copy_to_row != PADDING
+        d_probabilities[here] = gradients.row_probability[permutation.copy_to_row[here]]
         weights["gate_up"].insert(0, gradients.gate_up.float())
         weights["down"].insert(0, gradients.down.float())
     return {name: total.bfloat16() for name, total in sums.items()} | {

@@ -1,4 +1,4 @@
-"""A bank of SwiGLU experts as one differentiable function.
+"""A layer's SwiGLU experts as one differentiable function.
 
 What backward needs (`kept`) passes from forward (`passes`) as a list of byte tensors. Eagerly the two are an
 `autograd.Function`. Under `torch.compile` each is one opaque operation instead, which costs some 0.3 ms of the host's
@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pauca.errors import InputError
-from pauca.moe.layer.kept import kept_formats, kept_shapes
-from pauca.moe.layer.passes import Bank, Gradients, Wanted
-from pauca.moe.layer.permutation import Permutation, sort_by_expert
-from pauca.moe.layer.recipe import Recipe, Recompute
+from pauca.moe.layer import passes
+from pauca.moe.layer.call import ExpertCall, recall, remember
+from pauca.moe.layer.kept import kept_shapes
+from pauca.moe.layer.passes import Wanted
+from pauca.moe.layer.permutation import sort_by_expert
+from pauca.moe.layer.recipe import Recompute
 
 
 def apply_experts(
@@ -44,13 +46,12 @@ def apply_experts(
     _check_arguments(x, gate_up, down, expert_ids, probabilities)
     if len(x) == 0:  # nothing to compute, but every parameter still gets a gradient, of zeros
         return x + (gate_up[:0].sum() + down[:0].sum() + probabilities.sum()).to(x.dtype)
-    plan = sort_by_expert(expert_ids, gate_up.shape[0])
+    permutation = sort_by_expert(expert_ids, gate_up.shape[0])
+    call = ExpertCall(gate_up, down, probabilities, permutation, list(prepared_weights), recipe, recompute)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, gate_up, down, probabilities))
-    routing = (probabilities, plan.row_to_copy, plan.row_to_token, plan.copy_to_row, plan.offsets)
-    arguments = (x, gate_up, down, *routing, list(prepared_weights), recipe, recompute, keep)
     if torch.compiler.is_compiling():
-        return _experts_forward(*arguments)[0]
-    return _Experts.apply(*arguments)
+        return _experts_forward(x, call.tensors(), recipe, recompute, keep)[0]
+    return _Experts.apply(x, recipe, recompute, keep, *call.tensors())
 
 
 def _check_arguments(x: Tensor, gate_up: Tensor, down: Tensor, expert_ids: Tensor, probabilities: Tensor) -> None:
@@ -78,131 +79,80 @@ def _check_arguments(x: Tensor, gate_up: Tensor, down: Tensor, expert_ids: Tenso
         )
 
 
-# Weights and routing go in; what is kept comes out as bytes.
-
-
-def _forward_pass(
-    x: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
-    probabilities: Tensor,
-    row_to_copy: Tensor,
-    row_to_token: Tensor,
-    copy_to_row: Tensor,
-    offsets: Tensor,
-    prepared_weights: list[Tensor],
-    recipe: str,
-    recompute: str,
-    keep: bool,
-) -> tuple[Tensor, list[Tensor]]:
-    plan = Permutation(row_to_copy, row_to_token, copy_to_row, offsets)
-    modes = Recipe.from_json(recipe), cast(Recompute, recompute)
-    y, kept = Bank(gate_up, down, probabilities, plan, *modes, prepared_weights).forward(x)
-    return y, kept if keep else []
-
-
-_experts_forward = torch.library.custom_op("pauca::experts_forward", _forward_pass, mutates_args=())
-
-
-@_experts_forward.register_fake
-def _(
-    x: Tensor, gate_up: Tensor, down: Tensor, probabilities: Tensor, row_to_copy: Tensor, row_to_token: Tensor,
-    copy_to_row: Tensor, offsets: Tensor, prepared_weights: list[Tensor], recipe: str, recompute: str, keep: bool,
-) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
-    sizes = (x.shape[0], row_to_copy.shape[0], *down.shape)
-    shapes = kept_shapes(Recipe.from_json(recipe), cast(Recompute, recompute), *sizes) if keep else []
-    return torch.empty_like(x), [x.new_empty(shape, dtype=torch.uint8) for shape in shapes]
-
-
-def _backward_pass(
-    wanted: Wanted,
-    dy: Tensor,
-    kept: list[Tensor],
-    x: Tensor | None,
-    gate_up: Tensor,
-    down: Tensor,
-    probabilities: Tensor,
-    row_to_copy: Tensor,
-    row_to_token: Tensor,
-    copy_to_row: Tensor,
-    offsets: Tensor,
-    prepared_weights: list[Tensor],
-    recipe: str,
-    recompute: str,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]:
-    plan = Permutation(row_to_copy, row_to_token, copy_to_row, offsets)
-    modes = Recipe.from_json(recipe), cast(Recompute, recompute)
-    bank = Bank(gate_up, down, probabilities, plan, *modes, prepared_weights)
-    gradients = bank.backward(dy.contiguous(), list(kept), x, wanted)
-    d_gate_up, d_down = like_weights(gradients, gate_up, down)
-    return gradients.x, d_gate_up, d_down, gradients.row_probability[copy_to_row]
-
-
-def like_weights(gradients: Gradients, gate_up: Tensor, down: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """The weights' gradients in the dtype of the weights."""
-    d_gate_up, d_down = gradients.gate_up, gradients.down
-    return (
-        None if d_gate_up is None else d_gate_up.to(gate_up.dtype),
-        None if d_down is None else d_down.to(down.dtype),
-    )
-
-
-@torch.library.custom_op("pauca::experts_backward", mutates_args=())
-def _experts_backward(
-    dy: Tensor, kept: list[Tensor], x: Tensor | None, gate_up: Tensor, down: Tensor, probabilities: Tensor,
-    row_to_copy: Tensor, row_to_token: Tensor, copy_to_row: Tensor, offsets: Tensor, prepared_weights: list[Tensor],
-    recipe: str, recompute: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """All gradients: a compiled graph asks before it can know which are wanted."""
-    routing = (probabilities, row_to_copy, row_to_token, copy_to_row, offsets)
-    gradients = _backward_pass(
-        Wanted(True, True, True), dy, kept, x, gate_up, down, *routing, prepared_weights, recipe, recompute
-    )
-    return cast(tuple[Tensor, Tensor, Tensor, Tensor], gradients)
-
-
-@_experts_backward.register_fake
-def _(
-    dy: Tensor, kept: list[Tensor], x: Tensor | None, gate_up: Tensor, down: Tensor, probabilities: Tensor,
-    row_to_copy: Tensor, row_to_token: Tensor, copy_to_row: Tensor, offsets: Tensor, prepared_weights: list[Tensor],
-    recipe: str, recompute: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    return torch.empty_like(dy), torch.empty_like(gate_up), torch.empty_like(down), torch.empty_like(probabilities)
-
-
-def _remember(ctx, inputs: tuple, output: tuple[Tensor, list[Tensor]]) -> None:
-    x, *weights_and_routing, prepared, ctx.recipe, ctx.recompute, _ = inputs
-    own_input = kept_formats(Recipe.from_json(ctx.recipe), ctx.recompute).own_input
-    ctx.prepared = len(prepared)
-    ctx.set_materialize_grads(False)  # or backward would be given zeros as large as all that is kept
-    ctx.save_for_backward(x if own_input else None, *weights_and_routing, *prepared, *output[1])
-
-
-def _recall(ctx) -> tuple:
-    """The arguments of the backward pass but for dy, as `_remember` left them."""
-    x, *tensors = ctx.saved_tensors
-    weights_and_routing, tensors = tensors[:7], tensors[7:]
-    prepared, kept = tensors[: ctx.prepared], tensors[ctx.prepared :]
-    return kept, x, *weights_and_routing, prepared, ctx.recipe, ctx.recompute
-
-
-def _opaque_backward(ctx, dy: Tensor, _: object) -> tuple:
-    gradients = _experts_backward(dy, *_recall(ctx))
-    return *gradients, None, None, None, None, [None] * ctx.prepared, None, None, None
-
-
-_experts_forward.register_autograd(_opaque_backward, setup_context=_remember)
-
-
 class _Experts(torch.autograd.Function):
+    """For eager code: forward and backward of a call that travels as `ExpertCall.tensors`."""
+
     @staticmethod
-    def forward(ctx, *arguments) -> Tensor:
-        y, kept = _forward_pass(*arguments)
-        _remember(ctx, arguments, (y, kept))
+    def forward(ctx, x: Tensor, recipe: str, recompute: Recompute, keep: bool, *tensors: Tensor) -> Tensor:
+        call = ExpertCall.of(tensors, recipe, recompute)
+        y, kept = passes.forward(call, x)
+        if keep:
+            remember(ctx, call, x, kept)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
-        wanted = Wanted(*ctx.needs_input_grad[:3])
-        return *_backward_pass(wanted, gradients[0], *_recall(ctx)), *(None,) * 8
+        needs = ctx.needs_input_grad
+        found = _gradients(gradients[0], *recall(ctx), Wanted(needs[0], needs[4], needs[5]))
+        return found[0], None, None, None, *found[1:], *(None,) * (len(needs) - 7)
+
+
+# The same for a compiled graph, which sees two opaque operations of tensors and constants.
+
+
+@torch.library.custom_op("pauca::experts_forward", mutates_args=())
+def _experts_forward(
+    x: Tensor, call: list[Tensor], recipe: str, recompute: str, keep: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """The output and what is kept; `call` is `ExpertCall.tensors`."""
+    y, kept = passes.forward(ExpertCall.of(call, recipe, recompute), x)
+    return y, kept if keep else []
+
+
+@_experts_forward.register_fake
+def _(x: Tensor, call: list[Tensor], recipe: str, recompute: str, keep: bool) -> tuple[Tensor, list[Tensor]]:
+    record = ExpertCall.of(call, recipe, recompute)
+    sizes = (x.shape[0], record.permutation.row_to_copy.shape[0], *record.down.shape)
+    shapes = kept_shapes(record.recipe, record.recompute, *sizes) if keep else []
+    return torch.empty_like(x), [x.new_empty(shape, dtype=torch.uint8) for shape in shapes]
+
+
+@torch.library.custom_op("pauca::experts_backward", mutates_args=())
+def _experts_backward(
+    dy: Tensor, call: list[Tensor], recipe: str, recompute: str, x: Tensor | None, kept: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All gradients: a compiled graph asks before it can know which are wanted."""
+    gradients = _gradients(dy, ExpertCall.of(call, recipe, recompute), x, kept, Wanted(True, True, True))
+    return cast(tuple[Tensor, Tensor, Tensor, Tensor], gradients)
+
+
+@_experts_backward.register_fake
+def _(
+    dy: Tensor, call: list[Tensor], recipe: str, recompute: str, x: Tensor | None, kept: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    gate_up, down, probabilities = call[:3]
+    return torch.empty_like(dy), torch.empty_like(gate_up), torch.empty_like(down), torch.empty_like(probabilities)
+
+
+def _remember_opaque(ctx, inputs: tuple, output: tuple[Tensor, list[Tensor]]) -> None:
+    x, call, recipe, recompute, _ = inputs
+    remember(ctx, ExpertCall.of(call, recipe, recompute), x, output[1])
+
+
+def _opaque_backward(ctx, dy: Tensor, _: object) -> tuple:
+    call, x, kept = recall(ctx)
+    tensors = call.tensors()
+    dx, *others = _experts_backward(dy, tensors, call.recipe_text, call.recompute, x, kept)
+    return dx, [*others, *[None] * (len(tensors) - 3)], None, None, None
+
+
+_experts_forward.register_autograd(_opaque_backward, setup_context=_remember_opaque)
+
+
+def _gradients(
+    dy: Tensor, call: ExpertCall, x: Tensor | None, kept: list[Tensor], wanted: Wanted
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]:
+    """Of x, gate_up, down and the probabilities."""
+    found = passes.backward(call, dy.contiguous(), kept, x, wanted)
+    return found.x, found.gate_up, found.down, found.row_probability[call.permutation.copy_to_row]

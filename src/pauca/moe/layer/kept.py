@@ -10,10 +10,7 @@ from torch import Tensor
 from pauca.errors import ConfigError
 from pauca.moe.layer.permutation import row_bound
 from pauca.moe.layer.recipe import Format, Recipe, Recompute
-from pauca.moe.ops.formats import Fp8Tensor, Granularity, MxFp4Tensor, mxfp4_row_bytes
-
-Quantized = Fp8Tensor | MxFp4Tensor
-Stored = Tensor | Quantized
+from pauca.moe.ops.formats import Fp8Tensor, Granularity, MxFp4Tensor, Stored, mxfp4_row_bytes
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def kept_shapes(
     return shapes if recipe.precision == "bf16" else [*shapes, (experts,), (experts,)]
 
 
-def to_bytes(*stored: Stored | None) -> list[Tensor]:
+def to_bytes(*stored: Stored | Tensor | None) -> list[Tensor]:
     """The bytes of matrices, in order, as `kept_shapes` says."""
     tensors = []
     for item in stored:

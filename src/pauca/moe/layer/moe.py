@@ -242,11 +242,11 @@ class MoE(nn.Module):
         """
         self.experts._check_input(x)
         tokens = x.reshape(-1, x.shape[-1])
-        plan = sort_by_expert(self.router.route(tokens).expert_ids, len(self.router.weight))
+        permutation = sort_by_expert(self.router.route(tokens).expert_ids, len(self.router.weight))
         blocks = ops.quantize_mxfp4(tokens.bfloat16(), ScaleRule(self.experts.recipe.scale_rule))
         counts = {
-            "fc1_rows": ops.count_inexact(blocks, plan.row_to_token),
-            "fc1_columns": ops.count_inexact(blocks, plan.row_to_token, plan.offsets),
+            "fc1_rows": ops.count_inexact(blocks, permutation.row_to_token),
+            "fc1_columns": ops.count_inexact(blocks, permutation.row_to_token, permutation.offsets),
         }
         return {name: inexact / nonzero.clamp(min=1) for name, (inexact, nonzero) in counts.items()}
 

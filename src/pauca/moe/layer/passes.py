@@ -1,27 +1,26 @@
-"""Forward and backward of a bank of SwiGLU experts, as functions of tensors.
+"""Forward and backward of one call of SwiGLU experts, as functions of tensors.
 
 Dispatch -> FC1 -> SwiGLU times the router's weight -> FC2 -> combine. Rows are copies of tokens sorted by expert (see
-`permute`). No step adds floats in an order that may change: gradients are the same bits every time.
+`permutation`). No step adds floats in an order that may change: gradients are the same bits every time.
 """
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from pauca.moe import ops
-from pauca.moe.layer.kept import KeptFormats, Quantized, Stored, from_bytes, kept_formats, to_bytes
+from pauca.moe.layer.call import ExpertCall
+from pauca.moe.layer.kept import from_bytes, to_bytes
 from pauca.moe.layer.permutation import Permutation
-from pauca.moe.layer.recipe import Format, Recipe, Recompute
-from pauca.moe.layer.weights import Fp8Weights, WeightSource
+from pauca.moe.layer.recipe import Format, Recipe
+from pauca.moe.layer.weights import Fp8Weights
 from pauca.moe.ops import products, reference
-from pauca.moe.ops.formats import Fp8Tensor, MxFp4Tensor, ScaleRule
+from pauca.moe.ops.formats import Fp8Tensor, MxFp4Tensor, Quantized, ScaleRule, Stored
 
 
 class Gradients(NamedTuple):
-    """Of a bank's arguments; the weights' in BF16, the probabilities' in FP32 and per row. None: not asked for."""
+    """The weights' in their dtype, the probabilities' in FP32 and per row. None: not asked for."""
 
     x: Tensor | None
     gate_up: Tensor | None
@@ -37,53 +36,40 @@ class Wanted(NamedTuple):
     down: bool
 
 
-@dataclass(frozen=True)
-class Bank:
-    """The arguments of one pass but for x, with the small things both passes need."""
+def forward(call: ExpertCall, x: Stored) -> tuple[Tensor, list[Tensor]]:
+    """The output, and what backward needs, as bytes.
 
-    gate_up: Tensor
-    down: Tensor
-    probabilities: Tensor
-    plan: Permutation
-    recipe: Recipe
-    recompute: Recompute
-    prepared_weights: list[Tensor]
-
-    def forward(self, x: Stored) -> tuple[Tensor, list[Tensor]]:
-        """The output, and what backward needs, as bytes; x may be in BF16 or quantised already."""
-        return _bf16_forward(self, cast(Tensor, x)) if self.recipe.precision == "bf16" else _fp8_forward(self, x)
-
-    def backward(self, dy: Tensor | Fp8Tensor, kept: list[Tensor], x: Tensor | None, wanted: Wanted) -> Gradients:
-        """Gradients from what forward kept; x is the layer's own input where the recipe keeps that."""
-        stored = self._stored(kept, x)
-        if self.recipe.precision == "bf16":
-            return _bf16_backward(self, cast(Tensor, dy), stored, wanted)
-        return _fp8_backward(self, dy, stored, wanted)
-
-    @property
-    def formats(self) -> KeptFormats:
-        return kept_formats(self.recipe, self.recompute)
-
-    @property
-    def weights(self) -> WeightSource:
-        return WeightSource(self.gate_up, self.down, self.prepared_weights)
-
-    def row_probability(self) -> Float[Tensor, " rows"]:
-        """The router's weight of each row; 0 for padding."""
-        # PADDING is -1: it names the last element, which is the zero put behind the probabilities.
-        return torch.nn.functional.pad(self.probabilities.reshape(-1), (0, 1))[self.plan.row_to_copy]
-
-    def _stored(self, kept: list[Tensor], x: Tensor | None) -> "_Kept":
-        formats, hidden, width = self.formats, self.down.shape[1], self.down.shape[2]
-        return _Kept(
-            x if x is not None else from_bytes(kept, formats.input, hidden),
-            from_bytes(kept, formats.z, 2 * width),
-            from_bytes(kept, formats.fc2_input, width),
-            *kept,
-        )
+    Args:
+        call: all but the tokens.
+        x: tokens [tokens, hidden] in BF16, or quantized already.
+    """
+    return _bf16_forward(call, cast(Tensor, x)) if call.recipe.precision == "bf16" else _fp8_forward(call, x)
 
 
-class _Kept(NamedTuple):
+def backward(
+    call: ExpertCall, dy: Tensor | Fp8Tensor, kept: list[Tensor], x: Tensor | None, wanted: Wanted
+) -> Gradients:
+    """The gradients, from what forward kept.
+
+    Args:
+        call: what forward was given.
+        dy: the output's gradient [tokens, hidden] in BF16, or in FP8 already.
+        kept: what forward returned.
+        x: forward's input where that is kept as it came (`KeptFormats.own_input`), else None.
+        wanted: which gradients to compute.
+    """
+    matrices = _matrices(call, list(kept), x)
+    if call.recipe.precision == "bf16":
+        gradients = _bf16_backward(call, cast(Tensor, dy), matrices, wanted)
+    else:
+        gradients = _fp8_backward(call, dy, matrices, wanted)
+    return gradients._replace(
+        gate_up=None if gradients.gate_up is None else gradients.gate_up.to(call.gate_up.dtype),
+        down=None if gradients.down is None else gradients.down.to(call.down.dtype),
+    )
+
+
+class _KeptMatrices(NamedTuple):
     """The matrices of `KeptFormats`, BF16 tensors under the bf16 recipe; the others also keep two bytes per expert."""
 
     input: Any
@@ -93,28 +79,38 @@ class _Kept(NamedTuple):
     down_scale: Any = None
 
 
+def _matrices(call: ExpertCall, kept: list[Tensor], x: Tensor | None) -> _KeptMatrices:
+    formats, hidden, width = call.formats, call.down.shape[1], call.down.shape[2]
+    return _KeptMatrices(
+        x if x is not None else from_bytes(kept, formats.input, hidden),
+        from_bytes(kept, formats.z, 2 * width),
+        from_bytes(kept, formats.fc2_input, width),
+        *kept,
+    )
+
+
 # BF16
 
 
-def _bf16_forward(bank: Bank, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    offsets = bank.plan.offsets
-    rows = ops.gather_rows(x, bank.plan.row_to_token)
-    z = products.rows_by_weights(rows, bank.gate_up.bfloat16().transpose(1, 2), offsets)
-    activation = ops.swiglu(z, bank.row_probability())
-    y_rows = products.rows_by_weights(activation, bank.down.bfloat16().transpose(1, 2), offsets)
-    formats = bank.formats
+def _bf16_forward(call: ExpertCall, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    offsets = call.permutation.offsets
+    rows = ops.gather_rows(x, call.permutation.row_to_token)
+    z = products.rows_by_weights(rows, call.gate_up.bfloat16().transpose(1, 2), offsets)
+    activation = ops.swiglu(z, call.row_probability())
+    y_rows = products.rows_by_weights(activation, call.down.bfloat16().transpose(1, 2), offsets)
+    formats = call.formats
     kept = to_bytes(
         rows if formats.gathered else None, z if formats.z else None, activation if formats.fc2_input else None
     )
-    return ops.combine(y_rows, bank.plan.copy_to_row), kept
+    return ops.combine(y_rows, call.permutation.copy_to_row), kept
 
 
-def _bf16_backward(bank: Bank, dy: Tensor, kept: _Kept, wanted: Wanted) -> Gradients:
-    plan, offsets = bank.plan, bank.plan.offsets
-    gate_up, down, probability = bank.gate_up.bfloat16(), bank.down.bfloat16(), bank.row_probability()
+def _bf16_backward(call: ExpertCall, dy: Tensor, kept: _KeptMatrices, wanted: Wanted) -> Gradients:
+    permutation, offsets = call.permutation, call.permutation.offsets
+    gate_up, down, probability = call.gate_up.bfloat16(), call.down.bfloat16(), call.row_probability()
     rows, z, activation, *_ = kept
-    if not bank.formats.gathered and (wanted.gate_up or z is None):
-        rows = ops.gather_rows(rows, plan.row_to_token)
+    if not call.formats.gathered and (wanted.gate_up or z is None):
+        rows = ops.gather_rows(rows, permutation.row_to_token)
     if z is None:
         z = products.rows_by_weights(rows, gate_up.transpose(1, 2), offsets)
     if not wanted.down:
@@ -122,79 +118,79 @@ def _bf16_backward(bank: Bank, dy: Tensor, kept: _Kept, wanted: Wanted) -> Gradi
     elif activation is None:
         activation = ops.swiglu(z, probability)
 
-    dy_rows = ops.gather_rows(dy, plan.row_to_token)
+    dy_rows = ops.gather_rows(dy, permutation.row_to_token)
     d_activation = products.rows_by_weights(dy_rows, down, offsets)
     d_down = products.columns_by_columns(dy_rows.t(), activation.t(), offsets) if activation is not None else None
     del dy_rows, activation
     dz, d_probability = ops.swiglu_backward(z, probability, d_activation)
     d_gate_up = products.columns_by_columns(dz.t(), rows.t(), offsets) if wanted.gate_up else None
-    dx = ops.combine(products.rows_by_weights(dz, gate_up, offsets), plan.copy_to_row) if wanted.x else None
+    dx = ops.combine(products.rows_by_weights(dz, gate_up, offsets), permutation.copy_to_row) if wanted.x else None
     return Gradients(dx, d_gate_up, d_down, d_probability)
 
 
 # FP8 and FP4: the same products; they differ in what is kept, and so in what the products are fed from.
 
 
-def _times_weights(bank: Bank, rows: Fp8Tensor, weights: Fp8Weights) -> Tensor:
+def _times_weights(call: ExpertCall, rows: Fp8Tensor, weights: Fp8Weights) -> Tensor:
     return products.fp8_rows_by_weights(
         rows.values,
         rows.scales_float32(),
         weights.values,
         weights.scales,
-        bank.plan.offsets,
-        bank.recipe.fast_accumulate,
+        call.permutation.offsets,
+        call.recipe.fast_accumulate,
     )
 
 
-def _weight_gradient(bank: Bank, a: Fp8Tensor, b: Fp8Tensor) -> Tensor:
+def _weight_gradient(call: ExpertCall, a: Fp8Tensor, b: Fp8Tensor) -> Tensor:
     return products.fp8_columns_by_columns(
         a.values,
         a.scales_float32(),
         b.values,
         b.scales_float32(),
-        bank.plan.offsets,
-        bank.recipe.fast_accumulate,
+        call.permutation.offsets,
+        call.recipe.fast_accumulate,
     )
 
 
-def _fp8_forward(bank: Bank, x: Stored) -> tuple[Tensor, list[Tensor]]:
-    tokens = cast(Quantized, quantize(x, bank.formats.input, bank.recipe))
-    rows = _gather_rows(tokens, bank.plan)
-    gate_up, gate_up_scale = bank.weights.forward("gate_up")
-    z = _times_weights(bank, rows, gate_up)
-    kept_input = rows if bank.formats.gathered else tokens
+def _fp8_forward(call: ExpertCall, x: Stored) -> tuple[Tensor, list[Tensor]]:
+    tokens = cast(Quantized, quantize(x, call.formats.input, call.recipe))
+    rows = _gather_rows(tokens, call.permutation)
+    gate_up, gate_up_scale = call.weights.forward("gate_up")
+    z = _times_weights(call, rows, gate_up)
+    kept_input = rows if call.formats.gathered else tokens
     del rows, tokens, gate_up
-    activation, kept_z, kept_activation = _activate(bank, z)
+    activation, kept_z, kept_activation = _activate(call, z)
     del z
-    down, down_scale = bank.weights.forward("down")
-    y_rows = _times_weights(bank, activation, down)
+    down, down_scale = call.weights.forward("down")
+    y_rows = _times_weights(call, activation, down)
     kept = to_bytes(kept_input, kept_z, kept_activation, gate_up_scale, down_scale)
-    return ops.combine(y_rows, bank.plan.copy_to_row), kept
+    return ops.combine(y_rows, call.permutation.copy_to_row), kept
 
 
-def _activate(bank: Bank, z: Tensor) -> tuple[Fp8Tensor, Stored | None, Quantized | None]:
+def _activate(call: ExpertCall, z: Tensor) -> tuple[Fp8Tensor, Stored | None, Quantized | None]:
     """SwiGLU's result for FC2; then z and the result as backward wants them."""
-    formats, rule, probability = bank.formats, ScaleRule(bank.recipe.scale_rule), bank.row_probability()
+    formats, rule, probability = call.formats, ScaleRule(call.recipe.scale_rule), call.row_probability()
     keep = formats.fc2_input == "mxfp4"
-    if formats.z == "mxfp4" and not bank.recipe.stochastic_rounding:
+    if formats.z == "mxfp4" and not call.recipe.stochastic_rounding:
         activation, kept_z, kept = ops.swiglu_fp8_keeping_z(z, probability, rule, keep)
     else:
         activation, kept = ops.swiglu_fp8(z, probability, rule if keep else None)
-        kept_z = quantize(z, formats.z, bank.recipe) if formats.z else None
+        kept_z = quantize(z, formats.z, call.recipe) if formats.z else None
     return activation, kept_z, activation if formats.fc2_input == "fp8" else kept
 
 
-def _fp8_backward(bank: Bank, dy: Tensor | Fp8Tensor, kept: _Kept, wanted: Wanted) -> Gradients:
-    plan, offsets, probability = bank.plan, bank.plan.offsets, bank.row_probability()
+def _fp8_backward(call: ExpertCall, dy: Tensor | Fp8Tensor, kept: _KeptMatrices, wanted: Wanted) -> Gradients:
+    permutation, offsets, probability = call.permutation, call.permutation.offsets, call.row_probability()
     fc1_input, z, fc2_input, gate_up_scale, down_scale = kept
     if z is None:
-        rows = fc1_input if bank.formats.gathered else _gather_rows(fc1_input, plan)
-        z = _times_weights(bank, rows, bank.weights.forward("gate_up")[0])
+        rows = fc1_input if call.formats.gathered else _gather_rows(fc1_input, permutation)
+        z = _times_weights(call, rows, call.weights.forward("gate_up")[0])
         del rows
 
-    dy_tokens = cast(Fp8Tensor, quantize(dy, "fp8", bank.recipe))
-    dy_rows = ops.gather_fp8_rows(dy_tokens, plan.row_to_token)
-    d_activation = _times_weights(bank, dy_rows, bank.weights.backward("down", down_scale))
+    dy_tokens = cast(Fp8Tensor, quantize(dy, "fp8", call.recipe))
+    dy_rows = ops.gather_fp8_rows(dy_tokens, permutation.row_to_token)
+    d_activation = _times_weights(call, dy_rows, call.weights.backward("down", down_scale))
     del dy_rows
     swiglu = (z, probability, d_activation, offsets)
     d_down = d_gate_up = dx = None
@@ -205,24 +201,24 @@ def _fp8_backward(bank: Bank, dy: Tensor | Fp8Tensor, kept: _Kept, wanted: Wante
         fc2_columns = _columns(fc2_input, offsets, None) if fc2_input is not None and wanted.down else None
     del z, d_activation, swiglu
     if fc2_columns is not None:
-        dy_columns = ops.fp8_rows_to_columns(dy_tokens, offsets, plan.row_to_token)
-        d_down = _weight_gradient(bank, dy_columns, fc2_columns)
+        dy_columns = ops.fp8_rows_to_columns(dy_tokens, offsets, permutation.row_to_token)
+        d_down = _weight_gradient(call, dy_columns, fc2_columns)
         del dy_columns, fc2_columns
 
     if wanted.gate_up:
-        index = None if bank.formats.gathered else plan.row_to_token
-        d_gate_up = _weight_gradient(bank, dz_columns, _columns(fc1_input, offsets, index))
+        index = None if call.formats.gathered else permutation.row_to_token
+        d_gate_up = _weight_gradient(call, dz_columns, _columns(fc1_input, offsets, index))
     del dz_columns
     if wanted.x:
-        dx_rows = _times_weights(bank, dz_rows, bank.weights.backward("gate_up", gate_up_scale))
-        dx = ops.combine(dx_rows, plan.copy_to_row)
+        dx_rows = _times_weights(call, dz_rows, call.weights.backward("gate_up", gate_up_scale))
+        dx = ops.combine(dx_rows, permutation.copy_to_row)
     return Gradients(dx, d_gate_up, d_down, d_probability)
 
 
-def _gather_rows(tokens: Quantized, plan: Permutation) -> Fp8Tensor:
+def _gather_rows(tokens: Quantized, permutation: Permutation) -> Fp8Tensor:
     if isinstance(tokens, MxFp4Tensor):
-        return ops.gather_mxfp4_to_fp8_rows(tokens, plan.row_to_token)
-    return ops.gather_fp8_rows(tokens, plan.row_to_token)
+        return ops.gather_mxfp4_to_fp8_rows(tokens, permutation.row_to_token)
+    return ops.gather_fp8_rows(tokens, permutation.row_to_token)
 
 
 def _columns(stored: Quantized, offsets: Tensor, index: Tensor | None) -> Fp8Tensor:

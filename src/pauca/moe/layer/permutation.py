@@ -31,6 +31,10 @@ class Permutation:
     copy_to_row: Int32[Tensor, "tokens top_k"]  # or PADDING, for a copy whose expert is elsewhere
     offsets: Int32[Tensor, " experts"]  # end of each expert's rows, multiples of GROUP_ROWS
 
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The fields, in order."""
+        return self.row_to_copy, self.row_to_token, self.copy_to_row, self.offsets
+
 
 def row_bound(copies: int, experts: int) -> int:
     """Rows that always suffice for `copies` over `experts`, whatever the routing."""
@@ -61,11 +65,13 @@ def sort_by_expert(expert_ids: Int[Tensor, "tokens top_k"], experts: int, copies
 def _sort_those_here(expert_ids: Int[Tensor, "tokens top_k"], experts: int, copies: int) -> Permutation:
     """`_sort_by_expert` where an id of -1 is no copy: such ids become one expert more, whose rows are cut off."""
     elsewhere = expert_ids == PADDING
-    plan = _sort_by_expert(expert_ids.masked_fill(elsewhere, experts), experts + 1)
-    rows, offsets = row_bound(copies, experts), plan.offsets[:-1]
+    permutation = _sort_by_expert(expert_ids.masked_fill(elsewhere, experts), experts + 1)
+    rows, offsets = row_bound(copies, experts), permutation.offsets[:-1]
     here = torch.arange(rows, device=offsets.device) < offsets[-1]
-    row_to_copy, row_to_token = (t[:rows].where(here, PADDING) for t in (plan.row_to_copy, plan.row_to_token))
-    return Permutation(row_to_copy, row_to_token, plan.copy_to_row.masked_fill(elsewhere, PADDING), offsets)
+    row_to_copy, row_to_token = (
+        t[:rows].where(here, PADDING) for t in (permutation.row_to_copy, permutation.row_to_token)
+    )
+    return Permutation(row_to_copy, row_to_token, permutation.copy_to_row.masked_fill(elsewhere, PADDING), offsets)
 
 
 def _sort_by_expert(expert_ids: Int[Tensor, "tokens top_k"], experts: int) -> Permutation:

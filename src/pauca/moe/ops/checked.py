@@ -18,8 +18,7 @@ from torch import Tensor
 
 from pauca.errors import InputError
 from pauca.moe.ops import reference
-from pauca.moe.ops.formats import BLOCK, GROUP_ROWS, Fp8Tensor, Granularity, Layout, MxFp4Tensor, ScaleRule
-from pauca.moe.ops.reference import Kept
+from pauca.moe.ops.formats import BLOCK, GROUP_ROWS, Fp8Tensor, Granularity, Layout, MxFp4Tensor, ScaleRule, Stored
 
 _VECTOR = 16  # channels that one 16-byte access of FP8 codes holds; torch's FP8 products ask for the same multiple
 
@@ -120,14 +119,14 @@ def fp8_rows_to_columns(
     return _backend(x.codes).fp8_rows_to_columns(x, offsets, index)
 
 
-def swiglu(z: Kept, probability: Float[Tensor, "rows"]) -> BFloat16[Tensor, "rows width"]:
+def swiglu(z: Stored, probability: Float[Tensor, "rows"]) -> BFloat16[Tensor, "rows width"]:
     """silu(gate) * up * probability, with gate the first half of z's channels and up the second."""
     _check_swiglu(z, probability)
     return _backend(probability).swiglu(z, probability)
 
 
 def swiglu_fp8(
-    z: Kept, probability: Float[Tensor, "rows"], keep: ScaleRule | None = None
+    z: Stored, probability: Float[Tensor, "rows"], keep: ScaleRule | None = None
 ) -> tuple[Fp8Tensor, MxFp4Tensor | None]:
     """`swiglu` in FP8 with one scale per row, and with `keep` also in MXFP4, both rounded from the BF16 result."""
     _check_swiglu(z, probability, BLOCK if keep else _VECTOR)
@@ -135,7 +134,7 @@ def swiglu_fp8(
 
 
 def swiglu_backward(
-    z: Kept, probability: Float[Tensor, "rows"], grad: BFloat16[Tensor, "rows width"]
+    z: Stored, probability: Float[Tensor, "rows"], grad: BFloat16[Tensor, "rows width"]
 ) -> tuple[BFloat16[Tensor, "rows channels"], Float[Tensor, "rows"]]:
     """Gradients of `swiglu`: for z in BF16, and for the probability in FP32, summed in a fixed order."""
     _check_swiglu(z, probability, grad=grad)
@@ -143,7 +142,7 @@ def swiglu_backward(
 
 
 def swiglu_backward_fp8(
-    z: Kept,
+    z: Stored,
     probability: Float[Tensor, "rows"],
     grad: BFloat16[Tensor, "rows width"],
     offsets: Int32[Tensor, "groups"],
@@ -163,7 +162,7 @@ def swiglu_fp8_keeping_z(
 
 
 def swiglu_backward_fp8_with_activation(
-    z: Kept,
+    z: Stored,
     probability: Float[Tensor, " rows"],
     grad: BFloat16[Tensor, "rows width"],
     offsets: Int32[Tensor, " groups"],
@@ -247,7 +246,7 @@ def _check_groups(source: Tensor, rows: int, offsets: Tensor) -> None:
         raise InputError(f"{rows} rows in groups: pad to a multiple of {GROUP_ROWS}, as each group must be")
 
 
-def _check_swiglu(z: Kept, probability: Tensor, multiple: int = _VECTOR, grad: Tensor | None = None) -> None:
+def _check_swiglu(z: Stored, probability: Tensor, multiple: int = _VECTOR, grad: Tensor | None = None) -> None:
     rows, channels = z.shape
     if isinstance(z, Tensor):
         _check_matrix("z", z, 2 * multiple)

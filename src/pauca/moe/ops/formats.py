@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import cache
 
 import torch
-from jaxtyping import Float, Int32, UInt8
+from jaxtyping import BFloat16, Float, Int32, UInt8
 from torch import Tensor
 
 from pauca.errors import InputError
@@ -184,6 +184,11 @@ class MxFp4Tensor:
         """FP32 values; a block whose scale byte is 0xFF is NaN."""
         values = _table("e2m1", self.data.device)[self.elements().int()]
         return values * e8m0_to_float32(self.scales).repeat_interleave(BLOCK, 1)
+
+
+Quantized = Fp8Tensor | MxFp4Tensor
+Stored = BFloat16[Tensor, "_ _"] | Quantized
+"""A matrix in any of the forms in which a layer keeps or sends one."""
 
 
 def mxfp4_row_bytes(channels: int) -> int:

@@ -23,6 +23,7 @@ from pauca.moe.ops.formats import (
     Granularity,
     MxFp4Tensor,
     ScaleRule,
+    Stored,
     row_groups,
 )
 
@@ -30,8 +31,6 @@ _SIG_BITS = 8  # the widest significand here, BF16's with its hidden bit
 _E4M3_TOP = 8  # floor(log2(448))
 _E2M1_TOP = 2  # floor(log2(6))
 _HEADROOM = 6  # MXFP4's largest element, 6, times 2^6 is 384, the largest power of two below E4M3's 448
-
-Kept = BFloat16[Tensor, "rows channels"] | Fp8Tensor | MxFp4Tensor  # the forms in which a layer may keep FC1's output
 
 
 class Parts(NamedTuple):
@@ -327,25 +326,25 @@ def fp8_rows_to_columns(
     return Fp8Tensor(codes.T.contiguous(), widen(largest).to(torch.uint8).contiguous(), Granularity.GROUP, offsets)
 
 
-def _gate_and_up(z: Kept) -> tuple[Float[Tensor, "rows width"], Float[Tensor, "rows width"]]:
+def _gate_and_up(z: Stored) -> tuple[Float[Tensor, "rows width"], Float[Tensor, "rows width"]]:
     gate, up = (z.float() if isinstance(z, Tensor) else z.dequantize()).chunk(2, 1)
     return gate, up
 
 
-def swiglu(z: Kept, probability: Float[Tensor, "rows"]) -> BFloat16[Tensor, "rows width"]:
+def swiglu(z: Stored, probability: Float[Tensor, "rows"]) -> BFloat16[Tensor, "rows width"]:
     gate, up = _gate_and_up(z)
     return (gate * gate.sigmoid() * up * probability[:, None]).bfloat16()
 
 
 def swiglu_fp8(
-    z: Kept, probability: Float[Tensor, "rows"], keep: ScaleRule | None = None
+    z: Stored, probability: Float[Tensor, "rows"], keep: ScaleRule | None = None
 ) -> tuple[Fp8Tensor, MxFp4Tensor | None]:
     activation = swiglu(z, probability)
     return quantize_fp8_rowwise(activation), None if keep is None else quantize_mxfp4(activation, keep)
 
 
 def swiglu_backward(
-    z: Kept, probability: Float[Tensor, "rows"], grad: BFloat16[Tensor, "rows width"]
+    z: Stored, probability: Float[Tensor, "rows"], grad: BFloat16[Tensor, "rows width"]
 ) -> tuple[BFloat16[Tensor, "rows channels"], Float[Tensor, "rows"]]:
     gate, up = _gate_and_up(z)
     sigmoid, grad32 = gate.sigmoid(), grad.float()
@@ -357,7 +356,7 @@ def swiglu_backward(
 
 
 def swiglu_backward_fp8(
-    z: Kept,
+    z: Stored,
     probability: Float[Tensor, "rows"],
     grad: BFloat16[Tensor, "rows width"],
     offsets: Int32[Tensor, "groups"],
@@ -375,7 +374,7 @@ def swiglu_fp8_keeping_z(
 
 
 def swiglu_backward_fp8_with_activation(
-    z: Kept,
+    z: Stored,
     probability: Float[Tensor, " rows"],
     grad: BFloat16[Tensor, "rows width"],
     offsets: Int32[Tensor, " groups"],

@@ -17,9 +17,8 @@ from torch import distributed as dist
 
 from pauca.errors import PaucaError
 from pauca.moe import ops
-from pauca.moe.layer.kept import Stored
 from pauca.moe.layer.permutation import PADDING
-from pauca.moe.ops.formats import Fp8Tensor, MxFp4Tensor
+from pauca.moe.ops.formats import Fp8Tensor, MxFp4Tensor, Stored
 from pauca.runs.processes import OtherStopped, explain, first_line, own_rank
 
 
@@ -54,7 +53,7 @@ class Journey:
 
 @dataclass(frozen=True)
 class Exchange:
-    """Which rows go to which rank, and back: made by `plan_exchange`, good for forward and backward."""
+    """Which rows go to which rank, and back: made by `arrange_exchange`, good for forward and backward."""
 
     group: dist.ProcessGroup
     row_to_token: Int32[Tensor, " rows"]  # sorted by rank, then by token
@@ -91,7 +90,7 @@ class Exchange:
         return Journey(results, [work for work in works if work is not None])
 
 
-def plan_exchange(
+def arrange_exchange(
     expert_ids: Int[Tensor, "tokens top_k"], experts_per_rank: int, group: dist.ProcessGroup, fingerprint: int
 ) -> Exchange:
     """Agree with the other ranks on who sends how much to whom; all of them must call it. Waits for the device once.

@@ -25,14 +25,15 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from pauca.errors import ConfigError
 from pauca.moe import ops
-from pauca.moe.layer.autograd import like_weights
-from pauca.moe.layer.kept import Stored, from_bytes, kept_formats, to_bytes
+from pauca.moe.layer import passes
+from pauca.moe.layer.call import ExpertCall, recall, remember
+from pauca.moe.layer.kept import from_bytes, to_bytes
 from pauca.moe.layer.moe import Experts
-from pauca.moe.layer.passes import Bank, Gradients, Wanted, quantize
+from pauca.moe.layer.passes import Gradients, Wanted, quantize
 from pauca.moe.layer.permutation import PADDING, Permutation, sort_by_expert
-from pauca.moe.layer.recipe import Format, Recipe, Recompute
-from pauca.moe.ops.formats import Fp8Tensor
-from pauca.moe.parallel.exchange import Exchange, Journey, plan_exchange
+from pauca.moe.layer.recipe import Format, Recompute
+from pauca.moe.ops.formats import Fp8Tensor, Stored
+from pauca.moe.parallel.exchange import Exchange, Journey, arrange_exchange
 from pauca.moe.parallel.ranks import Ranks
 from pauca.moe.parallel.wire import gradient_format, wire_format
 
@@ -107,7 +108,7 @@ class ParallelExperts(Experts):
         addend = None if shared is None or not self.overlap else _beside(shared, x)
         with torch.autocast(x.device.type, enabled=False):
             y = _ParallelExperts.apply(
-                tokens, self.gate_up, self.down, weights, dispatched, self.recipe, self.recompute,
+                tokens, self.gate_up, self.down, weights, dispatched, self._recipe_text, self.recompute,
                 *self._prepared_weights(),
             ).to(x.dtype)  # fmt: skip
         if shared is None:
@@ -117,7 +118,7 @@ class ParallelExperts(Experts):
     @torch.no_grad()
     def _send(self, x: Tensor, expert_ids: Tensor, probabilities: Tensor, fingerprint: int) -> "_Dispatched":
         format_, each = wire_format(self.recipe, self.dispatch), len(self.down)
-        exchange = plan_exchange(expert_ids, each, self._ranks.group, fingerprint)
+        exchange = arrange_exchange(expert_ids, each, self._ranks.group, fingerprint)
         token, first = exchange.row_to_token, exchange.row_to_rank[:, None] * each
         ids = expert_ids[token].int() - first
         ids = ids.masked_fill((ids < 0) | (ids >= each), PADDING)
@@ -234,53 +235,47 @@ class _ParallelExperts(torch.autograd.Function):
         down: Tensor,
         probabilities: Tensor,
         dispatched: _Dispatched,
-        recipe: Recipe,
+        recipe: str,
         recompute: Recompute,
         *prepared: Tensor,
     ) -> Tensor:
         exchange = dispatched.exchange
         ids, weights = dispatched.routing_here()
-        plan = sort_by_expert(ids, len(down), exchange.copies)
+        permutation = sort_by_expert(ids, len(down), exchange.copies)
         tokens = dispatched.tokens_here()
-        if len(ids):
-            y_rows, kept = Bank(gate_up, down, weights, plan, recipe, recompute, list(prepared)).forward(tokens)
-        else:
-            y_rows, kept = x.new_empty(0, x.shape[1]), []
-        own_input = kept_formats(recipe, recompute).own_input
-        ctx.exchange, ctx.modes, ctx.prepared = exchange, (recipe, recompute), len(prepared)
-        routing = (weights, plan.row_to_copy, plan.row_to_token, plan.copy_to_row, plan.offsets)
-        ctx.save_for_backward(tokens if own_input else None, gate_up, down, *routing, *prepared, *kept)
+        call = ExpertCall(gate_up, down, weights, permutation, list(prepared), recipe, recompute)
+        y_rows, kept = passes.forward(call, tokens) if len(ids) else (x.new_empty(0, x.shape[1]), [])
+        ctx.exchange, ctx.prepared = exchange, len(prepared)
+        remember(ctx, call, tokens, kept)
         return _sum_outputs(exchange.send_back([y_rows]), exchange)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, gate_up, down, weights, *tensors = ctx.saved_tensors
-        plan, tensors = Permutation(*tensors[:4]), tensors[4:]
-        prepared, kept = tensors[: ctx.prepared], tensors[ctx.prepared :]
-        exchange, (recipe, recompute) = ctx.exchange, ctx.modes
-        bank, format_ = Bank(gate_up, down, weights, plan, recipe, recompute, prepared), gradient_format(recipe)
-        journey = exchange.send(to_bytes(exchange.rows(quantize(dy.contiguous(), format_, recipe))))
+        call, x, kept = recall(ctx)
+        exchange, format_ = ctx.exchange, gradient_format(call.recipe)
+        journey = exchange.send(to_bytes(exchange.rows(quantize(dy.contiguous(), format_, call.recipe))))
         dy_rows = cast(Tensor | Fp8Tensor, from_bytes(journey.arrive(), format_, dy.shape[1]))
-        if len(weights):
-            gradients = bank.backward(dy_rows, kept, x, Wanted(*ctx.needs_input_grad[:3]))
+        if len(call.probabilities):
+            gradients = passes.backward(call, dy_rows, kept, x, Wanted(*ctx.needs_input_grad[:3]))
         else:
-            gradients = _gradients_of_nothing(bank, dy)
+            gradients = _gradients_of_nothing(call, dy)
         wanted_x, wanted_probabilities = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
         dx = exchange.send_back([cast(Tensor, gradients.x)]) if wanted_x else None
-        d_weights = exchange.send_back([_by_choice(gradients, plan)]) if wanted_probabilities else None
+        d_weights = exchange.send_back([_by_choice(gradients, call.permutation)]) if wanted_probabilities else None
         return (
             _sum_outputs(dx, exchange) if dx else None,
-            *like_weights(gradients, gate_up, down),
+            gradients.gate_up,
+            gradients.down,
             _sum_choices(d_weights, exchange) if d_weights else None,
             *(None,) * (3 + ctx.prepared),
         )
 
 
-def _gradients_of_nothing(bank: Bank, dy: Tensor) -> Gradients:
+def _gradients_of_nothing(call: ExpertCall, dy: Tensor) -> Gradients:
     """Of a rank that no token visits: weights that stood still, not weights without a gradient."""
     nothing = dy.new_empty(0, dtype=torch.float32)
-    return Gradients(dy[:0], torch.zeros_like(bank.gate_up), torch.zeros_like(bank.down), nothing)
+    return Gradients(dy[:0], torch.zeros_like(call.gate_up), torch.zeros_like(call.down), nothing)
 
 
 def _sum_outputs(journey: Journey, exchange: Exchange) -> BFloat16[Tensor, "tokens hidden"]:
@@ -289,10 +284,10 @@ def _sum_outputs(journey: Journey, exchange: Exchange) -> BFloat16[Tensor, "toke
     return ops.combine(rows, exchange.token_to_rows)
 
 
-def _by_choice(gradients: Gradients, plan: Permutation) -> Float[Tensor, "arrived top_k"]:
+def _by_choice(gradients: Gradients, permutation: Permutation) -> Float[Tensor, "arrived top_k"]:
     """The weights' gradients of the tokens that arrived; 0 for choices whose experts are elsewhere."""
     # PADDING is -1: it names the last element, which is the zero put behind the rows.
-    return nn.functional.pad(gradients.row_probability, (0, 1))[plan.copy_to_row]
+    return nn.functional.pad(gradients.row_probability, (0, 1))[permutation.copy_to_row]
 
 
 def _sum_choices(journey: Journey, exchange: Exchange) -> Float[Tensor, "tokens top_k"]:

@@ -146,7 +146,7 @@ class _Watch:
 
 def _fc1_output(layer: MoE, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "rows twice_width"]:
     """z of the routed experts, as the BF16 product gives it; rows of padding are zero."""
-    plan = sort_by_expert(layer.router.route(x).expert_ids, len(layer.experts.gate_up))
+    permutation = sort_by_expert(layer.router.route(x).expert_ids, len(layer.experts.gate_up))
     weights = layer.experts.gate_up.bfloat16().transpose(1, 2)
-    z = products.rows_by_weights(ops.gather_rows(x, plan.row_to_token), weights, plan.offsets)
-    return torch.where(plan.row_to_token[:, None] >= 0, z, 0)
+    z = products.rows_by_weights(ops.gather_rows(x, permutation.row_to_token), weights, permutation.offsets)
+    return torch.where(permutation.row_to_token[:, None] >= 0, z, 0)

@@ -16,12 +16,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pauca.moe.ops.formats import Fp8Tensor, MxFp4Tensor, ScaleRule
+from pauca.moe.ops.formats import Fp8Tensor, MxFp4Tensor, ScaleRule, Stored
 from pauca.moe.ops.kernels.bits import e2m1x8_to_e4m3, e4m3_table, next_power_of_two
 from pauca.moe.ops.kernels.fp8_rows_to_columns import fp8_rows_to_columns
 from pauca.moe.ops.kernels.from_floats import finite_row, fp8_scale_byte, to_e4m3, to_mxfp4
 from pauca.moe.ops.kernels.quantize import empty_fp8_rows, load_bfloat16, rule_arguments, store_mxfp4, warps_for
-from pauca.moe.ops.reference import Kept
 
 BF16, FP8, MXFP4 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
@@ -219,7 +218,7 @@ def swiglu_backward_kernel(
         tl.store(plain + row * 2 * width + width + channel, d_up, inside)
 
 
-def _form(z: Kept) -> tuple[Tensor, Tensor | None, int]:
+def _form(z: Stored) -> tuple[Tensor, Tensor | None, int]:
     """z's memory, its scales if they lie apart, and which of the three forms it has."""
     if isinstance(z, Fp8Tensor):
         return z.codes, z.scales, FP8.value
@@ -229,7 +228,7 @@ def _form(z: Kept) -> tuple[Tensor, Tensor | None, int]:
 
 
 def _launch(
-    z: Kept,
+    z: Stored,
     probability: Tensor,
     plain: Tensor | None = None,
     fp8: Fp8Tensor | None = None,
@@ -267,7 +266,7 @@ def _launch(
 
 
 def _launch_backward(
-    z: Kept,
+    z: Stored,
     probability: Tensor,
     grad: Tensor,
     d_probability: Tensor,
@@ -301,13 +300,13 @@ def _launch_backward(
         )
 
 
-def swiglu(z: Kept, probability: Tensor) -> Tensor:
+def swiglu(z: Stored, probability: Tensor) -> Tensor:
     out = torch.empty(z.shape[0], z.shape[1] // 2, dtype=torch.bfloat16, device=probability.device)
     _launch(z, probability, plain=out)
     return out
 
 
-def swiglu_fp8(z: Kept, probability: Tensor, keep: ScaleRule | None = None) -> tuple[Fp8Tensor, MxFp4Tensor | None]:
+def swiglu_fp8(z: Stored, probability: Tensor, keep: ScaleRule | None = None) -> tuple[Fp8Tensor, MxFp4Tensor | None]:
     rows, width = z.shape[0], z.shape[1] // 2
     out = empty_fp8_rows(rows, width, probability.device)
     kept = MxFp4Tensor.empty(rows, width, probability.device) if keep else None
@@ -326,7 +325,7 @@ def swiglu_fp8_keeping_z(
     return out, kept_z, kept
 
 
-def swiglu_backward(z: Kept, probability: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+def swiglu_backward(z: Stored, probability: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     out = torch.empty(z.shape, dtype=torch.bfloat16, device=grad.device)
     d_probability = torch.empty_like(probability)
     _launch_backward(z, probability, grad, d_probability, plain=out)
@@ -334,7 +333,7 @@ def swiglu_backward(z: Kept, probability: Tensor, grad: Tensor) -> tuple[Tensor,
 
 
 def swiglu_backward_fp8(
-    z: Kept, probability: Tensor, grad: Tensor, offsets: Tensor
+    z: Stored, probability: Tensor, grad: Tensor, offsets: Tensor
 ) -> tuple[Fp8Tensor, Fp8Tensor, Tensor]:
     rows = empty_fp8_rows(*z.shape, grad.device)
     d_probability = torch.empty_like(probability)
@@ -343,7 +342,7 @@ def swiglu_backward_fp8(
 
 
 def swiglu_backward_fp8_with_activation(
-    z: Kept, probability: Tensor, grad: Tensor, offsets: Tensor
+    z: Stored, probability: Tensor, grad: Tensor, offsets: Tensor
 ) -> tuple[Fp8Tensor, Fp8Tensor, Tensor, Fp8Tensor]:
     rows, activation = empty_fp8_rows(*z.shape, grad.device), empty_fp8_rows(*grad.shape, grad.device)
     d_probability = torch.empty_like(probability)
