@@ -234,7 +234,9 @@ def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(products, "fp8_columns_by_columns", columns)
     for module in (blocks, cross_entropy):
         monkeypatch.setattr(module, "product", torch.matmul)
-    monkeypatch.setattr(blocks.F, "scaled_dot_product_attention", lambda q, k, v, **_: FlashAttention.apply(q, k, v))
+    monkeypatch.setattr(
+        blocks.F, "scaled_dot_product_attention", lambda q, k, v, *_, **__: FlashAttention.apply(q, k, v)
+    )
 
 
 # Sizes at which the experts of many rows, the experts' weights and the loss decide the peak.
