@@ -93,6 +93,16 @@ def test_dropblock_rate_follows_the_published_ramp():
         assert float(layer.rate) == pytest.approx(1 - keep)
 
 
+def test_dropblock_reaches_its_rate_in_short_trainings_too():
+    """It took 40,000 steps however few a training had, so that none that was measured had any of it."""
+    layer = DropBlock(2)
+    for step, rate in ((0, 0.0), (100, 0.05), (200, 0.1), (300, 0.1)):
+        set_training_step(layer, step, 300)
+        assert float(layer.rate) == pytest.approx(rate)
+    set_training_step(layer, 1, 1)
+    assert float(layer.rate) == pytest.approx(0.1)
+
+
 def test_dropblock_drops_squares_at_its_rate_and_keeps_the_mean():
     layer = DropBlock(2).train()
     layer.set_step(40_000)

@@ -56,6 +56,15 @@ def test_training_leaves_a_run_that_can_be_repeated(model, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_training_says_how_it_augments_and_mirrors_no_letters(tmp_path, capsys):
+    words = [word for word in QUICK if word != "--quiet"]
+    assert main(["fewshot", "train", "glyphs", "--out", str(tmp_path / "letters"), *words, *SIZE]) == 0
+    said = "augmentation: crops shifted by up to 1 px, none mirrored, colors x (1 ± 0.4)"
+    assert said in capsys.readouterr().out
+    augmentation = from_yaml(TrainSettings, tmp_path / "letters" / "config.yaml").train.augmentation
+    assert (augmentation.crop_padding, augmentation.flip) == (1, False)
+
+
 def test_an_existing_run_is_not_overwritten(folder, model, capsys):
     assert main(["fewshot", "train", str(folder), "--out", str(model.parent.parent), *QUICK, *SIZE]) == 2
     assert "holds a run already" in capsys.readouterr().err

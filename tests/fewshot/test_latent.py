@@ -117,3 +117,10 @@ def test_contradicting_settings_are_refused():
         LatentConfig(log_sigma_start=2.0)
     with pytest.raises(ConfigError, match="cannot be negative"):
         LatentConfig(kl_weight=-1.0)
+
+
+def test_the_warm_up_is_a_sixtieth_of_the_training_if_not_given():
+    latent = stem(mode="variational")
+    for step, steps, share in ((500, 60_000, 0.5), (1000, 60_000, 1.0), (5, 600, 0.5), (10, 600, 1.0), (0, 20, 1.0)):
+        latent.set_step(step, steps)
+        assert float(latent.loss_share) == pytest.approx(share)

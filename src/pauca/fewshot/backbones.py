@@ -18,27 +18,36 @@ from torch.utils.flop_counter import FlopCounterMode
 from pauca.errors import ConfigError
 
 DROP_RATE = 0.1
-DROP_BLOCK_RAMP_STEPS = 40_000  # keep = max(1 - 0.1 n / 40000, 0.9) in the authors' code
+# keep = max(1 - 0.1 n / 40000, 0.9) in the authors' code, of 60,000 steps; shorter trainings need it sooner.
+DROP_BLOCK_RAMP = 2 / 3
+PAPER_STEPS = 60_000
 
 
 class DropBlock(nn.Module):
     """Zero whole squares of a feature map while training (Ghiasi et al., NeurIPS 2018).
 
-    The rate grows linearly with the training step, which `set_step` tells; it lives in a buffer, so that a compiled
-    or captured graph reads the new value without a new compilation and without waiting for the host.
+    The rate grows linearly over the first two thirds of a training, of which `set_step` tells; it lives in a buffer, so
+    that a compiled or captured graph reads the new value without a new compilation and without waiting for the host.
+
+    Args:
+        size: side of the squares.
+        final_rate: share of the values that is zeroed in the end.
+        ramp_steps: steps over which the rate grows; None takes two thirds of the training.
     """
 
     rate: Tensor
 
-    def __init__(self, size: int, final_rate: float = DROP_RATE, ramp_steps: int = DROP_BLOCK_RAMP_STEPS) -> None:
+    def __init__(self, size: int, final_rate: float = DROP_RATE, ramp_steps: int | None = None) -> None:
         super().__init__()
         self.size = size
         self.final_rate = final_rate
         self.ramp_steps = ramp_steps
         self.register_buffer("rate", torch.zeros(()))
 
-    def set_step(self, step: int) -> None:
-        self.rate.fill_(min(self.final_rate * step / self.ramp_steps, self.final_rate))
+    def set_step(self, step: int, steps: int = PAPER_STEPS) -> None:
+        """Set the rate that is in force after `step` of `steps` training steps."""
+        ramp = round(DROP_BLOCK_RAMP * steps) if self.ramp_steps is None else self.ramp_steps
+        self.rate.fill_(self.final_rate * min(1.0, step / max(ramp, 1)))
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         if not self.training:
@@ -182,11 +191,17 @@ def make_backbone(name: str, channels_in: int, image_size: int) -> nn.Module:
     return BACKBONES[name](channels_in, image_size)
 
 
-def set_training_step(module: nn.Module, step: int) -> None:
-    """Tell every part whose strength grows with training how many steps have been taken: those with a `set_step`."""
+def set_training_step(module: nn.Module, step: int, steps: int = PAPER_STEPS) -> None:
+    """Tell every part whose strength grows with training how far it is: those with a method `set_step(step, steps)`.
+
+    Args:
+        module: the model, or a part of it.
+        step: steps that have been taken.
+        steps: steps of the whole training; the paper's if not given.
+    """
     for part in module.modules():
         if callable(set_step := getattr(part, "set_step", None)):
-            set_step(step)
+            set_step(step, steps)
 
 
 def parameter_count(module: nn.Module) -> int:

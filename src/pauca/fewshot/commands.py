@@ -108,12 +108,16 @@ def _train(
     _, channels, size, _ = train_images.images.shape
     fitting = train_images.fitting or settings.model.fitting
     settings = replace(settings, model=replace(settings.model, image_size=size, channels=channels, fitting=fitting))
+    augmentation = settings.train.augmentation.fitted_to(train_images)
+    settings = replace(settings, train=replace(settings.train, augmentation=augmentation))
     seed_all(settings.train.seed)
     network = fewshot.MCRNet(settings.model)
     check_settings(settings.train, train_images, validation_images)
 
     # Only now, so that settings that are refused neither leave a run behind nor, with --force, cost an earlier one.
     run = first_then_all(lambda: Run.create(out, settings, force, resume) if own_rank() == 0 else Run(out))
+    if own_rank() == 0 and not quiet:
+        print(f"train on {train_images}; augmentation: {augmentation.describe()}")
     return run, settings, fewshot.train(network, settings.train, train_images, validation_images, run, resume, quiet)
 
 

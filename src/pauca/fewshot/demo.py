@@ -17,7 +17,7 @@ TRAINING = fewshot.TrainConfig(
     steps=250,
     episodes_per_step=2,
     episode=fewshot.EpisodeConfig(way=5, shot=1, query=6),
-    augmentation=fewshot.AugmentConfig(crop_padding=1, jitter=0.2, flip=False),
+    augmentation=fewshot.AugmentConfig(jitter=0.2),
     device="cpu",
 )
 MODEL = fewshot.ModelConfig(

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pauca.errors import ConfigError
+from pauca.fewshot.backbones import PAPER_STEPS
 
 ENCODER_CHANNELS = 32
 LATENT_CHANNELS = 64
+WARM_UP = 1 / 60  # of a training
 # Free log sigma heads were seen to reach exp(log sigma) of 4.7e6 within 500 steps; this bound only keeps them finite.
 RELEASED_LOG_SIGMA = (-10.0, 10.0)
 
@@ -36,8 +38,9 @@ class LatentConfig:
     """Weight of the Kullback-Leibler divergence to N(0, I), in nats per latent value (`variational` only)."""
     reconstruction_weight: float = 0.0
     """Weight of the squared error of the reconstructed, normalised image, per pixel value (`variational` only)."""
-    warm_up_steps: int = 1000
-    """Steps over which both weights grow linearly from zero."""
+    warm_up_steps: int | None = None
+    """Steps over which both weights grow linearly from zero; if not given, a sixtieth of the training: 1,000 of
+    the paper's 60,000."""
     log_sigma_range: tuple[float, float] = (-6.0, 1.0)
     """Bounds of log sigma (`variational` only)."""
     log_sigma_start: float = -3.0
@@ -53,7 +56,7 @@ class LatentConfig:
         low, high = self.log_sigma_range
         if not low <= self.log_sigma_start <= high:
             raise ConfigError(f"log_sigma_start {self.log_sigma_start} lies outside log_sigma_range {low} to {high}")
-        if self.kl_weight < 0 or self.reconstruction_weight < 0 or self.warm_up_steps < 0:
+        if self.kl_weight < 0 or self.reconstruction_weight < 0 or (self.warm_up_steps or 0) < 0:
             raise ConfigError(
                 "kl_weight, reconstruction_weight and warm_up_steps of the latent space cannot be negative"
             )
@@ -157,9 +160,12 @@ class LatentStem(nn.Module):
             )
         return self.decoder(code)
 
-    def set_step(self, step: int) -> None:
-        """Set the share of the loss weights that is in force after `step` training steps."""
-        self.loss_share.fill_(min(1.0, step / self.config.warm_up_steps) if self.config.warm_up_steps else 1.0)
+    def set_step(self, step: int, steps: int = PAPER_STEPS) -> None:
+        """Set the share of the loss weights that is in force after `step` of `steps` training steps."""
+        warm_up = self.config.warm_up_steps
+        if warm_up is None:
+            warm_up = round(WARM_UP * steps)
+        self.loss_share.fill_(min(1.0, step / warm_up) if warm_up else 1.0)
 
 
 def _bias(convolution: nn.Conv2d) -> Tensor:

@@ -27,6 +27,7 @@ class ImageSet:
     name: str = "images"
     sources: tuple[str, ...] = ()  # the file of each image, for messages and tables; may be empty
     fitting: Literal["crop", "squash"] | None = None  # how they became square; None for images that were, or unknown
+    content: Literal["photographs", "characters"] = "photographs"  # what augmentation may do to them
 
     def __post_init__(self):
         if len(self.labels) != len(self.images):
@@ -77,8 +78,13 @@ class ImageSet:
         labels = new_label.to(self.labels.device)[self.labels]
         kept = (labels != PADDING).nonzero().squeeze(1)
         sources = tuple(self.sources[i] for i in kept.tolist()) if self.sources else ()
-        return ImageSet(
-            self.images[kept], labels[kept], tuple(class_names), split or self.split, self.name, sources, self.fitting
+        return replace(
+            self,
+            images=self.images[kept],
+            labels=labels[kept],
+            class_names=tuple(class_names),
+            split=split or self.split,
+            sources=sources,
         )
 
 

@@ -7,6 +7,7 @@ from PIL import Image, ImageEnhance
 
 from pauca.errors import ConfigError
 from pauca.fewshot.training.augment import AugmentConfig, augment, turn_classes
+from pauca.fewshot.types import ImageSet
 
 PLAIN = AugmentConfig(crop_padding=0, jitter=0.0, flip=False)
 
@@ -62,7 +63,7 @@ def test_jitter_is_pillows_for_the_factors_that_were_drawn():
 def test_grey_images_are_jittered_in_brightness_and_contrast_alone():
     """As a colour image with three times the same channel, of which a change of saturation leaves grey."""
     images = random_images(channels=1)
-    config = AugmentConfig(crop_padding=2)
+    config = AugmentConfig(crop_padding=2, flip=True)
     torch.manual_seed(5)
     grey = augment(images, config)
     torch.manual_seed(5)
@@ -101,3 +102,31 @@ def test_settings_out_of_range_are_refused():
     for wrong in ({"crop_padding": -1}, {"jitter": 1.0}, {"turned_classes": 2.0}):
         with pytest.raises(ConfigError):
             AugmentConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("content", "size", "padding", "flip"),
+    [
+        ("photographs", 16, 2, True),
+        ("photographs", 32, 4, True),  # the paper's
+        ("photographs", 84, 8, True),  # the paper's
+        ("photographs", 224, 21, True),
+        ("characters", 16, 1, False),
+        ("characters", 28, 1, False),
+        ("characters", 32, 2, False),
+    ],
+)
+def test_augmentation_fits_the_data_unless_it_is_given(content, size, padding, flip):
+    pixels = torch.zeros(1, 1, size, size, dtype=torch.uint8)
+    images = ImageSet(pixels, torch.zeros(1, dtype=torch.int64), ("a",), content=content)
+    fitted = AugmentConfig(jitter=0.3).fitted_to(images)
+    assert (fitted.crop_padding, fitted.flip, fitted.jitter) == (padding, flip, 0.3)
+    given = AugmentConfig(crop_padding=5, flip=not flip)
+    assert given.fitted_to(images) == given
+    assert ("none mirrored" in fitted.describe()) != flip
+    assert f"up to {padding} px" in fitted.describe()
+
+
+def test_augmentation_that_is_left_to_the_data_needs_the_data():
+    with pytest.raises(ConfigError, match=r"needs fitted_to\(images\) first"):
+        augment(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), AugmentConfig())

@@ -1,10 +1,12 @@
 """Settings of a training: the schedules and the paper's protocols."""
 
 import pytest
+import torch
 import yaml
 
 from pauca.errors import ConfigError
 from pauca.fewshot.training.config import PROTOCOLS, TrainConfig
+from pauca.fewshot.types import ImageSet
 from pauca.runs import from_dict, to_yaml
 
 
@@ -42,7 +44,10 @@ def test_protocols_are_the_papers():
     }
     for protocol in PROTOCOLS.values():
         assert (protocol.train.episode.way, protocol.train.episode.query, protocol.train.episodes_per_step) == (5, 6, 8)
-        assert protocol.train.augmentation.crop_padding == (8 if protocol.model.image_size == 84 else 4)
+        size = protocol.model.image_size
+        images = ImageSet(torch.zeros(1, 3, size, size, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), ("a",))
+        augmentation = protocol.train.augmentation.fitted_to(images)
+        assert (augmentation.crop_padding, augmentation.flip) == (8 if size == 84 else 4, True)
 
 
 def test_settings_out_of_range_are_refused():

@@ -101,7 +101,8 @@ from pauca.fewshot.training.augment import AugmentConfig, augment
 from pauca.fewshot.backbones import set_training_step
 from pauca.fewshot.model import MCRNet, ModelConfig
 model = MCRNet(ModelConfig(image_size=16)).train()
-encode = torch.compile(lambda x: model.encode(augment(x, AugmentConfig())), fullgraph=True, backend="aot_eager")
+config = AugmentConfig(crop_padding=2, flip=True)
+encode = torch.compile(lambda x: model.encode(augment(x, config)), fullgraph=True, backend="aot_eager")
 for step in (0, 40_000):
     set_training_step(model, step)
     encode(torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)).features.sum().backward()

@@ -52,7 +52,7 @@ def draw_glyphs(
     chosen = characters[:classes]
     images = torch.cat([_drawings(character, per_class, size, seed) for character in chosen])
     labels = torch.arange(len(chosen)).repeat_interleave(per_class)
-    return ImageSet(images, labels, tuple(f"U+{ord(c):04X}" for c in chosen), split, "glyphs")
+    return ImageSet(images, labels, tuple(f"U+{ord(c):04X}" for c in chosen), split, "glyphs", content="characters")
 
 
 def _split_characters(split: str) -> list[str]:

@@ -118,6 +118,7 @@ def save_image_set(folder: Path, images: ImageSet, force: bool = False) -> None:
         "class_names": images.class_names,
         "sources": images.sources,
         "fitting": images.fitting,
+        "content": images.content,
         "sha256": checksums,
     }
     write_text(folder / _DESCRIPTION, json.dumps(description, indent=1), force)
@@ -149,6 +150,7 @@ def load_image_set(folder: Path) -> ImageSet:
         description["name"],
         tuple(description["sources"]),
         description.get("fitting"),
+        description.get("content", "photographs"),
     )
 
 

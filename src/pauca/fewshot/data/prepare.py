@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import Literal
 
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.data.arrays import Fitting
@@ -56,6 +57,7 @@ class Benchmark:
     classes: tuple[int, int, int] | None  # train, val, test; None where there is no fixed number
     images: tuple[int, int, int] | None
     read: Callable[[Request], dict[str, ImageSet]]
+    content: Literal["photographs", "characters"] = "photographs"
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def prepare_benchmark(
     request = Request(
         source, splits, size or benchmark.size, benchmark.channels, allow_incomplete, unreadable, benchmark, fitting
     )
-    sets = benchmark.read(request)
+    sets = {split: replace(images, content=benchmark.content) for split, images in benchmark.read(request).items()}
     differences = _differences(benchmark, sets)
     if differences and not allow_incomplete:
         raise InputError(
@@ -279,7 +281,7 @@ BENCHMARKS = {
     "omniglot": Benchmark(
         "Omniglot", "github.com/brendenlake/omniglot (python/images_background.zip and images_evaluation.zip)",
         "omniglot_vinyals", "torchmeta (the split of Vinyals et al. 2016)",
-        28, 1, (1028, 172, 423), (20560, 3440, 8460), _read_folders,
+        28, 1, (1028, 172, 423), (20560, 3440, 8460), _read_folders, "characters",
     ),
     "tiny-imagenet": Benchmark(
         "Tiny-ImageNet", "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "tiny-imagenet-200",

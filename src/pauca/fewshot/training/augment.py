@@ -4,40 +4,68 @@ Everything is a tensor operation, so torch.compile fuses it and no image passes 
 torch's generator of the device; training seeds it anew for every step, which is what makes a resumed run repeat.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from pauca.errors import ConfigError
+from pauca.fewshot.types import ImageSet
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Strength of the augmentation of training images; the defaults are the paper's at 32 pixels."""
+    """Strength of the augmentation of training images. What is not given fits the data: for photographs it is the
+    paper's, for characters, which fill their image and mean something else in the mirror, less."""
 
-    crop_padding: int = 4
-    """Pixels of black on every side from which a crop of the image's own size is cut (8 at 84 pixels)."""
+    crop_padding: int | None = None
+    """Pixels of black added to every side of a training image, before a crop of the image's own size is cut from it. If
+    not given: an eighth of the side of photographs (4 at 32 pixels; 8 at 84), a sixteenth of that of characters."""
     jitter: float = 0.4
     """Brightness, contrast and saturation are multiplied by factors between 1 - jitter and 1 + jitter."""
-    flip: bool = True
-    """Mirror an image, left and right, with probability one half."""
+    flip: bool | None = None
+    """Mirror a training image, left and right, with probability one half. If not given: photographs, no characters."""
     turned_classes: float = 0.0
     """Share of an episode's classes turned by 90, 180 or 270 degrees, which counts them as new classes (Liu et al.,
     "Task Augmentation by Rotating for Meta-Learning", 2020). Not part of the paper's protocol."""
 
     def __post_init__(self) -> None:
-        if self.crop_padding < 0:
+        if self.crop_padding is not None and self.crop_padding < 0:
             raise ConfigError(f"crop_padding {self.crop_padding}: give 0 or more pixels")
         if not 0 <= self.jitter < 1:
             raise ConfigError(f"jitter {self.jitter}: give a number from 0 up to, not including, 1")
         if not 0 <= self.turned_classes <= 1:
             raise ConfigError(f"turned_classes {self.turned_classes}: give a share from 0 to 1")
 
+    def fitted_to(self, images: ImageSet) -> "AugmentConfig":
+        """The same with everything given, what was not by the content and the size of the images."""
+        characters = images.content == "characters"
+        padding = self.crop_padding
+        if padding is None:
+            padding = images.images.shape[-1] // 16 if characters else _photograph_padding(images.images.shape[-1])
+        return replace(self, crop_padding=padding, flip=not characters if self.flip is None else self.flip)
+
+    def describe(self) -> str:
+        """What is done to the training images, in words; of a config with everything given."""
+        mirrored = "half of them mirrored" if self.flip else "none mirrored"
+        words = f"crops shifted by up to {self.crop_padding} px, {mirrored}, colors x (1 ± {self.jitter:g})"
+        return words + (f", {100 * self.turned_classes:g} % of the classes turned" if self.turned_classes else "")
+
+
+def _photograph_padding(size: int) -> int:
+    """The paper's 4 at 32 pixels and 8 at 84, and in proportion."""
+    return size // 8 if size <= 64 else round(size * 8 / 84)
+
 
 def augment(images: UInt8[Tensor, "b c h w"], config: AugmentConfig) -> Float[Tensor, "b c h w"]:
-    """Crop, flip and jitter each image; values from 0 to 1, channels last in memory."""
+    """Crop, flip and jitter each image; values from 0 to 1, channels last in memory.
+
+    Raises:
+        ConfigError: the config leaves something to the data; call `fitted_to` first.
+    """
+    if config.crop_padding is None or config.flip is None:
+        raise ConfigError("augmentation that leaves crop_padding or flip to the data needs fitted_to(images) first")
     pixels = _crop_and_flip(images, config.crop_padding, config.flip)
     return _jitter_colours(pixels, config.jitter) if config.jitter else pixels
 

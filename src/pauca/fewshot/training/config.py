@@ -35,7 +35,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     """Share of each target that is spread over the classes of the episode."""
     augmentation: AugmentConfig = field(default_factory=AugmentConfig)
-    """Crop, flip and colours of the training images."""
+    """Crop, mirror image and colors of the training images."""
     validate_every: int = 1000
     """Steps between validations, which also write the checkpoints."""
     validation_shot: int = 5
@@ -87,7 +87,6 @@ def _protocol(shot: int, base_learner: str = "ridge", image_size: int = 32, smoo
         TrainConfig(
             episode=EpisodeConfig(way=5, shot=shot, query=6),
             label_smoothing=smoothing,
-            augmentation=AugmentConfig(crop_padding=8 if image_size == 84 else 4),
         ),
     )
 

@@ -70,6 +70,7 @@ class Trainer:
         self.on_gpu = self.device.type == "cuda"
         self.passes = self._passes()
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and self.on_gpu)
+        self.augmentation = config.augmentation.fitted_to(images)
         self.images = images  # episodes are drawn on the host,
         self._pixels = images.images.to(self.device)  # and gathered on the device
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -92,7 +93,7 @@ class Trainer:
     def step(self) -> Losses:
         """One step of SGD; the losses are those of this process, averaged over its passes."""
         self.model.train()
-        set_training_step(self.model, self.steps_done)
+        set_training_step(self.model, self.steps_done, self.config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate_at(self.steps_done)
         self.optimizer.zero_grad(set_to_none=self._captured is None)
@@ -142,7 +143,7 @@ class Trainer:
         return function if mode == "off" else torch.compile(function, mode=mode)
 
     def _augment_and_encode(self, images: UInt8[Tensor, "b c h w"]) -> Encoding:
-        return self.model.encode(augment(images, self.config.augmentation))
+        return self.model.encode(augment(images, self.augmentation))
 
     def _episodes_of_passes(self) -> Iterator[tuple[int, Episodes]]:
         """This step's passes of this process, each with its number among all passes of the step."""
