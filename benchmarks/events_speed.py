@@ -33,7 +33,8 @@ from pauca.runs import describe_machine
 
 DATA = Path(os.environ.get("PAUCA_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "events"
 PACKET = 30_000
-FIXED = AlignConfig(min_events=PACKET, packet_s=np.inf, longest_s=np.inf)
+ENDLESS = {"packet_s": np.inf, "longest_s": np.inf, "slowest_s": np.inf, "least_pixels": 0.0, "most_pixels": np.inf}
+FIXED = AlignConfig(packet_events=PACKET, min_events=PACKET, **ENDLESS)
 CONFIGS = {
     "velocity": replace(FIXED, acceleration=False),
     "velocity and acceleration": FIXED,

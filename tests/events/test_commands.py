@@ -32,9 +32,9 @@ def test_align_writes_what_it_promises(recording, tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:4] == ["t_s", "wx_rad_s", "wy_rad_s", "wz_rad_s"]
     summary = capsys.readouterr().out
-    counts = [sum(row["status"] == status for row in rows) for status in ("converged", "stalled", "degenerate")]
-    told = f"{len(rows)} packets ({counts[0]} converged, {counts[1]} stalled, {counts[2]} degenerate)"
-    assert told in summary
+    assert f"{len(rows)} packets (" in summary
+    for status in events.Status:
+        assert f"{sum(row['status'] == status for row in rows)} {status}" in summary
     assert {"ax_rad_s2", "cov_xx", "status"} <= set(rows[0])
     assert "times real time" in summary
 
@@ -152,7 +152,7 @@ def test_the_paper_s_preset_and_other_choices_reach_the_library(recording, tmp_p
     words = ["--preset", "paper", "--packet-events", "9000", "--objective", "contrast", "--images", "0", "--quiet"]
     assert cli.main(["events", "align", str(recording), "--out", str(tmp_path), *words]) == 0
     trajectory = events.Trajectory.from_npz(tmp_path / "trajectory.npz")
-    assert set(trajectory.n_events.tolist()) == {9000}
+    assert set(trajectory.n_events.tolist()[:-1]) == {9000}  # the last one holds what is left
 
 
 def test_translation_writes_its_own_columns(recording, tmp_path):

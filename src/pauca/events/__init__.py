@@ -1,6 +1,6 @@
 """Few events: the motion of an event camera, by maximum likelihood under a space-time Poisson point process."""
 
-from pauca.events.alignment import AlignConfig, Aligner, align, align_packets, cut_windows, refine
+from pauca.events.alignment import Aligner, align, align_packets, cut_windows, refine
 from pauca.events.alignment import cut_packets as cut_packets  # its name in 0.1
 from pauca.events.camera import Camera
 from pauca.events.continuous import TrajectoryConfig
@@ -32,6 +32,7 @@ from pauca.events.io import (
 from pauca.events.io.ground_truth import read_ground_truth
 from pauca.events.likelihood import Contrast, NegativeBinomial
 from pauca.events.score import Score, Scorer
+from pauca.events.settings import AlignConfig
 from pauca.events.simulation import DAVIS240C, SimulateConfig, simulate
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Alignment, Estimator, Events, Motion, Objective, Packet, Status

@@ -1,137 +1,79 @@
-"""From events to velocities: cut a recording into packets, align each, warm-started from the one before."""
+"""From events to velocities: cut a stream into packets, align each, warm-started from the one before."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from threading import Lock
 
 import numpy as np
 from jaxtyping import Float
 
-from pauca.errors import ConfigError, InputError
+from pauca.errors import InputError
 from pauca.events.camera import Camera, undistortion_table
-from pauca.events.continuous import TrajectoryConfig, WindowScorer
+from pauca.events.continuous import WindowScorer
 from pauca.events.continuous import refine as refine_packets
 from pauca.events.kernels.bearings import look_up_bearings, seconds_since
-from pauca.events.likelihood import Contrast, NegativeBinomial, PixelScore
-from pauca.events.newton import Optimum, Trial, maximise
+from pauca.events.likelihood import NegativeBinomial
+from pauca.events.packets import REST_CHI2, Estimate, PacketEstimator
 from pauca.events.recording import Recording
-from pauca.events.score import Scorer
+from pauca.events.settings import AlignConfig
 from pauca.events.trajectory import Trajectory
-from pauca.events.types import Alignment, Estimator, Events, Motion, Objective, Packet, Status, VoteKernel
-from pauca.events.warp import Frame, Warp
+from pauca.events.types import Alignment, Events, Packet, Status
+from pauca.events.warp import Frame
+from pauca.events.windows import Cut, Flow, joined
 
 _FEWEST_EVENTS = 50  # below, a packet is DEGENERATE: noise alone aligns as well
-_STEP_PIXELS = 8.0  # longest step of the solver, as displacement of events at the ends of the packet
 _FORGOTTEN = 5  # a packet that follows the last by more than so many times its duration starts from rest
-_LOST_PIXELS = 1.0  # DEGENERATE from this standard deviation on: the likelihood knows nothing beyond its blur
-
-
-@dataclass(frozen=True)
-class AlignConfig:
-    """How a recording is cut into packets, and what is maximised over which motion.
-
-    A packet ends at `packet_events`, or earlier at `packet_s` if it holds `min_events` then, or at `longest_s` in any
-    case: long packets would blur the reversals of the motion, and slow motion gives few events. Sensors with more
-    pixels than the 240 x 180 of a DAVIS 240C want more events in proportion.
-    """
-
-    motion: Motion = "rotation"
-    objective: Objective = "st-ppp"
-    estimator: Estimator = "packets"  # a velocity for each packet, or one that is linear between knots
-    trajectory: TrajectoryConfig = TrajectoryConfig()  # noqa: RUF009 - immutable; its knots, windows and prior
-    packet_events: int = 30_000  # most events of a packet
-    min_events: int = 10_000  # a packet waits for so many beyond `packet_s`
-    packet_s: float = 0.02  # seconds
-    longest_s: float = 0.1  # seconds; after these a packet is aligned with what it has
-    acceleration: bool = True  # estimate it too: a packet may then turn the corner of a motion
-    exact: bool = True  # rotate bearings exactly, or to first order as in the paper
-    reference: Literal["middle", "first"] = "middle"  # warp to the middle of the packet, or to its first event
-    r: float = 0.1  # shape of the Gamma prior of the rate; must stay below 1
-    beta: float = 1.59  # its rate; changes the likelihood by a constant
-    vote: VoteKernel = "bilinear"  # how an event is shared by the pixels around it
-    blur_sigma: float = 1.0  # pixels; of the blur that follows
-    border: int = 60  # pixels around the sensor
-    max_evaluations: int = 60
-
-    def __post_init__(self) -> None:
-        if self.packet_events < 1:
-            raise ConfigError(f"packet_events {self.packet_events} must be at least 1")
-        if not 1 <= self.min_events <= self.packet_events:
-            raise ConfigError(f"min_events {self.min_events} must lie in 1..packet_events ({self.packet_events})")
-        if not 0 < self.packet_s <= self.longest_s:
-            raise ConfigError(f"packet_s {self.packet_s} must be positive and at most longest_s {self.longest_s}")
-        if self.border < 0 or self.max_evaluations < 1:
-            raise ConfigError(f"border {self.border} is negative, or max_evaluations {self.max_evaluations} below one")
-        if not 0.2 <= self.blur_sigma <= 1.5:
-            raise ConfigError(
-                f"blur_sigma {self.blur_sigma} must lie in 0.2..1.5 pixels: the blur reaches two pixels, and less than "
-                "0.2 blurs nothing"
-            )
-        if self.estimator == "trajectory" and (self.motion, self.objective, self.exact) != ("rotation", "st-ppp", True):
-            raise ConfigError(
-                "estimator 'trajectory' is for exact rotations and the st-ppp likelihood; choose 'packets'"
-            )
-        NegativeBinomial(self.r, self.beta)  # says what is wrong with r or beta
-
-    @classmethod
-    def paper(cls) -> "AlignConfig":
-        """The protocol of the paper: 30,000 events, first order, warped to the first event, constant velocity,
-        bilinear votes and a blur of one pixel."""
-        return cls(
-            min_events=30_000,
-            packet_s=np.inf,
-            longest_s=np.inf,
-            acceleration=False,
-            exact=False,
-            reference="first",
-            vote="bilinear",
-            blur_sigma=1.0,
-        )
+_SHORTEST_HALF_US = 12_000  # a packet in which a motion starts or stops is halved down to this
+_UNEVEN = 2  # times as many events in one half as in the other: there a motion may start or stop
 
 
 @dataclass(eq=False)
 class Aligner:
-    """Aligns packets one after the other, as they come: for a loop of one's own, or a live camera.
+    """Aligns windows one after the other, as they come: for a loop of one's own, or a live camera.
 
     >>> aligner = Aligner(camera)
     >>> for events in live:  # any windows of events
     ...     velocity = aligner.align(events).velocity
+
+    An aligner remembers the motion and holds images: give each thread its own.
     """
 
     camera: Camera
-    config: AlignConfig = AlignConfig()
-    _scorer: Scorer = field(init=False, repr=False)
+    config: AlignConfig = AlignConfig()  # noqa: RUF009 - immutable
+    _estimator: PacketEstimator = field(init=False, repr=False)
+    _cut: Cut = field(init=False, repr=False)
     _last: Alignment | None = field(default=None, init=False, repr=False)
-    _shape: Float[np.ndarray, "k k"] | None = field(default=None, init=False, repr=False)
+    _shape: Float[np.ndarray, "n n"] | None = field(default=None, init=False, repr=False)
+    _recent: list[Events] = field(default_factory=list, init=False, repr=False)
+    _busy: Lock = field(default_factory=Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        config = self.config
-        pixel_score: PixelScore = NegativeBinomial(config.r, config.beta)
-        if config.objective == "contrast":
-            pixel_score = Contrast()
-        warp = Warp(config.motion, config.exact)
-        frame = Frame(self.camera, config.border)
-        self._scorer = Scorer(frame, warp, pixel_score, config.vote, config.blur_sigma)
+        self._estimator = PacketEstimator(self.camera, self.config)
+        self._cut = self.config.cut(self.camera.size)
 
     def align(self, events: Events) -> Alignment:
-        """Velocity of one packet. Never fails on the events of a stream: see `Alignment.status`.
+        """Velocity at the end of a window of any length. Never fails on the events of a stream: see `Alignment.status`.
+
+        A window that is longer than a packet is cut, and the answer is that of its last packet (`align_all` gives
+        every one); a window that is too short to tell is joined with those that came directly before it. The
+        answer's `start_us`, `end_us` and `t_us` say of which events it speaks.
 
         Raises:
-            InputError: if the events are from a sensor of another size.
+            InputError: if the events are from a sensor of another size, or another thread is using this aligner.
         """
-        if events.size != self.camera.size:
-            raise InputError(
-                f"events are from a sensor of {events.size} pixels, but the camera is calibrated for {self.camera.size}"
-            )
-        packet = self.packet(events)
-        if len(events) < _FEWEST_EVENTS or events.duration_us == 0:
-            return self._remember(self._degenerate(packet))
-        try:
-            optimum = self._maximise(packet)
-            alignment = self._alignment(packet, optimum)
-        except np.linalg.LinAlgError:  # curvature of nothing but rounding errors
-            return self._remember(self._degenerate(packet))
-        return self._remember(alignment, optimum.shape)
+        return self.align_all(events)[-1]
+
+    def align_all(self, events: Events) -> list[Alignment]:
+        """The alignments of all packets of a window, in order; see `align`."""
+        self._check(events)
+        with self._alone():
+            first, alignments = 0, []
+            while first < len(events) or not alignments:
+                end = self._cut.end(events.t_us, first, self._flow()) if len(events) else 0
+                alignments += self._pieces(self._with_recent(events[first:end]))
+                first = end
+            return alignments
 
     def packet(self, events: Events) -> Packet:
         """Bearings and relative times of the events."""
@@ -148,106 +90,160 @@ class Aligner:
 
     def score(self, events: Events, velocity: Float[np.ndarray, "k"]) -> float:
         """What `align` maximises, at a constant velocity of one's own: to compare with the score it found."""
-        return self._scorer(self.packet(events), velocity).value
+        return self._estimator.score(self.packet(events), velocity).value
 
     def images(self, events: Events, alignment: Alignment | None = None) -> Float[np.ndarray, "2 height width"]:
         """Images of the events, OFF and ON, warped by an alignment, or as they are: undistorted, with the border."""
-        packet = self.packet(events)
+        packet, scorer = self.packet(events), self._estimator.scorer
         if alignment is None:
-            return self._scorer.images(packet, np.zeros(self._scorer.warp.parameters))
-        return self._scorer.images(packet, alignment.velocity, alignment.acceleration)
+            return scorer.images(packet, np.zeros(self._estimator.velocities))
+        return scorer.images(packet, alignment.velocity, alignment.acceleration)
 
-    def _parameters(self) -> int:
-        return self._scorer.warp.parameters * (2 if self.config.acceleration else 1)
+    def follow(self, events: Events) -> Iterator[Alignment]:
+        """Alignments of a whole stream, one by one as they are found; every event is in one packet.
 
-    def _maximise(self, packet: Packet) -> Optimum:
-        parameters = self._parameters()
-        return maximise(
-            lambda point: self._evaluate(packet, point),
-            self._start(packet)[:parameters],
-            reach=_STEP_PIXELS / self._pixels_moved(packet)[:parameters],
-            shape=self._shape,
-            observed=self._scorer.warp.parameters,
-            max_evaluations=self.config.max_evaluations,
-        )
+        A packet that nothing tells from rest waits for the next ones, up to `slowest_s`: a slow motion shows then.
+        """
+        self._check(events)
+        first = 0
+        while first < len(events):
+            with self._alone():
+                end = self._cut.end(events.t_us, first, self._flow())
+                end = self._extended(events, first, end)
+                self._recent = []
+                alignments = self._pieces(events[first:end])
+            yield from alignments
+            first = end
 
-    def _evaluate(self, packet: Packet, point: np.ndarray) -> Trial:
-        k, n = self._scorer.warp.parameters, len(point)
-        score = self._scorer(packet, point[:k], point[k:] if n > k else None)
-        return Trial(score.value, score.gradient[:n], score.fisher[:n, :n])
+    def _check(self, events: Events) -> None:
+        if events.size != self.camera.size:
+            raise InputError(
+                f"events are from a sensor of {events.size} pixels, but the camera is calibrated for {self.camera.size}"
+            )
 
-    def _pixels_moved(self, packet: Packet) -> np.ndarray:
-        """Pixels by which one unit of each parameter moves an event at the end of the packet."""
-        k = self._scorer.warp.parameters
-        longest_s = max(packet.end_us - packet.t_ref_us, packet.t_ref_us - packet.start_us) * 1e-6
-        return self.camera.fx * np.repeat([longest_s, longest_s**2 / 2], k)
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            raise InputError("this Aligner is at work in another thread: give each thread an Aligner of its own")
+        try:
+            yield
+        finally:
+            self._busy.release()
 
-    def _start(self, packet: Packet) -> np.ndarray:
+    def _extended(self, events: Events, first: int, end: int) -> int:
+        """End of a packet that rests, with as much of what follows as rests, too, or only together shows a motion."""
+        longest_us = self.config.slowest_s * 1e6
+        while self.config.rest_test and end < len(events) and self._rests(events[first:end]):
+            further = self._cut.end(events.t_us, end)
+            late = events.t_us[further - 1] - events.t_us[first] > longest_us
+            if late or not self._rests(events[end:further]):
+                break
+            end = further
+        return end
+
+    def _rests(self, events: Events) -> bool:
+        return not _too_little(events) and self._estimator.rest_statistic(self.packet(events)) < REST_CHI2
+
+    def _with_recent(self, events: Events) -> Events:
+        """The window, after as many of the events just before it as it needs to tell a motion."""
+        if not self.config.rest_test or len(events) == 0:
+            return events
+        stream = joined([recent for recent in self._recent if _follows(recent, events)] + [events])
+        start = min(self._cut.start(stream.t_us, self._flow()), len(stream) - len(events))
+        oldest = self._cut.oldest(stream.t_us)
+        if oldest < start and self._rests(stream[start:]):
+            start = oldest
+        self._recent = [stream[max(oldest, len(stream) - self._cut.most) :]]
+        return stream[start:]
+
+    def _pieces(self, events: Events) -> list[Alignment]:
+        """Align a packet, or its halves where a motion starts or stops within."""
+        middle = int(np.searchsorted(events.t_us, events.t_us[0] + events.duration_us // 2)) if len(events) else 0
+        halves = events[:middle], events[middle:]
+        counts = sorted(len(half) for half in halves)
+        if (
+            self.config.rest_test
+            and events.duration_us >= 2 * _SHORTEST_HALF_US
+            and counts[0] >= _FEWEST_EVENTS
+            and counts[1] > _UNEVEN * counts[0]
+            and self._rests(halves[0]) != self._rests(halves[1])
+        ):
+            return self._pieces(halves[0]) + self._pieces(halves[1])
+        return [self._align(events)]
+
+    def _align(self, events: Events) -> Alignment:
+        packet = self.packet(events)
+        if _too_little(events):
+            return self._remember(packet, self._estimator.degenerate())
+        try:
+            estimate = self._estimator.estimate(packet, self._expected(packet), self._shape)
+        except np.linalg.LinAlgError:  # curvature of nothing but rounding errors
+            estimate = self._estimator.degenerate()
+        return self._remember(packet, estimate)
+
+    def _expected(self, packet: Packet) -> np.ndarray:
         """Velocity and acceleration expected of this packet: the last one's, or rest."""
-        k = self._scorer.warp.parameters
-        last = self._last
-        if last is None or last.status is Status.DEGENERATE:
-            return np.zeros(2 * k)
+        k, last = self._estimator.velocities, self._last
+        if last is None or last.status in (Status.DEGENERATE, Status.STALLED):
+            return np.zeros(self._estimator.parameters)
         elapsed_us = packet.t_ref_us - last.t_us
         if not 0 <= elapsed_us <= _FORGOTTEN * (last.end_us - last.start_us):
-            return np.zeros(2 * k)
-        return np.concatenate([last.velocity + elapsed_us * 1e-6 * last.acceleration, last.acceleration])
+            return np.zeros(self._estimator.parameters)
+        expected = np.concatenate([last.velocity + elapsed_us * 1e-6 * last.acceleration, last.acceleration])
+        return expected[: self._estimator.parameters] if len(expected) > k else expected
 
-    def _alignment(self, packet: Packet, optimum: Optimum) -> Alignment:
-        k, n = self._scorer.warp.parameters, len(optimum.point)
-        covariance, status = np.full((k, k), np.inf), optimum.status
-        if status is not Status.DEGENERATE:
-            covariance = np.linalg.inv(optimum.information)[:k, :k]
-            if np.sqrt(np.diag(covariance).max()) * self._pixels_moved(packet)[0] > _LOST_PIXELS:
-                status = Status.DEGENERATE
+    def _flow(self) -> Flow | None:
+        """How the image moved in the last packet."""
+        if self._last is None or self._last.status not in (Status.CONVERGED, Status.DISPUTED):
+            return None
+        pixels = self._estimator.pixels
+        speeds = (np.linalg.norm(motion * pixels) for motion in (self._last.velocity, self._last.acceleration))
+        return Flow(*(float(speed) for speed in speeds))
+
+    def _remember(self, packet: Packet, estimate: Estimate) -> Alignment:
+        k, point = self._estimator.velocities, estimate.point
         middle_us = (packet.start_us + packet.end_us) // 2
-        return Alignment(
+        self._shape = estimate.shape
+        self._last = Alignment(
             motion=self.config.motion,
             t_us=packet.t_ref_us if self.config.acceleration else middle_us,
-            velocity=optimum.point[:k],
-            acceleration=optimum.point[k:] if n > k else np.zeros(k),
-            covariance=covariance,
-            score=optimum.value,
-            status=status,
-            evaluations=optimum.evaluations,
+            velocity=point[:k],
+            acceleration=point[k:] if len(point) > k else np.zeros(k),
+            covariance=estimate.covariance,
+            score=estimate.value,
+            status=estimate.status,
+            evaluations=estimate.evaluations,
             t_ref_us=packet.t_ref_us,
             start_us=packet.start_us,
             end_us=packet.end_us,
             n_events=len(packet),
         )
+        return self._last
 
-    def _degenerate(self, packet: Packet) -> Alignment:
-        """The answer where there is nothing to align: rest, infinitely uncertain."""
-        still = np.zeros(self._parameters())
-        nothing = np.zeros((len(still), len(still)))
-        return self._alignment(packet, Optimum(still, 0.0, nothing, nothing, Status.DEGENERATE, 0))
 
-    def _remember(self, alignment: Alignment, shape: np.ndarray | None = None) -> Alignment:
-        self._last, self._shape = alignment, None if alignment.status is Status.DEGENERATE else shape
-        return alignment
+def _follows(earlier: Events, later: Events) -> bool:
+    """Whether a window continues another: the gap between them is no longer than both."""
+    gap_us = int(later.t_us[0] - earlier.t_us[-1])
+    return 0 <= gap_us <= int(later.t_us[-1] - earlier.t_us[0]) - gap_us
+
+
+def _too_little(events: Events) -> bool:
+    return len(events) < _FEWEST_EVENTS or events.duration_us == 0
 
 
 def cut_windows(events: Events, config: AlignConfig) -> Iterator[Events]:
-    """Consecutive windows as `AlignConfig` describes them; a rest at the end with fewer than `min_events` is left out,
-    unless it is all there is."""
-    first = 0
+    """Consecutive windows as `AlignConfig` describes them, which hold every event.
+
+    `align` cuts by the motion as well: a packet ends at `packet_pixels`, and one that rests is extended.
+    """
+    cut, first = config.cut(events.size), 0
     while first < len(events):
-        by_time = _events_within(events, first, config.packet_s)
-        at_latest = _events_within(events, first, config.longest_s)
-        end = min(first + config.packet_events, max(by_time, first + config.min_events), at_latest)
-        if end < len(events) or first == 0 or end - first >= config.min_events:
-            yield events[first:end]
+        end = cut.end(events.t_us, first)
+        yield events[first:end]
         first = end
 
 
 cut_packets = cut_windows  # its name in 0.1: what it yields are windows of events; a `Packet` is made from each
-
-
-def _events_within(events: Events, first: int, seconds: float) -> int:
-    """Index of the first event so many seconds after event `first`."""
-    if not np.isfinite(seconds):
-        return len(events)
-    return int(np.searchsorted(events.t_us, events.t_us[first] + round(seconds * 1e6)))
 
 
 def align_packets(
@@ -261,9 +257,7 @@ def align_packets(
         config: the default `AlignConfig()` suits rotations; `AlignConfig.paper()` is the paper's protocol.
     """
     events, camera = _events_and_camera(recording, camera)
-    aligner = Aligner(camera, config or AlignConfig())
-    for window in cut_windows(events, aligner.config):
-        yield aligner.align(window)
+    return Aligner(camera, config or AlignConfig()).follow(events)
 
 
 def align(

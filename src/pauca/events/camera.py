@@ -48,6 +48,12 @@ class Camera:
         """k1, k2, p1, p2, k3; of a fisheye k1, k2, k3, k4, 0."""
         return self.k1, self.k2, self.p1, self.p2, self.k3
 
+    def reduced(self, by: int) -> "Camera":
+        """The same view with so many pixels of each axis in one."""
+        size = -(-self.size[0] // by), -(-self.size[1] // by)
+        focal = self.fx / by, self.fy / by
+        return Camera(size, *focal, (self.cx + 0.5) / by - 0.5, (self.cy + 0.5) / by - 0.5, *self.distortion)
+
     @classmethod
     def pinhole(cls, size: tuple[int, int], focal: float | None = None) -> "Camera":
         """A camera without distortion that looks through the middle of its sensor.

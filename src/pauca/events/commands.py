@@ -162,7 +162,7 @@ def evaluate(
         fit_offset: find the offset between the two clocks that explains the estimates best, say how well it is known,
             and compare with it.
         fit_within_s: largest offset in seconds that --fit-offset tries, to either side.
-        all_packets: compare stalled and degenerate packets, too; by default only converged ones count.
+        all_packets: compare disputed, stalled and degenerate packets, too; by default only trusted ones count.
         plot: draw the error over time to this picture (.png, .pdf or .svg).
         force: replace a picture that is there already.
         as_json: machine-readable output.
@@ -253,8 +253,7 @@ def _align_config(
 ) -> events.AlignConfig:
     config = events.AlignConfig.paper() if preset == "paper" else events.AlignConfig()
     if packet_events is not None:
-        fewest = packet_events if preset == "paper" else min(config.min_events, packet_events)
-        config = replace(config, packet_events=packet_events, min_events=fewest)
+        config = replace(config, packet_events=packet_events, min_events=packet_events if preset == "paper" else None)
     return replace(config, motion=motion, objective=objective)
 
 

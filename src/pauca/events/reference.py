@@ -33,7 +33,7 @@ def score(
     by_motion = np.einsum("cn,ckn->kn", at_events, jacobian)  # by each event's rotation vector or shift
     dt = packet.dt_s.astype(float)
     by_parameters = np.concatenate([dt * by_motion, dt**2 / 2 * by_motion])
-    return Score(float(value), by_parameters.sum(1), by_parameters @ by_parameters.T, int(inside.sum()))
+    return Score(float(value), by_parameters.sum(1), by_parameters @ by_parameters.T, int(inside.sum()), by_motion)
 
 
 def warp_events(

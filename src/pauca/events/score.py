@@ -38,6 +38,7 @@ class Score(NamedTuple):
     gradient: Float[np.ndarray, "2k"]
     fisher: Float[np.ndarray, "2k 2k"]  # sum of outer products of the events' own gradients
     inside: int  # events that the frame still holds
+    slopes: Float[np.ndarray, "k n"]  # of each event, by its own rotation vector or shift
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,7 @@ class Scorer:
         gather(warped[0], warped[1], packet.p, PAD, self._slopes, at_events[0], at_events[1])
         by_motion = self.warp.slopes_by_motion(packet, self.frame, velocity, acceleration, warped, at_events)
         value = above_empty + self._empty(len(packet))
-        return Score(value, *self._summed(by_motion, packet.dt_s), len(packet) - lost)
+        return Score(value, *self._summed(by_motion, packet.dt_s), len(packet) - lost, by_motion)
 
     def images(
         self,

@@ -28,7 +28,7 @@ _ACCELERATIONS: dict[Motion, tuple[str, ...]] = {
 class Trajectory:
     """Velocities in order of time, one for each packet.
 
-    Only rows that are CONVERGED are trusted: `at`, `orientation`, plots and `evaluate` pass over the others.
+    Only rows that are CONVERGED or at REST are trusted: `at`, `orientation`, plots and `evaluate` pass over the others.
 
     Raises:
         InputError: where it holds nothing, its arrays disagree in length, or times do not increase.
@@ -65,8 +65,8 @@ class Trajectory:
 
     @property
     def trusted(self) -> np.ndarray:
-        """Which rows are CONVERGED."""
-        return np.array([status is Status.CONVERGED for status in self.status])
+        """Which rows are CONVERGED or at REST."""
+        return np.array([status.trusted for status in self.status])
 
     def count(self, status: Status) -> int:
         """How many rows have this status."""

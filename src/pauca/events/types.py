@@ -101,9 +101,18 @@ class Events:
 class Status(StrEnum):
     """How far an estimate can be trusted."""
 
-    CONVERGED = "converged"
+    CONVERGED = "converged"  # the events show this motion
+    REST = "rest"  # the events show no motion: nothing tells them from a camera at rest; the velocity is zero
+    DISPUTED = (
+        "disputed"  # parts of the packet tell other motions: a vibration, a reversal, things that move themselves
+    )
     STALLED = "stalled"  # the budget of evaluations was used up, or no further step helped
     DEGENERATE = "degenerate"  # too few events, no duration, or a motion that the events do not show
+
+    @property
+    def trusted(self) -> bool:
+        """Whether one may act on the velocity, within its covariance."""
+        return self in (Status.CONVERGED, Status.REST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +139,7 @@ class Alignment:
     t_us: int  # the time the velocity is valid for
     velocity: Float[np.ndarray, "k"]  # rad/s about camera x, y, z; or focal lengths per second along x, y
     acceleration: Float[np.ndarray, "k"]  # change of the velocity per second; zero where it was not estimated
-    covariance: Float[np.ndarray, "k k"]  # inverse of the observed information; no statistics behind it for contrast
+    covariance: Float[np.ndarray, "k k"]  # see `uncertainty`; no statistics behind it for contrast
     score: float  # log-likelihood of the whole image in nats, or the sum of squares for contrast maximisation
     status: Status
     evaluations: int  # images of warped events that were formed

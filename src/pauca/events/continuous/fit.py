@@ -1,6 +1,6 @@
 """The most probable velocities at the knots of one window."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -55,39 +55,26 @@ class KnotEstimator:
             return Fit(first, np.zeros_like(start), covariance, 0.0, status, 0)
         window = window.grouped(start, self.turn_deg)
         weight = 1.0 if window.images == 2 else self.turning
-        best = _Best()
 
         def posterior(point: np.ndarray) -> Trial:
             trial = self.scorer(window, point.reshape(start.shape))
             pull = prior @ point
             value = weight * trial.value - float(point @ pull) / 2
-            return best.of(Trial(value, weight * trial.gradient - pull, weight * trial.fisher + prior))
+            return Trial(value, weight * trial.gradient - pull, weight * trial.fisher + prior)
 
         reach, shape = self._reach(knots_us), _SHARPNESS * np.eye(len(prior))
-        found = maximise(posterior, start.ravel(), reach=reach, shape=shape, observed=0, tolerance=_TOLERANCE)
+        found = maximise(posterior, start.ravel(), reach=reach, shape=shape, tolerance=_TOLERANCE)
         velocity = found.point.reshape(start.shape)
-        covariance = _covariance(best.fisher)
-        return Fit(first, velocity, covariance, found.value, found.status, found.evaluations, _jerk(velocity, knots_us))
+        covariance = _covariance(found.here.fisher)
+        return Fit(
+            first, velocity, covariance, found.here.value, found.status, found.evaluations, _jerk(velocity, knots_us)
+        )
 
     def _reach(self, knots_us: Float[np.ndarray, "knots"]) -> Float[np.ndarray, "3*knots"]:
         """Longest step of each velocity, rad/s."""
         half_s = max((knots_us[-1] - knots_us[0]) * 0.5e-6, _SHORTEST_S)
         knots = len(knots_us)
         return np.full(3 * knots, np.sqrt(knots) * _REACH_PIXELS / (self.scorer.frame.camera.fx * half_s))
-
-
-@dataclass
-class _Best:
-    """The Fisher matrix of a search's best trial: it covers errors better than the curvature that the search learnt
-    (95 % intervals on three sequences: 86, 90, 80 % against 79, 70, 74)."""
-
-    value: float = -np.inf
-    fisher: Float[np.ndarray, "k k"] = field(default_factory=lambda: np.zeros((0, 0)))
-
-    def of(self, trial: Trial) -> Trial:
-        if trial.value > self.value:
-            self.value, self.fisher = trial.value, trial.fisher
-        return trial
 
 
 def _jerk(velocity: Float[np.ndarray, "knots 3"], knots_us: Float[np.ndarray, "knots"]) -> float:

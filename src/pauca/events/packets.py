@@ -1,0 +1,217 @@
+"""The motion of one packet: is there any, which one, and how far can it be trusted. Knows nothing of other packets."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from pauca.events.camera import Camera
+from pauca.events.consistency import consistencies
+from pauca.events.likelihood import Contrast, NegativeBinomial, PixelScore
+from pauca.events.newton import Optimum, Trial, maximise, scaled_cholesky
+from pauca.events.score import Score, Scorer
+from pauca.events.settings import AlignConfig
+from pauca.events.types import Packet, Status
+from pauca.events.uncertainty import CALIBRATION, covariance_of, sharpness_of
+from pauca.events.warp import Frame, Warp
+
+REST_CHI2 = 16.27
+"""Above this the score test tells a motion from rest: the 99.9 % quantile of chi-squared with 3 degrees of freedom."""
+
+_STEP_PIXELS = 8.0  # longest step of the solver, as displacement of events at the ends of the packet
+_LOST_PIXELS = 1.0  # DEGENERATE from this standard deviation on: the likelihood knows nothing beyond its blur
+_ABOVE_REST = REST_CHI2 / 2  # nats; a motion that the test calls one promises so much
+_INSIDE = 0.8  # part of the events at rest that a motion must keep in the frame
+_COARSER = (4, 2)  # pixels of the full image in one of a cold search, per axis
+_COARSE_TOLERANCE = 0.5  # nats
+_ROLL_LEVER = 0.45  # of the sensor's width: how far from the middle the average pixel lies, for a roll
+
+
+class Estimate(NamedTuple):
+    """What one packet says about the motion."""
+
+    point: Float[np.ndarray, "n"]  # velocity, and acceleration if it is estimated
+    value: float
+    covariance: Float[np.ndarray, "k k"]
+    status: Status
+    shape: Float[np.ndarray, "n n"] | None  # for the next packet's search
+    evaluations: int
+
+
+@dataclass(eq=False)
+class PacketEstimator:
+    """Estimates motions of one camera; holds the images, so that nothing is allocated for each packet."""
+
+    camera: Camera
+    config: AlignConfig
+    scorer: Scorer = field(init=False, repr=False)
+    _coarse: tuple[Scorer, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        warp = Warp(config.motion, config.exact)
+        pixel_score: PixelScore = NegativeBinomial(config.r, config.beta)
+        if config.objective == "contrast":
+            pixel_score = Contrast()
+        image = warp, pixel_score, config.vote, config.blur_sigma
+        self.scorer = Scorer(Frame(self.camera, config.border), *image)
+        frames = (Frame(self.camera.reduced(by), config.border // by) for by in _COARSER)
+        self._coarse = tuple(Scorer(frame, *image) for frame in frames)
+
+    @property
+    def velocities(self) -> int:
+        """Components of a velocity."""
+        return self.scorer.warp.parameters
+
+    @property
+    def parameters(self) -> int:
+        """Components of what is estimated."""
+        return self.velocities * (2 if self.config.acceleration else 1)
+
+    @property
+    def pixels(self) -> Float[np.ndarray, "k"]:
+        """Pixels a second by which one unit of each velocity moves the average pixel."""
+        if self.config.motion == "translation":
+            return np.array([self.camera.fx, self.camera.fy])
+        return np.array([self.camera.fy, self.camera.fx, _ROLL_LEVER * self.camera.size[0]])
+
+    def score(self, packet: Packet, point: np.ndarray) -> Score:
+        """Score, slopes and events inside, at a velocity and, if the point is long enough, an acceleration."""
+        return _score(self.scorer, packet, point)
+
+    def rest_statistic(self, packet: Packet) -> float:
+        """How much the events contradict rest; see `rest_statistic`."""
+        return rest_statistic(self.score(packet, np.zeros(self.parameters)), self.velocities)
+
+    def pixels_moved(self, packet: Packet) -> Float[np.ndarray, "m"]:
+        """Pixels by which one unit of each parameter moves an event at the end of the packet."""
+        longest_s = max(packet.end_us - packet.t_ref_us, packet.t_ref_us - packet.start_us) * 1e-6
+        return self.camera.fx * np.repeat([longest_s, longest_s**2 / 2], self.velocities)
+
+    def estimate(self, packet: Packet, expected: np.ndarray, shape: np.ndarray | None = None) -> Estimate:
+        """Estimate the motion of a packet.
+
+        Args:
+            packet: the events.
+            expected: where to begin, [parameters]; zero where nothing is known.
+            shape: of the last packet's estimate.
+        """
+        still = self.score(packet, np.zeros(self.parameters))
+        if self.config.rest_test and rest_statistic(still, self.velocities) < REST_CHI2:
+            return self._rest(packet, still)
+        optimum, used = self._search(packet, expected, shape, still)
+        if optimum.status is Status.DEGENERATE:
+            return self.degenerate(used, optimum.here.value)
+        covariance, status = self._judge(packet, optimum, still)
+        return Estimate(optimum.point, optimum.here.value, covariance, status, optimum.shape, used)
+
+    def degenerate(self, evaluations: int = 0, value: float = 0.0) -> Estimate:
+        """The answer where there is nothing to align: rest, infinitely uncertain."""
+        nothing = np.full((self.velocities, self.velocities), np.inf)
+        return Estimate(np.zeros(self.parameters), value, nothing, Status.DEGENERATE, None, evaluations)
+
+    def _rest(self, packet: Packet, still: Score) -> Estimate:
+        k = self.velocities
+        if scaled_cholesky(still.fisher[:k, :k]) is None:
+            return self.degenerate(1, still.value)
+        information = still.fisher[:k, :k]
+        step = np.linalg.solve(information, still.gradient[:k])  # the motion that the events may hint at
+        covariance = CALIBRATION * (np.linalg.inv(information) + np.outer(step, step))
+        status = Status.DEGENERATE if self._lost(packet, covariance) else Status.REST
+        return Estimate(np.zeros(self.parameters), still.value, covariance, status, None, 1)
+
+    def _search(
+        self, packet: Packet, expected: np.ndarray, shape: np.ndarray | None, still: Score
+    ) -> tuple[Optimum, int]:
+        """From what is expected, if it beats rest and leads somewhere; else cold. The evaluations of all searches."""
+        used = 1  # rest
+        if expected.any():
+            first = self._trial(packet, expected)
+            used += 1
+            if not self.config.rest_test or first.value > still.value:
+                warm = self._climb(packet, expected, first, shape)
+                used += warm.evaluations
+                if not self.config.rest_test or self._plausible(packet, warm, still):
+                    return warm, used
+        cold = self._cold(packet, still, shape)
+        return cold, used + cold.evaluations
+
+    def _plausible(self, packet: Packet, optimum: Optimum, still: Score) -> bool:
+        """Whether a motion explains the events better than rest does, and did not push them out of the frame."""
+        if optimum.status is Status.DEGENERATE:
+            return False
+        above = _ABOVE_REST if self.config.objective == "st-ppp" else 0.0
+        return optimum.here.value > still.value + above and optimum.here.detail.inside >= _INSIDE * still.inside
+
+    def _cold(self, packet: Packet, still: Score, shape: np.ndarray | None) -> Optimum:
+        """From rest: first on coarse images, where a motion of many pixels is one of few, then on the full one."""
+        k, n = self.velocities, self.parameters
+        reach = _STEP_PIXELS / self.pixels_moved(packet)[:k]
+        point, used = np.zeros(k), 0
+        for by, scorer in zip(_COARSER, self._coarse, strict=True):
+            found = maximise(
+                lambda at, scorer=scorer: _trial(_score(scorer, packet, at), k),
+                point,
+                reach=by * reach,
+                tolerance=_COARSE_TOLERANCE,
+                max_evaluations=self.config.max_evaluations,
+            )
+            point, used = found.point, used + found.evaluations
+        start = np.zeros(n)
+        start[:k] = point
+        first = self._trial(packet, start)
+        if first.value <= still.value:
+            start, first = np.zeros(n), _trial(still, n)
+        optimum = self._climb(packet, start, first, shape)
+        return optimum._replace(evaluations=optimum.evaluations + used + 1)
+
+    def _climb(self, packet: Packet, start: np.ndarray, first: Trial, shape: np.ndarray | None) -> Optimum:
+        return maximise(
+            lambda point: self._trial(packet, point),
+            start,
+            first=first,
+            reach=_STEP_PIXELS / self.pixels_moved(packet)[: len(start)],
+            shape=shape,
+            max_evaluations=self.config.max_evaluations,
+        )
+
+    def _judge(self, packet: Packet, optimum: Optimum, still: Score) -> tuple[np.ndarray, Status]:
+        """Covariance and status of a motion."""
+        sharpness = sharpness_of(optimum)
+        parts = consistencies(packet, optimum.here.detail, len(optimum.point), sharpness, self.pixels)
+        covariance = covariance_of(packet, optimum, sharpness, parts.dispute, self.pixels)
+        if self.config.rest_test and not self._plausible(packet, optimum, still):
+            return covariance, Status.STALLED
+        if self.config.rest_test and parts.disputed:
+            return covariance, Status.DISPUTED
+        undisputed = covariance_of(packet, optimum, sharpness, 1.0, self.pixels)
+        return covariance, Status.DEGENERATE if self._lost(packet, undisputed) else optimum.status
+
+    def _lost(self, packet: Packet, covariance: np.ndarray) -> bool:
+        return bool(np.sqrt(np.diag(covariance).max()) * self.pixels_moved(packet)[0] > _LOST_PIXELS)
+
+    def _trial(self, packet: Packet, point: np.ndarray) -> Trial:
+        return _trial(self.score(packet, point), len(point))
+
+
+def rest_statistic(still: Score, k: int) -> float:
+    """S = g' F^-1 g of the velocity's gradient and empirical Fisher matrix at rest: chi-squared with k degrees of
+    freedom if the times of the events have nothing to do with their places.
+
+    Of 1,416 windows of noise (0.1 to 20 Hz a pixel, hot pixels) the median was 2.3, the largest 15.2. A scene needs
+    to move by about a pixel to be seen.
+    """
+    fisher = still.fisher[:k, :k]
+    if scaled_cholesky(fisher) is None:
+        return 0.0
+    return float(still.gradient[:k] @ np.linalg.solve(fisher, still.gradient[:k]))
+
+
+def _score(scorer: Scorer, packet: Packet, point: np.ndarray) -> Score:
+    k = scorer.warp.parameters
+    return scorer(packet, point[:k], point[k:] if len(point) > k else None)
+
+
+def _trial(score: Score, n: int) -> Trial:
+    return Trial(score.value, score.gradient[:n], score.fisher[:n, :n], score)

@@ -1,0 +1,84 @@
+"""Windows of a stream of events: where a packet ends, and how windows that follow each other are joined."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+from pauca.events.types import Events
+
+_LEAST_SHARE = 5  # a packet that ends by displacement holds at least this part of the fewest events
+
+
+@dataclass(frozen=True)
+class Flow:
+    """How the image is expected to move, on average over its pixels."""
+
+    pixels_per_s: float = 0.0
+    pixels_per_s2: float = 0.0
+
+    def seconds(self, pixels: float) -> float:
+        """How long it takes to move so far, if the speed adds to what the acceleration gives."""
+        speed, gain = self.pixels_per_s, self.pixels_per_s2
+        if gain > 0:
+            return (np.sqrt(speed**2 + 2 * gain * pixels) - speed) / gain
+        return pixels / speed if speed > 0 else np.inf
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where packets end; see `AlignConfig`."""
+
+    fewest: int
+    most: int
+    packet_s: float
+    longest_s: float
+    slowest_s: float
+    least_pixels: float
+    most_pixels: float
+
+    def end(self, t_us: Int64[np.ndarray, "n"], first: int = 0, flow: Flow | None = None) -> int:
+        """Index after the last event of the packet that begins with event `first`.
+
+        Args:
+            t_us: times of the stream, microseconds.
+            first: index of an event.
+            flow: how the image is expected to move, if that is known.
+        """
+        enough = max(_within(t_us, first, self.packet_s), first + self.fewest)
+        longest_s = self.longest_s
+        if flow is not None:
+            slow_s = min(flow.seconds(self.least_pixels), self.slowest_s)
+            longest_s = max(longest_s, slow_s)
+            fast = max(_within(t_us, first, flow.seconds(self.most_pixels)), first + self.fewest // _LEAST_SHARE)
+            enough = min(max(enough, _within(t_us, first, slow_s)), fast)
+        at_latest = _within(t_us, first, longest_s)
+        end = max(first + 1, min(first + self.most, enough, at_latest))
+        # What little is left at the end joins this packet: on its own it could not tell a motion.
+        if self.fewest < self.most and len(t_us) - end < self.fewest // 2 and at_latest == len(t_us):
+            return len(t_us)
+        return min(end, len(t_us))
+
+    def start(self, t_us: Int64[np.ndarray, "n"], flow: Flow | None = None) -> int:
+        """Index of the first event of the packet that ends with the last event of the stream, for sliding windows."""
+        return len(t_us) - self.end(-t_us[::-1], 0, flow)
+
+    def oldest(self, t_us: Int64[np.ndarray, "n"]) -> int:
+        """Index of the first event that a packet may hold which ends with the last event of the stream."""
+        return len(t_us) - _within(-t_us[::-1], 0, self.slowest_s)
+
+
+def joined(windows: Sequence[Events]) -> Events:
+    """One window of several that follow each other."""
+    if len(windows) == 1:
+        return windows[0]
+    columns = {name: np.concatenate([getattr(w, name) for w in windows]) for name in ("t_us", "x", "y", "p")}
+    return Events(**columns, size=windows[0].size)
+
+
+def _within(t_us: np.ndarray, first: int, seconds: float) -> int:
+    """Index of the first event so many seconds after event `first`."""
+    if not np.isfinite(seconds):
+        return len(t_us)
+    return int(np.searchsorted(t_us, t_us[first] + round(seconds * 1e6)))
