@@ -19,8 +19,8 @@ _BRIGHTEST = 99.0  # percentile of the touched pixels that is drawn in full colo
 def velocity_figure(trajectory: Trajectory, truth: GroundTruth | None = None, title: str = "") -> Figure:
     """Velocity over time, one panel an axis, with two standard deviations and, where known, the truth.
 
-    Packets that are not trusted are marked, a degenerate one at the lower edge and others at the velocity they reached;
-    lines and bands leave them out. Rotations are drawn in degrees a second.
+    Packets that are not trusted are marked, a degenerate one at the lower edge and others at the velocity they reached,
+    or at the edge where that is beyond; lines and bands leave them out. Rotations are drawn in degrees a second.
     """
     rotation = trajectory.motion == "rotation"
     scale, unit = (np.degrees(1.0), "deg/s") if rotation else (1.0, "focal lengths/s")
@@ -38,10 +38,12 @@ def velocity_figure(trajectory: Trajectory, truth: GroundTruth | None = None, ti
             panel.plot(truth.t_s[inside], scale * truth.omega_rad_s[inside, i], color="0.6", lw=3, label="truth")
         panel.plot(trajectory.t_s, drawn, "-", color=color, lw=1.2, marker=".", ms=3, label="estimate")
         _draw_band(panel, trajectory.t_s, drawn, 2 * scale * sigma[:, i], color)
+        if trajectory.trusted.any():
+            panel.set_ylim(panel.get_ylim())  # marks of packets that are not trusted do not stretch it
         _mark(panel, trajectory, value)
         panel.set_ylabel(f"{symbol}{'xyz'[i]} ({unit})")
         panel.grid(alpha=0.3)
-    panels[0].legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize="small", ncols=4, frameon=False)
+    panels[0].legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize="small", ncols=8, frameon=False)
     panels[0].set_title(title, loc="left", fontsize="medium")
     panels[-1].set_xlabel("time on the recording's clock (s)")
     return figure
@@ -68,7 +70,8 @@ def _mark(panel: Axes, trajectory: Trajectory, value: Float[np.ndarray, "n"]) ->
             panel.plot(trajectory.t_s[chosen], edge, "|", color="k", ms=8, transform=across, label=str(status))
         else:
             marker = "x" if status is Status.STALLED else "+"
-            panel.plot(trajectory.t_s[chosen], value[chosen], marker, color="k", ms=6, label=str(status))
+            shown = np.clip(value[chosen], *panel.get_ylim()) if trajectory.trusted.any() else value[chosen]
+            panel.plot(trajectory.t_s[chosen], shown, marker, color="k", ms=6, label=str(status), clip_on=False)
 
 
 def error_figure(evaluation: Evaluation, title: str = "") -> Figure:
@@ -80,7 +83,7 @@ def error_figure(evaluation: Evaluation, title: str = "") -> Figure:
         panel.axhspan(-rms, rms, color=color, alpha=0.15, lw=0, label=f"RMS {rms:.2f} deg/s")
         panel.plot(evaluation.t_s, evaluation.error_deg_s[:, i], "-", color=color, lw=1.0, marker=".", ms=3)
         panel.set_ylabel(f"error of ω{'xyz'[i]} (deg/s)")
-        panel.legend(loc="upper right", fontsize="small")
+        panel.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, fontsize="small", frameon=False)
         panel.grid(alpha=0.3)
     panels[0].set_title(title, loc="left", fontsize="medium")
     panels[-1].set_xlabel("time on the recording's clock (s)")
