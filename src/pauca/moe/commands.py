@@ -16,6 +16,7 @@ from pauca.moe import plots
 from pauca.moe.data import BpeTokenizer
 from pauca.moe.plan import Assumptions, PlanTask, find_plans, model_shape, parse_memory
 from pauca.moe.plan.tables import plan_lines
+from pauca.moe.training.health import collapse
 from pauca.moe.training.trainer import check_fit
 from pauca.runs import Report, Run, atomic_write, check_obeyed, from_yaml, resolve_device, seed_all, to_dict, write_text
 from pauca.runs.processes import count_processes, first_locks, first_then_all, joined, own_rank, wait_for_all
@@ -266,7 +267,7 @@ def _settings(
     given, usual = _given(text, model, training), _given(((), (), 0.05, None), ModelOptions(), moe.TrainConfig())
     path = Run(out).config_path if resume else config
     if path is None:
-        return given
+        return replace(given, train=given.train.suited_to(given.model))
     if resume and not path.exists():
         raise InputError(f"{out}: holds no run to go on with; start one without --resume, or name its folder by --out")
     stored = from_yaml(TrainSettings, path)
@@ -329,6 +330,9 @@ def _training_report(run: Run, settings: TrainSettings, result: moe.TrainResult 
     report.figure(plots.gradient_curve(lines), "Gradient before clipping, and the learning rate.")
     report.heading("Load of the experts")
     report.text("Each layer in one step, from the first (dark) to the last (light): 1 is a perfect balance in both.")
+    warning = collapse(lines, model.experts, model.top_k)
+    if warning:
+        report.text(f"Beware: {warning}.")
     report.figure(plots.load_curves(lines), "The busiest expert, and the entropy of the load.")
     health = plots.health_curves(lines)
     if health is not None:

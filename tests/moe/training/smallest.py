@@ -13,6 +13,7 @@ MODEL = replace(
 CONFIG = TrainConfig(
     steps=6,
     batch_size=4,
+    learning_rate=3e-3,
     warmup=0.3,
     log_every=1,
     health_every=2,

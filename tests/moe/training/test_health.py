@@ -8,7 +8,7 @@ from torch import nn
 
 from pauca.moe import MoE, Recipe, update_biases
 from pauca.moe.ops.formats import ScaleRule
-from pauca.moe.training.health import format_losses, quantization_health, router_load, router_loads
+from pauca.moe.training.health import collapse, format_losses, quantization_health, router_load, router_loads
 
 
 def test_load_of_a_balanced_and_of_a_lopsided_router():
@@ -101,3 +101,19 @@ def test_the_underflows_of_a_gradient_are_those_of_its_fp8_rows():
     weights[:, 0], weights[:, 1] = 1.0, 2.0**-20  # the gradient of the output
     found = quantization_health(model, lambda: (model(torch.randn(8, 32)) * weights).sum().backward())
     assert found["underflow.dy"][""] == pytest.approx(1 / 2)
+
+
+def _lines(*loads: tuple[float, float]) -> list[dict[str, float]]:
+    lines = [{"load_imbalance/blocks.0": first, "load_imbalance/blocks.1": second} for first, second in loads]
+    return [{"validation_loss": 3.0}, *lines, {"validation_loss": 2.0}]
+
+
+def test_a_collapse_is_a_load_that_stays_near_its_maximum():
+    # `large`: 6 of 64 experts, so at most 10.67 times the mean.
+    said = collapse(_lines((2.1, 9.0), (2.0, 10.5), (2.2, 10.4), (2.1, 10.3)), 64, 6)
+    assert "1 of 2 layers has collapsed: the busiest expert of blocks.1 gets 10.3 times" in said
+    assert "at most 10.7" in said
+    assert collapse(_lines((2.1, 10.5), (2.0, 10.4)), 64, 6) == ""  # may pass
+    assert collapse(_lines((2.1, 10.5), (2.0, 10.4), (2.0, 6.0)), 64, 6) == ""  # has passed
+    assert collapse(_lines((1.9, 1.9), (1.9, 1.9), (1.9, 1.9)), 4, 2) == ""  # one expert in two
+    assert collapse([], 64, 6) == ""

@@ -332,3 +332,15 @@ def test_a_run_goes_on_with_another_number_of_processes(broken, data, together, 
     again = train(fresh(), CONFIG, data, broken, resume=True)
     assert again.best_step == results[0].best_step
     assert [line["step"] for line in broken.metrics() if "loss" in line] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_collapse_of_the_routing_is_said_while_it_lasts(data, capsys):
+    model = fresh(replace(MODEL, experts=8, top_k=1))
+    model.blocks[1].feed_forward.router.bias[5] = 100.0
+    train(model, CONFIG, data, quiet=False)
+    said = capsys.readouterr().err
+    assert said.count("warning: step 3: the routing of 1 of 2 layers has collapsed") == 1
+    assert "the busiest expert of blocks.1.feed_forward gets 8.0 times its share of the tokens, of at most 8.0" in said
+    model.blocks[1].feed_forward.router.bias.zero_()
+    train(model, CONFIG, data, quiet=False)
+    assert "warning" not in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pauca.errors import ConfigError, InputError
-from pauca.moe import Recipe, RouterConfig, TokenData
+from pauca.moe import LM_SIZES, Recipe, RouterConfig, TokenData
 from pauca.moe.training.trainer import Diverged, TrainConfig, Trainer, TrainStep, check_fit
 
 from .smallest import CONFIG, MODEL, fresh, text
@@ -20,13 +20,27 @@ def data(tmp_path) -> TokenData:
 
 
 def test_the_learning_rate_rises_and_falls_along_a_cosine():
-    config = TrainConfig(steps=110, warmup=10 / 110, learning_rate=2.0, final_learning_rate=0.1)
-    rates = [config.learning_rate_at(step) for step in range(110)]
-    assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
-    assert rates[10] == 2.0
-    assert rates[60] == pytest.approx(0.2 + 1.8 / 2)  # half way down
+    config = TrainConfig(steps=1100, warmup=100 / 1100, learning_rate=2.0, final_learning_rate=0.1)
+    rates = [config.learning_rate_at(step) for step in range(1100)]
+    assert rates[:100] == pytest.approx([0.02 * (step + 1) for step in range(100)])
+    assert rates[100] == 2.0
+    assert rates[600] == pytest.approx(0.2 + 1.8 / 2)  # half way down
     assert rates[-1] == pytest.approx(0.2, abs=1e-3)
-    assert TrainConfig(warmup=0.0).learning_rate_at(0) == TrainConfig().learning_rate
+    assert TrainConfig(warmup=0.0, learning_rate=2.0).learning_rate_at(0) == 2.0
+
+
+@pytest.mark.parametrize(("steps", "rise"), [(60, 30), (200, 50), (2500, 50), (5000, 100), (1, 0)])
+def test_the_learning_rate_rises_over_enough_steps_for_the_routers(steps, rise):
+    assert TrainConfig(steps=steps).rise == rise
+    assert TrainConfig(steps=steps, warmup=0.0).rise == 0
+
+
+def test_a_learning_rate_that_is_not_given_suits_the_model():
+    rates = {name: TrainConfig().suited_to(model).learning_rate for name, model in LM_SIZES.items()}
+    assert rates == pytest.approx({"toy": 3e-3, "base": 3e-3, "large": 6e-4, "xl": 3e-4})
+    assert TrainConfig(learning_rate=0.1).suited_to(LM_SIZES["large"]).learning_rate == 0.1
+    with pytest.raises(ConfigError, match="learning_rate"):
+        TrainConfig().learning_rate_at(0)
 
 
 @pytest.mark.parametrize("recipe", [Recipe.bf16(), Recipe.fp8(), Recipe.fp4()], ids=lambda recipe: recipe.precision)

@@ -6,6 +6,7 @@ that counts in the choice but not in the weight, raised for idle experts and low
 (arXiv 2408.15664).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -41,8 +42,10 @@ class RouterConfig:
             raise ConfigError(f"router scoring must be 'softmax' or 'sigmoid', got {self.scoring!r}")
         if not 1 <= self.top_groups <= self.groups:
             raise ConfigError(f"top_groups must lie in 1..groups, got {self.top_groups} of {self.groups} groups")
-        if self.bias_rate < 0:
-            raise ConfigError(f"bias_rate must not be negative, got {self.bias_rate}")
+        if not 0 <= self.bias_rate < math.inf:  # nor NaN
+            raise ConfigError(f"bias_rate must be 0 or more, got {self.bias_rate}")
+        if not 0 < self.scale < math.inf:
+            raise ConfigError(f"scale of a router must be a positive number, got {self.scale}")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The parts of a decoder layer: products, norms, rotary positions, attention, feed-forward, and how they add up."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,7 +68,9 @@ class LayersConfig:
     """What backward computes again."""
 
     def __post_init__(self) -> None:
-        self._check_positive("layers", "hidden", "heads", "kv_heads", "head_dim", "expert_width")
+        self._check_positive("layers", "hidden", "heads", "kv_heads", "head_dim", "experts", "top_k", "expert_width")
+        self._check_positive("shared_experts", "dense_width", "balance_weight", or_zero=True)
+        self._check_positive("rope_base")
         if self.heads % self.kv_heads:
             raise ConfigError(f"heads must be a multiple of kv_heads, got {self.heads} and {self.kv_heads}")
         if self.head_dim % 2:
@@ -77,10 +80,11 @@ class LayersConfig:
         if self.dense_layers and self.dense_width < 1:
             raise ConfigError(f"dense_layers {self.dense_layers} need a positive dense_width, got {self.dense_width}")
 
-    def _check_positive(self, *names: str) -> None:
+    def _check_positive(self, *names: str, or_zero: bool = False) -> None:
         for name in names:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} of a model must be positive, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not 0 <= value < math.inf or (value == 0 and not or_zero):  # nor NaN
+                raise ConfigError(f"{name} of a model must be {'0 or more' if or_zero else 'positive'}, got {value}")
 
     def products(self, experts: int) -> int:
         """Weights of the layers' products, if each had so many routed experts."""
@@ -311,7 +315,8 @@ class Block(nn.Module):
             x = x + checkpoint(_normed, *attend, use_reentrant=False, preserve_rng_state=False)
         else:
             x = x + self._branch(*attend)
-        return x + self._branch(self.feed_forward_norm, self.feed_forward, x, mask)
+        masked = () if mask is None else (mask,)
+        return x + self._branch(self.feed_forward_norm, self.feed_forward, x, *masked)
 
     def _branch(self, norm: RMSNorm, module: nn.Module, x: Tensor, *arguments: Any) -> Tensor:
         if not self.recompute.norms or torch.compiler.is_compiling():

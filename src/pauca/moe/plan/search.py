@@ -7,6 +7,7 @@ holds the activations of P micro-batches; the optimiser's state is divided among
 (ZeRO 1). Not modelled: tensor and context parallelism, the traffic between stages, fragmentation beyond `reserved_gb`.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -53,7 +54,7 @@ class Assumptions:
                 raise ConfigError(f"{name} must be 2 or 4, got {getattr(self, name)}")
         least = {"optimiser_bytes": 0, "reserved_gb": 0, "batch_tokens": 1, "imbalance": 1}
         for name, bound in least.items():
-            if not getattr(self, name) >= bound:
+            if not bound <= getattr(self, name) < math.inf:  # nor NaN
                 raise ConfigError(f"{name} must be at least {bound}, got {getattr(self, name)}")
 
 

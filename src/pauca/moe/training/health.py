@@ -5,7 +5,7 @@ their names in the model.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,37 @@ def router_load(copies: Int[Tensor, " experts"]) -> RouterLoad:
     entropy = -float(torch.special.xlogy(shares, shares).sum())
     largest = math.log(len(shares)) if len(shares) > 1 else 1.0
     return RouterLoad(float(shares.max()) * len(shares), entropy / largest)
+
+
+_NEAR_THE_WORST = 0.8
+_LINES_OF_A_COLLAPSE = 3
+
+
+def collapse(lines: Sequence[dict[str, Any]], experts: int, top_k: int) -> str:
+    """Say in words that routing has collapsed: that a busiest expert has had nearly all that it can have for a while.
+
+    Args:
+        lines: of metrics.jsonl, in order.
+        experts: routed experts of a layer.
+        top_k: of them, how many a token visits.
+
+    Returns:
+        Nothing, if the last lines show no layer like that, are too few to tell, or the worst is not far from balance.
+    """
+    worst = experts / top_k
+    last = [line for line in lines if any(name.startswith("load_imbalance/") for name in line)][-_LINES_OF_A_COLLAPSE:]
+    if len(last) < _LINES_OF_A_COLLAPSE or worst < 3:
+        return ""
+    loads = {name: min(line[name] for line in last) for name in last[-1] if name.startswith("load_imbalance/")}
+    bad = {name: load for name, load in loads.items() if load > _NEAR_THE_WORST * worst}
+    if not bad:
+        return ""
+    name = max(bad, key=lambda name: bad[name])
+    return (
+        f"the routing of {len(bad)} of {len(loads)} layers has collapsed: the busiest expert of "
+        f"{name.removeprefix('load_imbalance/')} gets {bad[name]:.1f} times its share of the tokens, of at most "
+        f"{worst:.1f}. Lower the learning rate, or let it rise for longer (warmup), in a new run"
+    )
 
 
 @dataclass(frozen=True)

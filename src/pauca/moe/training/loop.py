@@ -13,6 +13,7 @@ from pauca.errors import ConfigError, PaucaError
 from pauca.moe.data.token_files import TokenData
 from pauca.moe.models.lm import MoELM
 from pauca.moe.training.checkpoints import checkpoints, clean_up, load_checkpoint, save_checkpoint, save_model
+from pauca.moe.training.health import collapse
 from pauca.moe.training.trainer import Diverged, TrainConfig, Trainer, TrainStep
 from pauca.runs import Progress, Run, write_text
 from pauca.runs.processes import OtherStopped, Stopped, peers_answer
@@ -51,7 +52,7 @@ def train(
         keeper.resume()
     with (
         Watch(keeper.what_is_left) as watch,
-        _Log(trainer, run) as log,
+        _Log(trainer, run, quiet) as log,
         Progress("train", config.steps, quiet=quiet or trainer.rank > 0) as progress,
     ):
         progress.advance(trainer.steps_done)
@@ -71,9 +72,10 @@ def train(
 class _Log:
     """Metrics of a run, in metrics.jsonl and for TensorBoard; of several processes, only the first writes."""
 
-    def __init__(self, trainer: Trainer, run: Run | None) -> None:
-        self.trainer, self.run = trainer, run
-        self.note = ""
+    def __init__(self, trainer: Trainer, run: Run | None, quiet: bool = True) -> None:
+        self.trainer, self.run, self.quiet = trainer, run, quiet or trainer.rank > 0
+        self.note = self.warning = ""
+        self._lines: list[dict[str, Any]] = []  # the latest
         self._tokens = 0  # since the last line
         self._seconds = trainer.seconds
         self._peak = _matrix_rate(trainer.device) if trainer.device.type == "cuda" else None
@@ -99,6 +101,17 @@ class _Log:
         metrics |= self._rates() | trainer.load_metrics()
         self.note = f"loss {step.cross_entropy:.3f}, {metrics['tokens_per_second']:,.0f} tokens/s"
         self.write(metrics)
+        self._warn(metrics)
+
+    def _warn(self, metrics: dict[str, Any]) -> None:
+        """Say when routing collapses, once, and show it as long as it lasts."""
+        self._lines = [*self._lines, metrics][-10:]
+        model, before = self.trainer.model.config, self.warning
+        self.warning = collapse(self._lines, model.experts, model.top_k)
+        if self.warning:
+            self.note += "; routing has collapsed"
+        if self.warning and not before and not self.quiet:
+            print(f"warning: step {self.trainer.steps_done}: {self.warning}", file=sys.stderr, flush=True)
 
     def write(self, metrics: dict[str, Any]) -> None:
         """Write metrics under the number of steps done."""

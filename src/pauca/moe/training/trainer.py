@@ -12,7 +12,7 @@ import json
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -45,12 +45,14 @@ class TrainConfig:
     """Sequences whose gradients make one step, over all passes and processes."""
     passes: int = 1
     """Forward and backward passes of each process that make one step (gradient accumulation)."""
-    learning_rate: float = 3e-3
-    """At its highest."""
+    learning_rate: float | None = None
+    """At its highest; if not given, by the model's width: 3e-3 up to 512 channels, 6e-4 at 1024, half of that at twice
+    as many."""
     final_learning_rate: float = 0.1
     """Share of it that is left at the end of the cosine."""
     warmup: float = 0.02
-    """Share of the steps in which it rises from 0."""
+    """Share of the steps in which it rises from 0: at least 50 of them, or half of all if they are few, as routing
+    collapses without; 0 for no rise at all."""
     beta1: float = 0.9
     """Of AdamW: how much of the mean gradient each step keeps."""
     beta2: float = 0.95
@@ -91,19 +93,43 @@ class TrainConfig:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} of training must be at least 1, got {getattr(self, name)}")
-        if min(self.learning_rate, self.clip, self.spike) <= 0 or self.weight_decay < 0 or self.health_every < 0:
-            raise ConfigError(
-                "learning_rate, clip and spike of training must be positive, weight_decay and health_every not negative"
-            )
-        if not 0 <= self.warmup <= 1 or not 0 <= self.final_learning_rate <= 1:
-            raise ConfigError("warmup and final_learning_rate of training are shares, from 0 to 1")
+        for name, ok, range_ in (  # none of these comparisons holds of NaN
+            ("learning_rate", self.learning_rate is None or 0 < self.learning_rate < math.inf, "a positive number"),
+            ("clip", self.clip > 0, "positive"),
+            ("spike", self.spike > 0, "positive"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
+            ("health_every", self.health_every >= 0, "0 or more"),
+            ("seed", self.seed >= 0, "0 or more"),
+            ("beta1", 0 <= self.beta1 < 1, "a share, from 0 to below 1"),
+            ("beta2", 0 <= self.beta2 < 1, "a share, from 0 to below 1"),
+            ("warmup", 0 <= self.warmup <= 1, "a share, from 0 to 1"),
+            ("final_learning_rate", 0 <= self.final_learning_rate <= 1, "a share, from 0 to 1"),
+        ):
+            if not ok:
+                raise ConfigError(f"{name} of training must be {range_}, got {getattr(self, name)}")
+
+    def suited_to(self, model: LMConfig) -> "TrainConfig":
+        """With the learning rate for this model, where none is given."""
+        if self.learning_rate is not None:
+            return self
+        return replace(self, learning_rate=3e-3 if model.hidden <= 512 else 6e-4 * 1024 / model.hidden)
+
+    @property
+    def rise(self) -> int:
+        """Steps in which the learning rate rises.
+
+        The floor comes from `large`, 64 experts of which a token visits 6: with a rise of one step the busiest expert
+        got 10.5 times its share, of at most 10.7, and kept it for 60 steps; with 40 to 60, tokens spread again.
+        """
+        return max(round(self.warmup * self.steps), min(50, self.steps // 2)) if self.warmup else 0
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0: a straight rise, then half a cosine."""
-        rise = round(self.warmup * self.steps)
-        if step < rise:
-            return self.learning_rate * (step + 1) / rise
-        done = (step - rise) / max(1, self.steps - rise)
+        if self.learning_rate is None:
+            raise ConfigError("no learning_rate is given: a schedule needs one, or TrainConfig.suited_to(model)")
+        if step < self.rise:
+            return self.learning_rate * (step + 1) / self.rise
+        done = (step - self.rise) / max(1, self.steps - self.rise)
         left = (1 + math.cos(math.pi * done)) / 2
         return self.learning_rate * (self.final_learning_rate + (1 - self.final_learning_rate) * left)
 
@@ -135,7 +161,8 @@ class Trainer:
         self.rank, self.processes = join_processes(config.device)
         check_fit(model.config, data, config, self.processes)
         self.device = resolve_device(config.device)
-        self.config, self.data = config, data
+        self.config = config = config.suited_to(model.config)
+        self.data = data
         self.model = model.to(self.device)
         if config.compile:
             for block in model.blocks:
@@ -144,7 +171,7 @@ class Trainer:
             divide(model, self.device, config.ep)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, config.weight_decay),
-            lr=config.learning_rate,
+            lr=config.learning_rate_at(0),
             betas=(config.beta1, config.beta2),
             fused=True,
         )
