@@ -25,6 +25,15 @@ def test_plain_resnet12_has_the_size_of_metaoptnets():
     assert round(multiply_adds(plain, (3, 84, 84)) / 1e6) == 3508
 
 
+def test_pooled_features_are_the_means_over_the_image_of_the_plain_ones():
+    plain = make_backbone("resnet12-plain", 3, 32).eval()
+    pooled = make_backbone("resnet12-pooled", 3, 32).eval()
+    pooled.load_state_dict(plain.state_dict())
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(pooled(pixels), plain(pixels).unflatten(1, (640, 4)).mean(2))
+
+
 @pytest.mark.parametrize(("size", "features"), [(32, 2560), (84, 16000)])
 @pytest.mark.parametrize("name", ["resnet12", "resnet12-plain"])
 def test_resnet12_flattens_without_average_pooling(name, size, features):

@@ -65,6 +65,25 @@ def test_training_says_how_it_augments_and_mirrors_no_letters(tmp_path, capsys):
     assert (augmentation.crop_padding, augmentation.flip) == (1, False)
 
 
+def test_the_strong_recipe_trains_resumes_and_is_tested_with_mirror_and_crops(folder, tmp_path, capsys):
+    out = tmp_path / "strong"
+    words = ["fewshot", "train", str(folder), "--out", str(out), "--recipe", "strong", "--backbone", "conv4-32", *SIZE]
+    quick = ["--steps", "1", "--images-per-step", "4", "--views", "4", "--negatives", "10", "--way", "3"]
+    quick += ["--validation-episodes", "5", "--device", "cpu"]
+    assert main([*words, *quick]) == 0
+    assert "best after step" in capsys.readouterr().out
+    assert "recipe: strong" in (out / "config.yaml").read_text()
+    assert main(["fewshot", "train", "--out", str(out), "--resume", "--quiet"]) == 0
+    best = str(out / "checkpoints" / "best.safetensors")
+    tasks = ["--way", "3", "--shots", "1", "--episodes", "5", "--mirror", "--crops", "--out", str(tmp_path / "eval")]
+    assert main(["fewshot", "eval", best, str(folder), *tasks]) == 0
+    assert capsys.readouterr().err == ""
+    assert main([*words, *quick, "--force", "--protocol", "cifar-fs"]) == 2
+    assert "leave one out" in capsys.readouterr().err
+    assert main([*words, *quick, "--force", "--images-per-step", "100"]) == 2
+    assert "80 images are fewer than the 100 of a step" in capsys.readouterr().err
+
+
 def test_an_existing_run_is_not_overwritten(folder, model, capsys):
     assert main(["fewshot", "train", str(folder), "--out", str(model.parent.parent), *QUICK, *SIZE]) == 2
     assert "holds a run already" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """MCRNet: its loss term by term, its test-time codes, its file."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from pauca.fewshot.backbones import set_training_step
 from pauca.fewshot.base_learners import BASE_LEARNERS
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig, episode_cross_entropy
+from pauca.fewshot.windows import show, windows_at_test
 
 MODES = ["none", "deterministic", "released", "variational"]
 
@@ -163,3 +166,28 @@ def test_an_empty_sequence_is_a_backbone():
     config = ModelConfig(image_size=16, latent=LatentConfig(mode="none"))
     backbone = nn.Sequential()
     assert MCRNet(config, backbone=backbone).backbone is backbone
+
+
+def test_centered_features_have_length_one_and_no_mean_over_the_base_classes(toy_images):
+    torch.manual_seed(0)
+    config = ModelConfig(backbone="conv4-32", image_size=16, latent=LatentConfig(mode="none"), center_features=True)
+    model = MCRNet(config).eval()
+    model.learn_center(toy_images.images)
+    plain = MCRNet(replace(config, center_features=False)).eval()
+    plain.load_state_dict({name: v for name, v in model.state_dict().items() if name != "feature_mean"})
+    with torch.no_grad():
+        raw = plain.embed(toy_images.images, mirror=True)
+        found = model.embed(toy_images.images, mirror=True)
+        torch.testing.assert_close(found, nn.functional.normalize(raw - raw.mean(0), dim=1), atol=1e-5, rtol=1e-4)
+        cropped = model.embed(toy_images.images, mirror=True, crops=True)
+    torch.testing.assert_close(cropped.norm(dim=1), torch.ones(len(cropped)))
+    assert not torch.allclose(cropped, found, atol=1e-2)
+
+
+def test_crops_are_averaged_with_the_whole_image(toy_images):
+    model = MCRNet(ModelConfig(backbone="conv4-32", image_size=16, latent=LatentConfig(mode="none"))).eval()
+    pixels = toy_images.images[:4] / 255
+    windows = windows_at_test(16, 4, torch.device("cpu"))
+    with torch.no_grad():
+        each = [model.embed(view) for view in (pixels, *(show(pixels, window) for window in windows))]
+        torch.testing.assert_close(model.embed(toy_images.images[:4], crops=True), torch.stack(each).mean(0))

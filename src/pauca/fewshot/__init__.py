@@ -32,6 +32,8 @@ from pauca.fewshot.model import Losses, MCRNet, ModelConfig
 from pauca.fewshot.training.augment import AugmentConfig
 from pauca.fewshot.training.config import PROTOCOLS, Protocol, TrainConfig
 from pauca.fewshot.training.loop import TrainResult, train
+from pauca.fewshot.training.strong import STRONG, StrongConfig
+from pauca.fewshot.training.strong_trainer import StrongTrainer, train_strong
 from pauca.fewshot.training.trainer import Trainer, Workers
 from pauca.fewshot.types import PADDING, BaseLearner, EpisodeConfig, Episodes, ImageSet
 
@@ -40,6 +42,7 @@ __all__ = [
     "BASE_LEARNERS",
     "PADDING",
     "PROTOCOLS",
+    "STRONG",
     "AugmentConfig",
     "BaseLearner",
     "Calibration",
@@ -58,6 +61,8 @@ __all__ = [
     "ModelConfig",
     "Posterior",
     "Protocol",
+    "StrongConfig",
+    "StrongTrainer",
     "TrainConfig",
     "TrainResult",
     "Trainer",
@@ -81,4 +86,5 @@ __all__ = [
     "save_episodes",
     "scan_images",
     "train",
+    "train_strong",
 ]

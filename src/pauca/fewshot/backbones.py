@@ -90,11 +90,20 @@ class _ResidualBlock(nn.Module):
 class ResNet12(nn.Module):
     """Four residual blocks; flattened output without average pooling (Lee et al., MetaOptNet, CVPR 2019).
 
-    Dropout follows the first two blocks, DropBlock the last two: squares of 5 at 84 pixels and of 2 at 32.
+    Dropout follows the first two blocks, DropBlock the last two: squares of 5 at 84 pixels and of 2 at 32. With
+    `pooled`, the features are the mean over the image of each channel, as where all base classes are told apart at once
+    (Tian et al., ECCV 2020).
     """
 
-    def __init__(self, channels_in: int, image_size: int, widths: tuple[int, ...] = (128, 160, 320, 640)) -> None:
+    def __init__(
+        self,
+        channels_in: int,
+        image_size: int,
+        widths: tuple[int, ...] = (128, 160, 320, 640),
+        pooled: bool = False,
+    ) -> None:
         super().__init__()
+        self.pooled = pooled
         if len(widths) != 4:
             raise ConfigError(f"widths {widths}: ResNet-12 has four blocks; give four numbers")
         block_size = max(1, round(5 * image_size / 84))
@@ -110,7 +119,8 @@ class ResNet12(nn.Module):
         _initialise_convolutions(self)
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        return self.blocks(maps).flatten(1)
+        maps = self.blocks(maps)
+        return maps.mean((2, 3)) if self.pooled else maps.flatten(1)
 
 
 class Conv4(nn.Module):
@@ -168,6 +178,7 @@ def _initialise_convolutions(module: nn.Module) -> None:
 BACKBONES: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet12": lambda channels_in, image_size: ResNet12(channels_in, image_size),
     "resnet12-plain": lambda channels_in, image_size: ResNet12(channels_in, image_size, (64, 160, 320, 640)),
+    "resnet12-pooled": lambda channels_in, image_size: ResNet12(channels_in, image_size, (64, 160, 320, 640), True),
     "conv4": lambda channels_in, image_size: Conv4(channels_in),
     "conv4-32": lambda channels_in, image_size: Conv4(channels_in, width=32),
     "r2d2": lambda channels_in, image_size: R2D2Net(channels_in),

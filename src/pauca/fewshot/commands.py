@@ -19,6 +19,7 @@ from pauca.fewshot import plots
 from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.data.folder import Unreadable, list_images, read_files
 from pauca.fewshot.training.loop import check_settings
+from pauca.fewshot.training.strong_trainer import check_strong
 from pauca.runs import (
     Report,
     Run,
@@ -34,6 +35,7 @@ from pauca.runs import (
 from pauca.runs.processes import first_locks, first_then_all, joined, own_rank
 
 ProtocolName = Literal["cifar-fs", "fc100", "miniimagenet", "tieredimagenet"]
+RecipeName = Literal["episodes", "strong"]
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,21 @@ class TrainSettings:
     """Size and channels, where they stand at their defaults, are those of a prepared data set."""
     train: fewshot.TrainConfig = field(default_factory=fewshot.TrainConfig)
     """How to train."""
+    recipe: RecipeName = "episodes"
+    """`episodes`: the paper's; `strong`: all base classes at once, as `strong` says."""
+    strong: fewshot.StrongConfig = field(default_factory=fewshot.StrongConfig)
+    """What the recipe `strong` adds."""
 
 
 def train(
     data: Positional[str] = "glyphs",
     out: Path | None = None,
     protocol: ProtocolName | None = None,
+    recipe: RecipeName = "episodes",
     config: Path | None = None,
     model: fewshot.ModelConfig = fewshot.ModelConfig(),  # noqa: B008 - frozen
     training: fewshot.TrainConfig = fewshot.TrainConfig(),  # noqa: B008 - frozen
+    strong: fewshot.StrongConfig = fewshot.StrongConfig(),  # noqa: B008 - frozen
     resume: bool = False,
     force: bool = False,
     quiet: bool = False,
@@ -70,15 +78,19 @@ def train(
             (below train and val, if there is validation), or `glyphs`, characters drawn on the spot.
         out: output folder; default: the data's name, in runs/fewshot.
         protocol: start from the paper's settings for a data set; options with other values than their defaults win.
+        recipe: episodes trains through a base learner, episode after episode, as the paper does. strong tells all base
+            classes apart at once, in many views, then teaches itself: the most accurate network, on one GPU. Options
+            with other values than their defaults win over both.
         config: repeat the training of a config.yaml; options that say otherwise are refused.
         model: what to train.
-        training: how to train.
+        training: how to train; for strong, steps are those of each generation, and episodes serve validation alone.
+        strong: what the recipe strong adds.
         resume: go on with the run in the output folder, with its own settings.
         force: replace a run that is there already.
         quiet: print only errors.
         timeout: with torchrun, minutes that one process may keep the others waiting before all stop and say so.
     """
-    settings = _settings(data, protocol, model, training)
+    settings = _settings(data, protocol, recipe, model, training, strong)
     if resume:
         out = out or Path("runs/fewshot") / Path(data).stem
         config = Run(out).config_path
@@ -112,13 +124,19 @@ def _train(
     settings = replace(settings, train=replace(settings.train, augmentation=augmentation))
     seed_all(settings.train.seed)
     network = fewshot.MCRNet(settings.model)
-    check_settings(settings.train, train_images, validation_images)
+    if settings.recipe == "strong":
+        check_strong(train_images, settings.strong, settings.train, validation_images)
+    else:
+        check_settings(settings.train, train_images, validation_images)
 
     # Only now, so that settings that are refused neither leave a run behind nor, with --force, cost an earlier one.
     run = first_then_all(lambda: Run.create(out, settings, force, resume) if own_rank() == 0 else Run(out))
     if own_rank() == 0 and not quiet:
         print(f"train on {train_images}; augmentation: {augmentation.describe()}")
-    return run, settings, fewshot.train(network, settings.train, train_images, validation_images, run, resume, quiet)
+    where = train_images, validation_images, run, resume, quiet
+    if settings.recipe == "strong":
+        return run, settings, fewshot.train_strong(network, settings.train, settings.strong, *where)
+    return run, settings, fewshot.train(network, settings.train, *where)
 
 
 @dataclass(frozen=True)
@@ -152,6 +170,7 @@ class EvalSettings:
     split: str
     test_code: str | None
     mirror: bool
+    crops: bool
     episodes_from: Path | None
     tasks: Tasks
 
@@ -165,6 +184,7 @@ def evaluate(
     episodes_from: Path | None = None,
     test_code: str | None = None,
     mirror: bool = False,
+    crops: bool = False,
     device: str = "auto",
     map_by: plots.MapMethod = "tsne",
     force: bool = False,
@@ -183,6 +203,7 @@ def evaluate(
         episodes_from: folder of an earlier eval, to test on the episodes that it saved instead of drawing new ones.
         test_code: how to read the latent space instead of what the model says: mean, sample or mc:N.
         mirror: average the features of each image and of its mirror image; takes twice the time.
+        crops: average the features of each image and of five crops of it; takes six times the time.
         device: auto, cpu or cuda.
         map_by: how the report lays features out in two dimensions; umap needs the package umap-learn.
         force: replace results that are there already.
@@ -201,8 +222,8 @@ def evaluate(
         raise InputError(
             f"{out}: holds results already; choose another folder with --out, or replace them with --force"
         )
-    features = fewshot.embed_images(network, images, place, mirror=mirror)
-    settings = EvalSettings(model, data, split, test_code, mirror, episodes_from, tasks)
+    features = fewshot.embed_images(network, images, place, mirror=mirror, crops=crops)
+    settings = EvalSettings(model, data, split, test_code, mirror, crops, episodes_from, tasks)
     with lock_folder(out):
         run = Run.create(out, settings, force)
         results = {}
@@ -232,6 +253,7 @@ def compare(
     split: str = "test",
     episodes_from: Path | None = None,
     mirror: bool = False,
+    crops: bool = False,
     device: str = "auto",
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
@@ -245,6 +267,7 @@ def compare(
         split: which split to test on.
         episodes_from: as for eval.
         mirror: as for eval, for both models.
+        crops: as for eval, for both models.
         device: auto, cpu or cuda.
         as_json: print the results for machines.
     """
@@ -252,7 +275,7 @@ def compare(
     images = _test_data(data, split, networks[0].config)
     place = resolve_device(device)
     episodes = _episodes(images, tasks, episodes_from)
-    features = [fewshot.embed_images(network, images, place, mirror=mirror) for network in networks]
+    features = [fewshot.embed_images(network, images, place, mirror=mirror, crops=crops) for network in networks]
     rows: dict[str, Any] = {}
     for shot, drawn in episodes.items():
         one, other = (
@@ -287,6 +310,7 @@ def predict(
     reject: float | None = None,
     unreadable: Unreadable = "refuse",
     mirror: bool = False,
+    crops: bool = False,
     device: str = "auto",
     force: bool = False,
 ) -> None:
@@ -303,6 +327,7 @@ def predict(
         unreadable: stop at damaged images and name them, or leave them out.
         mirror: average the features of each image and of its mirror image, where left and right mean nothing: a little
             more accurate, in twice the time.
+        crops: average the features of each image and of five crops of it, in six times the time.
         device: auto, cpu or cuda.
         force: replace results that are there already.
     """
@@ -314,7 +339,7 @@ def predict(
     fitting = network.config.fitting
     examples = fewshot.read_images(support, size, channels, unreadable=unreadable, fitting=fitting)
     labels = np.array(examples.class_names)[examples.labels.numpy()]
-    classifier = fewshot.FewShotClassifier(network, reject, device=device, mirror=mirror)
+    classifier = fewshot.FewShotClassifier(network, reject, device=device, mirror=mirror, crops=crops)
     classifier.fit(examples.images, labels)
     pixels, files = read_files(list_images(query), size, channels, unreadable, fitting)
     probabilities = classifier.predict_proba(pixels)
@@ -395,15 +420,26 @@ COMMANDS = {
 
 
 def _settings(
-    data: str, protocol: ProtocolName | None, model: fewshot.ModelConfig, training: fewshot.TrainConfig
+    data: str,
+    protocol: ProtocolName | None,
+    recipe: RecipeName,
+    model: fewshot.ModelConfig,
+    training: fewshot.TrainConfig,
+    strong: fewshot.StrongConfig,
 ) -> TrainSettings:
-    if protocol is None:
-        return TrainSettings(data, model, training)
-    preset = fewshot.PROTOCOLS[protocol]
+    if recipe == "strong" and protocol is not None:
+        raise ConfigError(
+            f"--protocol {protocol} is the paper's training by episodes, --recipe strong another one; leave one out"
+        )
+    if recipe == "episodes" and protocol is None:
+        return TrainSettings(data, model, training, recipe, strong)
+    preset = fewshot.STRONG if recipe == "strong" else fewshot.PROTOCOLS[protocol or ""]
     return TrainSettings(
         data,
         _override(preset.model, model, fewshot.ModelConfig()),
         _override(preset.train, training, fewshot.TrainConfig()),
+        recipe,
+        strong,
     )
 
 

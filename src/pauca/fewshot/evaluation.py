@@ -115,6 +115,7 @@ def embed_images(
     bf16: bool = False,
     seed: int = 0,
     mirror: bool = False,
+    crops: bool = False,
 ) -> Float32[Tensor, "n d"]:
     """The features of every image, on `device`.
 
@@ -125,6 +126,7 @@ def embed_images(
         bf16: compute convolutions in bfloat16, as training does on a GPU.
         seed: of the noise of latent settings that sample at test time.
         mirror: average the features of each image and of its mirror image; twice the time.
+        crops: average the features of each image and of five crops of it; six times the time.
     """
     check_images(model, images)
     model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -133,7 +135,7 @@ def embed_images(
     for part in images.images.split(images_per_pass(device, images.images)):
         batch = part.to(device, non_blocking=True)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-            features = model.embed(batch.contiguous(memory_format=torch.channels_last), generator, mirror)
+            features = model.embed(batch.contiguous(memory_format=torch.channels_last), generator, mirror, crops)
         rows.append(features.float())
     features = torch.cat(rows)
     if not bool(torch.isfinite(features).all()):
@@ -176,6 +178,7 @@ def evaluate(
     features: Float[Tensor, "n d"] | None = None,
     bf16: bool = False,
     mirror: bool = False,
+    crops: bool = False,
 ) -> Evaluation:
     """Classify the queries of every episode.
 
@@ -187,11 +190,12 @@ def evaluate(
         features: of `images`, if `embed_images` has given them already.
         bf16: as for `embed_images`.
         mirror: as for `embed_images`; without effect on `features` that are given.
+        crops: likewise.
     """
     if not len(episodes):
         raise InputError("evaluation needs at least one episode")
     if features is None:
-        features = embed_images(model, images, device, bf16=bf16, mirror=mirror)
+        features = embed_images(model, images, device, bf16=bf16, mirror=mirror, crops=crops)
     tally = _Tally(len(images.class_names), features.device)
     for part in _head_batches(episodes.to(features.device), features):
         logits = model.classify(features[part.support], part.support_labels, features[part.query], part.way)

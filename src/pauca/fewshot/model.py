@@ -11,13 +11,15 @@ from jaxtyping import Float, Int64, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pauca.errors import ConfigError, InputError
-from pauca.fewshot.backbones import make_backbone
+from pauca.fewshot.backbones import feature_count, make_backbone
 from pauca.fewshot.base_learners import Head, make_base_learner
 from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.latent import LATENT_CHANNELS, LatentConfig, LatentStem, draws_at_test
 from pauca.fewshot.types import PADDING
+from pauca.fewshot.windows import CROPS, show, windows_at_test
 from pauca.runs import atomic_write
 
 CUSTOM = "custom"  # the name in the config of a part that was handed over as an object
@@ -40,6 +42,8 @@ class ModelConfig:
     `squash` scales both."""
     latent: LatentConfig = field(default_factory=LatentConfig)
     """The latent space in front of the feature network."""
+    center_features: bool = False
+    """At test time, subtract from the features their mean over the training classes and scale them to length one."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class MCRNet(nn.Module):
 
     mean: Tensor
     deviation: Tensor
+    feature_mean: Tensor  # only with config.center_features
 
     def __init__(
         self, config: ModelConfig, backbone: nn.Module | None = None, base_learner: nn.Module | None = None
@@ -91,26 +96,65 @@ class MCRNet(nn.Module):
         # Set from the training images by `train`; the model carries them, so that its users need not know.
         self.register_buffer("mean", torch.full((config.channels,), 0.5))
         self.register_buffer("deviation", torch.full((config.channels,), 0.25))
+        if config.center_features:
+            side = config.image_size
+            features = feature_count(self.backbone, (code_channels, side, side))
+            self.register_buffer("feature_mean", torch.zeros(2, features))  # of whole images, of crops
 
     def normalise(self, images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Shift and scale images (bytes, or values from 0 to 1) by the statistics of the training set."""
-        pixels = images / 255 if images.dtype == torch.uint8 else images
-        return (pixels - self.mean[:, None, None]) / self.deviation[:, None, None]
+        return (_from_bytes(images) - self.mean[:, None, None]) / self.deviation[:, None, None]
 
     def embed(
         self,
         images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"],
         generator: torch.Generator | None = None,
         mirror: bool = False,
+        crops: bool = False,
     ) -> Float[Tensor, "b d"]:
         """Features at test time, read from the latent space as `config.latent.test_code` says.
 
-        Over `mc:N` samples, and over an image and its mirror image if `mirror` is set, the features are averaged: base
-        learners with linear scores, like ridge, then give the average of the scores.
+        Over `mc:N` samples, over an image and its mirror image if `mirror` is set, and over the image and five crops of
+        it if `crops` is set, the features are averaged: base learners with linear scores, like ridge, then give the
+        average of the scores.
         """
-        normalised = self.normalise(images)
-        features = self._features(normalised, generator)
-        return (features + self._features(normalised.flip(-1), generator)) / 2 if mirror else features
+        whole, cropped = self._by_window(images, generator, mirror, crops)
+        if self.config.center_features:
+            whole, cropped = whole - self.feature_mean[0], cropped - self.feature_mean[1]
+        features = (whole + CROPS * cropped) / (1 + CROPS) if crops else whole
+        return functional.normalize(features, dim=1) if self.config.center_features else features
+
+    def _by_window(
+        self, images: Tensor, generator: torch.Generator | None, mirror: bool, crops: bool
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """Features of the whole images, and their mean over the crops (the same as of the whole without `crops`)."""
+
+        def seen(pixels: Tensor) -> Float[Tensor, "b d"]:
+            normalized = self.normalise(pixels)
+            features = _precise(self._features(normalized, generator))
+            return (features + _precise(self._features(normalized.flip(-1), generator))) / 2 if mirror else features
+
+        whole = seen(images)
+        if not crops:
+            return whole, whole
+        pixels = _from_bytes(images)
+        windows = windows_at_test(images.shape[-1], len(images), images.device)
+        return whole, torch.stack([seen(show(pixels, window)) for window in windows]).mean(0)
+
+    @torch.no_grad()
+    def learn_center(self, images: UInt8[Tensor, "n c h w"], images_per_pass: int = 256) -> None:
+        """Take the mean features of the training classes, of their whole images and of crops, for `center_features`."""
+        if not self.config.center_features:
+            return
+        was_training = self.training
+        self.eval()
+        sums = torch.zeros_like(self.feature_mean, dtype=torch.float64)
+        generator = torch.Generator(images.device).manual_seed(0)
+        for part in images.split(images_per_pass):
+            for row, features in enumerate(self._by_window(part, generator, mirror=True, crops=True)):
+                sums[row] += features.double().sum(0)
+        self.feature_mean.copy_(sums / len(images))
+        self.train(was_training)
 
     def _features(
         self, normalised: Float[Tensor, "b c h w"], generator: torch.Generator | None
@@ -181,15 +225,18 @@ class MCRNet(nn.Module):
         features = encoding.features.unflatten(0, (episodes, shots + query_labels.shape[1]))
         logits = self.classify(features[:, :shots], support_labels, features[:, shots:], way)
         cross_entropy = episode_cross_entropy(logits, query_labels, smoothing)
-        latent = self.config.latent
-        total = cross_entropy
-        if self.stem is not None and latent.mode == "variational":
-            total = total + self.stem.loss_share * (
-                latent.kl_weight * encoding.kl + latent.reconstruction_weight * encoding.reconstruction
-            )
+        total = cross_entropy + self.latent_loss(encoding)
         counted = query_labels != PADDING
         accuracy = ((logits.argmax(-1) == query_labels) & counted).sum() / counted.sum()
         return Losses(total, cross_entropy, encoding.kl, encoding.reconstruction, accuracy)
+
+    def latent_loss(self, encoding: Encoding) -> Float[Tensor, ""]:
+        """What the latent space adds to the loss, as far as `set_training_step` has warmed it up."""
+        latent = self.config.latent
+        if self.stem is None or latent.mode != "variational":
+            return encoding.kl
+        weighted = latent.kl_weight * encoding.kl + latent.reconstruction_weight * encoding.reconstruction
+        return self.stem.loss_share * weighted
 
     def save(self, path: Path | str, force: bool = True) -> None:
         """Write weights and config to one safetensors file, atomically."""
@@ -215,6 +262,15 @@ class MCRNet(nn.Module):
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{path}: its weights do not fit the model ({reason})") from error
         return model.eval()
+
+
+def _precise(features: Tensor) -> Tensor:
+    """Float32 or better: in bfloat16, as autocast leaves them, features are too coarse to add up."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
+
+
+def _from_bytes(images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    return images / 255 if images.dtype == torch.uint8 else images
 
 
 def config_from_json(text: str) -> ModelConfig:

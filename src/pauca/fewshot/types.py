@@ -76,15 +76,16 @@ class ImageSet:
         position = {name: i for i, name in enumerate(class_names)}
         new_label = torch.tensor([position.get(name, PADDING) for name in self.class_names])
         labels = new_label.to(self.labels.device)[self.labels]
-        kept = (labels != PADDING).nonzero().squeeze(1)
-        sources = tuple(self.sources[i] for i in kept.tolist()) if self.sources else ()
+        kept = self.at((labels != PADDING).nonzero().squeeze(1).tolist())
+        labels = labels[labels != PADDING]
+        return replace(kept, labels=labels, class_names=tuple(class_names), split=split or self.split)
+
+    def at(self, places: Sequence[int]) -> "ImageSet":
+        """The images at some places, in that order, with the same classes."""
+        sources = tuple(self.sources[i] for i in places) if self.sources else ()
+        chosen = torch.as_tensor(places, dtype=torch.int64, device=self.labels.device)
         return replace(
-            self,
-            images=self.images[kept],
-            labels=labels[kept],
-            class_names=tuple(class_names),
-            split=split or self.split,
-            sources=sources,
+            self, images=self.images[chosen.to(self.images.device)], labels=self.labels[chosen], sources=sources
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pauca.errors import InputError
 from pauca.fewshot.data import cifar
@@ -98,6 +99,51 @@ def test_damage_is_named(tmp_path: Path, monkeypatch):
 def test_the_origin_is_told_where_nothing_is(tmp_path: Path):
     with pytest.raises(InputError, match=r"cs\.toronto\.edu"):
         read_cifar100(tmp_path)
+
+
+@pytest.mark.parametrize("above", ["", "train", "data/cifar100"])
+def test_pictures_in_folders_by_class_are_read(above, tmp_path: Path):
+    """`train` is one of the classes, and often the name of the folder above them, too."""
+    random = np.random.default_rng(0)
+    pixels = {name: random.integers(0, 256, (2, 32, 32, 3), np.uint8) for name in ("train", "apple")}
+    for name, images in pixels.items():
+        folder = tmp_path / above / name
+        folder.mkdir(parents=True)
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(folder / f"{number}.png")
+    found = read_cifar100(tmp_path)
+    assert found.images.class_names == ("apple", "train")
+    assert found.superclass == {"apple": "fruit_and_vegetables", "train": "vehicles_1"}
+    expected = np.concatenate([pixels["apple"], pixels["train"]]).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(found.images.images.numpy(), expected)
+
+
+def test_mosaics_of_classes_are_read_row_by_row(tmp_path: Path):
+    tiles = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32, 3), np.uint8)
+    mosaic = tiles.transpose(0, 2, 1, 3, 4).reshape(64, 96, 3)
+    Image.fromarray(mosaic).save(tmp_path / "train.webp", lossless=True)
+    found = read_cifar100(tmp_path).images
+    assert found.class_names == ("train",)
+    np.testing.assert_array_equal(found.images.numpy(), tiles.reshape(6, 32, 32, 3).transpose(0, 3, 1, 2))
+    assert found.sources[4].endswith("train.webp#4")
+
+
+def test_a_damaged_picture_and_one_of_another_size_are_named(tmp_path: Path):
+    (tmp_path / "apple").mkdir()
+    Image.new("RGB", (40, 32)).save(tmp_path / "apple" / "0.png")
+    with pytest.raises(InputError, match=r"apple/0\.png: 40 x 32 pixels"):
+        read_cifar100(tmp_path)
+    (tmp_path / "apple" / "0.png").write_bytes(b"not a picture")
+    with pytest.raises(InputError, match=r"apple/0\.png: not a readable picture"):
+        read_cifar100(tmp_path)
+
+
+@pytest.mark.realdata
+def test_the_whole_of_cifar100_is_read_as_unpacked_by_its_maker(pauca_data: Path):
+    """The checksum stands in the data's own description."""
+    images = read_cifar100(pauca_data / "fewshot" / "cifar100").images.images
+    digest = hashlib.sha256(images.permute(0, 2, 3, 1).contiguous().numpy()).hexdigest()
+    assert digest == "682b7c378f39a1faff96dc177c26fa719cf2288bbc3d25281834c6b9881ebb8d"
 
 
 def test_unknown_superclasses_are_named(tmp_path: Path, monkeypatch):

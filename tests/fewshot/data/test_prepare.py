@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from pauca.errors import ConfigError, InputError
-from pauca.fewshot.data import BENCHMARKS, load_splits, prepare_benchmark, read_images, scan_images
+from pauca.fewshot.data import BENCHMARKS, check_disjoint, load_splits, prepare_benchmark, read_images, scan_images
 from pauca.fewshot.episodes import load_episodes, sample_episodes, save_episodes
 from pauca.fewshot.types import EpisodeConfig
 
@@ -107,9 +107,10 @@ def test_damaged_images_are_named_or_left_out(class_folders, lists, tmp_path: Pa
 )
 def test_the_pickles_of_metaoptnet_are_read(name, pattern, train, tmp_path: Path):
     size = BENCHMARKS[name].size
+    random = np.random.default_rng(0)
     for split, names in CLASSES.items():
         content = {
-            "data": np.zeros((3 * len(names), size, size, 3), np.uint8),
+            "data": random.integers(0, 256, (3 * len(names), size, size, 3), np.uint8),
             "labels": [NAMES.index(name) for name in names for _ in range(3)],
             "catname2label": {name: number for number, name in enumerate(NAMES)},
         }
@@ -126,7 +127,7 @@ def test_the_pickles_of_tieredimagenet_are_read(tmp_path: Path):
         encoded = []
         for i in range(3 * len(names)):
             buffer = BytesIO()
-            Image.new("RGB", (84, 84), (i, 0, 0)).save(buffer, "png")
+            Image.new("RGB", (84, 84), (i, len(split), 0)).save(buffer, "png")
             encoded.append(np.frombuffer(buffer.getvalue(), np.uint8))
         labels = {"label_specific": np.arange(len(names)).repeat(3), "label_specific_str": names}
         (tmp_path / f"{split}_images_png.pkl").write_bytes(pickle.dumps(encoded))
@@ -135,14 +136,19 @@ def test_the_pickles_of_tieredimagenet_are_read(tmp_path: Path):
     check(tmp_path / "out", 84)
 
 
+def _random_pixels(images: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (images, 3072), np.uint8)
+
+
 @pytest.mark.parametrize("name", ["cifar-fs", "fc100"])
 def test_cifar_is_split_by_class_or_superclass(name, tmp_path: Path, lists):
     """The binary layout with three images of each class; the superclass of a class is its name twice."""
     source = tmp_path / "cifar-100-binary"
     source.mkdir()
     fine = np.tile(np.arange(5, dtype=np.uint8), 2)
-    records = np.concatenate([fine[:, None], fine[:, None], np.zeros((10, 3072), np.uint8)], 1)
+    records = np.concatenate([fine[:, None], fine[:, None], _random_pixels(10)], 1)
     (source / "train.bin").write_bytes(records.tobytes())
+    records[:5, 2:] = _random_pixels(5, seed=1)
     (source / "test.bin").write_bytes(records[:5].tobytes())
     (source / "fine_label_names.txt").write_text("\n".join(NAMES))
     (source / "coarse_label_names.txt").write_text("\n".join(2 * n for n in NAMES))
@@ -225,3 +231,21 @@ def test_paths_may_be_strings(class_folders, lists, tmp_path: Path):
     episodes = sample_episodes(images, EpisodeConfig(2, 1, 1), 3, seed=0)
     save_episodes(str(tmp_path / "episodes.npz"), episodes, images)
     assert torch.equal(load_episodes(str(tmp_path / "episodes.npz"), images).query, episodes.query)
+
+
+def test_what_a_later_split_holds_too_is_left_out_and_said(class_folders, lists, tmp_path: Path):
+    """CIFAR-100 has the same picture under two labels: training would be refused, or see test images."""
+    images = class_folders / "images"
+    (images / "dog" / "twin.png").write_bytes((images / "ant" / "ant1.png").read_bytes())
+    (images / "elk" / "twin.png").write_bytes((images / "cow" / "cow0.png").read_bytes())
+    report = prepare_benchmark("cub", class_folders, tmp_path / "out", 16, lists, allow_incomplete=True)
+    assert {split: images.counts.tolist() for split, images in report.splits.items()} == {
+        "train": [2, 3],
+        "val": [2],
+        "test": [4, 4],
+    }
+    assert report.notes[-2:] == (
+        "left out of val, because a later split has them, too: 1",
+        "left out of train, because a later split has them, too: 1",
+    )
+    check_disjoint(report.splits["train"], report.splits["test"])

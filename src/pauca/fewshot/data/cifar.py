@@ -1,4 +1,4 @@
-"""CIFAR-100 in its published archives; CIFAR-FS splits its classes, FC100 its superclasses."""
+"""CIFAR-100 in its published archives, or as pictures by class; CIFAR-FS splits its classes, FC100 its superclasses."""
 
 import hashlib
 import tarfile
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import UInt8
 
 from pauca.errors import InputError
+from pauca.fewshot.data.cifar_folders import SUPERCLASS_OF, find_class_files, read_class_files
 from pauca.fewshot.data.pickles import read_pickle
 from pauca.fewshot.types import ImageSet
 
@@ -38,7 +39,8 @@ class Cifar100:
 
 
 def read_cifar100(source: Path, verify: bool = True) -> Cifar100:
-    """Read the python or binary version: the archive, a folder that holds it, or the folder unpacked from it.
+    """Read the python or binary version: the archive, a folder that holds it, or the folder unpacked from it; or
+    a folder of pictures (PNG) in folders by class, at any depth.
 
     Raises:
         InputError: nothing of the kind is there, the archive's MD5 is wrong (unless `verify` is off), or it is damaged.
@@ -50,9 +52,11 @@ def read_cifar100(source: Path, verify: bool = True) -> Cifar100:
     for folder in (source, *(source / name.removesuffix(".tar.gz") for name in ARCHIVES)):
         if (folder / "meta").is_file() or (folder / "train.bin").is_file():
             return _parse({path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}, folder)
+    if files := find_class_files(source):
+        return Cifar100(read_class_files(files), {name: SUPERCLASS_OF[name] for name in files})
     raise InputError(
-        f"{source}: holds neither {' nor '.join(ARCHIVES)}, nor what they unpack to; get one from "
-        "https://www.cs.toronto.edu/~kriz/cifar.html"
+        f"{source}: holds neither {' nor '.join(ARCHIVES)}, nor what they unpack to, nor pictures in folders by "
+        "class; get one from https://www.cs.toronto.edu/~kriz/cifar.html"
     )
 
 

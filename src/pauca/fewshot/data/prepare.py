@@ -10,7 +10,7 @@ from pauca.errors import ConfigError, InputError
 from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.data.cifar import read_cifar100
 from pauca.fewshot.data.folder import Unreadable, list_images, read_files
-from pauca.fewshot.data.image_set import number_labels, read_images, save_image_set
+from pauca.fewshot.data.image_set import number_labels, pixel_digests, read_images, save_image_set
 from pauca.fewshot.data.pickles import read_encoded_pickle, read_labelled_pickle
 from pauca.fewshot.data.splits import SPLITS, SplitLists, read_split_lists
 from pauca.fewshot.types import ImageSet
@@ -124,9 +124,33 @@ def prepare_benchmark(
             f"{source}: not the whole of {benchmark.title}: {'; '.join(differences)}; get it from {benchmark.origin}, "
             "or add --allow-incomplete"
         )
+    sets, left_out = _apart(sets)
     for split, images in sets.items():
         save_image_set(out / split, images, force)
-    return PreparedReport(out, sets, tuple(f"incomplete: {difference}" for difference in differences))
+    notes = [f"incomplete: {difference}" for difference in differences] + left_out
+    return PreparedReport(out, sets, tuple(notes))
+
+
+def _apart(sets: dict[str, ImageSet]) -> tuple[dict[str, ImageSet], list[str]]:
+    """The sets without the images that a later one holds too, pixel for pixel, and notes of what was left out.
+
+    CIFAR-100 has the same picture under two labels, 15 of them in two splits of CIFAR-FS: with them, training sees
+    test images. The test set stays as published.
+    """
+    apart: dict[str, ImageSet] = {}
+    notes: list[str] = []
+    later: set[bytes] = set()
+    for split in reversed(SPLITS):
+        if split not in sets:
+            continue
+        images, digests = sets[split], pixel_digests(sets[split].images)
+        kept = [place for place, digest in enumerate(digests) if digest not in later]
+        if len(kept) < len(images):
+            notes.append(f"left out of {split}, because a later split has them, too: {len(images) - len(kept)}")
+            images = images.at(kept)
+        apart[split] = images
+        later.update(digests)
+    return {split: apart[split] for split in sets}, notes
 
 
 def _differences(benchmark: Benchmark, sets: dict[str, ImageSet]) -> list[str]:

@@ -1,1 +1,1 @@
-"""Meta-training: settings, one step, and all steps from the first to the last."""
+"""Meta-training: settings, one step, and all steps from the first to the last; and the recipe `strong`."""

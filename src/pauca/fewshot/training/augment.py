@@ -67,7 +67,7 @@ def augment(images: UInt8[Tensor, "b c h w"], config: AugmentConfig) -> Float[Te
     if config.crop_padding is None or config.flip is None:
         raise ConfigError("augmentation that leaves crop_padding or flip to the data needs fitted_to(images) first")
     pixels = _crop_and_flip(images, config.crop_padding, config.flip)
-    return _jitter_colours(pixels, config.jitter) if config.jitter else pixels
+    return jitter_colors(pixels, config.jitter) if config.jitter else pixels
 
 
 def _crop_and_flip(images: UInt8[Tensor, "b c h w"], padding: int, flip: bool) -> Float[Tensor, "b c h w"]:
@@ -89,7 +89,7 @@ def _crop_and_flip(images: UInt8[Tensor, "b c h w"], padding: int, flip: bool) -
     return (gathered * inside[..., None] / 255).permute(0, 3, 1, 2)
 
 
-def _jitter_colours(pixels: Float[Tensor, "b c h w"], strength: float) -> Float[Tensor, "b c h w"]:
+def jitter_colors(pixels: Float[Tensor, "b c h w"], strength: float) -> Float[Tensor, "b c h w"]:
     """Blend with black (brightness), the mean grey (contrast) and the image's own grey (saturation), in this order."""
     factors = 1 + strength * (2 * torch.rand(3, len(pixels), 1, 1, 1, device=pixels.device) - 1)
     pixels = (pixels * factors[0]).clamp(0, 1)

@@ -2,8 +2,9 @@
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import save_file
@@ -12,15 +13,45 @@ from torch import Tensor
 from pauca.errors import ConfigError, PaucaError
 from pauca.fewshot.episodes import sample_episodes
 from pauca.fewshot.evaluation import Evaluation, evaluate
-from pauca.fewshot.model import Losses, MCRNet, read_safetensors
+from pauca.fewshot.model import MCRNet, read_safetensors
 from pauca.fewshot.training.config import TrainConfig
-from pauca.fewshot.training.trainer import Trainer, loss_parts
+from pauca.fewshot.training.trainer import Trainer, Workers, loss_parts
 from pauca.fewshot.types import Episodes, ImageSet
 from pauca.runs import Progress, Run, atomic_write, resolve_device, seed_of, write_text
 from pauca.runs.processes import OtherStopped, Stopped, peers_answer
 from pauca.runs.watch import Watch
 
 _LOG_EVERY = 50
+
+
+@runtime_checkable
+class Trains(Protocol):
+    """What `run_training` asks of a trainer: `Trainer` is one, the recipe `strong` has another."""
+
+    config: TrainConfig
+    workers: Workers
+    device: torch.device
+    bf16: bool
+    model: MCRNet
+    steps_done: int
+
+    @property
+    def total_steps(self) -> int: ...
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the step that was taken last; before the first, of that one."""
+        ...
+
+    def step(self) -> Any:
+        """Take a step; a dataclass of scalar tensors, `total` and `accuracy` among them."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that decides how training goes on; what begins with `model.` is the model."""
+        ...
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -55,24 +86,31 @@ def train(
     Raises:
         PaucaError: the loss is no longer finite; the message names the step.
     """
-    trainer = Trainer(model, train_images, config)
+    return run_training(Trainer(model, train_images, config), validation_images, run, resume, quiet)
+
+
+def run_training(
+    trainer: Trains, validation_images: ImageSet | None, run: Run | None, resume: bool = False, quiet: bool = True
+) -> TrainResult:
+    """Take all steps of a trainer, validating and writing on the way; arguments and errors as for `train`."""
     keeper = _Keeper(trainer, validation_images, run)
     if resume:
         keeper.resume()
     is_first = trainer.workers.rank == 0
     with (
         Watch(keeper.what_is_left) as watch,
-        Progress("train", config.steps, quiet=quiet or not is_first) as progress,
+        Progress("train", trainer.total_steps, quiet=quiet or not is_first) as progress,
     ):
         progress.advance(trainer.steps_done)
         note = ""
-        while trainer.steps_done < config.steps:
+        while trainer.steps_done < trainer.total_steps:
             try:
                 with watch.doing(f"step {trainer.steps_done + 1}"), peers_answer():
                     losses = trainer.step()
-                    if trainer.steps_done % _LOG_EVERY == 0 or trainer.steps_done == config.steps:
+                    is_last = trainer.steps_done == trainer.total_steps
+                    if trainer.steps_done % _LOG_EVERY == 0 or is_last:
                         note = _log(losses, trainer, run)
-                    if trainer.steps_done % config.validate_every == 0 or trainer.steps_done == config.steps:
+                    if trainer.steps_done % trainer.config.validate_every == 0 or is_last:
                         keeper.keep()
             except (OtherStopped, Stopped) as error:
                 raise type(error)(f"{error}; {keeper.what_is_left()}") from error
@@ -80,33 +118,32 @@ def train(
     return keeper.result()
 
 
-def _log(losses: Losses, trainer: Trainer, run: Run | None) -> str:
+def _log(losses: Any, trainer: Trains, run: Run | None) -> str:
     """Write the losses of the step, averaged over processes, and return them as a short note."""
     together = torch.stack(loss_parts(losses))
     trainer.workers.average([together])
-    values = dict(zip(Losses.__dataclass_fields__, together.tolist(), strict=True))
+    values = dict(zip((f.name for f in fields(losses)), together.tolist(), strict=True))
     if not all(map(math.isfinite, values.values())):
         raise PaucaError(
             f"the training loss is not finite at step {trainer.steps_done} ({values}); "
             "lower the learning rate, or bound log sigma (latent mode variational)"
         )
     if run is not None and trainer.workers.rank == 0:
-        rate = trainer.config.learning_rate_at(trainer.steps_done - 1)
-        run.log(step=trainer.steps_done, learning_rate=rate, **values)
+        run.log(step=trainer.steps_done, learning_rate=trainer.learning_rate, **values)
     return f"loss {values['total']:.3f}, accuracy {100 * values['accuracy']:.1f} %"
 
 
 class _Keeper:
     """Validates, keeps the best model and writes the checkpoints; with several processes, the first one alone."""
 
-    def __init__(self, trainer: Trainer, images: ImageSet | None, run: Run | None) -> None:
+    def __init__(self, trainer: Trains, images: ImageSet | None, run: Run | None) -> None:
         self.trainer, self.images, self.run = trainer, images, run
         self.best: Evaluation | None = None
         self.best_accuracy = -1.0
         self.best_step = 0
         self.best_weights: dict[str, Tensor] = {}
         if images is not None:
-            self.episodes = _validation_episodes(images, trainer.config)
+            self.episodes = validation_episodes(images, trainer.config)
 
     def keep(self) -> None:
         """Validate and write; every process must call, because the running statistics are averaged."""
@@ -171,7 +208,8 @@ class _Keeper:
         return TrainResult(model.eval(), self.best, self.best_step)
 
 
-def _validation_episodes(images: ImageSet, config: TrainConfig) -> Episodes:
+def validation_episodes(images: ImageSet, config: TrainConfig) -> Episodes:
+    """The episodes of every validation: always the same ones."""
     shape = replace(config.episode, shot=config.validation_shot, query=15, unbalanced=False)
     return sample_episodes(images, shape, config.validation_episodes, seed_of(config.seed, 2))
 
@@ -181,4 +219,4 @@ def check_settings(config: TrainConfig, train_images: ImageSet, validation_image
     resolve_device(config.device)
     sample_episodes(train_images, config.episode, 1, config.seed)
     if validation_images is not None:
-        _validation_episodes(validation_images, config)
+        validation_episodes(validation_images, config)

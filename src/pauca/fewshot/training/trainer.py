@@ -11,7 +11,8 @@ processes that share the passes of a step draw what one process would.
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -89,6 +90,15 @@ class Trainer:
         self._captured: CapturedPass | None = None  # made by the first pass that can be
         if self.on_gpu:
             torch.backends.cudnn.benchmark = True  # shapes never change; the fastest kernels are worth a search
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.steps
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the step that was taken last; before the first, of that one."""
+        return self.config.learning_rate_at(max(self.steps_done - 1, 0))
 
     def step(self) -> Losses:
         """One step of SGD; the losses are those of this process, averaged over its passes."""
@@ -220,6 +230,6 @@ def channel_statistics(images: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, 
     return mean.float(), (square - mean.square()).clamp_min(0).sqrt().float()
 
 
-def loss_parts(losses: Losses) -> list[Tensor]:
-    """The parts of a loss in their order; dataclasses.astuple would copy the tensors."""
-    return [getattr(losses, name) for name in Losses.__dataclass_fields__]
+def loss_parts(losses: Any) -> list[Tensor]:
+    """The parts of a loss, a dataclass, in their order; dataclasses.astuple would copy the tensors."""
+    return [getattr(losses, part.name) for part in fields(losses)]

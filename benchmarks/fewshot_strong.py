@@ -1,0 +1,192 @@
+"""How accurate can one ResNet-12 be? The recipe `strong` on CIFAR-FS or FC100.
+
+    python benchmarks/fewshot_strong.py cifar-fs|fc100 [--seed 0] [--steps 20000] [--runs runs/fewshot]
+
+Trains (`pauca fewshot train --recipe strong` does the same), or goes on where it was stopped, and tests both
+generations on 10,000 fixed episodes, 5-way, 15 queries, 1 and 5 shots: with the features of the image, with the mean
+over the image and its mirror image, and over five crops of both; with features as they are and centered; with each
+base learner that is worth it. The same on 2,000 episodes of the validation classes, by which a way of testing is to be
+chosen. Writes strong.json, with the correct queries of every episode, to the run folder. `--speed N` times N steps of
+both generations on noise instead, and needs no data.
+"""
+
+import argparse
+import json
+import platform
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import cifar_benchmarks
+from pauca.fewshot.base_learners import make_base_learner
+from pauca.fewshot.episodes import sample_episodes
+from pauca.fewshot.evaluation import embed_images, evaluate, mean_interval
+from pauca.fewshot.model import MCRNet, ModelConfig, read_safetensors
+from pauca.fewshot.training.config import TrainConfig
+from pauca.fewshot.training.strong import STRONG, StrongConfig
+from pauca.fewshot.training.strong_trainer import StrongTrainer, train_strong
+from pauca.fewshot.types import EpisodeConfig, ImageSet
+from pauca.runs import Run, processor_name
+
+SHOTS = (1, 5)
+EPISODE_SEED = 20_200_710  # of the test episodes; any number, but always this one
+SIZES = {"cifar-fs": (38_386, 64), "fc100": (35_997, 60)}  # images, classes
+WAYS = {"image": (False, False), "mirror": (True, False), "crops": (True, True)}  # mirror, crops
+HEADS = {
+    "cosine": lambda: make_base_learner("cosine"),
+    "logistic": lambda: make_base_learner("logistic"),
+    "logistic:0.1": lambda: make_base_learner("logistic", penalty=0.1),
+    "ridge:1": lambda: make_base_learner("ridge", penalty=1.0),
+}
+
+
+def speed(options: argparse.Namespace) -> None:
+    """Images (views) a second of both generations, and what memory they take."""
+    images, classes = SIZES[options.benchmark]
+    pixels = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8)
+    noise = ImageSet(pixels, torch.arange(images) % classes, tuple(map(str, range(classes))))
+    strong, config = settings(options)
+    trainer = StrongTrainer(MCRNet(model_config(options)), noise, replace(config, steps=options.speed), strong)
+    on_gpu = torch.cuda.is_available()
+    for generation in (1, 2):
+        started = time.monotonic()
+        trainer.step().total.item()
+        compiled = time.monotonic()
+        while trainer.steps_done < generation * options.speed:
+            losses = trainer.step()
+        total = losses.total.item()
+        seconds = time.monotonic() - compiled
+        rate = (options.speed - 1) * strong.images_per_step * strong.views / seconds
+        memory = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else float("nan")
+        print(
+            f"{options.benchmark} generation {generation}: {rate:,.0f} views/s, "
+            f"{1000 * seconds / (options.speed - 1):.2f} ms a step, "
+            f"first step {compiled - started:.1f} s, {memory:.1f} GiB, loss {total:.3f}",
+            flush=True,
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a run."""
+
+    model: ModelConfig
+    train: TrainConfig
+    strong: StrongConfig
+
+
+def settings(options: argparse.Namespace) -> tuple[StrongConfig, TrainConfig]:
+    strong = StrongConfig(**json.loads(options.strong))
+    changes = json.loads(options.training)
+    config = replace(STRONG.train, seed=options.seed, **changes)
+    if options.steps:
+        config = replace(config, steps=options.steps, validate_every=max(1, options.steps // 2))
+    return strong, config
+
+
+def model_config(options: argparse.Namespace) -> ModelConfig:
+    return replace(STRONG.model, backbone=options.backbone)
+
+
+def test(model: MCRNet, splits: dict[str, ImageSet], options: argparse.Namespace, device: torch.device) -> dict:
+    """Correct queries of each episode by split, way of testing, centering, head and shot."""
+    found: dict[str, list[int]] = {}
+    counts = {"val": min(2000, options.episodes), "test": options.episodes}
+    for split, episodes in counts.items():
+        images = splits[split]
+        drawn = {
+            shot: sample_episodes(images, EpisodeConfig(5, shot, 15), episodes, EPISODE_SEED + shot) for shot in SHOTS
+        }
+        for way, (mirror, crops) in WAYS.items():
+            for centered in (True, False):
+                if not centered and way != "image":
+                    continue
+                model.config = replace(model.config, center_features=centered)
+                features = embed_images(model, images, device, bf16=False, mirror=mirror, crops=crops)
+                if not centered:
+                    features = torch.nn.functional.normalize(features, dim=1)
+                for name, make in HEADS.items():
+                    model.base_learner = make().to(device)
+                    for shot, tasks in drawn.items():
+                        accuracy = evaluate(model, images, tasks, device, features).episode_accuracy
+                        key = f"{split}/{way}{'' if centered else '-uncentered'}/{name}/{shot}"
+                        found[key] = np.rint(accuracy * 75).astype(int).tolist()
+    model.config = replace(model.config, center_features=True)
+    return found
+
+
+def first_generation(run: Run, options: argparse.Namespace) -> MCRNet:
+    """The teacher of the last generation, which its checkpoint carries."""
+    tensors, _ = read_safetensors(run.checkpoints / "last.safetensors")
+    prefix = "teacher.model."
+    model = MCRNet(model_config(options))
+    model.load_state_dict({name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)})
+    return model.eval()
+
+
+def show(results: dict[str, dict[str, list[int]]]) -> None:
+    """A row for each generation and way of testing."""
+    print("\n| generation | tested with | head | val 1-shot | val 5-shot | test 1-shot | test 5-shot |")
+    print("|---|---|---|---|---|---|---|")
+    for generation, found in results.items():
+        for way, head in dict.fromkeys(tuple(key.split("/")[1:3]) for key in found):
+            cells = [
+                str(mean_interval(np.array(found[f"{split}/{way}/{head}/{shot}"]) / 75))
+                for split in ("val", "test")
+                for shot in SHOTS
+            ]
+            print(f"| {generation} | {way} | {head} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("benchmark", choices=cifar_benchmarks.NAMES)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="of each generation; default: the recipe's")
+    parser.add_argument("--strong", default="{}", help="settings of StrongConfig that differ, as JSON")
+    parser.add_argument("--training", default="{}", help="settings of TrainConfig that differ, as JSON")
+    parser.add_argument("--backbone", default=STRONG.model.backbone)
+    parser.add_argument("--episodes", type=int, default=10_000)
+    parser.add_argument("--images", type=int, help="so many of each class only, to try the benchmark out")
+    parser.add_argument("--runs", type=Path, default=Path("runs/fewshot"), help="folder of the run's folder")
+    parser.add_argument("--speed", type=int, default=0, help="time so many steps of two generations on noise")
+    options = parser.parse_args()
+    (speed if options.speed else measure)(options)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Train, or go on, and test."""
+    torch.set_num_threads(4)
+    started = time.monotonic()
+    splits = cifar_benchmarks.load(options.benchmark, options.images)
+    strong, config = settings(options)
+    folder = options.runs / f"strong-{options.benchmark}-{options.seed}"
+    resume = (folder / "config.yaml").exists()
+    run = Run.create(folder, Settings(model_config(options), config, strong), resume=resume)
+    torch.manual_seed(options.seed)
+    model = MCRNet(model_config(options))
+    trained = train_strong(model, config, strong, splits["train"], splits["val"], run, resume, quiet=False)
+    seconds = time.monotonic() - started
+    print(f"best step {trained.best_step}, validation {trained.validation and trained.validation.accuracy}", flush=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    results = {"last": test(trained.model, splits, options, device)}
+    if strong.generations > 1:
+        results["first"] = test(first_generation(run, options), splits, options, device)
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name()
+    written = {
+        "benchmark": options.benchmark,
+        "seed": options.seed,
+        "steps": config.steps,
+        "train_s": round(seconds, 1),
+        "machine": {"device": machine, "torch": torch.__version__, "python": platform.python_version()},
+        "correct": results,
+    }
+    (folder / "strong.json").write_text(json.dumps(written))
+    show(results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""A training by the recipe `strong` from end to end: it learns, repeats, resumes, and leaves others alone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pauca.errors import ConfigError
+from pauca.fewshot.model import MCRNet
+from pauca.fewshot.training.augment import AugmentConfig
+from pauca.fewshot.training.strong import STRONG, StrongConfig
+from pauca.fewshot.training.strong_trainer import StrongTrainer, train_strong
+from pauca.fewshot.types import EpisodeConfig
+from pauca.runs import Run
+
+MODEL = replace(STRONG.model, backbone="conv4-32", image_size=16)
+STRONG_CONFIG = StrongConfig(images_per_step=6, views=4, negatives=20)
+CONFIG = replace(
+    STRONG.train,
+    steps=3,
+    episode=EpisodeConfig(way=3, shot=1, query=2),
+    augmentation=AugmentConfig(crop_padding=1),
+    validate_every=2,
+    validation_shot=2,
+    validation_episodes=6,
+    device="cpu",
+)
+
+
+def fresh() -> MCRNet:
+    torch.manual_seed(0)
+    return MCRNet(MODEL)
+
+
+def test_it_learns_the_base_classes(images):
+    config = replace(CONFIG, steps=60, augmentation=AugmentConfig(crop_padding=1, jitter=0.0, flip=False))
+    strong = replace(STRONG_CONFIG, images_per_step=12)
+    trainer = StrongTrainer(fresh(), images, config, strong)
+    losses = [trainer.step() for _ in range(60)]
+    first, last = (sum(float(step.cross_entropy) for step in part) for part in (losses[:5], losses[-5:]))
+    assert last < 0.6 * first
+    assert float(sum(step.accuracy for step in losses[-5:])) / 5 > 0.5  # of 8 classes
+
+
+def test_a_resumed_run_ends_where_an_unbroken_one_does(images, tmp_path):
+    """Stopped after step 5 of 6, in the second generation, it goes on from the checkpoint of step 4."""
+    unbroken = Run.create(tmp_path / "unbroken", CONFIG)
+    whole = train_strong(fresh(), CONFIG, STRONG_CONFIG, images, images, unbroken)
+    for stopped_at in (3, 5):
+        broken = Run.create(tmp_path / f"broken-{stopped_at}", CONFIG)
+        with pytest.MonkeyPatch.context() as patch:
+            step = StrongTrainer.step
+
+            def stopping(trainer, step=step, last=stopped_at):
+                return step(trainer) if trainer.steps_done < last else _stop()
+
+            patch.setattr(StrongTrainer, "step", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                train_strong(fresh(), CONFIG, STRONG_CONFIG, images, images, broken)
+        resumed = train_strong(fresh(), CONFIG, STRONG_CONFIG, images, images, broken, resume=True)
+        assert resumed.best_step == whole.best_step
+        last = [(run.checkpoints / "last.safetensors").read_bytes() for run in (unbroken, broken)]
+        assert last[0] == last[1]
+
+
+def _stop() -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_next_generation_is_taught_by_the_last_weights_of_the_one_before(images):
+    trainer = StrongTrainer(fresh(), images, CONFIG, STRONG_CONFIG)
+    assert [float(trainer.step().distillation) for _ in range(3)] == [0, 0, 0]
+    rates = [trainer.learning_rate]
+    weights = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    assert float(trainer.step().distillation) > 0
+    assert trainer.teacher is not None
+    assert not trainer.teacher.training
+    for name, value in trainer.teacher.state_dict().items():
+        torch.testing.assert_close(value, weights[name])
+    rates.append(trainer.learning_rate)
+    # The cosine of 3 steps at its last step, and half the rate at its first.
+    assert rates == pytest.approx([0.1 * 0.25, 0.5 * 0.1])
+
+
+def test_the_callers_random_numbers_are_left_alone(images):
+    model = fresh()
+    before = torch.get_rng_state()
+    train_strong(model, replace(CONFIG, steps=1), replace(STRONG_CONFIG, generations=1), images)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_result_is_centered_by_the_base_classes(images, tmp_path):
+    result = train_strong(fresh(), CONFIG, STRONG_CONFIG, images)
+    model = result.model.eval()
+    assert model.feature_mean.abs().sum() > 0
+    with torch.no_grad():
+        features = model.embed(images.images, mirror=True)
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(len(features)))
+    model.save(tmp_path / "model.safetensors")
+    again = MCRNet.load(tmp_path / "model.safetensors")
+    with torch.no_grad():
+        torch.testing.assert_close(again.embed(images.images, mirror=True), features)
+
+
+def test_too_few_images_and_several_processes_are_refused(images, monkeypatch):
+    with pytest.raises(ConfigError, match="192 images are fewer than the 500 of a step; lower images_per_step"):
+        StrongTrainer(fresh(), images, CONFIG, replace(STRONG_CONFIG, images_per_step=500))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="trains on one GPU"):
+        StrongTrainer(fresh(), images, CONFIG, STRONG_CONFIG)
