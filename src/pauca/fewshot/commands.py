@@ -310,7 +310,6 @@ def predict(
     reject: float | None = None,
     unreadable: Unreadable = "refuse",
     mirror: bool = False,
-    crops: bool = False,
     device: str = "auto",
     force: bool = False,
 ) -> None:
@@ -327,7 +326,6 @@ def predict(
         unreadable: stop at damaged images and name them, or leave them out.
         mirror: average the features of each image and of its mirror image, where left and right mean nothing: a little
             more accurate, in twice the time.
-        crops: average the features of each image and of five crops of it, in six times the time.
         device: auto, cpu or cuda.
         force: replace results that are there already.
     """
@@ -339,7 +337,7 @@ def predict(
     fitting = network.config.fitting
     examples = fewshot.read_images(support, size, channels, unreadable=unreadable, fitting=fitting)
     labels = np.array(examples.class_names)[examples.labels.numpy()]
-    classifier = fewshot.FewShotClassifier(network, reject, device=device, mirror=mirror, crops=crops)
+    classifier = fewshot.FewShotClassifier(network, reject, device=device, mirror=mirror)
     classifier.fit(examples.images, labels)
     pixels, files = read_files(list_images(query), size, channels, unreadable, fitting)
     probabilities = classifier.predict_proba(pixels)

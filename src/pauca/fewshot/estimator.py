@@ -59,14 +59,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         unknown_label: Any = None,
         device: str = "auto",
         mirror: bool = False,
-        crops: bool = False,
     ) -> None:
         self.model = model
         self.reject = reject
         self.unknown_label = unknown_label
         self.device = device
         self.mirror = mirror
-        self.crops = crops
 
     def fit(self, X: Any, y: Any) -> "FewShotClassifier":
         """Learn the classes from examples, as few as one of each.
@@ -210,9 +208,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         device = self.model_.mean.device
         generator = torch.Generator(device).manual_seed(0)
         batches = images.split(images_per_pass(device, images))
-        features = torch.cat(
-            [self.model_.embed(batch.to(device), generator, self.mirror, self.crops) for batch in batches]
-        )
+        features = torch.cat([self.model_.embed(batch.to(device), generator, self.mirror) for batch in batches])
         broken = (~features.isfinite()).any(1).nonzero()
         if len(broken):  # base learners check this too, but not on a GPU
             raise InputError(

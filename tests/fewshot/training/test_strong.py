@@ -48,14 +48,14 @@ def test_a_weight_of_zero_leaves_its_part_out_and_the_total_is_the_weighted_sum(
     teacher = StrongNetwork(MCRNet(MODEL), 5).eval().requires_grad_(False)
     images, labels = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8), torch.arange(4)
     config = StrongConfig(views=4, negatives=10, view_weight=0.5, contrast_weight=2.0, distillation_weight=0.25)
-    found, seen = losses_of_step(network, bank, teacher, images, labels, config, AugmentConfig())
+    found, seen = losses_of_step(network, bank, teacher, images, labels, config, AugmentConfig(2, flip=True))
     expected = found.cross_entropy + 0.5 * found.views + 2 * found.contrast + 0.25 * found.distillation
     torch.testing.assert_close(found.total, expected)
     torch.testing.assert_close(seen.norm(dim=1), torch.ones(4))
     found.total.backward()
     assert all(p.grad is None for p in teacher.parameters())
     bare = replace(config, view_weight=0.0, contrast_weight=0.0)
-    found, _ = losses_of_step(network, bank, None, images, labels, bare, AugmentConfig())
+    found, _ = losses_of_step(network, bank, None, images, labels, bare, AugmentConfig(2, flip=True))
     torch.testing.assert_close(found.total, found.cross_entropy)
 
 
@@ -85,7 +85,7 @@ model = replace(STRONG.model, image_size=16)
 network, teacher = StrongNetwork(MCRNet(model), 5).train(), StrongNetwork(MCRNet(model), 5).eval()
 bank, config = ContrastBank(9, 64), StrongConfig(views=4, negatives=5)
 def losses(images, labels):
-    return losses_of_step(network, bank, teacher, images, labels, config, AugmentConfig())[0].total
+    return losses_of_step(network, bank, teacher, images, labels, config, AugmentConfig(2, flip=True))[0].total
 losses = torch.compile(losses, backend="aot_eager", fullgraph=True)
 for step in (0, 40_000):
     set_training_step(network, step)

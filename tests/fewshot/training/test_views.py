@@ -48,7 +48,7 @@ def test_parts_show_fewer_rows_fewer_columns_or_both():
 
 
 def test_every_view_draws_its_own_shift_mirror_and_colors(images):
-    config = AugmentConfig(crop_padding=2)
+    config = AugmentConfig(crop_padding=2, flip=True)
     torch.manual_seed(0)
     pixels, _ = draw_views(images[:1].repeat(6, 1, 1, 1), 4, config)
     upright = pixels.unflatten(0, (6, 4))[:, 0]

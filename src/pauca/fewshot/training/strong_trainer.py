@@ -73,6 +73,7 @@ class StrongTrainer:
         check_images(model, images)
         check_strong(images, strong, config)
         self.config, self.strong = config, strong
+        self.augmentation = config.augmentation.fitted_to(images)
         self.workers = Workers()
         self.device = resolve_device(config.device)
         self.on_gpu = self.device.type == "cuda"
@@ -87,7 +88,7 @@ class StrongTrainer:
         set_normalization(model, self._pixels)
         for part in model.modules():
             if isinstance(part, DropBlock):
-                part.ramp_steps = max(1, config.steps)
+                part.ramp_steps = config.steps  # the first generation, as measured
         dimensions = network.contrast[-1].out_features  # type: ignore[index]
         self.bank = ContrastBank(len(images), dimensions).to(self.device)
         self.teacher: StrongNetwork | None = None
@@ -112,7 +113,7 @@ class StrongTrainer:
         if self.steps_done // self.config.steps != self._generation:
             self._teach_from_here()
         self.network.train()
-        set_training_step(self.network, self.steps_done)
+        set_training_step(self.network, self.steps_done, self.config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate_at(self.steps_done)
         places = self._places()
@@ -186,7 +187,7 @@ class StrongTrainer:
                 images,
                 labels,
                 self.strong,
-                self.config.augmentation,
+                self.augmentation,
                 self.config.label_smoothing,
             )
 

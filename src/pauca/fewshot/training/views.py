@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from pauca.errors import ConfigError
 from pauca.fewshot.training.augment import AugmentConfig, jitter_colors
 from pauca.fewshot.windows import Windows, show
 
@@ -32,7 +33,7 @@ def draw_views(
     Args:
         images: square images, as bytes.
         count: views of each image.
-        config: mirror, jitter, and how far the window of the whole image may be shifted.
+        config: mirror, jitter, and how far the window of the whole image may be shifted; fitted to the images.
     """
     kinds = _kinds(len(images), count, images.device)  # [b, v / 4]
     windows = _draw_windows(kinds.repeat_interleave(TURNS, 1).flatten(), images.shape[-1], config)
@@ -54,6 +55,8 @@ def _kinds(images: int, count: int, device: torch.device) -> Int64[Tensor, "b gr
 
 
 def _draw_windows(kinds: Int64[Tensor, "n"], size: int, config: AugmentConfig) -> Windows:
+    if config.crop_padding is None or config.flip is None:
+        raise ConfigError("augmentation that leaves crop_padding or flip to the data needs fitted_to(images) first")
     count, device = len(kinds), kinds.device
     part = round(PART_SHOWN * size)
     first_row, rows = _draw_side((kinds & 1) > 0, size, part, config.crop_padding)
