@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -34,3 +35,15 @@ def test_impossible_sizes_are_one_line(capsys, words, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["kept", "plan", "train", "sample"])
+def test_the_help_of_an_option_can_be_understood_alone(verb, capsys):
+    assert cli.main(["moe", verb, "--help"]) == 0
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    options = re.split(r" --?[a-z][a-z0-9-]* ", words)[2:]
+    assert len(options) >= 6
+    for text in options:
+        text = re.sub(r"^(\[?(INT|FLOAT|STR|PATH)\b[^ ]*( \[STR \.\.\.\]\])? |\{\S+\} )", "", text)
+        assert not re.match(r"(of|likewise|also|that|this|how many there)\b", text, re.IGNORECASE), text
+        assert len(text.split()) > 3, text

@@ -45,12 +45,12 @@ def kept(
     The defaults are DeepSeek-V3's layer with 8 of its experts on a GPU.
 
     Args:
-        hidden: channels of a token.
+        hidden: channels of a token (of the residual stream).
         width: channels inside one expert.
-        experts: routed experts on one GPU.
+        experts: routed experts that lie on one GPU.
         top_k: experts that each token is routed to.
-        tokens: tokens that these experts serve in one pass.
-        as_json: machine-readable output, in bytes.
+        tokens: tokens that these experts serve in one forward pass.
+        as_json: print JSON for programs, in bytes.
     """
     sizes = {"tokens": tokens, "top_k": top_k, "experts": experts, "hidden": hidden, "width": width}
     found = {
@@ -85,17 +85,18 @@ def plan(
     Args:
         model: a name (deepseek-v3, deepseek-v2-lite, 16b, qwen3-30b, qwen3-235b, mixtral, mixtral-8x22b, or a size of
             `pauca moe train`), the config.json of a Hugging Face model, or the config.yaml of a training's run.
-        gpus: how many there are.
-        memory: of one of them, as in 80GB (10^9) or 79.6GiB (2^30).
-        tokens: on each GPU in one micro-batch.
-        context: length of a sequence, for the time of attention.
-        ep: GPUs that share the experts of a layer; tried out, if not given. So are the next two.
-        pp: pipeline stages.
-        dp: GPUs of one stage, each with tokens of its own: all GPUs over pp.
-        assumptions: what is taken for granted.
-        out: chart to write (.png, .pdf or .svg).
+        gpus: number of GPUs to train on.
+        memory: memory of one GPU, as in 80GB (10^9 bytes) or 79.6GiB (2^30 bytes).
+        tokens: tokens of one micro-batch on each GPU.
+        context: length of a sequence in tokens, which the time of attention depends on.
+        ep: GPUs that share the experts of a layer (expert parallelism); if not given, all that fit are tried.
+        pp: stages of the pipeline (pipeline parallelism); if not given, all that fit are tried.
+        dp: GPUs of one stage, each with tokens of its own (data parallelism): all GPUs over pp; if not given, all that
+            fit are tried.
+        assumptions: what the plan takes for granted.
+        out: file to draw the plans into, as a chart (.png, .pdf or .svg).
         force: replace the chart if it is there already.
-        as_json: machine-readable output, in bytes and seconds.
+        as_json: print JSON for programs, in bytes and seconds.
     """
     if out is not None and out.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"{out}: charts are written as .png, .pdf or .svg")
@@ -115,19 +116,21 @@ class ModelOptions:
     """What to train: a size, and how its experts compute. Anything else is set in a config.yaml (--config)."""
 
     size: Literal["toy", "base", "large", "xl"] = "toy"
-    """0.3 M, 0.2 B, 1.1 B or 3.5 B parameters."""
+    """Size of the model: 0.3 M, 0.2 B, 1.1 B or 3.5 B parameters."""
     recipe: moe.Precision = "fp4"
-    """Numerics of the experts."""
+    """Numerics of the experts. bf16: all in BF16. fp8: products and kept activations in FP8. fp4: products in FP8, and
+    MXFP4 kept."""
     kept_z: moe.Format | None = None
-    """Format in which FC1's output is kept; the recipe's own, if not given."""
+    """Format in which the output of the experts' first product is kept for backward; if not given, the recipe's own."""
     recompute: moe.Recompute = "none"
-    """What the experts compute again in backward, to keep less."""
+    """What experts compute again in backward, to keep less: nothing, the steps between the products, or these and the
+    first product."""
     recompute_attention: bool = False
-    """Compute attention again in backward."""
+    """Compute attention again in backward instead of keeping what it needs."""
     recompute_norms: bool = False
-    """Compute norms again in backward."""
+    """Compute the outputs of norms again in backward instead of keeping them."""
     context: int | None = None
-    """Tokens of a sequence; the size's own, if not given."""
+    """Longest sequence in tokens; if not given, the size's own (toy 256, base 1024, large 2048, xl 4096)."""
 
 
 @dataclass(frozen=True)
@@ -160,16 +163,17 @@ def train(
 
     Args:
         data: text files (.txt, .md, .py, also .xz or .gz), folders of such, or one folder of tokens from an earlier
-            run; if not given, the Python standard library's own sources.
-        validation: files or folders to validate on, instead of a share of the data.
-        vocabulary: 256 for bytes, more for byte pairs learnt from the data; the size's own, if not given.
-        validation_share: share of the documents that is held out where there is no --validation.
-        out: output folder; default: size and recipe, in runs/moe.
-        config: repeat the training of a config.yaml; settings are then taken from it alone.
+            run. If not given, the Python standard library's own sources.
+        validation: text files or folders to validate on, instead of a share of the data.
+        vocabulary: number of different tokens: 256 for bytes, more for byte pairs learnt from the data. If not given,
+            the size's own.
+        validation_share: share of the documents that is held out to validate on where there is no --validation.
+        out: folder to write the run to. If not given, runs/moe/SIZE-RECIPE.
+        config: a config.yaml whose training to repeat; all settings are then taken from it.
         model: what to train.
         training: how to train.
-        resume: go on with the run in the output folder, with its own settings.
-        force: replace a run that is there already.
+        resume: go on with the run in the output folder, from its latest checkpoint and with its own settings.
+        force: replace a run that is already in the output folder.
         quiet: print only errors.
         timeout: with torchrun, minutes that one process may keep the others waiting (for tokens, too) before all stop
             and say so.
@@ -218,16 +222,16 @@ def sample(
     seed: int = 0,
     device: str = "auto",
 ) -> None:
-    """Let a trained model go on from a prompt.
+    """Continue a prompt with a trained model.
 
     Args:
-        run: folder of a training.
-        prompt: text to go on from; the start of a document, if not given.
-        count: tokens to add; as many as the model's context holds, if not given.
-        temperature: below 1 the likely become likelier; 0 always takes the likeliest.
-        top_k: choose among so many likeliest tokens only.
-        seed: of the random choices.
-        device: auto, cpu or cuda.
+        run: folder that a training wrote.
+        prompt: text to go on from. If not given, the start of a document.
+        count: number of tokens to add. If not given, as many as the model's context holds.
+        temperature: how much chance has a say: below 1 likely tokens become likelier, 0 always takes the likeliest.
+        top_k: choose among this many likeliest tokens only. If not given, among all.
+        seed: seed of the random choices; the same seed gives the same text.
+        device: where to compute: auto (the GPU if there is one), cpu, cuda or cuda:N.
     """
     path = run / "checkpoints" / "best.safetensors"
     if not path.exists():

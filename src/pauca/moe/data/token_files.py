@@ -35,14 +35,14 @@ class DataConfig:
 
     sources: tuple[str, ...] = ()
     """Text files (.txt, .md, .py, also .xz or .gz of them; any other name is read as plain text), folders of such, or
-    one folder of tokens that an earlier run has made. None: the Python standard library's own sources."""
+    one folder of tokens that an earlier run has made. Without any, the Python standard library's own sources."""
     validation: tuple[str, ...] = ()
-    """Files or folders to validate on; none: `validation_share` of the sources."""
+    """Files or folders to validate on. Without any, `validation_share` of the sources."""
     validation_share: float = 0.05
     """Share of the documents, evenly spread, that is held out for validation. Where the documents are too few for that,
     the end of the text is held out (a byte-pair vocabulary has then seen it)."""
     vocabulary: int = 256
-    """256: bytes. More: byte pairs, learnt from the training text."""
+    """Different tokens: 256 are the bytes, more are byte pairs learnt from the training text."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_share <= 0.5:
@@ -129,7 +129,8 @@ class TokenData:
     validation: TokenFile | None
     tokenizer: Tokenizer
     bytes_per_token: float
-    """Of the validation text, or of all text where there is none: loss / ln 2 / this is bits per byte."""
+    """Mean length of a token in the validation text, or in all text where there is none: loss / ln 2 / this is bits
+    per byte."""
     sources: dict[str, str]
     """The text files and their checksums."""
 

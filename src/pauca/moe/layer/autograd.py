@@ -80,7 +80,7 @@ def _check_arguments(x: Tensor, gate_up: Tensor, down: Tensor, expert_ids: Tenso
 
 
 class _Experts(torch.autograd.Function):
-    """For eager code: forward and backward of a call that travels as `ExpertCall.tensors`."""
+    """Forward and backward of a call in eager code; the call travels as `ExpertCall.tensors`."""
 
     @staticmethod
     def forward(ctx, x: Tensor, recipe: str, recompute: Recompute, keep: bool, *tensors: Tensor) -> Tensor:
@@ -153,6 +153,6 @@ _experts_forward.register_autograd(_opaque_backward, setup_context=_remember_opa
 def _gradients(
     dy: Tensor, call: ExpertCall, x: Tensor | None, kept: list[Tensor], wanted: Wanted
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]:
-    """Of x, gate_up, down and the probabilities."""
+    """The gradients of x, gate_up, down and the probabilities."""
     found = passes.backward(call, dy.contiguous(), kept, x, wanted)
     return found.x, found.gate_up, found.down, found.row_probability[call.permutation.copy_to_row]

@@ -23,7 +23,7 @@ def is_repetition() -> bool:
 
 
 class BalanceGradients:
-    """Of one layer: the gradients of balancing losses that wait for the repetition of their forward.
+    """One layer's gradients of balancing losses, which wait for the repetition of their forward.
 
     Backward takes forwards in reverse order, losses and repetitions alike, so first come is first served.
     """

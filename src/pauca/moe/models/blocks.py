@@ -24,11 +24,11 @@ class Recomputation:
     """What backward computes again in each layer of a model, to keep less. Never the routing."""
 
     norms: bool = False
-    """RMSNorm's outputs; only its inputs, the residual stream, are kept. Under `torch.compile` the compiler decides."""
+    """Compute RMSNorm's outputs again from the residual stream. Under `torch.compile` the compiler decides."""
     attention: bool = False
-    """The attention block, from the residual stream: norm, projections, rotation and attention itself."""
+    """Compute the attention block again from the residual stream: norm, projections, rotation, attention itself."""
     experts: Recompute = "none"
-    """Of routed, shared and dense experts; see `Recompute`."""
+    """What routed, shared and dense experts compute again; see `Recompute`."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class LayersConfig:
     """Sizes and numerics of a stack of layers, each attention and a feed-forward of experts."""
 
     layers: int = 2
+    """Layers, one above the other."""
     hidden: int = 64
     """Channels of the residual stream."""
     heads: int = 4
@@ -55,7 +56,7 @@ class LayersConfig:
     dense_layers: int = 0
     """First layers that have one dense feed-forward in place of experts."""
     dense_width: int = 0
-    """Channels inside that."""
+    """Channels inside the dense feed-forward of the first layers."""
     rope_base: float = 10_000.0
     """Wavelengths of the rotary positions run from 2 pi to 2 pi times this."""
     balance_weight: float = 0.01

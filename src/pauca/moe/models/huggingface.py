@@ -22,7 +22,7 @@ from pauca.moe.layer.recipe import Recipe, Recompute
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 SUPPORTED_MAJOR = "5"
-"""Of transformers: since 5.0 experts are stored fused."""
+"""The major version of transformers that is supported: since 5.0 experts are stored fused."""
 
 
 class ConvertedExperts(Experts):

@@ -24,8 +24,9 @@ class ViTConfig(LayersConfig):
     patch: int = 4
     """Side of a patch in pixels."""
     channels: int = 3
-    """Of the images."""
+    """Channels of the images."""
     classes: int = 10
+    """Classes that images are told apart as."""
     rope_base: float = 100.0
     """Wavelengths of the rotary positions, in patches, run from 2 pi to 2 pi times this."""
 

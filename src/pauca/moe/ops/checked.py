@@ -84,7 +84,7 @@ def gather_mxfp4_to_fp8_columns(
 def count_inexact(
     x: MxFp4Tensor, index: Int32[Tensor, "n"] | None = None, offsets: Int32[Tensor, "groups"] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Of a gather to FP8 (columns where offsets are given): elements that lost bits, and elements that are not zero.
+    """Count what a gather to FP8 loses (columns where offsets are given): inexact elements, and nonzero ones.
 
     A debugging aid that costs many times the conversion; the two counts stay on the device.
     """

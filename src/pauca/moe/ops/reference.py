@@ -43,6 +43,7 @@ class Parts(NamedTuple):
 
 
 def split_bfloat16(x: BFloat16[Tensor, "..."]) -> Parts:
+    """Take BF16 numbers apart, of any shape; infinity and NaN are `bad`."""
     bits = x.contiguous().view(torch.int16).int()
     exponent, mantissa = bits >> 7 & 0xFF, bits & 0x7F
     sig = torch.where(exponent > 0, mantissa + 128, mantissa)
@@ -50,6 +51,7 @@ def split_bfloat16(x: BFloat16[Tensor, "..."]) -> Parts:
 
 
 def split_e4m3(codes: UInt8[Tensor, "..."]) -> Parts:
+    """Take E4M3 codes apart, of any shape: 1 sign, 4 exponent and 3 mantissa bits; the code 0x7F, NaN, is `bad`."""
     code = codes.int()
     exponent, mantissa = code >> 3 & 15, code & 7
     sig = torch.where(exponent > 0, mantissa + 8, mantissa)
@@ -57,6 +59,7 @@ def split_e4m3(codes: UInt8[Tensor, "..."]) -> Parts:
 
 
 def split_e2m1(codes: UInt8[Tensor, "..."]) -> Parts:
+    """Take E2M1 codes (0 to 15) apart, of any shape: 1 sign, 2 exponent and 1 mantissa bit; none is `bad`."""
     code = codes.int()
     exponent, mantissa = code >> 1 & 3, code & 1
     sig = torch.where(exponent > 0, mantissa + 2, mantissa)
@@ -161,6 +164,7 @@ def _better_byte(
 
 
 def quantize_mxfp4(x: BFloat16[Tensor, "rows channels"], rule: ScaleRule = ScaleRule.EVEN) -> MxFp4Tensor:
+    """MXFP4 of [rows, channels]: for each block of 32 channels a scale by `rule`, and codes rounded to nearest even."""
     blocks = x.unflatten(1, (-1, BLOCK))
     return _mxfp4_from_parts(split_bfloat16(blocks), torch.zeros_like(blocks[..., 0], dtype=torch.int32), rule)
 
@@ -194,10 +198,12 @@ def _quantize_fp8(parts: Parts) -> tuple[UInt8[Tensor, "... n"], UInt8[Tensor, "
 
 
 def quantize_fp8_rowwise(x: BFloat16[Tensor, "rows channels"]) -> Fp8Tensor:
+    """FP8 of [rows, channels] with one scale a row [rows]: the smallest power of two that does not saturate."""
     return Fp8Tensor(*_quantize_fp8(split_bfloat16(x)), Granularity.ROW)
 
 
 def quantize_fp8_tilewise(x: BFloat16[Tensor, "rows channels"]) -> Fp8Tensor:
+    """FP8 of [rows, channels] with one scale for each 128 channels of a row [rows, channels / 128, rounded up]."""
     channels = x.shape[1]
     padded = torch.nn.functional.pad(x, (0, -channels % TILE))
     codes, scales = _quantize_fp8(split_bfloat16(padded.unflatten(1, (-1, TILE))))
@@ -207,6 +213,10 @@ def quantize_fp8_tilewise(x: BFloat16[Tensor, "rows channels"]) -> Fp8Tensor:
 def quantize_fp8_columns(
     x: BFloat16[Tensor, "rows channels"], group_scales: UInt8[Tensor, " groups"], offsets: Int32[Tensor, " groups"]
 ) -> Fp8Tensor:
+    """FP8 of [rows, channels] transposed, [channels, rows], with a given scale byte for each group of rows.
+
+    `offsets` says where each group ends; rows of no group become zeros. Scales: [groups, channels], alike in a group.
+    """
     groups = row_groups(offsets, len(x)).long()
     inside = (groups < len(offsets))[:, None]
     byte = torch.cat([group_scales, group_scales.new_zeros(1)])[groups][:, None].int()
@@ -224,6 +234,7 @@ def _element_scales(x: Fp8Tensor) -> UInt8[Tensor, "rows channels"]:
 
 
 def fp8_to_mxfp4(x: Fp8Tensor, rule: ScaleRule = ScaleRule.EVEN) -> MxFp4Tensor:
+    """MXFP4 of an FP8 matrix [rows, channels] with scales by row or tile, without going through another float."""
     parts = split_e4m3(x.codes.unflatten(1, (-1, BLOCK)))
     scale = _element_scales(x)[:, ::BLOCK].int()
     parts = parts._replace(bad=parts.bad | (scale == E8M0_NAN)[..., None])
@@ -237,10 +248,12 @@ def _gather(x: Tensor, index: Int32[Tensor, "n"]) -> Tensor:
 
 
 def gather_rows(x: BFloat16[Tensor, "rows channels"], index: Int32[Tensor, "n"]) -> BFloat16[Tensor, "n channels"]:
+    """Rows of x [rows, channels] by index, [n, channels]; an index outside of x gives a row of zeros."""
     return _gather(x, index)
 
 
 def gather_fp8_rows(x: Fp8Tensor, index: Int32[Tensor, "n"]) -> Fp8Tensor:
+    """Rows of x by index, codes and scales as they are; an index outside of x gives zeros under scale byte 0."""
     return Fp8Tensor(_gather(x.codes, index), _gather(x.scales, index), x.granularity)
 
 
@@ -262,6 +275,10 @@ def _finite(scales: UInt8[Tensor, "..."]) -> Int[Tensor, "..."]:
 
 
 def gather_mxfp4_to_fp8_rows(x: MxFp4Tensor, index: Int32[Tensor, "n"] | None = None) -> Fp8Tensor:
+    """FP8 with one scale a row from rows of x by index (all, if None): [n, channels].
+
+    A row's scale is 2^-6 times that of its largest block, so that no element of that block loses a bit.
+    """
     rows = gather_mxfp4(x, index)
     scales = (_finite(rows.scales).amax(1) - _HEADROOM).clamp(min=0)
     codes = _mxfp4_to_e4m3(rows, scales[:, None].expand(-1, rows.scales.shape[1]))
@@ -281,6 +298,11 @@ def _group_maximum(
 def gather_mxfp4_to_fp8_columns(
     x: MxFp4Tensor, index: Int32[Tensor, "n"] | None, offsets: Int32[Tensor, "groups"]
 ) -> Fp8Tensor:
+    """FP8 transposed, [channels, n], from rows of x by index (all, if None), with scales [groups, channels].
+
+    A group's scale for a channel is 2^-6 times the largest of that channel's blocks in the group's rows. Rows past the
+    last of the `offsets` become zeros.
+    """
     rows = gather_mxfp4(x, index)
     largest, spread = _group_maximum(_finite(rows.scales), offsets)
     scales = (largest - _HEADROOM).clamp(min=0).to(torch.uint8).repeat_interleave(BLOCK, 1)
@@ -311,6 +333,11 @@ def count_inexact(
 def fp8_rows_to_columns(
     x: Fp8Tensor, offsets: Int32[Tensor, "groups"], index: Int32[Tensor, "n"] | None = None
 ) -> Fp8Tensor:
+    """An FP8 matrix transposed, [channels, n], from rows of x by index (all, if None): scales [groups, channels].
+
+    A group's scale for a channel is the largest scale of that channel in the group's rows. Rows past the last of the
+    `offsets` become zeros.
+    """
     rows = x if index is None else gather_fp8_rows(x, index)
     by_tile = rows.scales[:, None] if rows.granularity is Granularity.ROW else rows.scales
     width = rows.shape[1] if rows.granularity is Granularity.ROW else TILE
@@ -327,11 +354,13 @@ def fp8_rows_to_columns(
 
 
 def _gate_and_up(z: Stored) -> tuple[Float[Tensor, "rows width"], Float[Tensor, "rows width"]]:
+    """The two halves of z [rows, 2 width], each [rows, width] in FP32."""
     gate, up = (z.float() if isinstance(z, Tensor) else z.dequantize()).chunk(2, 1)
     return gate, up
 
 
 def swiglu(z: Stored, probability: Float[Tensor, "rows"]) -> BFloat16[Tensor, "rows width"]:
+    """silu(gate) * up * probability, [rows, width] in BF16, of z = [gate, up] [rows, 2 width]."""
     gate, up = _gate_and_up(z)
     return (gate * gate.sigmoid() * up * probability[:, None]).bfloat16()
 
@@ -339,6 +368,7 @@ def swiglu(z: Stored, probability: Float[Tensor, "rows"]) -> BFloat16[Tensor, "r
 def swiglu_fp8(
     z: Stored, probability: Float[Tensor, "rows"], keep: ScaleRule | None = None
 ) -> tuple[Fp8Tensor, MxFp4Tensor | None]:
+    """`swiglu` [rows, width] in FP8 with one scale a row; and in MXFP4, by the rule `keep`, unless that is None."""
     activation = swiglu(z, probability)
     return quantize_fp8_rowwise(activation), None if keep is None else quantize_mxfp4(activation, keep)
 
@@ -346,6 +376,7 @@ def swiglu_fp8(
 def swiglu_backward(
     z: Stored, probability: Float[Tensor, "rows"], grad: BFloat16[Tensor, "rows width"]
 ) -> tuple[BFloat16[Tensor, "rows channels"], Float[Tensor, "rows"]]:
+    """The gradients of z [rows, 2 width] in BF16 and of probability [rows] in FP32, from the output's [rows, width]."""
     gate, up = _gate_and_up(z)
     sigmoid, grad32 = gate.sigmoid(), grad.float()
     silu = gate * sigmoid
@@ -361,6 +392,10 @@ def swiglu_backward_fp8(
     grad: BFloat16[Tensor, "rows width"],
     offsets: Int32[Tensor, "groups"],
 ) -> tuple[Fp8Tensor, Fp8Tensor, Float[Tensor, "rows"]]:
+    """`swiglu_backward` with z's gradient in FP8 twice: by rows [rows, 2 width], and transposed [2 width, rows].
+
+    The transposed one has scales [groups, 2 width]: what the weight gradient's product takes.
+    """
     d_z, d_probability = swiglu_backward(z, probability, grad)
     rows = quantize_fp8_rowwise(d_z)
     return rows, fp8_rows_to_columns(rows, offsets), d_probability
@@ -369,6 +404,7 @@ def swiglu_backward_fp8(
 def swiglu_fp8_keeping_z(
     z: BFloat16[Tensor, "rows channels"], probability: Float[Tensor, " rows"], rule: ScaleRule, keep: bool
 ) -> tuple[Fp8Tensor, MxFp4Tensor, MxFp4Tensor | None]:
+    """`swiglu_fp8`, and z [rows, 2 width] in MXFP4 by `rule`; the activation in MXFP4 only if `keep`."""
     activation, kept = swiglu_fp8(z, probability, rule if keep else None)
     return activation, quantize_mxfp4(z, rule), kept
 
@@ -379,6 +415,7 @@ def swiglu_backward_fp8_with_activation(
     grad: BFloat16[Tensor, "rows width"],
     offsets: Int32[Tensor, " groups"],
 ) -> tuple[Fp8Tensor, Fp8Tensor, Float[Tensor, " rows"], Fp8Tensor]:
+    """`swiglu_backward_fp8`, and the activation in FP8 transposed, [width, rows]: what FC2's weight gradient takes."""
     rows, columns, d_probability = swiglu_backward_fp8(z, probability, grad, offsets)
     activation, _ = swiglu_fp8(z, probability)
     return rows, columns, d_probability, fp8_rows_to_columns(activation, offsets)
@@ -389,6 +426,10 @@ def combine(
     inverse: Int32[Tensor, "tokens k"],
     weights: Float[Tensor, "tokens k"] | None = None,
 ) -> BFloat16[Tensor, "tokens channels"]:
+    """Sum each token's rows of [n, channels] in FP32, by `inverse` [tokens, k] and times `weights`: [tokens, channels].
+
+    An index that names no row adds nothing. The order of the sum is that of `inverse`.
+    """
     total = torch.zeros(len(inverse), rows.shape[1], device=rows.device)
     for copy in range(inverse.shape[1]):
         term = _gather(rows, inverse[:, copy]).float()
@@ -402,6 +443,10 @@ def combine_backward(
     token: Int32[Tensor, "n"],
     row_weights: Float[Tensor, "n"],
 ) -> tuple[BFloat16[Tensor, "n channels"], Float[Tensor, "n"]]:
+    """The gradients of `combine`: of its rows [n, channels] in BF16, and of its weights as one number a row [n].
+
+    `token` [n] is the token that a row was added to, or one outside for none; `row_weights` [n] its weight.
+    """
     gathered = _gather(grad, token).float()
     inside = (token >= 0) & (token < len(grad))
     d_weights = torch.where(inside, (gathered * rows.float()).sum(1), 0.0)

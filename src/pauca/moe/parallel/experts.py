@@ -97,7 +97,7 @@ class ParallelExperts(Experts):
         probabilities: Float[Tensor, "tokens top_k"],
         shared: Callable[[Tensor], Tensor] | None = None,
     ) -> Float[Tensor, "tokens hidden"]:
-        """As of `Experts`; all ranks along "ep" must call it together, with whatever number of tokens, none included.
+        """What `Experts` computes; all ranks along "ep" must call it together, with any number of tokens, even none.
 
         `expert_ids` count over all ranks' experts. Waits for the device once, to learn how much arrives.
         """
@@ -128,7 +128,7 @@ class ParallelExperts(Experts):
         return _Dispatched(exchange, routing, tokens, format_, x.shape[1])
 
     def _fingerprint(self, x: Tensor, probabilities: Tensor) -> int:
-        """Of what must be the same on every rank for one forward and backward to fit together."""
+        """A digest of what must be the same on every rank for one forward and backward to fit together."""
         differentiable = (x, probabilities, self.gate_up, self.down)
         wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in differentiable]
         sizes = [probabilities.shape[1], *self.down.shape]
@@ -273,7 +273,7 @@ class _ParallelExperts(torch.autograd.Function):
 
 
 def _gradients_of_nothing(call: ExpertCall, dy: Tensor) -> Gradients:
-    """Of a rank that no token visits: weights that stood still, not weights without a gradient."""
+    """The gradients on a rank that no token visits: weights that stood still, not weights without a gradient."""
     nothing = dy.new_empty(0, dtype=torch.float32)
     return Gradients(dy[:0], torch.zeros_like(call.gate_up), torch.zeros_like(call.down), nothing)
 

@@ -71,7 +71,7 @@ class Ranks:
 
 @cache
 def code_digest(folder: Path = Path(__file__).parents[1]) -> str:
-    """Of the sources of `pauca.moe`, which must be the same on all hosts."""
+    """A digest of the sources of `pauca.moe`, which must be the same on all hosts."""
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):
         digest.update(file.read_bytes())

@@ -10,20 +10,20 @@ from pauca.moe.ops.formats import mxfp4_row_bytes
 
 @dataclass(frozen=True)
 class WireBytes:
-    """Bytes that one row takes: one token on its way to one rank, or back."""
+    """Bytes that one row takes: one token on its way to one rank, or back, in forward and in backward."""
 
     tokens: int
-    """Forward, to the experts: codes and scales."""
+    """Forward, to the experts: the token's codes and scales."""
     routing: int
-    """Forward, beside the tokens: an expert and a weight, of 4 bytes each, per choice."""
+    """Forward, beside the token: an expert and a weight, of 4 bytes each, for each choice."""
     outputs: int
-    """Forward, back."""
+    """Forward, back: the weighted sum of that rank's experts."""
     output_gradients: int
-    """Backward, to the experts."""
+    """Backward, to the experts: the output's gradient."""
     input_gradients: int
-    """Backward, back."""
+    """Backward, back: the token's gradient."""
     routing_gradients: int
-    """Backward, back: the gradients of the weights."""
+    """Backward, back: the gradients of the choices' weights."""
 
 
 def wire_bytes(recipe: Recipe, hidden: int, top_k: int, dispatch: Format | None = None) -> WireBytes:
@@ -45,7 +45,7 @@ def wire_bytes(recipe: Recipe, hidden: int, top_k: int, dispatch: Format | None 
 
 
 def wire_format(recipe: Recipe, dispatch: Format | None) -> Format:
-    """Of tokens on their way to their experts: what was asked for, or what the recipe keeps them in."""
+    """The format of tokens on their way to their experts: what was asked for, or what the recipe keeps them in."""
     own = kept_formats(recipe, "none").input
     allowed = {"bf16": ("bf16",), "fp8": ("bf16", "fp8"), "mxfp4": ("bf16", "fp8", "mxfp4")}[own]
     if dispatch is not None and dispatch not in allowed:
@@ -54,5 +54,5 @@ def wire_format(recipe: Recipe, dispatch: Format | None) -> Format:
 
 
 def gradient_format(recipe: Recipe) -> Format:
-    """Of the outputs' gradients on their way to the experts."""
+    """The format of the outputs' gradients on their way to the experts."""
     return "bf16" if recipe.precision == "bf16" else "fp8"

@@ -27,7 +27,7 @@ class RecomputePolicy:
     attention: Literal["none", "up", "all"] = "none"
     """up: the projections from the latents of latent attention. all: the attention block from its input."""
     experts: Recompute = "none"
-    """Of routed, shared and dense feed-forwards."""
+    """What routed, shared and dense feed-forwards recompute; see `Recompute`."""
 
     @classmethod
     def of(cls, recompute: Recomputation) -> "RecomputePolicy":
@@ -78,13 +78,13 @@ def dense_load(tokens: int) -> Load:
 
 
 def kept_by_bank(recipe: Recipe, mode: Recompute, load: Load, hidden: int, width: int) -> Bytes:
-    """By a bank of experts: activations in the recipe's formats, and the order of its rows."""
+    """What a bank of experts keeps: activations in the recipe's formats, and the order of its rows."""
     shapes = kept_shapes(recipe, mode, load.received, load.rows, load.experts, hidden, width)
     return {"experts": sum(map(prod, shapes)), "routing": 8 * load.rows + 8 * load.copies + 4 * load.experts}
 
 
 def kept_by_attention(shape: ModelShape, policy: RecomputePolicy, tokens: int) -> Bytes:
-    """By one layer's attention with its norm."""
+    """What one layer's attention keeps, with its norm."""
     kept = {"residual": 2 * tokens * shape.hidden}
     if policy.attention == "all":
         return kept
@@ -106,7 +106,7 @@ def _grouped_attention(attention: GroupedQueryAttention, tokens: int) -> int:
 
 
 def _latent_attention(attention: LatentAttention, policy: RecomputePolicy, tokens: int) -> tuple[int, int]:
-    """Of the latents' norms, and of the rest but for the output."""
+    """What the latents' norms keep, and what the rest keeps but for the output."""
     ranks = attention.query_rank + attention.kv_rank
     norms = 4 * tokens * (1 + (attention.query_rank > 0)) + (0 if policy.norms else 2 * tokens * ranks)
     latents = 2 * tokens * (ranks + attention.rope_dim)
@@ -117,7 +117,7 @@ def _latent_attention(attention: LatentAttention, policy: RecomputePolicy, token
 def kept_by_feed_forward(
     shape: ModelShape, recipe: Recipe, policy: RecomputePolicy, tokens: int, load: Load | None
 ) -> Bytes:
-    """By one layer's feed-forward with its norm: experts under `load`, or the dense one where that is None."""
+    """What one layer's feed-forward keeps, with its norm: experts under `load`, or the dense one if that is None."""
     # With FC1's input kept in BF16 once per token, the bank keeps the norm's output; so does the router.
     kept = {"residual": 2 * tokens * shape.hidden, "norms": 4 * tokens}
     own_input = kept_formats(recipe, policy.experts).own_input
@@ -134,13 +134,13 @@ def kept_by_feed_forward(
 
 
 def kept_by_layer(shape: ModelShape, recipe: Recipe, policy: RecomputePolicy, tokens: int, load: Load | None) -> Bytes:
-    """By one layer, its input included: an MoE layer under `load`, or a dense layer where that is None."""
+    """What one layer keeps, its input included: an MoE layer under `load`, or a dense layer where that is None."""
     attention = kept_by_attention(shape, policy, tokens)
     return _sum(attention, kept_by_feed_forward(shape, recipe, policy, tokens, load))
 
 
 def kept_by_head(shape: ModelShape, tokens: int) -> Bytes:
-    """By the last norm and the loss, which holds its gradients: FP32 for the head, BF16 for the hidden states."""
+    """What the last norm and the loss keep; the loss holds gradients: FP32 of the head, BF16 of the hidden states."""
     return {"loss": 2 * (2 * tokens * shape.hidden) + 4 * tokens + 4 * shape.embedding_parameters}
 
 
@@ -148,7 +148,7 @@ def kept_by_head(shape: ModelShape, tokens: int) -> Bytes:
 
 
 def bank_working_set(recipe: Recipe, mode: Recompute, load: Load, hidden: int, width: int, parameter_bytes: int) -> int:
-    """Of a bank's backward, from the output's gradient to the gradients of weights and input."""
+    """What a bank's backward needs, from the output's gradient to the gradients of weights and input."""
     if recipe.precision == "bf16":
         return _bf16_working_set(mode, load, hidden, width, parameter_bytes)
     return _fp8_working_set(recipe, mode, load, hidden, width, parameter_bytes)
@@ -188,7 +188,7 @@ def _fp8_working_set(recipe: Recipe, mode: Recompute, load: Load, hidden: int, w
 
 
 def attention_working_set(shape: ModelShape, policy: RecomputePolicy, tokens: int) -> int:
-    """Of the attention block's backward: what it computes again, and gradients of queries, keys and values."""
+    """What the attention block's backward needs: what it computes again, and gradients of queries, keys and values."""
     attention = shape.attention
     everything = kept_by_attention(shape, RecomputePolicy(policy.norms), tokens)
     again = sum(everything.values()) - sum(kept_by_attention(shape, policy, tokens).values())
@@ -199,12 +199,12 @@ def attention_working_set(shape: ModelShape, policy: RecomputePolicy, tokens: in
 
 
 def norm_working_set(shape: ModelShape, tokens: int) -> int:
-    """Of an RMSNorm's backward: five FP32 tensors of the residual stream's size and its gradient."""
+    """What an RMSNorm's backward needs: five FP32 tensors of the residual stream's size and its gradient."""
     return 22 * tokens * shape.hidden
 
 
 def loss_working_set(shape: ModelShape, tokens: int, parameter_bytes: int) -> int:
-    """Of the head and the cross entropy, which goes through the vocabulary in chunks of tokens."""
+    """What the head and the cross entropy need; it goes through the vocabulary in chunks of tokens."""
     rows = min(tokens, max(1, LOGITS_AT_ONCE // shape.vocabulary))
     # In BF16 the logits, and if there are several chunks the last one's gradient; in FP32 the logits and the logarithms
     # of the probabilities.

@@ -35,18 +35,19 @@ class Assumptions:
     """What a plan takes for granted; every number can be set."""
 
     parameter_bytes: int = 2
-    """Of a weight on the GPU: 2 (BF16) or 4 (FP32)."""
+    """Bytes of one weight on the GPU: 2 (BF16) or 4 (FP32)."""
     gradient_bytes: int = 4
-    """Of a gradient summed over micro-batches."""
+    """Bytes of one gradient summed over micro-batches: 2 (BF16) or 4 (FP32)."""
     optimiser_bytes: int = 12
-    """Of the optimiser's state for one parameter: FP32 master copy and Adam's two moments."""
+    """Bytes of the optimizer's state for one parameter; 12: an FP32 master copy and Adam's two moments."""
     batch_tokens: int = 2**24
-    """Tokens of one optimiser step on all GPUs; decides how many micro-batches fill the pipeline."""
+    """Tokens of one optimizer step over all GPUs; decides how many micro-batches fill the pipeline."""
     imbalance: float = 1.0
-    """Load of the busiest GPU's experts over the mean."""
+    """Load of the busiest GPU's experts over the mean load; 1 is balanced."""
     reserved_gb: float = 3.0
-    """Memory that is not ours: CUDA, libraries, communication buffers, fragmentation; in GB of 10^9."""
+    """Memory of a GPU that others take (CUDA, libraries, communication buffers, fragmentation), in GB of 10^9 bytes."""
     rates: Rates = field(default_factory=Rates)
+    """How fast a GPU and its links are."""
 
     def __post_init__(self) -> None:
         for name in ("parameter_bytes", "gradient_bytes"):
@@ -98,11 +99,11 @@ class Plan:
 
     way: Way
     memory: Bytes
-    """Of the fullest GPU."""
+    """Bytes of the fullest GPU, by what they hold."""
     budget: int
     """Bytes of a GPU's memory."""
     time: Seconds
-    """Of one micro-batch in the slowest stage."""
+    """Seconds of one micro-batch in the slowest stage, by what takes them."""
     tokens_per_second: float
     """Per GPU."""
     all_to_all: dict[str, int]
@@ -118,7 +119,7 @@ class Plan:
         return self.total - self.budget
 
     def to_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Plain values, for JSON."""
         way = asdict(self.way) | {"recomputes": str(self.way.policy), "dp": self.way.layout.dp}
         return asdict(self) | {"way": way, "total": self.total, "fits": self.lacks <= 0}
 
@@ -132,7 +133,7 @@ class PlanTask:
     memory: int
     """Bytes of one GPU."""
     tokens: int = 4096
-    """Of one micro-batch on each GPU."""
+    """Tokens of one micro-batch on each GPU."""
     context: int = 4096
     """Length of a sequence, for attention's time."""
     ep: int | None = None
@@ -151,7 +152,7 @@ class PlanTask:
 
     @property
     def micro_batches(self) -> int:
-        """Of one step in a layout without pipeline; a pipeline of P stages has P times as many."""
+        """Micro-batches of one step in a layout without pipeline; a pipeline of P stages has P times as many."""
         return max(1, self.assumptions.batch_tokens // (self.tokens * self.gpus))
 
     def layouts(self) -> list[ParallelLayout]:
@@ -191,7 +192,7 @@ class PlanTask:
 
 
 def find_plans(task: PlanTask) -> dict[Precision, Plan]:
-    """For each recipe, the fastest plan that fits; where none does, the one that lacks least.
+    """Find the fastest plan that fits for each recipe; where none does, the one that lacks least.
 
     Raises:
         ConfigError: layouts that do not divide.
@@ -229,7 +230,7 @@ def policies(shape: ModelShape) -> list[RecomputePolicy]:
 
 
 def ladder(shape: ModelShape) -> list[RecomputePolicy]:
-    """From recomputing nothing to recomputing most: the steps of a table."""
+    """The steps of a table, from recomputing nothing to recomputing most."""
     latent = isinstance(shape.attention, LatentAttention)
     return [
         RecomputePolicy(),
@@ -347,7 +348,7 @@ def _working_set(task: PlanTask, layers: dict[bool, _Layer], stage: _Stage) -> i
 
 
 def _parameters(shape: ModelShape, layout: ParallelLayout, stage: _Stage) -> tuple[int, int]:
-    """Of one GPU: those of its routed experts, and those that all GPUs of the stage have."""
+    """Parameters on one GPU: those of its routed experts, and those that all GPUs of the stage have."""
     experts = stage.moe * shape.experts // layout.ep * shape.expert_parameters
     others = stage.dense * shape.dense_layer_parameters + stage.moe * shape.moe_layer_parameters
     tables = stage.first + stage.last - (stage.first and stage.last and shape.tied)
@@ -355,7 +356,7 @@ def _parameters(shape: ModelShape, layout: ParallelLayout, stage: _Stage) -> tup
 
 
 def _stage_time(task: PlanTask, layers: dict[bool, _Layer], stage: _Stage) -> Seconds:
-    """Of one micro-batch, forward and backward."""
+    """The time of one micro-batch, forward and backward."""
     time = speed.add({}, layers[False].time, stage.dense)
     time = speed.add(time, layers[True].time, stage.moe)
     if stage.last:

@@ -32,7 +32,7 @@ class GroupedQueryAttention:
 
     @property
     def kv_channels(self) -> int:
-        """Of keys, and again of values."""
+        """Channels of the keys, and again of the values."""
         return self.kv_heads * self.head_dim
 
     @property
@@ -63,7 +63,7 @@ class LatentAttention:
 
     @property
     def query_channels(self) -> int:
-        """Of the queries, and of the keys once they are projected up."""
+        """Channels of the queries, and of the keys once they are projected up."""
         return self.heads * (self.nope_dim + self.rope_dim)
 
     @property
@@ -72,7 +72,7 @@ class LatentAttention:
 
     @property
     def up_parameters(self) -> int:
-        """From the latents to the heads."""
+        """Parameters of the projections from the latents to the heads."""
         return self.query_rank * self.query_channels + self.kv_rank * self.heads * (self.nope_dim + self.value_dim)
 
     def parameters(self, hidden: int) -> int:
@@ -123,12 +123,12 @@ class ModelShape:
 
     @property
     def expert_parameters(self) -> int:
-        """Of one routed expert."""
+        """Parameters of one routed expert."""
         return 3 * self.hidden * self.width
 
     @property
     def attention_parameters(self) -> int:
-        """Of one layer, with the norms before attention and before what follows it."""
+        """Parameters of one layer's attention, with the norms before it and before what follows it."""
         return self.attention.parameters(self.hidden) + 2 * self.hidden
 
     @property
@@ -137,13 +137,13 @@ class ModelShape:
 
     @property
     def moe_layer_parameters(self) -> int:
-        """Of one MoE layer but for its routed experts: what data parallelism replicates."""
+        """Parameters of one MoE layer but for its routed experts: what data parallelism replicates."""
         router = self.experts * (self.hidden + self.router_bias)
         return self.attention_parameters + router + 3 * self.hidden * self.shared_width
 
     @property
     def embedding_parameters(self) -> int:
-        """Of the embedding, and again of the head unless they are tied."""
+        """Parameters of the embedding, and again of the head unless they are tied."""
         return self.vocabulary * self.hidden
 
     @property

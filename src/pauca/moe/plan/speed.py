@@ -20,26 +20,26 @@ Seconds = dict[str, float]
 
 @dataclass(frozen=True)
 class Rates:
-    """What a GPU and its links reach. The first four are measured on an H100 80GB, the others assumed."""
+    """What a GPU and its links reach. The first four are measured on an H100 80GB, the others are assumed."""
 
     bf16_tflops: float = 770.0
-    """Large BF16 products."""
+    """Rate of large BF16 matrix products, in TFLOP/s."""
     fp8_tflops: float = 1450.0
-    """Large FP8 products with fast accumulation."""
+    """Rate of large FP8 matrix products with fast accumulation, in TFLOP/s."""
     memory_tb_s: float = 3.0
-    """Copies, read and written."""
+    """Memory bandwidth of a copy, bytes read and bytes written both counted, in TB/s."""
     conversions: float = 0.8
-    """Share of that bandwidth which conversions to and from FP8 and MXFP4 reach (0.46 to 1.02, by kernel)."""
+    """Share of the memory bandwidth that conversions to and from FP8 and MXFP4 reach (0.46 to 1.02, by kernel)."""
     attention_tflops: float = 450.0
-    """Scaled dot-product attention, forward and backward; assumed."""
+    """Rate of scaled dot-product attention, forward and backward, in TFLOP/s; assumed."""
     node_gb_s: float = 150.0
-    """All-to-all between the GPUs of one node, per GPU and direction; assumed (NVLink)."""
+    """Bandwidth of an all-to-all between the GPUs of one node, per GPU and direction, in GB/s; assumed (NVLink)."""
     network_gb_s: float = 45.0
-    """All-to-all between nodes, likewise; assumed (one 400 Gb/s adapter a GPU)."""
+    """Bandwidth of an all-to-all between nodes, per GPU and direction, in GB/s; assumed (a 400 Gb/s adapter a GPU)."""
     node_gpus: int = 8
-    """GPUs of one node."""
+    """GPUs in one node."""
     overlap: float = 0.0
-    """Share of the all-to-all that is hidden behind products, 0 to 1."""
+    """Share of the all-to-all's time that is hidden behind products, 0 to 1."""
 
     def __post_init__(self) -> None:
         for name in ("bf16_tflops", "fp8_tflops", "memory_tb_s", "attention_tflops", "node_gb_s", "network_gb_s"):
@@ -59,7 +59,7 @@ class Rates:
         return operations / ((self.bf16_tflops if precision == "bf16" else self.fp8_tflops) * 1e12)
 
     def link_bytes_per_second(self, gpus: int) -> float:
-        """Of a collective among so many GPUs."""
+        """Bandwidth of a collective among so many GPUs, per GPU and direction."""
         return 1e9 * (self.node_gb_s if gpus <= self.node_gpus else self.network_gb_s)
 
 
@@ -165,7 +165,7 @@ def feed_forward_time(
 
 
 def head_time(shape: ModelShape, tokens: int, rates: Rates) -> float:
-    """Of the head and its gradients."""
+    """The time of the head, forward and backward."""
     return rates.products(6 * tokens * shape.embedding_parameters, "bf16")
 
 

@@ -140,7 +140,7 @@ def load_model(path: Path) -> MoELM:
 
 @contextmanager
 def _alone_is_fine() -> Iterator[None]:
-    """Without torch's warning that a single process saves for itself."""
+    """Silences torch's warning that a single process saves for itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         yield

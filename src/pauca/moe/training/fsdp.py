@@ -46,7 +46,7 @@ def divide(model: MoELM, device: torch.device, ep: int) -> None:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """For an optimiser: matrices decay, vectors do not; and tensors and DTensors do not mix.
+    """Parameters in groups for an optimizer: matrices decay, vectors do not; and tensors and DTensors do not mix.
 
     The same groups whether experts are divided or not, so that a checkpoint fits either way.
     """

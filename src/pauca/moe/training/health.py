@@ -43,7 +43,7 @@ def router_loads(model: nn.Module) -> dict[str, RouterLoad]:
 
 
 def router_load(copies: Int[Tensor, " experts"]) -> RouterLoad:
-    """From the number of tokens that each expert got."""
+    """The load, from the number of tokens that each expert got."""
     shares = copies.double() / max(1, int(copies.sum()))
     entropy = -float(torch.special.xlogy(shares, shares).sum())
     largest = math.log(len(shares)) if len(shares) > 1 else 1.0

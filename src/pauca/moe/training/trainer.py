@@ -40,51 +40,51 @@ class TrainConfig:
     """How to train; the defaults suit the toy model."""
 
     steps: int = 1000
-    """Steps of AdamW."""
+    """Optimizer steps (AdamW) of the whole training."""
     batch_size: int = 16
-    """Sequences whose gradients make one step, over all passes and processes."""
+    """Sequences whose gradients make one step, over all passes and all ranks."""
     passes: int = 1
-    """Forward and backward passes of each process that make one step (gradient accumulation)."""
+    """Forward and backward passes of each rank that make one step (gradient accumulation)."""
     learning_rate: float | None = None
-    """At its highest; if not given, by the model's width: 3e-3 up to 512 channels, 6e-4 at 1024, half of that at twice
-    as many."""
+    """AdamW's highest learning rate, which the warm-up reaches. If not given, by the model's width: 3e-3 up to 512
+    channels, 6e-4 at 1024, half of that at twice as many."""
     final_learning_rate: float = 0.1
-    """Share of it that is left at the end of the cosine."""
+    """Share of the highest learning rate that is left after the last step; a cosine leads there."""
     warmup: float = 0.02
-    """Share of the steps in which it rises from 0: at least 50 of them, or half of all if they are few, as routing
-    collapses without; 0 for no rise at all."""
+    """Share of the steps in which the learning rate rises from 0 to its highest: at least 50 of them, or half of all if
+    they are few, as routing collapses without; 0 for no rise at all."""
     beta1: float = 0.9
-    """Of AdamW: how much of the mean gradient each step keeps."""
+    """AdamW's beta1: decay rate of the running mean of gradients."""
     beta2: float = 0.95
-    """Likewise, of the mean square."""
+    """AdamW's beta2: decay rate of the running mean of squared gradients."""
     weight_decay: float = 0.1
-    """Of matrices, not of norms."""
+    """AdamW's weight decay, of matrices alone: norms and other vectors do not decay."""
     clip: float = 1.0
-    """Largest norm of the gradient; a longer one is shortened to it."""
+    """Largest norm of the gradient: a longer gradient is shortened to it."""
     spike: float = 1.0
-    """Stop when the loss, over ten steps, lies so many nats above the lowest that it has been."""
+    """Stop as diverged when the loss, averaged over ten steps, lies so many nats above its lowest such average."""
     log_every: int = 10
-    """Steps between lines in metrics.jsonl."""
+    """Steps between two lines of metrics.jsonl."""
     health_every: int = 200
-    """Steps between measurements of what the number formats lose, each as long as about two steps; 0 for none."""
+    """Steps between two measurements of what the number formats lose; one takes as long as about two steps. 0: none."""
     validate_every: int = 200
-    """Steps between validations, which keep the best model."""
+    """Steps between two validations; the model with the lowest validation loss so far is kept."""
     validation_batches: int = 16
-    """Batches of a validation, the same ones every time."""
+    """Batches of one validation, the same ones every time."""
     checkpoint_every: int = 200
-    """Steps between checkpoints: what a killed run loses at most."""
+    """Steps between two checkpoints: the most that a killed run loses."""
     keep_checkpoints: int = 2
-    """How many of the latest are kept."""
+    """How many of the latest checkpoints stay on disk."""
     ep: int = 1
-    """Processes that share one set of experts (expert parallelism); divides the processes and the experts."""
+    """Ranks that share one set of experts (expert parallelism); must divide the number of ranks and of experts."""
     seed: int = 0
-    """Of the weights, the batches and stochastic rounding."""
+    """Seed of the first weights, the order of the batches and stochastic rounding."""
     device: str = "auto"
-    """`auto` (the GPU if there is one), `cpu`, `cuda` or `cuda:N`."""
+    """Where to train: `auto` (the GPU if there is one), `cpu`, `cuda` or `cuda:N`."""
     compile: bool = False
     """Compile each layer with torch.compile."""
     tensorboard: bool = False
-    """Write the metrics for TensorBoard, too (package `tensorboard`)."""
+    """Write the metrics for TensorBoard as well (needs the package `tensorboard`)."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -264,7 +264,7 @@ class Trainer:
 
     @property
     def tokens_per_step(self) -> int:
-        """Of all processes."""
+        """The number of ranks."""
         return self.config.batch_size * self.model.config.context
 
     def _forward_and_backward(self) -> list[LMLosses]:
