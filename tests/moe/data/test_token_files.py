@@ -182,10 +182,37 @@ def test_folders_and_compressed_files_are_read_in_order(tmp_path):
     (folder / "d.py.gz").write_bytes(gzip.compress(b"third"))
     (folder / "picture.png").write_bytes(b"\xff\xfe")
     (folder / "empty.txt").touch()
+    (folder / "blank.txt").write_text(" \n\n")
     config = DataConfig(sources=(str(folder),), validation_share=0.0)
     data = prepare_tokens(config, tmp_path / "cache")
     assert data.tokenizer.decode(data.train.tokens.tolist()) == "first\0second\0third\0"
-    assert [name.rsplit("/", 1)[-1] for name in data.sources] == ["a.txt.xz", "c.md", "d.py.gz"]
+    assert [name.rsplit("/", 1)[-1] for name in data.sources] == ["a.txt.xz", "c.md", "blank.txt", "d.py.gz"]
+
+
+@pytest.mark.parametrize("vocabulary", [256, 300])
+def test_a_folder_of_blank_files_is_named(tmp_path, vocabulary):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "blank.txt").write_text(" \n\n")
+    with pytest.raises(InputError, match=r"texts: .*no text"):
+        prepare_tokens(DataConfig(sources=(str(folder),), vocabulary=vocabulary), tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*"))
+    (folder / "full.txt").write_text("some text, which is long enough")
+    prepare_tokens(DataConfig(sources=(str(folder),), vocabulary=vocabulary), tmp_path / "cache")
+    # A blank file that is named by itself is a mistake.
+    with pytest.raises(InputError, match=r"blank\.txt: holds no text"):
+        prepare_tokens(DataConfig(sources=(str(folder / "blank.txt"),)), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("compress", [lambda data: data, gzip.compress])
+def test_a_nul_byte_which_would_end_a_document_is_named_with_its_place(tmp_path, compress):
+    path = tmp_path / ("text.txt.gz" if compress is gzip.compress else "text.txt")
+    path.write_bytes(compress(b"one\ntw\0o"))
+    with pytest.raises(InputError, match=r"byte 6 \(line 2\) is NUL"):
+        list(read_documents(path))
+    path.write_bytes(compress("one\ntwo".encode("utf-16-le")))
+    with pytest.raises(InputError, match="UTF-16"):
+        list(read_documents(path))
 
 
 def test_text_that_cannot_be_read_is_named_with_the_place(tmp_path):

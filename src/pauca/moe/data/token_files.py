@@ -204,11 +204,15 @@ def _make_folder(config: DataConfig, files: dict[str, list[tuple[str, Path]]], f
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_documents(path: Path) -> Iterator[str]:
+def read_documents(path: Path, blank_is_fine: bool = False) -> Iterator[str]:
     """The documents of a text file, decompressed; empty ones are left out.
 
+    Args:
+        path: of the file.
+        blank_is_fine: a file without text holds no document, and is no mistake.
+
     Raises:
-        InputError: no such file, nothing in it, damaged compression, or not UTF-8 (line and byte are named).
+        InputError: no such file, nothing in it, damaged compression, or no text in UTF-8 (line and byte are named).
     """
     try:
         with _COMPRESSED.get(path.suffix, open)(path, "rb") as file:
@@ -223,8 +227,15 @@ def read_documents(path: Path) -> Iterator[str]:
         raise InputError(f"{path}: the compressed file is damaged ({error}); fetch it again") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    place = data.find(0)  # valid in UTF-8, but no text, and what ends a document where tokens are bytes
+    if place >= 0:
+        line = data.count(b"\n", 0, place) + 1
+        raise InputError(
+            f"{path}: byte {place} (line {line}) is NUL, which no text contains; leave a binary file out, convert "
+            "UTF-16 with iconv, or remove such bytes with tr -d '\\0'"
+        )
     documents = [document for document in text.split(END) if document.strip()]
-    if not documents:
+    if not documents and not blank_is_fine:
         raise InputError(f"{path}: holds no text; leave it out")
     yield from documents
 
@@ -257,6 +268,10 @@ def _is_text(path: Path) -> bool:
 
 
 def _write_tokens(config: DataConfig, files: dict[str, list[tuple[str, Path]]], folder: Path) -> None:
+    for part, named in files.items():
+        if next(_documents(named, config), None) is None:
+            sources = config.validation if part == "validation" else config.sources
+            raise InputError(f"{', '.join(sources)}: there is no text in there; all files are blank")
     tokenizer: Tokenizer = ByteTokenizer()
     if config.vocabulary > 256:
         documents = (doc for doc, held_out in _documents(files["train"], config) if not held_out)
@@ -283,8 +298,9 @@ def _documents(files: list[tuple[str, Path]], config: DataConfig) -> Iterator[tu
     share = 0.0 if config.validation else config.validation_share
     every = round(1 / share) if share else 0
     number = 0
-    for _, path in files:
-        for document in read_documents(path):
+    for name, path in files:
+        named = name in config.sources or name in config.validation  # else found in a folder
+        for document in read_documents(path, blank_is_fine=not named):
             number += 1
             yield document, bool(every) and number % every == 0
 

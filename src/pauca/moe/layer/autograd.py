@@ -11,11 +11,11 @@ from typing import cast
 import torch
 from jaxtyping import BFloat16, Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pauca.errors import InputError
 from pauca.moe.layer import passes
 from pauca.moe.layer.call import ExpertCall, recall, remember
+from pauca.moe.layer.derivatives import first_derivative_only
 from pauca.moe.layer.kept import kept_shapes
 from pauca.moe.layer.passes import Wanted
 from pauca.moe.layer.permutation import sort_by_expert
@@ -91,7 +91,7 @@ class _Experts(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx, *gradients: Tensor) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
         needs = ctx.needs_input_grad
         found = _gradients(gradients[0], *recall(ctx), Wanted(needs[0], needs[4], needs[5]))

@@ -19,7 +19,6 @@ from zlib import crc32
 import torch
 from jaxtyping import BFloat16, Float, Int, Int32
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
@@ -27,6 +26,7 @@ from pauca.errors import ConfigError
 from pauca.moe import ops
 from pauca.moe.layer import passes
 from pauca.moe.layer.call import ExpertCall, recall, remember
+from pauca.moe.layer.derivatives import first_derivative_only
 from pauca.moe.layer.kept import from_bytes, to_bytes
 from pauca.moe.layer.moe import Experts
 from pauca.moe.layer.passes import Gradients, Wanted, quantize
@@ -250,7 +250,7 @@ class _ParallelExperts(torch.autograd.Function):
         return _sum_outputs(exchange.send_back([y_rows]), exchange)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx, dy: Tensor) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
         call, x, kept = recall(ctx)
         exchange, format_ = ctx.exchange, gradient_format(call.recipe)
