@@ -21,12 +21,11 @@ from pauca.fewshot.evaluation import (
     Calibration,
     Comparison,
     Evaluation,
-    Interval,
     compare,
     embed_images,
     evaluate,
-    mean_interval,
 )
+from pauca.fewshot.intervals import Interval, class_interval, mean_interval
 from pauca.fewshot.latent import LatentConfig, LatentStem, Posterior
 from pauca.fewshot.model import Losses, MCRNet, ModelConfig
 from pauca.fewshot.training.augment import AugmentConfig
@@ -68,6 +67,7 @@ __all__ = [
     "Trainer",
     "Workers",
     "check_disjoint",
+    "class_interval",
     "compare",
     "draw_glyphs",
     "embed_images",

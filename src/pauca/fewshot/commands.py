@@ -107,7 +107,7 @@ def train(
         if rank == 0:
             _training_report(run, settings, result).save(out / "report.html")
             if not quiet:
-                reached = f", validation {result.validation.accuracy} %" if result.validation else ""
+                reached = f", validation {result.validation.summary()}" if result.validation else ""
                 print(f"best after step {result.best_step}{reached}: {run.checkpoints / 'best.safetensors'}")
                 print(f"report: {out / 'report.html'}")
 
@@ -190,7 +190,10 @@ def evaluate(
     force: bool = False,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
-    """Test a model on new classes: accuracy with 95 % interval, by class, calibration, confusions.
+    """Test a model on new classes: accuracy with 95 % intervals, by class, calibration, confusions.
+
+    One interval is over episodes: how well the accuracy on these classes is known, as papers state it. The other is
+    over classes: how well that on other classes of the same kind is known.
 
     Writes report.html, evaluation.json and the episodes (episodes-Nshot.npz) to the output folder.
 
@@ -241,7 +244,7 @@ def evaluate(
         return
     for shot, result in results.items():
         calibration = result.calibration.expected_error
-        print(f"{tasks.way}-way {shot}-shot: {result.accuracy} %, calibration error {calibration:.3f}")
+        print(f"{tasks.way}-way {shot}-shot: {result.summary()}; calibration error {calibration:.3f}")
     print(f"report: {out / 'report.html'}")
 
 
@@ -257,7 +260,9 @@ def compare(
     device: str = "auto",
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
-    """Compare two models episode by episode: the difference with its 95 % interval and p-value.
+    """Compare two models episode by episode: the difference with its 95 % intervals and p-values.
+
+    It is called significant if zero lies outside both intervals: over episodes of these classes, and over classes.
 
     Args:
         first: safetensors file that a training wrote.
@@ -289,14 +294,18 @@ def compare(
             "difference": found.difference.mean,
             "half_width": found.difference.half_width,
             "p_value": found.p_value,
+            "half_width_over_classes": found.over_classes.half_width,
+            "p_value_over_classes": found.p_value_over_classes,
+            "significant": found.significant,
             "wins": found.wins,
             "losses": found.losses,
         }
         if not as_json:
             verdict = "a significant difference" if found.significant else "no significant difference"
             print(
-                f"{shot}-shot: {one.accuracy} % and {other.accuracy} %; difference {found.difference} points "
-                f"(p = {found.p_value:.2g}): {verdict}"
+                f"{shot}-shot: {one.accuracy} % and {other.accuracy} %; difference {found.difference} points over "
+                f"{len(drawn)} episodes (p = {found.p_value:.2g}), ± {100 * found.over_classes.half_width:.2f} over "
+                f"{one.class_count} classes (p = {found.p_value_over_classes:.2g}): {verdict}"
             )
     if as_json:
         print(json.dumps(rows, indent=2))
@@ -531,7 +540,9 @@ def _numbers(result: fewshot.Evaluation) -> dict[str, Any]:
     return {
         "accuracy": result.accuracy.mean,
         "half_width": result.accuracy.half_width,
+        "half_width_over_classes": result.accuracy_over_classes.half_width,
         "episodes": len(result.episodes),
+        "classes": result.class_count,
         "expected_calibration_error": result.calibration.expected_error,
         "class_accuracy": {name: value for name, value in by_class if not np.isnan(value)},
         "confused_pairs": result.confused_pairs(),
@@ -556,7 +567,7 @@ def _training_report(run: Run, settings: TrainSettings, result: fewshot.TrainRes
     report.figure(plots.training_curves(run.metrics()), "Loss of the training episodes, accuracy on validation.")
     if result.validation is not None:
         report.heading("Validation")
-        report.text(f"Accuracy {result.validation.accuracy} % over {len(result.validation.episodes)} episodes.")
+        report.text(f"Accuracy {result.validation.summary()} (95 % intervals).")
         report.figure(plots.reliability(result.validation), "Confidence and accuracy.")
     return report
 
@@ -570,9 +581,21 @@ def _describe_evaluation(
     map_by: plots.MapMethod,
 ) -> None:
     rows = [
-        [shot, str(r.accuracy), len(r.episodes), round(r.calibration.expected_error, 3)] for shot, r in results.items()
+        [
+            shot,
+            str(r.accuracy),
+            f"± {100 * r.accuracy_over_classes.half_width:.2f}",
+            len(r.episodes),
+            r.class_count,
+            round(r.calibration.expected_error, 3),
+        ]
+        for shot, r in results.items()
     ]
-    report.table(["shot", "accuracy %", "episodes", "calibration error"], rows, "Mean and 95 % interval over episodes.")
+    report.table(
+        ["shot", "accuracy %", "over classes", "episodes", "classes", "calibration error"],
+        rows,
+        "Mean with its 95 % intervals: over other episodes of these classes, and over other classes of the same kind.",
+    )
     shot, result = max(results.items())
     task = result.episodes[:1]
     logits = model.classify(features[task.support], task.support_labels, features[task.query], task.way)

@@ -81,7 +81,7 @@ def add_to_report(report: Report, folder: Path, seed: int, quiet: bool) -> None:
     report.table(
         ["examples a class", "MCRNet %", "nearest mean of pixels %", "difference, points"],
         rows,
-        caption=f"Mean over {len(result.evaluations[1].episodes)} tasks of 75 questions, with 95 % intervals; "
+        caption=f"Mean over {len(result.evaluations[1].episodes)} tasks of 75 questions, 95 % intervals over tasks; "
         "the difference is paired by task.",
     )
     task = result.evaluations[1].episodes[:1]

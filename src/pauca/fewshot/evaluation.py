@@ -1,19 +1,18 @@
-"""Evaluation as papers do it: many fixed episodes, a mean with its 95 % interval, and paired comparison of models.
+"""Evaluation as papers do it: many fixed episodes, a mean with its 95 % intervals, and paired comparison of models.
 
 Each image is embedded once; an episode is then a lookup of features and one batched fit of the base learner.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64, Shaped
-from scipy import stats
 from torch import Tensor
 
 from pauca.errors import ConfigError, InputError
+from pauca.fewshot.intervals import Interval, class_interval, mean_interval, p_value
 from pauca.fewshot.model import MCRNet
 from pauca.fewshot.types import PADDING, Episodes, ImageSet
 
@@ -24,24 +23,6 @@ _IMAGES_PER_PASS_ON_GPU = 512
 _PIXELS_PER_PASS_ON_CPU = 32 * 32**2
 # Enough episodes to fill the device, few enough that support, query and kernel fit beside the features.
 _VALUES_PER_HEAD_CALL = {"cpu": 4_000_000, "cuda": 256_000_000}
-
-
-class Interval(NamedTuple):
-    """A mean and half the width of its 95 % confidence interval (Student's t over episodes)."""
-
-    mean: float
-    half_width: float
-
-    def __str__(self) -> str:
-        return f"{100 * self.mean:.2f} ± {100 * self.half_width:.2f}"
-
-
-def mean_interval(values: Float[np.ndarray, "n"]) -> Interval:
-    """The mean of independent values with its 95 % interval; infinite for a single value."""
-    n = len(values)
-    if n < 2:
-        return Interval(float(values.mean()), float("inf"))
-    return Interval(float(values.mean()), float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +54,23 @@ class Evaluation:
 
     @property
     def accuracy(self) -> Interval:
-        """Mean accuracy over episodes with its 95 % interval."""
+        """Mean accuracy with its 95 % interval over episodes, as papers state it: of these classes."""
         return mean_interval(self.episode_accuracy)
+
+    @property
+    def accuracy_over_classes(self) -> Interval:
+        """The same mean with its 95 % interval over classes: of other classes of the same kind."""
+        return class_interval(self.episode_accuracy, self.episodes.classes.cpu().numpy(), self.class_accuracy)
+
+    @property
+    def class_count(self) -> int:
+        """How many classes the episodes hold."""
+        return int((~np.isnan(self.class_accuracy)).sum())
+
+    def summary(self) -> str:
+        """Accuracy in percent with both intervals, named."""
+        wide = 100 * self.accuracy_over_classes.half_width
+        return f"{self.accuracy} % over {len(self.episodes)} episodes, ± {wide:.2f} over {self.class_count} classes"
 
     @property
     def class_accuracy(self) -> Float[np.ndarray, "classes"]:
@@ -96,15 +92,18 @@ class Comparison:
     """Two models on the same episodes: the mean of the differences in accuracy, which is far sharper than the
     difference of the means, because hard episodes are hard for both."""
 
-    difference: Interval  # first minus second
-    p_value: float  # two-sided paired t test
+    difference: Interval  # first minus second, over episodes
+    p_value: float  # two-sided paired t test over episodes
     wins: int  # episodes in which the first is better
     losses: int
+    over_classes: Interval  # the same difference, over classes
+    p_value_over_classes: float
 
     @property
     def significant(self) -> bool:
-        """Whether the 95 % interval of the difference leaves out zero."""
-        return abs(self.difference.mean) > self.difference.half_width
+        """Whether both 95 % intervals of the difference leave out zero: the same model would win on other episodes of
+        these classes, and on other classes."""
+        return all(abs(interval.mean) > interval.half_width for interval in (self.difference, self.over_classes))
 
 
 @torch.no_grad()
@@ -223,10 +222,16 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
         )
     differences = first.episode_accuracy - second.episode_accuracy
     interval = mean_interval(differences)
-    p_value = 1.0
-    if np.any(differences):
-        p_value = float(stats.ttest_1samp(differences, 0.0).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
-    return Comparison(interval, p_value, int((differences > 0).sum()), int((differences < 0).sum()))
+    classes = first.episodes.classes.cpu().numpy()
+    over_classes = class_interval(differences, classes, first.class_accuracy - second.class_accuracy)
+    return Comparison(
+        interval,
+        p_value(interval, len(differences)),
+        int((differences > 0).sum()),
+        int((differences < 0).sum()),
+        over_classes,
+        p_value(over_classes, first.class_count),
+    )
 
 
 def _same_episodes(first: Episodes, second: Episodes) -> bool:
