@@ -16,6 +16,7 @@ from pauca.events.evaluation import (
     find_time_offset,
     fit_time_offset,
 )
+from pauca.events.follower import Follower
 from pauca.events.hot_pixels import hot_pixel_mask, remove_hot_pixels
 from pauca.events.io import (
     Finding,
@@ -52,6 +53,7 @@ __all__ = [
     "Evaluation",
     "Events",
     "Finding",
+    "Follower",
     "Frame",
     "GroundTruth",
     "Inertial",

@@ -313,10 +313,14 @@ def refine(
     config = config or AlignConfig()
     if packets.motion != "rotation":
         raise InputError("refine: the trajectory is a translation; only rotations are estimated between packets")
-    pixel_score = NegativeBinomial(config.r, config.beta)
-    frame = Frame(camera, config.border)
-    scorer = WindowScorer(frame, pixel_score, config.vote, config.blur_sigma, config.trajectory.unsigned)
+    scorer = window_scorer(camera, config)
     return refine_packets(events, Aligner(camera, config).packet, packets, scorer, config.trajectory, progress)
+
+
+def window_scorer(camera: Camera, config: AlignConfig) -> WindowScorer:
+    """What scores windows between knots, under these settings."""
+    pixel_score, frame = NegativeBinomial(config.r, config.beta), Frame(camera, config.border)
+    return WindowScorer(frame, pixel_score, config.vote, config.blur_sigma, config.trajectory.unsigned)
 
 
 def _events_and_camera(recording: Recording | Events, camera: Camera | None) -> tuple[Events, Camera]:

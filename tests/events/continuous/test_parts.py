@@ -52,7 +52,7 @@ def test_knots_follow_the_path_and_the_clock():
     config = TrajectoryConfig(knot_pixels=4.0, knot_s=0.02)
     velocity = np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     t_us = np.array([0, 400_000, 400_001, 800_000])
-    knots_us = place_knots(t_us, velocity, 0, 800_000, 800.0, config)
+    knots_us = place_knots(t_us, velocity, 0, 800_000, 800.0, config, np.zeros(4))
     assert knots_us[[0, -1]].tolist() == [0, 800_000]
     gaps = np.diff(knots_us)
     np.testing.assert_allclose(gaps[:10], 5_000, rtol=0.05)  # 800 pixels a second

@@ -20,7 +20,8 @@ class Fit(NamedTuple):
     score: float
     status: Status
     evaluations: int
-    jerk: float = 0.0  # strength that its own bends have, rad/s^2 per root of a second
+    jerk: float = 0.0  # strength of the jerk that it needed, rad/s^2 per root of a second
+    next_jerk: float = 0.0  # what the next window may need
 
 
 class Blend:

@@ -28,7 +28,7 @@ class TrajectoryConfig:
     """Weight of the likelihood against the prior in windows that turn: pixels are silent there until they cross a
     threshold again, and the likelihood is confident of a turn that comes late."""
     jerk: float | None = None
-    """Strength of the jerk that the prior expects, rad/s^2 per root of a second; None: half of what packets show."""
+    """Strength of the jerk that the prior expects, rad/s^2 per root of a second; None: what packets show."""
 
     def __post_init__(self) -> None:
         if not (self.knot_pixels > 0 and 0 < self.knot_s <= 0.1):

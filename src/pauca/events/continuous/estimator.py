@@ -18,11 +18,7 @@ from pauca.events.continuous.window import Window, WindowScorer
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Events, Packet, Status
 
-_SHARE_OF_JERK = 0.5  # of what the packets show: half of the true strength is as good, and their errors add to it
-_LEAST_JERK = 5.0  # rad/s^2 per root of a second; 20 ms may then bend the velocity by 0.5 deg/s
-_SURPRISE = 2.0  # a window that bends so much more than expected is fitted again with a weaker prior
-_BEYOND = 1.5  # times what it shows: the prior that was too strong has straightened it
-_CONTENT = 1.2  # once more where it then bends so much more again
+_LEAST_JERK = 10.0  # rad/s^2 per root of a second; 20 ms may then bend the velocity by 0.5 deg/s
 _COARSE = 1.0  # knots further apart than this many times what the jerk asks for are too few
 _OFTEN = 0.1  # share of such intervals from which on the knots are placed anew: a vibration
 _SLOW = 0.8  # an interval of at least this share of the longest is tested for rest
@@ -74,7 +70,7 @@ def refine(
     if len(expected[0]) == 0:
         return packets
     shown = jerk_strength(expected[0] * 1e-6, expected[1])
-    jerk = np.full(len(expected[0]), config.jerk / _SHARE_OF_JERK if config.jerk else max(shown, _LEAST_JERK))
+    jerk = np.full(len(expected[0]), config.jerk or max(shown, _LEAST_JERK))
     found = _run(events, to_packet, *expected, jerk, scorer, config, progress)
     gaps_s = np.diff(found.source.knots_us) * 1e-6
     coarse = gaps_s > _COARSE * knot_time(np.minimum(found.jerk[1:], found.jerk[:-1]), config.knot_s)
@@ -103,31 +99,34 @@ def _run(
     progress: Callable[[int], None] | None = None,
 ) -> _Pass:
     """Fit all windows, from velocities and strengths of the jerk that are expected at some times."""
-    pixels_per_rad = scorer.frame.camera.fx
     ends_us = int(events.t_us[0]), int(events.t_us[-1]) + 1
-    knots_us = place_knots(t_us, velocity, *ends_us, pixels_per_rad, config, jerk)
+    knots_us = place_knots(t_us, velocity, *ends_us, scorer.frame.camera.fx, config, jerk)
     source = KnottedEvents(events, to_packet, knots_us, np.searchsorted(events.t_us, knots_us))
-    slow = np.diff(knots_us) * 1e-6 >= _SLOW * config.knot_s
-    rest = resting_intervals(slow, knots_us, lambda i, j: score_test(scorer, source.window(i, j)) < THRESHOLD)
-    pinned = rest_information(rest, knots_us, pixels_per_rad)
-    start, jerks = interpolate(knots_us, t_us, velocity), np.interp(knots_us, t_us, jerk)
+    rest, pinned = rest_of(source, scorer, config)
+    start, expected = interpolate(knots_us, t_us, velocity), np.interp(knots_us, t_us, jerk)
+    needed, carried = expected.copy(), 0.0
     start[pinned.any(axis=(1, 2))] = 0
-    estimator, blend = KnotEstimator(scorer, config.turn_deg, config.turning), Blend(len(knots_us))
+    estimator, blend = KnotEstimator(scorer, config), Blend(len(knots_us))
     for first, last in spans(len(knots_us) - 1, config):
         at = slice(first, last + 1)
-        window, expected = source.window(first, last, rest), float(jerks[at].max())
-        fit = estimator.fit(first, knots_us[at], start[at], window, pinned[at], _SHARE_OF_JERK * expected)
-        limit = _SURPRISE
-        while config.jerk is None and fit.jerk > limit * expected:
-            expected, limit = _BEYOND * fit.jerk, _CONTENT
-            fit = estimator.fit(first, knots_us[at], fit.velocity, window, pinned[at], _SHARE_OF_JERK * expected)
-        jerks[at] = np.maximum(jerks[at], expected)
+        window, strength = source.window(first, last, rest), max(carried, float(expected[at].max()))
+        fit = estimator.fit(first, knots_us[at], start[at], window, pinned[at], strength)
+        needed[at], carried = np.maximum(needed[at], fit.jerk), fit.next_jerk
         start[at] = fit.velocity  # the next window begins here
         blend.add(fit)
         if progress is not None:
             done = last if last == len(knots_us) - 1 else first + config.step
             progress(int(source.place[done] - source.place[first]))
-    return _Pass(source, blend, jerks)
+    return _Pass(source, blend, needed)
+
+
+def rest_of(
+    source: KnottedEvents, scorer: WindowScorer, config: TrajectoryConfig
+) -> tuple[Bool[np.ndarray, "intervals"], Float[np.ndarray, "knots 3 3"]]:
+    """Which intervals are at rest, and what they say about the velocities at the knots, as information."""
+    slow = np.diff(source.knots_us) * 1e-6 >= _SLOW * config.knot_s
+    rest = resting_intervals(slow, source.knots_us, lambda i, j: score_test(scorer, source.window(i, j)) < THRESHOLD)
+    return rest, rest_information(rest, source.knots_us, scorer.frame.camera.fx)
 
 
 def spans(intervals: int, config: TrajectoryConfig) -> Iterator[tuple[int, int]]:
@@ -145,8 +144,7 @@ def _trajectory(blend: Blend, source: KnottedEvents, pixels_per_rad: float) -> T
     between = (t_us[1:] + t_us[:-1]) // 2
     start_us, end_us = np.concatenate([t_us[:1], between]), np.concatenate([between, t_us[-1:]])
     n_events = np.diff(np.searchsorted(source.events.t_us, np.concatenate([start_us, end_us[-1:] + 1])))
-    sigma = (np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)) * (1, 1, ROLL)).max(axis=1)
-    lost = ~(sigma * (end_us - start_us) * 1e-6 * pixels_per_rad <= _LOST_PIXELS)
+    lost = is_lost(covariance, (end_us - start_us) * 1e-6, pixels_per_rad)
     status = tuple(Status.DEGENERATE if gone else status for gone, status in zip(lost, blend.status, strict=True))
     return Trajectory(
         motion="rotation",
@@ -160,3 +158,11 @@ def _trajectory(blend: Blend, source: KnottedEvents, pixels_per_rad: float) -> T
         score=blend.score,
         status=status,
     )
+
+
+def is_lost(
+    covariance: Float[np.ndarray, "n 3 3"], seconds: Float[np.ndarray, "n"], pixels_per_rad: float
+) -> Bool[np.ndarray, "n"]:
+    """Whether the velocities leave displacements between knots open by more than a pixel."""
+    sigma = (np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)) * (1, 1, ROLL)).max(axis=1)
+    return ~(sigma * seconds * pixels_per_rad <= _LOST_PIXELS)

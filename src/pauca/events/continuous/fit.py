@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pauca.events.continuous.blend import Fit
+from pauca.events.continuous.config import TrajectoryConfig
 from pauca.events.continuous.prior import precision
 from pauca.events.continuous.window import Window, WindowScorer
 from pauca.events.newton import Trial, maximise
@@ -16,6 +17,11 @@ _REACH_PIXELS = 8.0  # longest step of the solver, as displacement of events at 
 _SHORTEST_S = 0.004  # for the reach of very short windows
 _SHARPNESS = 1.5  # curvature of the score over its Fisher matrix near a maximum: 5 to 7 trials a window, not 8 to 11
 _TOLERANCE = 0.2  # nats that a step may promise at the end; a fifth of it changes no figure
+_SHARE_OF_JERK = 0.5  # half of the true strength is as good or better, and what packets show has their errors in it
+_SURPRISE = 2.0  # a window that bends so much more than expected is fitted again with a weaker prior
+_BEYOND = 1.5  # times what it shows: the prior that was too strong has straightened it
+_CONTENT = 1.2  # once more where it then bends so much more again
+_RELABEL = 0.02  # share of events that belong to another direction after a search, from which on it is repeated
 _VAGUE = 1e-2  # information that keeps the prior from being singular where nothing is known; (s/rad)^2
 
 
@@ -24,8 +30,7 @@ class KnotEstimator:
     """Fits windows: the likelihood of their events and a prior on how fast the acceleration changes."""
 
     scorer: WindowScorer
-    turn_deg: float  # from which on directions of motion have images of their own
-    turning: float  # weight of the likelihood where they do
+    config: TrajectoryConfig
 
     def fit(
         self,
@@ -34,9 +39,9 @@ class KnotEstimator:
         start: Float[np.ndarray, "knots 3"],
         window: Window,
         pinned: Float[np.ndarray, "knots 3 3"],
-        strength: float,
+        jerk: float,
     ) -> Fit:
-        """Fit one window.
+        """Fit one window; where it bends far more than expected, once more with a weaker prior.
 
         Args:
             first: number of its first knot, for whoever puts windows together.
@@ -44,17 +49,41 @@ class KnotEstimator:
             start: where the search begins; it also says which events share an image.
             window: its events.
             pinned: what else says that a knot is at rest, as information.
-            strength: of the prior's jerk, rad/s^2 per root of a second.
+            jerk: strength of the jerk that is expected, rad/s^2 per root of a second.
         """
-        prior = precision(knots_us * 1e-6, strength)
+        found = self._fit(first, knots_us, start, window, pinned, jerk)
+        shown, limit = _jerk(found.velocity, knots_us), _SURPRISE
+        while self.config.jerk is None and shown > limit * jerk:
+            jerk, limit = _BEYOND * shown, _CONTENT
+            found = self._fit(first, knots_us, found.velocity, window, pinned, jerk)
+            shown = _jerk(found.velocity, knots_us)
+        return found._replace(jerk=jerk, next_jerk=min(jerk, _BEYOND * shown))
+
+    def _fit(
+        self,
+        first: int,
+        knots_us: Float[np.ndarray, "knots"],
+        start: Float[np.ndarray, "knots 3"],
+        window: Window,
+        pinned: Float[np.ndarray, "knots 3 3"],
+        jerk: float,
+    ) -> Fit:
+        prior = precision(knots_us * 1e-6, _SHARE_OF_JERK * jerk)
         for k, information in enumerate(pinned):
             prior[3 * k : 3 * k + 3, 3 * k : 3 * k + 3] += information
         if len(window.x) < FEWEST_EVENTS:
             covariance = _covariance(prior + _VAGUE * np.eye(len(prior)))
             status = Status.CONVERGED if pinned.any(axis=(1, 2)).all() else Status.DEGENERATE
             return Fit(first, np.zeros_like(start), covariance, 0.0, status, 0)
-        window = window.grouped(start, self.turn_deg)
-        weight = 1.0 if window.images == 2 else self.turning
+        window = window.grouped(start, self.config.turn_deg)
+        found = self._search(first, knots_us, start, window, prior)
+        again = window.grouped(found.velocity, self.config.turn_deg)
+        if not again.alike(window, _RELABEL):
+            found = self._search(first, knots_us, found.velocity, again, prior)
+        return found
+
+    def _search(self, first: int, knots_us: np.ndarray, start: np.ndarray, window: Window, prior: np.ndarray) -> Fit:
+        weight = 1.0 if window.images == 2 else self.config.turning
 
         def posterior(point: np.ndarray) -> Trial:
             trial = self.scorer(window, point.reshape(start.shape))
@@ -64,11 +93,8 @@ class KnotEstimator:
 
         reach, shape = self._reach(knots_us), _SHARPNESS * np.eye(len(prior))
         found = maximise(posterior, start.ravel(), reach=reach, shape=shape, tolerance=_TOLERANCE)
-        velocity = found.point.reshape(start.shape)
-        covariance = _covariance(found.here.fisher)
-        return Fit(
-            first, velocity, covariance, found.here.value, found.status, found.evaluations, _jerk(velocity, knots_us)
-        )
+        velocity, covariance = found.point.reshape(start.shape), _covariance(found.here.fisher)
+        return Fit(first, velocity, covariance, found.here.value, found.status, found.evaluations)
 
     def _reach(self, knots_us: Float[np.ndarray, "knots"]) -> Float[np.ndarray, "3*knots"]:
         """Longest step of each velocity, rad/s."""

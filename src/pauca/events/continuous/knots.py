@@ -23,6 +23,14 @@ def knot_time(jerk: Float[np.ndarray, "m"], longest_s: float) -> Float[np.ndarra
     return longest_s * np.minimum(1.0, (SMOOTH_JERK / np.maximum(jerk, 1e-9)) ** 0.4)
 
 
+def knot_density(
+    velocity: Float[np.ndarray, "m 3"], jerk: Float[np.ndarray, "m"], pixels_per_rad: float, config: TrajectoryConfig
+) -> Float[np.ndarray, "m"]:
+    """Knots a microsecond that a motion asks for."""
+    speed = pixels_per_rad * np.linalg.norm(velocity * (1.0, 1.0, ROLL), axis=1)
+    return np.maximum(speed / config.knot_pixels, 1 / knot_time(jerk, config.knot_s)) * 1e-6
+
+
 def place_knots(
     t_us: Int64[np.ndarray, "n"],
     velocity: Float[np.ndarray, "n 3"],
@@ -30,7 +38,7 @@ def place_knots(
     last_us: int,
     pixels_per_rad: float,
     config: TrajectoryConfig,
-    jerk: Float[np.ndarray, "n"] | None = None,
+    jerk: Float[np.ndarray, "n"],
 ) -> Float[np.ndarray, "knots"]:
     """Times in microseconds, from the first event to the last, at even steps of the expected path.
 
@@ -45,10 +53,8 @@ def place_knots(
     """
     steps = max(1, int(np.ceil((last_us - first_us) / _STEP_US)))
     edges = np.linspace(first_us, last_us, steps + 1)
-    speed = pixels_per_rad * np.linalg.norm(interpolate(edges, t_us, velocity) * (1.0, 1.0, ROLL), axis=1)
-    density = np.maximum(speed / config.knot_pixels, 1 / config.knot_s) * 1e-6  # knots a microsecond
-    if jerk is not None:
-        density = np.maximum(density, 1e-6 / knot_time(np.interp(edges, t_us, jerk), config.knot_s))
+    at_edges = interpolate(edges, t_us, velocity)
+    density = knot_density(at_edges, np.interp(edges, t_us, jerk), pixels_per_rad, config)
     passed = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(edges))])
     intervals = max(1, round(float(passed[-1])))
     return np.interp(np.linspace(0, passed[-1], intervals + 1), passed, edges)

@@ -59,10 +59,14 @@ class Window:
         """The window with images of their own for the directions of this motion, where it turns."""
         group = directions_of_motion(self.basis @ velocity, turn_deg)[:-1]
         if group[-1] == 0:
-            return self
+            return replace(self, image=self.image & 1, images=2)
         polarity = self.image & 1
         image = (polarity + 2 * np.repeat(group, np.diff(self.first))).astype(np.uint8)
         return replace(self, image=image, images=2 * int(group[-1] + 1))
+
+    def alike(self, other: "Window", share: float) -> bool:
+        """Whether at most a share of the events is in another image."""
+        return self.images == other.images and np.mean(self.image != other.image) <= share
 
 
 @dataclass(frozen=True, eq=False)
