@@ -1,6 +1,6 @@
 """The velocity of a live stream: of the newest packet at once, and as a function of time one knot later."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -36,6 +36,7 @@ class Follower:
     newest: Alignment | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        replace(self.config, estimator="trajectory")  # says what is wrong with a translation or the contrast
         self._aligner = Aligner(self.camera, self.config)
         self._estimator = KnotEstimator(window_scorer(self.camera, self.config), self.config.trajectory)
         self._packets: list[Alignment] = []

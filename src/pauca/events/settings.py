@@ -73,7 +73,7 @@ class AlignConfig:
             )
         if self.estimator == "trajectory" and (self.motion, self.objective, self.exact) != ("rotation", "st-ppp", True):
             raise ConfigError(
-                "estimator 'trajectory' is for exact rotations and the st-ppp likelihood; choose 'packets'"
+                "a velocity between knots is for an exact rotation and the likelihood; choose estimator 'packets'"
             )
         NegativeBinomial(self.r, self.beta)  # says what is wrong with r or beta
 

@@ -72,6 +72,7 @@ def test_noise_at_rest_is_rest_with_an_honest_interval():
     still = events.Trajectory(**{**vars(packets), "velocity": np.zeros((1, 3)), "status": (Status.CONVERGED,)})
     found = events.refine(noise, still, CAMERA, SMALL)
     assert np.abs(found.velocity).max() < 1e-6
+    assert set(found.status) == {Status.REST}
     sigma = np.sqrt(np.diagonal(found.covariance, axis1=1, axis2=2))
     assert 0.01 < np.median(sigma) < 1  # a pixel in 0.1 s is 0.17 rad/s
 

@@ -24,6 +24,8 @@ _OFTEN = 0.1  # share of such intervals from which on the knots are placed anew:
 _SLOW = 0.8  # an interval of at least this share of the longest is tested for rest
 _LOST_PIXELS = 1.0  # DEGENERATE from this standard deviation on, as displacement over the time between knots
 
+_TELLING = (Status.CONVERGED, Status.REST, Status.DISPUTED)  # packets whose motion is near enough to begin at
+
 ToPacket = Callable[[Events], Packet]
 
 
@@ -66,7 +68,8 @@ def refine(
         config: knots, windows and prior.
         progress: called with how many more events are done with.
     """
-    expected = packets.t_us[packets.trusted], packets.velocity[packets.trusted]
+    known = np.array([status in _TELLING for status in packets.status])
+    expected = packets.t_us[known], packets.velocity[known]
     if len(expected[0]) == 0:
         return packets
     shown = jerk_strength(expected[0] * 1e-6, expected[1])
@@ -77,7 +80,7 @@ def refine(
     if config.jerk is None and np.mean(coarse) > _OFTEN:
         knots_us = np.round(found.source.knots_us).astype(np.int64)
         found = _run(events, to_packet, knots_us, found.blend.moments()[0], found.jerk, scorer, config)
-    return _trajectory(found.blend, found.source, scorer.frame.camera.fx)
+    return _trajectory(found, scorer.frame.camera.fx)
 
 
 class _Pass(NamedTuple):
@@ -86,6 +89,7 @@ class _Pass(NamedTuple):
     source: KnottedEvents
     blend: Blend
     jerk: Float[np.ndarray, "knots"]  # strength that the windows of a knot needed
+    rest: Bool[np.ndarray, "intervals"]
 
 
 def _run(
@@ -117,7 +121,7 @@ def _run(
         if progress is not None:
             done = last if last == len(knots_us) - 1 else first + config.step
             progress(int(source.place[done] - source.place[first]))
-    return _Pass(source, blend, needed)
+    return _Pass(source, blend, needed, rest)
 
 
 def rest_of(
@@ -138,25 +142,28 @@ def spans(intervals: int, config: TrajectoryConfig) -> Iterator[tuple[int, int]]
     yield first, intervals
 
 
-def _trajectory(blend: Blend, source: KnottedEvents, pixels_per_rad: float) -> Trajectory:
+def _trajectory(found: _Pass, pixels_per_rad: float) -> Trajectory:
+    source, blend = found.source, found.blend
     velocity, covariance = blend.moments()
     t_us = np.round(source.knots_us).astype(np.int64)
     between = (t_us[1:] + t_us[:-1]) // 2
     start_us, end_us = np.concatenate([t_us[:1], between]), np.concatenate([between, t_us[-1:]])
     n_events = np.diff(np.searchsorted(source.events.t_us, np.concatenate([start_us, end_us[-1:] + 1])))
     lost = is_lost(covariance, (end_us - start_us) * 1e-6, pixels_per_rad)
-    status = tuple(Status.DEGENERATE if gone else status for gone, status in zip(lost, blend.status, strict=True))
+    beside = np.concatenate([found.rest[:1], found.rest[1:] & found.rest[:-1], found.rest[-1:]])
+    status = np.where(lost, Status.DEGENERATE, np.where(beside, Status.REST, blend.status))
     return Trajectory(
         motion="rotation",
         t_us=t_us,
         velocity=velocity,
+        acceleration=np.gradient(velocity, t_us * 1e-6, axis=0),
         covariance=covariance,
         start_us=start_us,
         end_us=end_us,
         n_events=n_events,
         evaluations=blend.evaluations,
         score=blend.score,
-        status=status,
+        status=tuple(Status(each) for each in status),
     )
 
 

@@ -66,7 +66,7 @@ class Window:
 
     def alike(self, other: "Window", share: float) -> bool:
         """Whether at most a share of the events is in another image."""
-        return self.images == other.images and np.mean(self.image != other.image) <= share
+        return self.images == other.images and float(np.mean(self.image != other.image)) <= share
 
 
 @dataclass(frozen=True, eq=False)
