@@ -1,27 +1,35 @@
-"""Does the latent space help? Accuracy on Tiny-ImageNet at 32 pixels, variants side by side on the same episodes.
+"""Does the latent space help? CIFAR-FS and FC100: MCRNet and its controls side by side on the same episodes.
 
-    python benchmarks/fewshot_accuracy.py [--variants plain,deterministic,released,variational:0.01:0] [--seeds 0,1]
-        [--steps 5000] [--minutes 8] [--processes 2] [--out FILE.json]
+    python benchmarks/fewshot_accuracy.py cifar-fs [--seeds 0,1,2] [--steps 20000] [--out FILE.json]
+    python benchmarks/fewshot_accuracy.py fc100 ...
 
-A variant is `plain` (MetaOptNet's network, no stem), `deterministic` (z = mu: the control of equal compute), `released`
-(sampled, no loss term) or `variational:KL:RECONSTRUCTION` (their weights), optionally with `+turned:SHARE` (classes
-turned by quarter turns count as new ones), `+smoothing:SHARE` (of labels), `+cosine:1` (the learning rate falls along
-half a cosine and not in the paper's phases) or `+start:LOG_SIGMA`. All get the same steps; nothing is chosen on the
-test classes. The last step is tested on 2000 fixed episodes, 5-way, 15 queries, 1 and 5 shots: with the features of the
-image, with the mean over the image and its mirror image (`mirror`), and, for sampled variants, with the mean over 8
-codes (`mc:8`). Differences are paired by episode, between equal ways of testing, averaged over seeds first; their
-interval speaks of episodes, so the differences of the single seeds, which are shown too, must agree before a difference
-means much.
+All are trained as MCRNet's authors train it (CIFAR-FS: ridge, 5 shots; FC100: ridge, 15 shots), but with the learning
+rate along a cosine (`+phases` has the paper's phases), for the same number of steps. The variants:
 
-Needs `fewshot/tiny-imagenet-200-first120.zip` and `fewshot/splits/tiny-imagenet-200` in PAUCA_DATA. Finished variants
-are kept in --out after each one, and skipped when the benchmark is called again: it can be cut and continued. Several
-processes share a GPU so that one compiles while the other trains; their ms/step are therefore not a measure of speed.
+    plain           MetaOptNet's network: no latent space, widths 64, 160, 320, 640
+    plain-wide      the same with a first block of 128, which MCRNet has: two thirds of what it computes more
+    plain-long      plain with 1.7 times the steps: as many operations in all as MCRNet
+    deterministic   z = mu: the control of equal compute
+    released        sampled, no loss term
+    variational:KL:RECONSTRUCTION   sampled, with weights of both terms
+
+each with any of `+phases`, `+svm`, `+turned:SHARE` (classes turned by quarter turns count as new ones),
+`+smoothing:SHARE` (of labels) and `+start:LOG_SIGMA`. Nothing is chosen on the test classes: the last step is tested,
+on 10,000 fixed episodes, 5-way, 15 queries, 1 and 5 shots, with the features of the image, with the mean over the image
+and its mirror image (`mirror`), and, for sampled variants, over 8 codes (`mc:8`).
+
+The table names three intervals of 95 %: over episodes (how well the accuracy of these networks on these classes is
+known), over classes (on other classes of the same kind), over seeds (of other networks trained alike). Differences are
+paired by episode, between equal ways of testing, averaged over seeds first; those of the single seeds stand beside.
+
+Finished variants are kept in --out, and skipped when the benchmark is called again: it can be cut and continued.
+--minutes begins no variant that would not end in time. Several processes share a GPU so that one compiles while the
+other trains; their ms/step are therefore no measure of speed.
 """
 
 import argparse
 import json
 import multiprocessing
-import os
 import platform
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -32,190 +40,227 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pauca.fewshot.data import read_images
+import cifar_benchmarks
 from pauca.fewshot.episodes import sample_episodes
-from pauca.fewshot.evaluation import embed_images, evaluate, mean_interval
+from pauca.fewshot.evaluation import embed_images, evaluate
+from pauca.fewshot.intervals import class_interval, mean_interval
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
-from pauca.fewshot.training.augment import AugmentConfig
-from pauca.fewshot.training.config import TrainConfig
+from pauca.fewshot.training.config import PROTOCOLS, TrainConfig
 from pauca.fewshot.training.trainer import Trainer
 from pauca.fewshot.types import EpisodeConfig, Episodes, ImageSet
 from pauca.runs import processor_name
 
 SHOTS = (1, 5)
+QUERIES = 75  # of an episode
 EPISODE_SEED = 20_200_710  # of the test episodes; any number, but always this one
 SECONDS_BEFORE_FIRST_GUESS = 120.0
+LONGER = 1.7  # multiply-adds of MCRNet over those of the plain network, at 32 pixels
+OTHERS = "± over classes | ± over seeds | each seed |"  # headings
+VARIANTS = "plain,plain-wide,plain-long,deterministic,released,variational:0.01:0"
 
 
-def load(size: int, classes: int | None, images_per_class: int | None) -> tuple[ImageSet, ImageSet]:
-    """Training and test classes, the former thinned out as asked."""
-    folder = Path(os.environ.get("PAUCA_DATA", Path(__file__).parents[2] / "shared" / "data")) / "fewshot"
-    cache = Path(__file__).parent / ".cache"
-    everything = read_images(folder / "tiny-imagenet-200-first120.zip", size, cache=cache)
-    names = {
-        split: json.loads((folder / "splits" / "tiny-imagenet-200" / f"{split}.json").read_text())
-        for split in ("train", "test")
-    }
-    train = everything.only(names["train"][:classes], "train")
-    if images_per_class:
-        first = torch.cat([(train.labels == c).nonzero()[:images_per_class, 0] for c in range(len(train.class_names))])
-        train = replace(train, images=train.images[first], labels=train.labels[first], sources=())
-    return train, everything.only(names["test"], "test")
-
-
-def model_config(variant: str, backbone: str, size: int) -> ModelConfig:
+def model_config(variant: str, backbone: str) -> ModelConfig:
+    """The model of a variant; for other backbones than resnet12, `plain` and `plain-wide` are one."""
     kind, *weights = variant.split("+")[0].split(":")
-    if kind == "plain":
-        plain = f"{backbone}-plain" if backbone == "resnet12" else backbone
-        return ModelConfig(plain, image_size=size, latent=LatentConfig(mode="none"))
+    learner = "svm" if "+svm" in variant else "ridge"
+    if kind.startswith("plain"):
+        narrow = backbone == "resnet12" and kind != "plain-wide"
+        name = f"{backbone}-plain" if narrow else backbone
+        return ModelConfig(name, learner, latent=LatentConfig(mode="none"))
     latent = LatentConfig(mode=kind)  # type: ignore[arg-type] - LatentConfig checks it
     if kind == "variational":
         latent = replace(latent, kl_weight=float(weights[0]), reconstruction_weight=float(weights[1]))
         latent = replace(latent, log_sigma_start=extra(variant, "start", latent.log_sigma_start))
-    return ModelConfig(backbone, image_size=size, latent=latent)
+    return ModelConfig(backbone, learner, latent=latent)
 
 
 def extra(variant: str, name: str, default: float) -> float:
     """The number behind `+name:` in a variant."""
-    return float(dict(part.split(":") for part in variant.split("+")[1:]).get(name, default))
+    return float(dict((part + ":1").split(":")[:2] for part in variant.split("+")[1:]).get(name, default))
+
+
+def train_config(variant: str, seed: int, options: argparse.Namespace) -> TrainConfig:
+    """The authors' protocol of the benchmark, with a cosine, and what the variant says."""
+    config = PROTOCOLS[options.benchmark].train
+    return replace(
+        config,
+        steps=round(options.steps * (LONGER if variant.startswith("plain-long") else 1)),
+        schedule=config.schedule if extra(variant, "phases", 0.0) else "cosine",
+        augmentation=replace(config.augmentation, turned_classes=extra(variant, "turned", 0.0)),
+        label_smoothing=extra(variant, "smoothing", 0.0),
+        seed=seed,
+        compile=options.compile,
+        episodes_per_step=options.episodes_per_step,
+    )
 
 
 def train(variant: str, seed: int, images: ImageSet, options: argparse.Namespace) -> tuple[MCRNet, dict]:
     """Train one variant; also what it took."""
     torch.compiler.reset()  # each variant is a new graph, and the compiler gives up after eight of one function
     torch.manual_seed(seed)
-    model = MCRNet(model_config(variant, options.backbone, options.size))
-    config = TrainConfig(
-        steps=options.steps,
-        episode=EpisodeConfig(way=5, shot=options.train_shot, query=6),
-        augmentation=AugmentConfig(turned_classes=extra(variant, "turned", 0.0)),
-        label_smoothing=extra(variant, "smoothing", 0.0),
-        seed=seed,
-        compile=options.compile,
-    )
-    if extra(variant, "cosine", 0.0):
-        config = replace(config, schedule="cosine")
-    trainer = Trainer(model, images, config)
+    model = MCRNet(model_config(variant, options.backbone))
+    trainer = Trainer(model, images, train_config(variant, seed, options))
     started = time.monotonic()
-    trainer.step().total.item()
+    losses = trainer.step()
+    losses.total.item()
     compiled = time.monotonic()
-    for _ in range(1, options.steps):
+    while trainer.steps_done < trainer.total_steps:
         losses = trainer.step()
         if trainer.steps_done % 1000 == 0:
             print(f"  {variant} seed {seed} step {trainer.steps_done} loss {losses.total.item():.3f}", flush=True)
-    loss = float(losses.total) if options.steps > 1 else float("nan")
+    loss = float(losses.total)
     finished = time.monotonic()
     return model, {
         "compile_s": round(compiled - started, 1),
         "train_s": round(finished - compiled, 1),
-        "ms_per_step": round(1000 * (finished - compiled) / max(options.steps - 1, 1), 2),
+        "ms_per_step": round(1000 * (finished - compiled) / max(trainer.total_steps - 1, 1), 2),
         "last_loss": round(loss, 4),
     }
 
 
 def test(model: MCRNet, images: ImageSet, episodes: dict[int, Episodes], device: torch.device) -> dict:
-    """Correct queries of each episode, for each way of testing and shot."""
+    """Correct queries of each episode and accuracy by class, for each way of testing and shot."""
 
     def features(code: str, mirror: bool = False) -> torch.Tensor:
         model.config = replace(model.config, latent=replace(model.config.latent, test_code=code))
         return embed_images(model, images, device, bf16=device.type == "cuda", mirror=mirror)
 
-    ways = {"": features("mean"), "mirror": features("mean", mirror=True)}
+    ways = {"image": features("mean"), "mirror": features("mean", mirror=True)}
     if model.config.latent.mode in ("released", "variational"):
         ways["mc:8"] = features("mc:8")
-    correct: dict[str, dict[str, list[int]]] = {}
+    found: dict[str, dict] = {}
     for way, of_images in ways.items():
         for shot, tasks in episodes.items():
-            accuracy = evaluate(model, images, tasks, device, of_images).episode_accuracy
-            queries = tasks.query_labels.shape[1]
-            correct.setdefault(way, {})[str(shot)] = np.rint(accuracy * queries).astype(int).tolist()
-    return correct
+            result = evaluate(model, images, tasks, device, of_images)
+            found[f"{way}/{shot}"] = {
+                "correct": np.rint(result.episode_accuracy * QUERIES).astype(int).tolist(),
+                "by_class": [round(share, 5) for share in result.class_accuracy.tolist()],
+            }
+    return found
 
 
-def show(results: dict, queries: int) -> None:
-    """The table: accuracies with intervals, and paired differences to the plain network and to the control, trained
-    with the same extras and tested in the same way (without codes to average where the control has none)."""
-    accuracy: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}  # by variant, way of testing and shot; then seed
-    for key, result in sorted(results.items()):
+class Tested:
+    """The seeds of one variant, tested in one way."""
+
+    def __init__(self) -> None:
+        self.accuracy: dict[str, np.ndarray] = {}  # of each episode, by seed
+        self.by_class: dict[str, np.ndarray] = {}
+
+    def add(self, seed: str, found: dict) -> None:
+        self.accuracy[seed] = np.array(found["correct"]) / QUERIES
+        self.by_class[seed] = np.array(found["by_class"])
+
+    def minus(self, other: "Tested") -> "Tested":
+        """The differences, for the seeds that both have."""
+        both = Tested()
+        for seed in self.accuracy.keys() & other.accuracy.keys():
+            both.accuracy[seed] = self.accuracy[seed] - other.accuracy[seed]
+            both.by_class[seed] = self.by_class[seed] - other.by_class[seed]
+        return both
+
+    def cells(self, classes: np.ndarray, signed: bool) -> str:
+        """Mean with its intervals over episodes, classes and seeds, and the single seeds, as cells of a table."""
+        if not self.accuracy:
+            return " | | | "
+        episodes = mean_interval(np.mean(list(self.accuracy.values()), 0))
+        over_classes = class_interval(
+            np.mean(list(self.accuracy.values()), 0), classes, np.mean(list(self.by_class.values()), 0)
+        )
+        seeds = np.array([self.accuracy[seed].mean() for seed in sorted(self.accuracy)])
+        sign = "+" if signed else ""
+        over_seeds = f"{100 * mean_interval(seeds).half_width:.2f}" if len(seeds) > 1 else ""
+        single = ", ".join(f"{100 * seed:{sign}.2f}" for seed in seeds)
+        return (
+            f"{100 * episodes.mean:{sign}.2f} ± {100 * episodes.half_width:.2f} | "
+            f"{100 * over_classes.half_width:.2f} | {over_seeds} | {single}"
+        )
+
+
+def show(stored: dict, classes: dict[str, np.ndarray]) -> None:
+    """Accuracies, then differences to each control, trained with the same extras and tested in the same way (without
+    codes to average where the control has none)."""
+    tested: dict[tuple[str, str, str], Tested] = {}
+    for key, result in sorted(stored["results"].items()):
         variant, seed = key.rsplit("@", 1)
-        for way, shots in result["correct"].items():
-            for shot, counts in shots.items():
-                accuracy.setdefault((variant, way, shot), {})[seed] = np.array(counts) / queries
-    print("\n| variant | tested with | seeds | shot | accuracy % | minus plain | minus deterministic |")
+        for place, found in result["found"].items():
+            way, shot = place.split("/")
+            tested.setdefault((variant, way, shot), Tested()).add(seed, found)
+    print(
+        "\n| variant | tested with | shot | accuracy %, ± over episodes | ± over classes | ± over seeds | each seed |"
+    )
     print("|---|---|---|---|---|---|---|")
-    for (variant, way, shot), runs in accuracy.items():
-        extras = "".join(f"+{part}" for part in variant.split("+")[1:] if not part.startswith("start"))
-        control_way = "" if way.startswith("mc") else way
-        cells = [
-            difference(runs, accuracy.get((control + extras, control_way, shot), {}))
-            for control in ("plain", "deterministic")
-        ]
-        accuracy_cell = mean_interval(np.mean(list(runs.values()), 0))
-        print(f"| {variant} | {way or 'image'} | {len(runs)} | {shot} | {accuracy_cell} | {cells[0]} | {cells[1]} |")
-
-
-def difference(runs: dict[str, np.ndarray], controls: dict[str, np.ndarray]) -> str:
-    """Paired difference in percentage points with its interval, and that of each seed."""
-    pairs = [runs[seed] - controls[seed] for seed in runs if seed in controls]
-    if not pairs or controls is runs:
-        return ""
-    interval = mean_interval(np.mean(pairs, 0))
-    seeds = ", ".join(f"{100 * pair.mean():+.2f}" for pair in pairs)
-    return f"{100 * interval.mean:+.2f} ± {100 * interval.half_width:.2f} ({seeds})"
+    for (variant, way, shot), seeds in tested.items():
+        print(f"| {variant} | {way} | {shot} | {seeds.cells(classes[shot], signed=False)} |")
+    for control in ("plain", "plain-wide", "plain-long", "deterministic"):
+        rows = []
+        for (variant, way, shot), seeds in tested.items():
+            extras = "".join(f"+{part}" for part in variant.split("+")[1:] if not part.startswith("start"))
+            against = tested.get((control + extras, "image" if way.startswith("mc") else way, shot))
+            if against is not None and against is not seeds:
+                cells = seeds.minus(against).cells(classes[shot], signed=True)
+                rows.append(f"| {variant} | {way} | {shot} | {cells} |")
+        if rows:
+            print(f"\n| minus {control} | tested with | shot | points, ± over episodes | {OTHERS}")
+            print("|---|---|---|---|---|---|---|")
+            print("\n".join(rows))
 
 
 @cache
-def data(options_text: str) -> tuple[ImageSet, ImageSet, dict[int, Episodes]]:
+def data(benchmark: str, images: int | None, count: int) -> tuple[ImageSet, ImageSet, dict[int, Episodes]]:
     """Training images, test images and test episodes, once a process."""
-    size, classes, images_per_class, count = json.loads(options_text)
-    train_images, test_images = load(size, classes, images_per_class)
+    splits = cifar_benchmarks.load(benchmark, images)
     episodes = {
-        shot: sample_episodes(test_images, EpisodeConfig(5, shot, 15), count, EPISODE_SEED + shot) for shot in SHOTS
+        shot: sample_episodes(splits["test"], EpisodeConfig(5, shot, 15), count, EPISODE_SEED + shot) for shot in SHOTS
     }
-    return train_images, test_images, episodes
+    return splits["train"], splits["test"], episodes
 
 
 def run_one(variant: str, seed: int, options: argparse.Namespace) -> dict:
     """Train and test one variant, in a process of the pool."""
     torch.set_num_threads(4)
-    wanted = (options.size, options.classes, options.images_per_class, options.episodes)
-    train_images, test_images, episodes = data(json.dumps(wanted))
+    train_images, test_images, episodes = data(options.benchmark, options.images, options.episodes)
     started = time.monotonic()
     model, cost = train(variant, seed, train_images, options)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    correct = test(model, test_images, episodes, device)
-    return {**cost, "total_s": round(time.monotonic() - started, 1), "correct": correct}
+    found = test(model, test_images, episodes, device)
+    return {**cost, "total_s": round(time.monotonic() - started, 1), "found": found}
+
+
+def opened(path: Path, settings: dict) -> dict:
+    """What the file holds of these settings already."""
+    stored = json.loads(path.read_text()) if path.exists() else {"settings": settings, "results": {}}
+    if stored["settings"] != settings:
+        raise SystemExit(f"{path} holds results of other settings ({stored['settings']}); give another --out")
+    processor = torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name()
+    stored["machine"] = {"device": processor, "torch": torch.__version__, "python": platform.python_version()}
+    return stored
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--variants", default="plain,deterministic,released,variational:0.01:0,variational:0.01:0.1")
-    parser.add_argument("--seeds", default="0,1")
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--minutes", type=float, default=8.0, help="begin no variant that would not end in this time")
-    parser.add_argument("--episodes", type=int, default=2000)
+    parser.add_argument("benchmark", choices=cifar_benchmarks.NAMES)
+    parser.add_argument("--variants", default=VARIANTS)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--episodes-per-step", type=int, default=8)
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no variant that would not end in this time")
+    parser.add_argument("--episodes", type=int, default=10_000, help="of the test")
     parser.add_argument("--backbone", default="resnet12", help="resnet12, conv4, conv4-32 or r2d2")
-    parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
-    parser.add_argument("--classes", type=int, help="train on so many classes only")
-    parser.add_argument("--images-per-class", type=int, help="train on so many images of each class only")
-    parser.add_argument("--train-shot", type=int, default=5)
+    parser.add_argument("--images", type=int, help="so many of each class only, to try the benchmark out")
     parser.add_argument("--compile", default="auto")
     parser.add_argument("--processes", type=int, default=1, help="that share the GPU")
-    parser.add_argument("--out", type=Path, default=Path("fewshot_accuracy.json"))
+    parser.add_argument("--out", type=Path, help="default: fewshot_accuracy-BENCHMARK.json")
     options = parser.parse_args()
+    options.out = options.out or Path(f"fewshot_accuracy-{options.benchmark}.json")
 
     began = time.monotonic()
-    names = ("steps", "episodes", "backbone", "size", "classes", "images_per_class", "train_shot")
+    names = ("benchmark", "steps", "episodes_per_step", "episodes", "backbone", "images")
     settings = {name: getattr(options, name) for name in names}
-    stored = json.loads(options.out.read_text()) if options.out.exists() else {"settings": settings, "results": {}}
-    if stored["settings"] != settings:
-        raise SystemExit(f"{options.out} holds results of other settings ({stored['settings']}); give another --out")
-    processor = torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name()
-    stored["machine"] = {"device": processor, "torch": torch.__version__, "python": platform.python_version()}
+    stored = opened(options.out, settings)
     jobs = [(variant, int(seed)) for seed in options.seeds.split(",") for variant in options.variants.split(",")]
     jobs = [job for job in jobs if "{}@{}".format(*job) not in stored["results"]]
-    load(options.size, None, None)  # decodes into the cache that the processes share
+    _, _, episodes = data(options.benchmark, options.images, options.episodes)  # prepared once, for all processes
 
     expected = SECONDS_BEFORE_FIRST_GUESS
     running: dict[Future, str] = {}
@@ -234,7 +279,7 @@ def main() -> None:
                 expected = done.result()["total_s"]  # of the next one, too
                 print(f"{key}: {expected:.0f} s, last loss {done.result()['last_loss']}", flush=True)
     print(f"\n{stored['machine']}\n{settings}")
-    show(stored["results"], queries=75)
+    show(stored, {str(shot): tasks.classes.numpy() for shot, tasks in episodes.items()})
 
 
 if __name__ == "__main__":

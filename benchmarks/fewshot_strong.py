@@ -5,9 +5,10 @@
 Trains (`pauca fewshot train --recipe strong` does the same), or goes on where it was stopped, and tests both
 generations on 10,000 fixed episodes, 5-way, 15 queries, 1 and 5 shots: with the features of the image, with the mean
 over the image and its mirror image, and over five crops of both; with features as they are and centered; with each
-base learner that is worth it. The same on 2,000 episodes of the validation classes, by which a way of testing is to be
-chosen. Writes strong.json, with the correct queries of every episode, to the run folder. `--speed N` times N steps of
-both generations on noise instead, and needs no data.
+base learner that is worth it; with the 95 % interval over episodes and, in brackets, over classes. The same on 2,000
+episodes of the validation classes, by which a way of testing is to be chosen. Writes strong.json, with the correct
+queries of every episode, to the run folder. `--speed N` times N steps of both generations on noise instead, and needs
+no data.
 """
 
 import argparse
@@ -23,7 +24,8 @@ import torch
 import cifar_benchmarks
 from pauca.fewshot.base_learners import make_base_learner
 from pauca.fewshot.episodes import sample_episodes
-from pauca.fewshot.evaluation import embed_images, evaluate, mean_interval
+from pauca.fewshot.evaluation import embed_images, evaluate
+from pauca.fewshot.intervals import mean_interval
 from pauca.fewshot.model import MCRNet, ModelConfig, read_safetensors
 from pauca.fewshot.training.config import TrainConfig
 from pauca.fewshot.training.strong import STRONG, StrongConfig
@@ -32,6 +34,7 @@ from pauca.fewshot.types import EpisodeConfig, ImageSet
 from pauca.runs import Run, processor_name
 
 SHOTS = (1, 5)
+QUERIES = 75  # of an episode
 EPISODE_SEED = 20_200_710  # of the test episodes; any number, but always this one
 SIZES = {"cifar-fs": (38_386, 64), "fc100": (35_997, 60)}  # images, classes
 WAYS = {"image": (False, False), "mirror": (True, False), "crops": (True, True)}  # mirror, crops
@@ -93,7 +96,7 @@ def model_config(options: argparse.Namespace) -> ModelConfig:
 
 def test(model: MCRNet, splits: dict[str, ImageSet], options: argparse.Namespace, device: torch.device) -> dict:
     """Correct queries of each episode by split, way of testing, centering, head and shot."""
-    found: dict[str, list[int]] = {}
+    found: dict[str, dict] = {}
     counts = {"val": min(2000, options.episodes), "test": options.episodes}
     for split, episodes in counts.items():
         images = splits[split]
@@ -111,9 +114,12 @@ def test(model: MCRNet, splits: dict[str, ImageSet], options: argparse.Namespace
                 for name, make in HEADS.items():
                     model.base_learner = make().to(device)
                     for shot, tasks in drawn.items():
-                        accuracy = evaluate(model, images, tasks, device, features).episode_accuracy
+                        result = evaluate(model, images, tasks, device, features)
                         key = f"{split}/{way}{'' if centered else '-uncentered'}/{name}/{shot}"
-                        found[key] = np.rint(accuracy * 75).astype(int).tolist()
+                        found[key] = {
+                            "correct": np.rint(result.episode_accuracy * QUERIES).astype(int).tolist(),
+                            "over_classes": result.accuracy_over_classes.half_width,
+                        }
     model.config = replace(model.config, center_features=True)
     return found
 
@@ -127,17 +133,19 @@ def first_generation(run: Run, options: argparse.Namespace) -> MCRNet:
     return model.eval()
 
 
-def show(results: dict[str, dict[str, list[int]]]) -> None:
+def cell(found: dict) -> str:
+    """Accuracy with its 95 % interval over episodes and, in brackets, over classes."""
+    interval = mean_interval(np.array(found["correct"]) / QUERIES)
+    return f"{interval} ({100 * found['over_classes']:.1f})"
+
+
+def show(results: dict[str, dict[str, dict]]) -> None:
     """A row for each generation and way of testing."""
     print("\n| generation | tested with | head | val 1-shot | val 5-shot | test 1-shot | test 5-shot |")
     print("|---|---|---|---|---|---|---|")
     for generation, found in results.items():
         for way, head in dict.fromkeys(tuple(key.split("/")[1:3]) for key in found):
-            cells = [
-                str(mean_interval(np.array(found[f"{split}/{way}/{head}/{shot}"]) / 75))
-                for split in ("val", "test")
-                for shot in SHOTS
-            ]
+            cells = [cell(found[f"{split}/{way}/{head}/{shot}"]) for split in ("val", "test") for shot in SHOTS]
             print(f"| {generation} | {way} | {head} | {' | '.join(cells)} |")
 
 
