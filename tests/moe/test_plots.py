@@ -42,3 +42,5 @@ def test_loads_and_gradients_are_drawn():
 def test_an_empty_log_is_drawn_empty():
     for figure in (loss_curves({"bf16": []}), gradient_curve([]), load_curves([])):
         figure.canvas.draw()
+        assert [axis.get_xlabel() for axis in figure.axes] == ["step"] * len(figure.axes)
+        assert not [line for axis in figure.axes for line in axis.lines if len(line.get_xdata())]

@@ -22,6 +22,7 @@ from pauca.moe.plan.memory import (
     dense_load,
     kept_by_attention,
     kept_by_bank,
+    kept_by_feed_forward,
     kept_by_head,
     kept_by_layer,
     routed_load,
@@ -140,12 +141,21 @@ def test_recomputing_the_up_projection_drops_queries_keys_and_values():
 
 
 def test_the_working_set_holds_gradients_of_rows_and_weights():
-    """FC1's input gradient by row and all weight gradients are there at once, whatever the recipe."""
+    """At DeepSeek-V3's layer most is there when the input's gradient is summed over a token's experts: that gradient by
+    row and by token, all weight gradients, z's gradient, and the output's gradient as it came; less the shared experts,
+    whose turn is over."""
     shape = SHAPES["deepseek-v3"]
     load = routed_load(shape, 4096, ep=32)
-    least = 2 * load.rows * 7168 + 2 * load.experts * shape.expert_parameters
+    rows, z, tokens = load.rows * 7168, load.rows * 2 * 2048, load.received * 7168
+    gradients = 2 * rows + 2 * tokens + 2 * load.experts * shape.expert_parameters
+    residual = 2 * 4096 * 7168
+    # z's gradient and FC2's input in BF16 and dy in BF16; z's in FP8, dy in both.
+    others = {"bf16": 3 * z + 2 * tokens, "fp8": z + 3 * tokens, "fp4": z + 3 * tokens}
     for name in ("bf16", "fp8", "fp4"):
-        assert least < working_set(shape, getattr(Recipe, name)(), RecomputePolicy(), 4096, load) < 3 * least
+        recipe = getattr(Recipe, name)()
+        shared = kept_by_feed_forward(shape, recipe, RecomputePolicy(), 4096, load)["shared experts"]
+        expected = gradients + others[name] + residual - shared
+        assert working_set(shape, recipe, RecomputePolicy(), 4096, load) == pytest.approx(expected, rel=0.005)
 
 
 def test_policies_have_readable_names():
