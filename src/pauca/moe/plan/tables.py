@@ -116,7 +116,7 @@ def _reasons(task: PlanTask, plans: Plans) -> list[str]:
     for recipe, plan in plans.items():
         rather = why_not_less(task, plan) if plan.lacks <= 0 else None
         if plan.lacks > 0:
-            lines.append(f"{recipe}: nothing fits; its leanest plan lacks {_gb(plan.lacks)}")
+            lines.append(f"{recipe}: nothing fits; its leanest plan lacks {_gb(plan.lacks)}, less with fewer --tokens")
         elif rather is None:
             lines.append(f"{recipe}: recomputes as little as its layout's fastest plan")
         else:
