@@ -10,10 +10,10 @@ from pauca.events.recording import GroundTruth
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Status
 
-_COLORS = ("#c1440e", "#2a7f62", "#3b5ba5")  # x, y, z: told apart by colour-blind readers too
+_COLORS = ("#c1440e", "#2a7f62", "#3b5ba5")  # x, y, z: told apart by color-blind readers too
 _OFF, _ON = np.array([0.80, 0.25, 0.05]), np.array([0.10, 0.30, 0.70])
 _MARGIN = 4  # pixels around the events that are drawn
-_BRIGHTEST = 99.0  # percentile of the touched pixels that is drawn in full colour
+_BRIGHTEST = 99.0  # percentile of the touched pixels that is drawn in full color
 
 
 def velocity_figure(trajectory: Trajectory, truth: GroundTruth | None = None, title: str = "") -> Figure:
@@ -123,7 +123,7 @@ def _span(found: np.ndarray) -> slice:
 
 
 def polarity_image(images: Float[np.ndarray, "2 h w"], full: float) -> Float[np.ndarray, "h w 3"]:
-    """Counts of OFF and ON events as colours on white; `full` events a pixel make a colour full.
+    """Counts of OFF and ON events as colors on white; `full` events a pixel make a color full.
 
     The square root keeps the faint trails of unaligned events visible.
     """

@@ -21,7 +21,21 @@ def score(
     kernel: VoteKernel = "quadratic",
     blur_sigma: float = 0.5,
 ) -> Score:
-    """What `Scorer` computes."""
+    """What `Scorer` computes: score of a motion, with its gradient and empirical Fisher matrix.
+
+    Args:
+        packet: n events.
+        frame: image in which events vote.
+        warp: kind of motion, with k = 3 (rotation) or 2 (translation) components.
+        pixel_score: score of one pixel's blurred count.
+        velocity: [k] rad/s, or focal lengths per second.
+        acceleration: [k], its change per second.
+        kernel: how an event is shared by pixels.
+        blur_sigma: pixels.
+
+    Returns:
+        Value; gradient [2 k] and Fisher matrix [2 k, 2 k] by velocity and acceleration; number of events inside.
+    """
     warped, jacobian = warp_events(packet, frame, warp, velocity, acceleration)
     images, inside = vote(warped, packet.p, frame, kernel)
     counts = blur(images, blur_sigma)
@@ -43,7 +57,12 @@ def warp_events(
     velocity: Float[np.ndarray, "k"],
     acceleration: Float[np.ndarray, "k"],
 ) -> tuple[Float[np.ndarray, "2 n"], Float[np.ndarray, "2 k n"]]:
-    """Warped pixels, and their derivative by each event's own rotation vector or shift."""
+    """Where each event goes when it is moved to the reference time; the kernels of `kernels/warp.py`.
+
+    Returns:
+        Warped pixels x, y [2, n], -1 for an event behind the camera, and their derivative [2, k, n] by the event's own
+        rotation vector (rad) or shift (focal lengths); `kernels/chain.py` contracts it.
+    """
     fx, fy, cx, cy = frame.intrinsics
     dt = packet.dt_s.astype(float)
     bearing = np.stack([packet.x, packet.y, np.ones(len(packet))], axis=1).astype(float)  # [n, 3]
@@ -68,7 +87,18 @@ def warp_events(
 def vote(
     warped: Float[np.ndarray, "2 n"], p: np.ndarray, frame: Frame, kernel: VoteKernel = "quadratic"
 ) -> tuple[Float[np.ndarray, "2 height width"], np.ndarray]:
-    """Votes into the image of each polarity, and which events lie inside the frame: all their pixels do."""
+    """Images of warped events; the kernels of `kernels/vote.py`.
+
+    Args:
+        warped: pixels x, y of the frame, [2, n].
+        p: polarity of each event, 0 or 1, [n].
+        frame: gives the size of the images.
+        kernel: bilinear shares each event among four pixels, quadratic among nine.
+
+    Returns:
+        Votes of OFF and ON events, [2, height, width], and which events lie inside the frame with all pixels that they
+        vote for, bool [n]; others do not vote.
+    """
     width, height = frame.size
     images = np.zeros((2, height, width))
     margin = 0.0 if kernel == "bilinear" else 0.5
@@ -96,7 +126,10 @@ def _shares(
 
 
 def blur(images: Float[np.ndarray, "2 height width"], sigma: float = 0.5) -> Float[np.ndarray, "2 height width"]:
-    """5x5 Gaussian, nothing outside the frame; its own adjoint. A tap below a thousandth of the middle one is zero."""
+    """Images [2, height, width] blurred by a 5x5 Gaussian of `sigma` pixels; the first half of `kernels/image_pass.py`.
+
+    Outside the frame is nothing. The blur is its own adjoint. A tap below a thousandth of the middle one is zero.
+    """
     taps = np.exp(-0.5 * (np.arange(-2, 3) / sigma) ** 2)
     taps[taps < 1e-3] = 0
     taps /= taps.sum()
@@ -112,7 +145,18 @@ def interpolation_gradient(
     inside: np.ndarray,
     kernel: VoteKernel = "quadratic",
 ) -> Float[np.ndarray, "2 n"]:
-    """Derivative by x and y, at each event, of the images' pixels weighted as in `vote`; zero outside the frame."""
+    """How the images read at an event change as it moves by a pixel; the kernels of `kernels/gather.py`.
+
+    Args:
+        images: [2, height, width], one for each polarity.
+        warped: pixels x, y, [2, n].
+        p: polarity, [n].
+        inside: which events voted, bool [n].
+        kernel: as in `vote`.
+
+    Returns:
+        Derivative by x and y, [2, n], of the images' pixels weighted as in `vote`; zero for events that did not vote.
+    """
     gradient = np.zeros_like(warped)
     first, shares, slopes = _shares(warped[:, inside], kernel)
     for row in range(len(shares)):

@@ -10,7 +10,7 @@ from numba import njit
 def _aim(side, rotation, bearings, texel, across, down):
     """Where each pixel looks: the texel of the cube, and the share of the next one across and down.
 
-    No branches and no gathers, so that the compiler vectorises it: 1.4 ns a pixel, not 8 as in one
+    No branches and no gathers, so that the compiler vectorizes it: 1.4 ns a pixel, not 8 as in one
     loop with `_fetch`.
     """
     r00, r01, r02 = rotation[0, 0], rotation[0, 1], rotation[0, 2]
@@ -170,25 +170,25 @@ def add_lattice_noise(out, points, frame, frequency, amplitude, table):
 
 
 @njit(cache=True, nogil=True)
-def draw_polygon(out, points, centre, right, corners, edge, level):
+def draw_polygon(out, points, center, right, corners, edge, level):
     """Paint a polygon on the sphere, over what is there.
 
     Args:
         out: (n,) float32 brightness, changed where the polygon covers it.
         points: (n, 3) float32 unit vectors.
-        centre, right: unit vectors to its middle and, at a right angle, to its own right.
-        corners: (m, 2) vertices, anticlockwise, convex, on the tangent plane at the centre.
+        center, right: unit vectors to its middle and, at a right angle, to its own right.
+        corners: (m, 2) vertices, anticlockwise, convex, on the tangent plane at the center.
         edge: width of the soft rim, in the same unit.
         level: its brightness.
     """
-    down = np.cross(centre, right)
+    down = np.cross(center, right)
     radius = 0.0
     for m in range(len(corners)):
         radius = max(radius, math.hypot(corners[m, 0], corners[m, 1]))
     nearest = math.cos(math.atan(radius + edge))
     for k in range(points.shape[0]):
         x, y, z = points[k, 0], points[k, 1], points[k, 2]
-        depth = centre[0] * x + centre[1] * y + centre[2] * z
+        depth = center[0] * x + center[1] * y + center[2] * z
         if depth < nearest:
             continue
         u = (right[0] * x + right[1] * y + right[2] * z) / depth
