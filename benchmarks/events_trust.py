@@ -16,6 +16,7 @@ is a velocity of zero.
 
 import argparse
 import json
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -239,7 +240,7 @@ def run(trial: Trial, config: AlignConfig) -> Outcome:
         recording = trial.spoil(recording)
     truth = recording.ground_truth
     assert truth is not None
-    trajectory = events.align(events.remove_hot_pixels(recording), config=config)  # as `pauca events align` does
+    trajectory = events.align(recording, config=config)
     at = np.stack([np.interp(trajectory.t_s, truth.t_s, part) for part in truth.omega_rad_s.T], axis=1)
     sigma = np.sqrt(np.diagonal(trajectory.covariance, axis1=1, axis2=2))
     return Outcome(np.degrees(trajectory.velocity - at), np.degrees(sigma), trajectory.status, trajectory.trusted)
@@ -339,6 +340,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all rows here")
     parser.add_argument("--plot", type=Path, help="draw the reliability of the moving trials to this picture")
     options = parser.parse_args()
+    logging.getLogger("pauca").setLevel(logging.ERROR)  # each removal of hot pixels is logged
     config = replace(AlignConfig(), estimator=options.estimator) if options.estimator else AlignConfig()
     machine = describe_machine("benchmarks/events_trust.py")
     print(f"{machine['processor']}, Python {machine['python']}, seed {options.seed}\n\n{HEAD}", flush=True)

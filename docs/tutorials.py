@@ -4,7 +4,8 @@
     python docs/tutorials.py docs/moe/tutorial.md --check
 
 In a page, a block of ```console holds commands after `$ ` and what they print; the commands of a page run in one new
-folder, in their order. A line `<!-- from FILE -->` before a picture names the file of that folder that it is a copy of.
+folder, in their order. A line `<!-- from FILE -->` before a picture names the file of that folder that it is a copy of,
+which may hold a `*`.
 `--check` changes nothing, and fails where a command fails or says something else than the page; numbers may differ, and
 all that is in a block of ```console varies.
 """
@@ -41,10 +42,11 @@ def run_page(page: Path, check: bool) -> list[str]:
 
         renewed = _BLOCK.sub(renew, text)
         for source, target in _PICTURE.findall(text):
-            if not (folder / source).is_file():
+            made = sorted(folder.glob(source))
+            if not made:
                 wrong.append(f"{page.name}: {source} was not made")
             elif not check:
-                shutil.copy(folder / source, page.parent / target)
+                shutil.copy(made[0], page.parent / target)
     if check:
         wrong += _differences(text, renewed, page)
     elif not wrong:

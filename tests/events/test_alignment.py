@@ -271,3 +271,17 @@ def test_real_packets_agree_with_an_independent_optimum(pauca_data, name, best):
 def test_defaults_keep_their_limits_on_simulated_sequences(pauca_data, name, limit):
     recording = events.read(pauca_data / "events" / "sim" / f"{name}.npz")
     assert events.evaluate(events.align(recording), recording.ground_truth).rms_deg_s < limit
+
+
+def test_hot_pixels_of_a_recording_are_left_out_and_their_number_is_logged(caplog):
+    clean = events.SimulateConfig(duration_s=0.2, seed=1, scene="shapes")
+    camera = events.Camera.pinhole((120, 90))
+    spoilt = events.simulate(replace(clean, hot_pixels=30, hot_pixel_hz=1000.0), camera=camera)
+    trajectory = events.align(spoilt)
+    assert "events of 30 hot pixels" in caplog.text
+    assert spoilt.notes == ()
+    caplog.clear()
+    kept = events.align(spoilt, config=AlignConfig(remove_hot_pixels=False))
+    assert "hot" not in caplog.text
+    assert kept.n_events.sum() == len(spoilt.events)
+    assert trajectory.n_events.sum() == len(events.remove_hot_pixels(spoilt).events)

@@ -115,6 +115,23 @@ def test_the_guide_s_hot_pixels_are_found(tmp_path, capsys):
     assert len(json.loads(capsys.readouterr().out.split("\n", 1)[1])["hot_pixels"]) == 5
 
 
+def test_where_packets_end_can_be_said(recording, tmp_path):
+    words = ["events", "align", str(recording), "--images", "0", "--quiet", "--force", "--out", str(tmp_path)]
+    cutting = ["--packet-s", "0.05", "--longest-s", "0.05", "--min-events", "1", "--packet-events", "1000000"]
+    assert cli.main([*words, *cutting, "--least-pixels", "0", "--most-pixels", "1000", "--border", "20"]) == 0
+    found = events.Trajectory.from_csv(tmp_path / "trajectory.csv")
+    np.testing.assert_allclose(found.end_us - found.start_us, 50_000, atol=2_000)
+    assert cli.main([*words, "--packet-s", "0.5"]) == 2  # longer than the longest
+
+
+def test_a_trajectory_between_knots(recording, tmp_path, capsys):
+    words = ["events", "align", str(recording), "--images", "0", "--out", str(tmp_path), "--estimator", "trajectory"]
+    assert cli.main(words) == 0
+    assert " knots (" in capsys.readouterr().out
+    assert cli.main(["events", "evaluate", str(tmp_path / "trajectory.npz"), str(recording), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rms_deg_s"] < 10.0
+
+
 def test_results_are_not_overwritten_without_force(recording, tmp_path, capsys):
     words = ["events", "align", str(recording), "--out", str(tmp_path), "--images", "0", "--quiet"]
     assert cli.main(words) == 0

@@ -1,8 +1,9 @@
 """From events to velocities: cut a stream into packets, align each, warm-started from the one before."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 
 import numpy as np
@@ -12,6 +13,7 @@ from pauca.errors import InputError
 from pauca.events.camera import Camera, undistortion_table
 from pauca.events.continuous import WindowScorer
 from pauca.events.continuous import refine as refine_packets
+from pauca.events.hot_pixels import remove_hot_pixels
 from pauca.events.kernels.bearings import look_up_bearings, seconds_since
 from pauca.events.likelihood import NegativeBinomial
 from pauca.events.packets import REST_CHI2, Estimate, PacketEstimator
@@ -21,6 +23,8 @@ from pauca.events.trajectory import Trajectory
 from pauca.events.types import Alignment, Events, Packet, Status
 from pauca.events.warp import Frame
 from pauca.events.windows import Cut, Flow, joined
+
+_log = logging.getLogger(__name__)
 
 _FEWEST_EVENTS = 50  # below, a packet is DEGENERATE: noise alone aligns as well
 _FORGOTTEN = 5  # a packet that follows the last by more than so many times its duration starts from rest
@@ -252,12 +256,14 @@ def align_packets(
     """Alignments of a recording, one by one as they are found.
 
     Args:
-        recording: what `read` returned, or events alone.
+        recording: what `read` returned, or events alone. The events of hot pixels are left out, and their number is
+            logged, unless `config.remove_hot_pixels` is False.
         camera: calibration; not needed where the recording brought its own.
         config: the default `AlignConfig()` suits rotations; `AlignConfig.paper()` is the paper's protocol.
     """
-    events, camera = _events_and_camera(recording, camera)
-    return Aligner(camera, config or AlignConfig()).follow(events)
+    config = config or AlignConfig()
+    events, camera = _events_and_camera(recording, camera, config)
+    return Aligner(camera, config).follow(events)
 
 
 def align(
@@ -281,13 +287,15 @@ def align(
         InputError: where the camera is missing, of another size, or the recording is empty.
     """
     config = config or AlignConfig()
+    events, camera = _events_and_camera(recording, camera, config)
+    config = replace(config, remove_hot_pixels=False)  # they are gone
     alignments = []
-    for alignment in align_packets(recording, camera, config):
+    for alignment in align_packets(events, camera, config):
         alignments.append(alignment)
         if progress is not None:
             progress(alignment)
     trajectory = Trajectory.from_alignments(alignments)
-    return refine(recording, trajectory, camera, config) if config.estimator == "trajectory" else trajectory
+    return refine(events, trajectory, camera, config) if config.estimator == "trajectory" else trajectory
 
 
 def refine(
@@ -309,8 +317,8 @@ def refine(
     Raises:
         InputError: where the camera is missing, or the packets are of a translation.
     """
-    events, camera = _events_and_camera(recording, camera)
     config = config or AlignConfig()
+    events, camera = _events_and_camera(recording, camera, config)
     if packets.motion != "rotation":
         raise InputError("refine: the trajectory is a translation; only rotations are estimated between packets")
     scorer = window_scorer(camera, config)
@@ -323,10 +331,15 @@ def window_scorer(camera: Camera, config: AlignConfig) -> WindowScorer:
     return WindowScorer(frame, pixel_score, config.vote, config.blur_sigma, config.trajectory.unsigned)
 
 
-def _events_and_camera(recording: Recording | Events, camera: Camera | None) -> tuple[Events, Camera]:
-    events = recording.events if isinstance(recording, Recording) else recording
-    if camera is None and isinstance(recording, Recording):
-        camera = recording.camera
+def _events_and_camera(
+    recording: Recording | Events, camera: Camera | None, config: AlignConfig
+) -> tuple[Events, Camera]:
+    if isinstance(recording, Events):
+        recording = Recording(recording, camera)
+    camera = camera or recording.camera
     if camera is None:
         raise InputError("the recording does not say its camera: give one, such as Camera.from_file('calib.txt')")
-    return events, camera
+    cleaned = remove_hot_pixels(recording) if config.remove_hot_pixels else recording
+    if cleaned is not recording:
+        _log.warning("%s: %s", recording.name or "recording", cleaned.notes[-1])
+    return cleaned.events, camera

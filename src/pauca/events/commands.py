@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,14 +19,38 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@dataclass(frozen=True)
+class Cutting:
+    """Where packets end, instead of what the preset says."""
+
+    packet_events: int | None = None
+    """Most events in one packet; default: 0.69 for each pixel of the sensor (30,000 on a DAVIS 240C). With the paper's
+    preset, exactly so many."""
+    min_events: int | None = None
+    """A packet waits for so many events; default: a third of the most."""
+    packet_s: float | None = None
+    """Seconds after which a packet ends if it holds enough events and the image has moved enough; default 0.02."""
+    least_pixels: float | None = None
+    """A packet waits until the image is expected to have moved by so many pixels; default 4."""
+    most_pixels: float | None = None
+    """A packet ends when the image is expected to have moved by so many pixels; default 24."""
+    longest_s: float | None = None
+    """Seconds after which a packet of a moving camera ends in any case; default 0.1."""
+    slowest_s: float | None = None
+    """Seconds that a packet may last where the camera rests or moves slowly; default 0.3."""
+    border: int | None = None
+    """Pixels around the sensor in which warped events still count; default 60."""
+
+
 def align(
     recording: Positional[Path],
     camera: Path | None = None,
     camera_name: str | None = None,
     motion: events.Motion = "rotation",
     objective: events.Objective = "st-ppp",
+    estimator: events.Estimator | None = None,
     preset: Literal["default", "paper"] = "default",
-    packet_events: int | None = None,
+    cutting: Cutting = Cutting(),
     out: Path | None = None,
     images: int = 3,
     reading: events.ReadConfig = events.ReadConfig(),  # noqa: B008 - frozen
@@ -45,8 +69,10 @@ def align(
         camera_name: which camera, where the calibration file holds several; default: cam0.
         motion: rotation of the camera, or translation parallel to the image.
         objective: st-ppp, the likelihood of the spatio-temporal Poisson point process, or contrast of the image.
+        estimator: packets, a velocity for each packet, or trajectory, a velocity that is linear between knots; default:
+            what the preset says.
         preset: default, or the paper's protocol (30,000 events, first-order warp to the first event).
-        packet_events: most events in one packet; with the paper's preset, exactly so many.
+        cutting: where packets end, instead of what the preset says.
         out: output folder; default: the recording's name, in runs/events.
         images: how many packets to draw before and after alignment, spread over the recording; 0 for none.
         reading: how the file is read.
@@ -54,7 +80,7 @@ def align(
         force: replace results that are there already.
         quiet: print only errors.
     """
-    config = _align_config(motion, objective, preset, packet_events)
+    config = _align_config(motion, objective, estimator, preset, cutting)
     if images < 0:
         raise ConfigError(f"--images must not be negative, got {images}")
     out = out or Path("runs/events") / _stem(recording)
@@ -72,14 +98,16 @@ def align(
     events.Aligner(calibration, config).align(loaded.events[:1000])
     started = time.perf_counter()
     alignments = _align(loaded, calibration, config, quiet)
-    seconds = time.perf_counter() - started
     trajectory = events.Trajectory.from_alignments(alignments)
+    if config.estimator == "trajectory":
+        trajectory = _refine(loaded, trajectory, calibration, config, quiet)
+    seconds = time.perf_counter() - started
     trajectory.to_csv(out / "trajectory.csv", force)
     trajectory.to_npz(out / "trajectory.npz", force)
     chosen = _spread(alignments, images)
     _write_figures(trajectory, chosen, loaded, events.Aligner(calibration, config), out, force)
     if not quiet:
-        print(_summary(trajectory, loaded, seconds, reading_s))
+        print(_summary(trajectory, loaded, config, seconds, reading_s))
         print(f"wrote trajectory.csv, trajectory.npz, velocity.png{' and images' if chosen else ''} to {out}")
 
 
@@ -185,13 +213,14 @@ def evaluate(
 
         _save(error_figure(found, f"{trajectory} beside {truth.name}"), plot, force)
     if as_json:
-        print(json.dumps(_numbers(found, rules, fitted), indent=2))
+        numbers = found.as_dict() | {"truth_offset_s": rules.truth_offset_s} | (fitted.as_dict() if fitted else {})
+        print(json.dumps(numbers, indent=2))
         return
     x, y, z = found.rms_axes_deg_s
     relative = "largest component" if rules.relative_to == "peak" else "range"
     print(
         f"{len(found.t_s)} packets ({found.left_out} outside the truth's time, {found.not_trusted} not converged), "
-        f"truth moved by {1e3 * rules.truth_offset_s:+.1f} ms{_how_well(fitted)}"
+        f"truth moved by {1e3 * rules.truth_offset_s:+.1f} ms{fitted.in_words() if fitted else ''}"
     )
     print(
         f"RMS {found.rms_deg_s:.2f} deg/s ({found.percent:.2f} % of the truth's {relative}), "
@@ -206,55 +235,25 @@ def evaluate(
 COMMANDS = {"align": align, "info": info, "evaluate": evaluate, "simulate": simulate}
 
 
-def _numbers(found: events.Evaluation, rules: events.Protocol, fitted: events.TimeOffset | None) -> dict[str, Any]:
-    """What `evaluate --json` prints."""
-    offset = (
-        {}
-        if fitted is None
-        else {
-            "offset_determined": fitted.determined,
-            "offset_range_s": [fitted.lowest_s, fitted.highest_s],
-        }
-    )
-    return {
-        "packets": len(found.t_s),
-        "left_out": found.left_out,
-        "not_trusted": found.not_trusted,
-        "rms_deg_s": found.rms_deg_s,
-        "median_deg_s": found.median_deg_s,
-        "rms_axes_deg_s": list(found.rms_axes_deg_s),
-        "percent": found.percent,
-        "within_68": found.within_68,
-        "within_95": found.within_95,
-        "truth_offset_s": rules.truth_offset_s,
-        **offset,
-    }
-
-
-def _how_well(fitted: events.TimeOffset | None) -> str:
-    """What is known of a fitted offset, to follow its value."""
-    if fitted is None:
-        return ""
-    if fitted.at_end:
-        return (
-            f", the END of what was tried: the true offset may lie beyond +-{1e3 * fitted.within_s:g} ms; try a larger "
-            "--fit-within-s"
-        )
-    known = f"{1e3 * fitted.lowest_s:+.1f} to {1e3 * fitted.highest_s:+.1f} ms explain the estimates as well"
-    return f" ({known})" if fitted.determined else f", which is NOT DETERMINED by these estimates: {known}"
-
-
 def _trajectory(path: Path) -> events.Trajectory:
     return events.Trajectory.from_npz(path) if path.suffix == ".npz" else events.Trajectory.from_csv(path)
 
 
 def _align_config(
-    motion: events.Motion, objective: events.Objective, preset: str, packet_events: int | None
+    motion: events.Motion,
+    objective: events.Objective,
+    estimator: events.Estimator | None,
+    preset: str,
+    cutting: Cutting,
 ) -> events.AlignConfig:
     config = events.AlignConfig.paper() if preset == "paper" else events.AlignConfig()
-    if packet_events is not None:
-        config = replace(config, packet_events=packet_events, min_events=packet_events if preset == "paper" else None)
-    return replace(config, motion=motion, objective=objective)
+    changes: dict[str, Any] = {name: value for name, value in vars(cutting).items() if value is not None}
+    if preset == "paper" and "packet_events" in changes:
+        changes = {"min_events": changes["packet_events"], **changes}
+    if estimator is not None:
+        changes["estimator"] = estimator
+    # Hot pixels are left out, and counted, before the recording is cut.
+    return replace(config, motion=motion, objective=objective, remove_hot_pixels=False, **changes)
 
 
 def _stem(recording: Path) -> str:
@@ -296,6 +295,17 @@ def _align(
     return alignments
 
 
+def _refine(
+    loaded: events.Recording,
+    packets: events.Trajectory,
+    camera: events.Camera,
+    config: events.AlignConfig,
+    quiet: bool,
+) -> events.Trajectory:
+    with Progress("refine", total=len(loaded.events), unit="events", quiet=quiet) as progress:
+        return events.refine(loaded, packets, camera, config, progress.advance)
+
+
 def _spread(alignments: list[events.Alignment], count: int) -> dict[int, events.Alignment]:
     """The packets in the middles of `count` equal parts, by number: they show more than the first ones would."""
     middles = (np.arange(count) + 0.5) / max(count, 1) * len(alignments)
@@ -335,9 +345,16 @@ def _check_picture(path: Path, force: bool) -> None:
     check_can_write(path, force)
 
 
-def _summary(trajectory: events.Trajectory, loaded: events.Recording, seconds: float, reading_s: float) -> str:
+def _summary(
+    trajectory: events.Trajectory,
+    loaded: events.Recording,
+    config: events.AlignConfig,
+    seconds: float,
+    reading_s: float,
+) -> str:
     n, duration_s = len(loaded.events), loaded.events.duration_us / 1e6
-    packets = "1 packet" if len(trajectory) == 1 else f"{len(trajectory)} packets"
+    kind = "knot" if config.estimator == "trajectory" else "packet"
+    packets = f"{len(trajectory)} {kind}{'' if len(trajectory) == 1 else 's'}"
     counts = ", ".join(f"{trajectory.count(status)} {status}" for status in events.Status)
     return (
         f"{packets} ({counts}), {n:,} events in {seconds:.2f} s (reading {reading_s:.2f} s): "

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -61,6 +61,12 @@ class Evaluation:
     within_68: float = np.nan  # share of errors, over packets and axes, within the 68 % interval that is stated
     within_95: float = np.nan
 
+    def as_dict(self) -> dict[str, Any]:
+        """The figures for machines: plain numbers and lists."""
+        single = ("left_out", "not_trusted", "rms_deg_s", "median_deg_s", "percent", "within_68", "within_95")
+        figures = {name: getattr(self, name) for name in single}
+        return {"packets": len(self.t_s), **figures, "rms_axes_deg_s": list(self.rms_axes_deg_s)}
+
 
 @dataclass(frozen=True)
 class TimeOffset:
@@ -81,6 +87,20 @@ class TimeOffset:
         """Whether the estimates tell it to 5 ms. A short recording, or one without changes of velocity, does not."""
         reaches_end = max(-self.lowest_s, self.highest_s) > self.within_s - 2 * _OFFSET_STEP_S
         return not self.at_end and not reaches_end and self.highest_s - self.lowest_s < 2 * _DETERMINED_S
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is known of the offset, for machines."""
+        return {"offset_determined": self.determined, "offset_range_s": [self.lowest_s, self.highest_s]}
+
+    def in_words(self) -> str:
+        """What is known of the offset, to follow its value."""
+        if self.at_end:
+            return (
+                f", the END of what was tried: the true offset may lie beyond +-{1e3 * self.within_s:g} ms; "
+                "try a larger --fit-within-s"
+            )
+        known = f"{1e3 * self.lowest_s:+.1f} to {1e3 * self.highest_s:+.1f} ms explain the estimates as well"
+        return f" ({known})" if self.determined else f", which is NOT DETERMINED by these estimates: {known}"
 
 
 def evaluate(

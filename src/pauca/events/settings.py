@@ -47,6 +47,7 @@ class AlignConfig:
     vote: VoteKernel = "quadratic"  # how an event is shared by the pixels around it; in the paper bilinear
     blur_sigma: float = 0.5  # pixels; of the blur that follows; in the paper 1
     border: int = 60  # pixels around the sensor
+    remove_hot_pixels: bool = True  # of a recording: leave out the events of pixels that fire all the time
     max_evaluations: int = 60
 
     def __post_init__(self) -> None:
@@ -80,7 +81,7 @@ class AlignConfig:
     @classmethod
     def paper(cls) -> "AlignConfig":
         """The protocol of the paper: 30,000 events, first order, warped to the first event, constant velocity,
-        bilinear votes, a blur of one pixel, and no test against rest."""
+        bilinear votes, a blur of one pixel, no test against rest, and all pixels."""
         return cls(
             packet_events=30_000,
             min_events=30_000,
@@ -95,6 +96,7 @@ class AlignConfig:
             reference="first",
             vote="bilinear",
             blur_sigma=1.0,
+            remove_hot_pixels=False,
         )
 
     def cut(self, size: tuple[int, int]) -> Cut:
