@@ -45,3 +45,10 @@ def rotating_events(
     return Events(
         t_us[inside] + 5_000_000, u[inside].astype(np.float32), v[inside].astype(np.float32), p[inside], (64, 48)
     )
+
+
+def jittered(events: Events, sigma: float = 0.5, seed: int = 0) -> Events:
+    """Events beside where they belong, as real ones are: points that coincide exactly have no slopes to compare."""
+    rng = np.random.default_rng(seed)
+    x, y = (axis + sigma * rng.standard_normal(len(events)).astype(np.float32) for axis in (events.x, events.y))
+    return Events(events.t_us, x, y, events.p, events.size)

@@ -7,14 +7,14 @@ from pauca import events
 from pauca.errors import ConfigError
 from pauca.events import AlignConfig, Follower, TrajectoryConfig
 
-from .scenes import CAMERA, rotating_events
+from .scenes import CAMERA, jittered, rotating_events
 
 SMALL = AlignConfig(packet_events=5_000, min_events=300, border=20)
 
 
 def _stream(step_us=10_000):
     omega, acceleration = np.array([1.0, 0.0, 0.5]), np.array([0.0, 40.0, 10.0])
-    whole = rotating_events(omega, per_point=150, duration_us=200_000, acceleration=acceleration)
+    whole = jittered(rotating_events(omega, per_point=150, duration_us=200_000, acceleration=acceleration))
     first_us = int(whole.t_us[0])
     windows = [whole.between(first_us + k * step_us, first_us + (k + 1) * step_us) for k in range(21)]
     return windows, lambda t_us: omega + (t_us[:, None] - 5_100_000) * 1e-6 * acceleration

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 
 from pauca.events.continuous.blend import Blend
 from pauca.events.continuous.config import TrajectoryConfig
+from pauca.events.continuous.dispute import lasting
 from pauca.events.continuous.fit import KnotEstimator
 from pauca.events.continuous.groups import ROLL
 from pauca.events.continuous.knots import interpolate, knot_time, place_knots
@@ -151,7 +152,9 @@ def _trajectory(found: _Pass, pixels_per_rad: float) -> Trajectory:
     n_events = np.diff(np.searchsorted(source.events.t_us, np.concatenate([start_us, end_us[-1:] + 1])))
     lost = is_lost(covariance, (end_us - start_us) * 1e-6, pixels_per_rad)
     beside = np.concatenate([found.rest[:1], found.rest[1:] & found.rest[:-1], found.rest[-1:]])
-    status = np.where(lost, Status.DEGENERATE, np.where(beside, Status.REST, blend.status))
+    told = np.array(blend.status, object)
+    told[lasting(blend.disputed_in_time, source.knots_us) & (told == Status.CONVERGED)] = Status.DISPUTED
+    told[beside], told[lost] = Status.REST, Status.DEGENERATE
     return Trajectory(
         motion="rotation",
         t_us=t_us,
@@ -163,7 +166,7 @@ def _trajectory(found: _Pass, pixels_per_rad: float) -> Trajectory:
         n_events=n_events,
         evaluations=blend.evaluations,
         score=blend.score,
-        status=tuple(Status(each) for each in status),
+        status=tuple(Status(each) for each in told),
     )
 
 

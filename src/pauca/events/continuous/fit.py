@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from pauca.events.continuous.blend import Fit
 from pauca.events.continuous.config import TrajectoryConfig
+from pauca.events.continuous.dispute import Warped, dispute
 from pauca.events.continuous.prior import precision
 from pauca.events.continuous.window import Window, WindowScorer
 from pauca.events.newton import Trial, maximise
@@ -89,12 +90,14 @@ class KnotEstimator:
             trial = self.scorer(window, point.reshape(start.shape))
             pull = prior @ point
             value = weight * trial.value - float(point @ pull) / 2
-            return Trial(value, weight * trial.gradient - pull, weight * trial.fisher + prior)
+            return Trial(value, weight * trial.gradient - pull, weight * trial.fisher + prior, trial.detail)
 
         reach, shape = self._reach(knots_us), _SHARPNESS * np.eye(len(prior))
         found = maximise(posterior, start.ravel(), reach=reach, shape=shape, tolerance=_TOLERANCE)
-        velocity, covariance = found.point.reshape(start.shape), _covariance(found.here.fisher)
-        return Fit(first, velocity, covariance, found.here.value, found.status, found.evaluations)
+        parts = dispute(window, Warped(*found.here.detail), self.scorer.frame, len(prior), _SHARPNESS)
+        velocity, covariance = found.point.reshape(start.shape), parts.factor * _covariance(found.here.fisher)
+        status = Status.DISPUTED if parts.over_sensor and found.status is Status.CONVERGED else found.status
+        return Fit(first, velocity, covariance, found.here.value, status, found.evaluations, parts.in_time)
 
     def _reach(self, knots_us: Float[np.ndarray, "knots"]) -> Float[np.ndarray, "3*knots"]:
         """Longest step of each velocity, rad/s."""

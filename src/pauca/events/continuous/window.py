@@ -99,7 +99,7 @@ class WindowScorer:
         sum_cells(warp_x, warp_y, slope_x, slope_y, window.fraction, window.first, frame, by_edge, by_cell)
         gradient, fisher = np.empty(velocity.size), np.empty((velocity.size, velocity.size))
         project_knots(rotations, window.basis, window.step_s, window.reference, by_edge, by_cell, gradient, fisher)
-        return Trial(value, gradient, fisher)
+        return Trial(value, gradient, fisher, (warp_x, warp_y, slope_x, slope_y))
 
     def _score(self, images: np.ndarray, slopes: np.ndarray, box: tuple[int, ...]) -> float:
         """Score relative to an empty image, and slopes; empties the images."""

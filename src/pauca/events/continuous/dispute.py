@@ -1,0 +1,73 @@
+"""Whether the events of a window agree with the motion that was found for all of them."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from pauca.events.consistency import Consistencies, consistencies
+from pauca.events.continuous.groups import ROLL
+from pauca.events.continuous.window import Window
+from pauca.events.score import Score
+from pauca.events.types import Packet
+from pauca.events.warp import Frame
+
+# Windows of ordinary motion of seven simulated scenes: the ratio in time is 2.4 to 6 (80 %), over the sensor 1 to 5.8.
+_USUAL = 4.0  # in time; where it is higher, errors add up: its rank correlation with the error is 0.4 to 0.75
+_IN_TIME = 8.0  # a tenth of the windows of slow motion, at reversals; most windows of a pure vibration
+_IN_TIME_PIXELS = 0.035
+_LASTING = 0.75  # share of the knots within 0.1 s; one reversal disputes up to half of them
+_OVER_SENSOR = 10.0  # nine in ten windows with half of the events on a moving object; none of ordinary motion
+_OVER_SENSOR_PIXELS = 0.1
+
+
+class Warped(NamedTuple):
+    """Where a search ended: warped pixels, and the slope of the score at each event."""
+
+    x: Float[np.ndarray, "n"]
+    y: Float[np.ndarray, "n"]
+    slope_x: Float[np.ndarray, "n"]
+    slope_y: Float[np.ndarray, "n"]
+
+
+class Dispute(NamedTuple):
+    """What the parts of a window say."""
+
+    factor: float  # by which errors are larger than independent ones would be, squared
+    in_time: bool  # some time tells another motion
+    over_sensor: bool  # some part of the sensor does
+
+
+def dispute(window: Window, warped: Warped, frame: Frame, parameters: int, sharpness: float) -> Dispute:
+    """Compare parts of a window, in time and over the sensor, with its motion; costs no evaluation."""
+    time, sensor = _consistencies(window, warped, frame, parameters, sharpness)
+    return Dispute(
+        max(1.0, time.ratio / _USUAL),
+        time.ratio > _IN_TIME and time.pixels > _IN_TIME_PIXELS,
+        sensor.ratio > _OVER_SENSOR and sensor.pixels > _OVER_SENSOR_PIXELS,
+    )
+
+
+def lasting(
+    in_time: Bool[np.ndarray, "knots"], knots_us: Float[np.ndarray, "knots"], within_us: float = 100_000.0
+) -> Bool[np.ndarray, "knots"]:
+    """Where the dispute in time goes on: a vibration that pixels hardly see, not a single reversal."""
+    counts = np.concatenate([[0], np.cumsum(in_time)])
+    first = np.searchsorted(knots_us, knots_us - within_us)
+    last = np.searchsorted(knots_us, knots_us + within_us, side="right")
+    return counts[last] - counts[first] >= _LASTING * (last - first)
+
+
+def _consistencies(window: Window, warped: Warped, frame: Frame, parameters: int, sharpness: float) -> Consistencies:
+    fx, fy, cx, cy = (np.float32(value) for value in frame.intrinsics)
+    x, y = (warped.x - cx) / fx, (warped.y - cy) / fy
+    qx, qy = fx * warped.slope_x, fy * warped.slope_y
+    along = qx * x + qy * y
+    slopes = np.stack([-y * along - qy, qx + x * along, x * qy - y * qx])
+    edge = np.repeat(np.arange(len(window.first) - 1, dtype=np.float32), np.diff(window.first))
+    dt_s = (edge + window.fraction - np.float32(window.reference)) * np.float32(window.step_s)
+    half_us = round(window.step_s * 0.5e6 * (len(window.first) - 1))
+    packet = Packet(window.x, window.y, dt_s, window.image, 0, -half_us, half_us)
+    score = Score(0.0, np.zeros(6), np.zeros((6, 6)), len(x), slopes)
+    pixels = np.array([fy, fx, ROLL * frame.camera.size[0]])
+    return consistencies(packet, score, parameters, sharpness, pixels)
