@@ -82,6 +82,14 @@ def test_the_next_generation_is_taught_by_the_last_weights_of_the_one_before(ima
     assert rates == pytest.approx([0.1 * 0.25, 0.5 * 0.1])
 
 
+def test_the_saved_model_knows_how_sure_it_is(images, tmp_path):
+    run = Run.create(tmp_path / "run", CONFIG)
+    result = train_strong(fresh(), CONFIG, STRONG_CONFIG, images, images, run)
+    saved = MCRNet.load(run.checkpoints / "best.safetensors")
+    assert saved.base_learner.scale.item() == pytest.approx(result.model.base_learner.scale.item())
+    assert saved.base_learner.scale.item() != 10.0  # as cosines are born
+
+
 def test_the_callers_random_numbers_are_left_alone(images):
     model = fresh()
     before = torch.get_rng_state()

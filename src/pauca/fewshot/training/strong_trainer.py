@@ -7,15 +7,17 @@ import math
 import os
 from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from pauca.errors import ConfigError
 from pauca.fewshot.backbones import DropBlock, set_training_step
-from pauca.fewshot.evaluation import check_images
+from pauca.fewshot.evaluation import check_images, evaluate
 from pauca.fewshot.model import MCRNet
 from pauca.fewshot.training.bank import ContrastBank
+from pauca.fewshot.training.confidence import fit_scale
 from pauca.fewshot.training.config import TrainConfig
 from pauca.fewshot.training.loop import TrainResult, run_training, validation_episodes
 from pauca.fewshot.training.strong import StrongConfig, StrongLosses, StrongNetwork, losses_of_step
@@ -56,7 +58,17 @@ def train_strong(
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
         trainer = StrongTrainer(model, train_images, config, strong)
-        return run_training(trainer, validation_images, run, resume, quiet)
+        result = run_training(trainer, validation_images, run, resume, quiet)
+    return result if validation_images is None else _sure(result, trainer, validation_images, run)
+
+
+def _sure(result: TrainResult, trainer: "StrongTrainer", images: ImageSet, run: Run | None) -> TrainResult:
+    """The result with a base learner that knows how sure it is, which no step has trained."""
+    episodes = validation_episodes(images, trainer.config)
+    fit_scale(result.model, images, episodes, trainer.device, trainer.bf16)
+    if run is not None:
+        result.model.save(run.checkpoints / "best.safetensors")
+    return replace(result, validation=evaluate(result.model, images, episodes, trainer.device, bf16=trainer.bf16))
 
 
 class StrongTrainer:
