@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 _FEWEST_EVENTS = 50  # below, a packet is DEGENERATE: noise alone aligns as well
 _FORGOTTEN = 5  # a packet that follows the last by more than so many times its duration starts from rest
 _SHORTEST_HALF_US = 12_000  # a packet in which a motion starts or stops is halved down to this
+_MUCH_LONGER = 1.3  # times as many events: what the motion found asks for, for a packet to be aligned again
 _UNEVEN = 2  # times as many events in one half as in the other: there a motion may start or stop
 
 
@@ -49,6 +50,7 @@ class Aligner:
     _cut: Cut = field(init=False, repr=False)
     _last: Alignment | None = field(default=None, init=False, repr=False)
     _shape: Float[np.ndarray, "n n"] | None = field(default=None, init=False, repr=False)
+    _flow: Flow | None = field(default=None, init=False, repr=False)
     _recent: list[Events] = field(default_factory=list, init=False, repr=False)
     _busy: Lock = field(default_factory=Lock, init=False, repr=False)
 
@@ -74,7 +76,7 @@ class Aligner:
         with self._alone():
             first, alignments = 0, []
             while first < len(events) or not alignments:
-                end = self._cut.end(events.t_us, first, self._flow()) if len(events) else 0
+                end = self._cut.end(events.t_us, first, self._flow) if len(events) else 0
                 alignments += self._pieces(self._with_recent(events[first:end]))
                 first = end
             return alignments
@@ -112,10 +114,13 @@ class Aligner:
         first = 0
         while first < len(events):
             with self._alone():
-                end = self._cut.end(events.t_us, first, self._flow())
+                end = self._cut.end(events.t_us, first, self._flow)
                 end = self._extended(events, first, end)
-                self._recent = []
                 alignments = self._pieces(events[first:end])
+                if self.config.rest_test and alignments[-1].start_us == events.t_us[first]:  # one piece: its flow
+                    longer = min(self._cut.end(events.t_us, first, self._flow), first + self._cut.most)
+                    if longer - first > _MUCH_LONGER * (end - first):
+                        end, alignments = longer, self._pieces(events[first:longer])
             yield from alignments
             first = end
 
@@ -153,7 +158,7 @@ class Aligner:
         if not self.config.rest_test or len(events) == 0:
             return events
         stream = joined([recent for recent in self._recent if _follows(recent, events)] + [events])
-        start = min(self._cut.start(stream.t_us, self._flow()), len(stream) - len(events))
+        start = min(self._cut.start(stream.t_us, self._flow), len(stream) - len(events))
         oldest = self._cut.oldest(stream.t_us)
         if oldest < start and self._rests(stream[start:]):
             start = oldest
@@ -196,18 +201,10 @@ class Aligner:
         expected = np.concatenate([last.velocity + elapsed_us * 1e-6 * last.acceleration, last.acceleration])
         return expected[: self._estimator.parameters] if len(expected) > k else expected
 
-    def _flow(self) -> Flow | None:
-        """How the image moved in the last packet."""
-        if self._last is None or self._last.status not in (Status.CONVERGED, Status.DISPUTED):
-            return None
-        pixels = self._estimator.pixels
-        speeds = (np.linalg.norm(motion * pixels) for motion in (self._last.velocity, self._last.acceleration))
-        return Flow(*(float(speed) for speed in speeds))
-
     def _remember(self, packet: Packet, estimate: Estimate) -> Alignment:
         k, point = self._estimator.velocities, estimate.point
         middle_us = (packet.start_us + packet.end_us) // 2
-        self._shape = estimate.shape
+        self._shape, self._flow = estimate.shape, estimate.flow
         self._last = Alignment(
             motion=self.config.motion,
             t_us=packet.t_ref_us if self.config.acceleration else middle_us,

@@ -6,13 +6,13 @@ import numpy as np
 from jaxtyping import Float
 
 from pauca.events.kernels.parts import accumulate_parts
-from pauca.events.newton import scaled_cholesky
 from pauca.events.score import Score
 from pauca.events.types import Packet
 
 _IN_TIME = 3.0  # 10 of 1,093 ordinary packets are above, at reversals; of those of a vibration of 60 Hz all
 _OVER_SENSOR = 10.0  # 3 of 1,093 (shapes at 2,000 deg/s); of those half of a moving object nine in ten
 _SEEN_PIXELS = 0.1  # a smaller displacement of the parts disputes nothing, however certain it is
+_LEAST_EIGENVALUE = 1e-6  # of a Fisher matrix in units of its diagonal, for a part to be asked
 _SPANS = 8  # of a packet, with as many events each
 _COLUMNS, _ROWS = 4, 3  # of the sensor
 
@@ -58,34 +58,30 @@ def consistencies(
         sharpness: curvature of the score over its Fisher matrix.
         pixels: by how much one unit of each velocity moves the average pixel in a second.
     """
-    spans = (np.arange(len(packet)) * _SPANS // max(1, len(packet))).astype(np.uint8)
-    in_time = _compare(score, np.ones(len(packet), np.float32), spans, _SPANS, parameters, pixels / sharpness)
-    regions = _slot(packet.x, _COLUMNS) + _COLUMNS * _slot(packet.y, _ROWS)
+    spans, regions = np.empty((_SPANS, 9)), np.empty((_COLUMNS * _ROWS, 9))
+    grid = (*_slots(packet.x, _COLUMNS), *_slots(packet.y, _ROWS))
+    accumulate_parts(score.slopes, packet.x, packet.y, packet.dt_s, grid, spans, regions)
     half_s = (packet.end_us - packet.start_us) * 0.5e-6
-    lever = pixels * half_s / sharpness
-    over_sensor = _compare(score, packet.dt_s, regions.astype(np.uint8), _COLUMNS * _ROWS, parameters, lever)
-    return Consistencies(in_time, over_sensor)
+    lever = pixels / sharpness
+    return Consistencies(_compare(spans, parameters, lever), _compare(regions, parameters, lever * half_s))
 
 
-def _slot(values: np.ndarray, slots: int) -> np.ndarray:
-    """Which of equal parts of their range each value is in."""
+def _slots(values: np.ndarray, slots: int) -> tuple[int, float, float]:
+    """Equal parts of a range: how many, where it begins, and parts per unit."""
     low, high = float(values.min()), float(values.max())
-    return np.clip((values - low) / max(high - low, 1e-9) * slots, 0, slots - 1).astype(np.int64)
+    return slots, low, slots / max(high - low, 1e-9)
 
 
-def _compare(
-    score: Score, weight: np.ndarray, part: np.ndarray, parts: int, parameters: int, lever: np.ndarray
-) -> Consistency:
-    k = len(score.slopes)
-    gradient, fisher = np.empty((parts, k)), np.empty((parts, k, k))
-    accumulate_parts(score.slopes, weight, part, gradient, fisher)
-    total, steps = 0.0, []
-    for g, f in zip(gradient, fisher, strict=True):
-        if scaled_cholesky(f) is not None:
-            step = np.linalg.solve(f, g)
-            total += float(g @ step)
-            steps.append(step * lever)
-    if not steps:
+def _compare(sums: Float[np.ndarray, "parts 9"], parameters: int, lever: Float[np.ndarray, "k"]) -> Consistency:
+    k = len(lever)
+    gradient, fisher = sums[:, :k], np.empty((len(sums), k, k))
+    for i, (a, b) in enumerate(zip(*np.tril_indices(k), strict=True)):
+        fisher[:, a, b] = fisher[:, b, a] = sums[:, 3 + i]
+    scale = np.sqrt(np.maximum(np.diagonal(fisher, axis1=1, axis2=2), 1e-30))
+    regular = np.linalg.eigvalsh(fisher / (scale[:, :, None] * scale[:, None, :]))[:, 0] > _LEAST_EIGENVALUE
+    if not regular.any():
         return Consistency(1.0, 0.0)
-    pixels = np.sqrt(np.mean(np.sum(np.square(steps), axis=1)))
-    return Consistency(total / max(1, k * len(steps) - parameters), float(pixels))
+    gradient, fisher = gradient[regular], fisher[regular]
+    steps = np.linalg.solve(fisher, gradient[:, :, None])[:, :, 0]
+    displaced = np.sqrt(np.mean(np.sum((steps * lever) ** 2, axis=1)))
+    return Consistency(float(np.sum(gradient * steps)) / max(1, steps.size - parameters), float(displaced))

@@ -13,8 +13,9 @@ from pauca.events.newton import Optimum, Trial, maximise, scaled_cholesky
 from pauca.events.score import Score, Scorer
 from pauca.events.settings import AlignConfig
 from pauca.events.types import Packet, Status
-from pauca.events.uncertainty import CALIBRATION, covariance_of, sharpness_of
+from pauca.events.uncertainty import CALIBRATION, covariance_of, noise_of, sharpness_of
 from pauca.events.warp import Frame, Warp
+from pauca.events.windows import Flow
 
 REST_CHI2 = 16.27
 """Above this the score test tells a motion from rest: the 99.9 % quantile of chi-squared with 3 degrees of freedom."""
@@ -37,6 +38,7 @@ class Estimate(NamedTuple):
     status: Status
     shape: Float[np.ndarray, "n n"] | None  # for the next packet's search
     evaluations: int
+    flow: Flow | None = None  # of the image, without what noise adds to its size
 
 
 @dataclass(eq=False)
@@ -104,7 +106,8 @@ class PacketEstimator:
         if optimum.status is Status.DEGENERATE:
             return self.degenerate(used, optimum.here.value)
         covariance, status = self._judge(packet, optimum, still)
-        return Estimate(optimum.point, optimum.here.value, covariance, status, optimum.shape, used)
+        flow = self._flow(optimum)
+        return Estimate(optimum.point, optimum.here.value, covariance, status, optimum.shape, used, flow)
 
     def degenerate(self, evaluations: int = 0, value: float = 0.0) -> Estimate:
         """The answer where there is nothing to align: rest, infinitely uncertain."""
@@ -185,8 +188,15 @@ class PacketEstimator:
             return covariance, Status.STALLED
         if self.config.rest_test and parts.disputed:
             return covariance, Status.DISPUTED
-        undisputed = covariance_of(packet, optimum, sharpness, 1.0, self.pixels)
-        return covariance, Status.DEGENERATE if self._lost(packet, undisputed) else optimum.status
+        noise = noise_of(optimum, sharpness)[: self.velocities, : self.velocities]
+        return covariance, Status.DEGENERATE if self._lost(packet, noise) else optimum.status
+
+    def _flow(self, optimum: Optimum) -> Flow:
+        k = self.velocities
+        spread = np.diag(noise_of(optimum, sharpness_of(optimum)))
+        parts = [slice(0, k), slice(k, 2 * k)] if len(optimum.point) > k else [slice(0, k)]
+        squares = [np.sum((optimum.point[part] ** 2 - spread[part]) * self.pixels**2) for part in parts]
+        return Flow(*(float(np.sqrt(max(0.0, square))) for square in squares))
 
     def _lost(self, packet: Packet, covariance: np.ndarray) -> bool:
         return bool(np.sqrt(np.diag(covariance).max()) * self.pixels_moved(packet)[0] > _LOST_PIXELS)

@@ -25,6 +25,12 @@ def sharpness_of(optimum: Optimum) -> float:
     return max(float(np.trace(optimum.shape)) / len(optimum.shape), _FLATTEST)
 
 
+def noise_of(optimum: Optimum, sharpness: float) -> Float[np.ndarray, "n n"]:
+    """What the noise of the events leaves open: the sandwich H^-1 F H^-1 of curvature H and Fisher matrix F, with
+    H = sharpness x F: single entries of a curvature that few steps have seen mean little."""
+    return np.linalg.inv(optimum.here.fisher) / sharpness**2
+
+
 def covariance_of(
     packet: Packet,
     optimum: Optimum,
@@ -34,11 +40,9 @@ def covariance_of(
 ) -> Float[np.ndarray, "k k"]:
     """Covariance of the velocity at an optimum.
 
-    Noise of the events: the sandwich H^-1 F H^-1 of curvature H and Fisher matrix F, with H = sharpness x F: single
-    entries of a curvature that few steps have seen mean little.
-
-    Hysteresis: a pixel that has fired ON needs a step of both thresholds to fire OFF. Where the direction turns within
-    the packet, or the image moves little, events lie beside the edge that caused them, alike in all of the packet.
+    To the noise of the events comes hysteresis: a pixel that has fired ON needs a step of both thresholds to fire OFF.
+    Where the direction turns within the packet, or the image moves little, events lie beside the edge that caused
+    them, alike in all of the packet.
 
     Args:
         packet: the events.
@@ -48,7 +52,7 @@ def covariance_of(
         pixels: by how much one unit of each component moves the average pixel in a second.
     """
     k = len(pixels)
-    noise = np.linalg.inv(optimum.here.fisher)[:k, :k] * dispute / sharpness**2
+    noise = dispute * noise_of(optimum, sharpness)[:k, :k]
     duration_s = (packet.end_us - packet.start_us) * 1e-6
     lag = _HYSTERESIS_PIXELS * _lagging(packet, optimum.point, k, pixels) / (pixels * duration_s)
     return CALIBRATION * (noise + np.diag(lag**2))

@@ -56,8 +56,9 @@ class Cut:
         at_latest = _within(t_us, first, longest_s)
         end = max(first + 1, min(first + self.most, enough, at_latest))
         # What little is left at the end joins this packet: on its own it could not tell a motion.
-        if self.fewest < self.most and len(t_us) - end < self.fewest // 2 and at_latest == len(t_us):
-            return len(t_us)
+        rest = len(t_us) - end
+        if self.fewest < self.most and rest < max(self.fewest, (end - first) // 2) and rest < self.most:
+            return len(t_us) if _within(t_us, first, 1.5 * longest_s) == len(t_us) else end
         return min(end, len(t_us))
 
     def start(self, t_us: Int64[np.ndarray, "n"], flow: Flow | None = None) -> int:
