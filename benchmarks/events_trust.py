@@ -293,7 +293,9 @@ def real_packets() -> list[str]:
         with np.load(path) as file:
             stated = np.degrees(file["w"])
         found = events.align(events.read(path))
-        velocity = np.degrees(np.average(found.velocity, axis=0, weights=found.n_events))
+        information = np.linalg.inv(found.covariance)
+        mean = np.linalg.solve(information.sum(axis=0), np.einsum("nij,nj->i", information, found.velocity))
+        velocity = np.degrees(mean)
         lines.append(
             f"{path.stem:18} stated {np.array2string(stated, precision=1)}, found "
             f"{np.array2string(velocity, precision=1)} deg/s, {', '.join(sorted(set(map(str, found.status))))}"
