@@ -66,7 +66,7 @@ def convert(model: AnyModule, recipe: Recipe, recompute: Recompute = "none") -> 
         >>> model = AutoModelForCausalLM.from_pretrained("Qwen/Qwen3-30B-A3B", dtype=torch.bfloat16)
         >>> convert(model, Recipe.fp4())
     """
-    _require_transformers()
+    require_transformers()
     found = {name: module for name, module in model.named_modules() if _holds_experts(module)}
     if not found:
         raise InputError(
@@ -112,7 +112,7 @@ def _convert_module(module: nn.Module, recipe: Recipe, recompute: Recompute) -> 
     module._original = original_class, (*(vars(module).keys() - before), "_original")
 
 
-def _require_transformers() -> None:
+def require_transformers() -> None:
     try:
         installed = metadata.version("transformers")
     except metadata.PackageNotFoundError as error:
@@ -140,8 +140,8 @@ def _check(name: str, experts: Any, recipe: Recipe) -> None:
         raise ConfigError(f"{name}: {error}") from error
 
 
-def _refusal(experts: Any) -> str | None:
-    """Why pauca cannot compute these experts, or None."""
+def refusal_of_kind(experts: Any) -> str | None:
+    """Why pauca does not compute experts of this kind, or None."""
     layout = vars(experts)
     if layout["has_bias"]:
         return "its experts have biases"
@@ -158,6 +158,14 @@ def _refusal(experts: Any) -> str | None:
         return f"its activation function {experts.act_fn} is not SiLU"
     if layout.get("_is_expert_parallel") or "forward" in layout:
         return "it is spread over devices (device_map, distributed_config): load it without"
+    return None
+
+
+def _refusal(experts: Any) -> str | None:
+    """Why pauca cannot compute these experts as they are, or None."""
+    reason = refusal_of_kind(experts)
+    if reason is not None:
+        return reason
     for weight in (experts.gate_up_proj, experts.down_proj):
         if type(weight) is not nn.Parameter:
             return f"its weights are wrapped ({type(weight).__name__}): convert before sharding, without quantisation"
