@@ -95,6 +95,18 @@ def test_there_must_be_a_run_to_go_on_with(tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
+def test_eval_on_training_classes_says_so(folder, model, tmp_path, capsys):
+    words = ["fewshot", "eval", str(model), str(folder), "--way", "3", "--episodes", "5", "--shots", "1"]
+    assert main([*words, "--out", str(tmp_path / "train"), "--split", "train"]) == 0
+    printed = capsys.readouterr()
+    assert "warning: the model was trained on 4 of these 4 classes, first 'U+" in printed.err
+    assert (
+        len(json.loads((tmp_path / "train" / "evaluation.json").read_text())["1-shot"]["classes_seen_in_training"]) == 4
+    )
+    assert main([*words, "--out", str(tmp_path / "test")]) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_eval_writes_results_episodes_and_report(folder, model, tmp_path, capsys):
     out = tmp_path / "eval"
     words = ["fewshot", "eval", str(model), str(folder), "--out", str(out), "--way", "3", "--episodes", "10"]
@@ -129,7 +141,7 @@ def test_validating_on_training_images_is_refused(folder, tmp_path, capsys):
     shutil.copytree(folder / "train", mixed / "train")
     shutil.copytree(folder / "train", mixed / "val")
     assert main(["fewshot", "train", str(mixed), "--out", str(tmp_path / "out"), *QUICK, *SIZE]) == 2
-    assert "share 80 images" in capsys.readouterr().err
+    assert "share 4 classes" in capsys.readouterr().err
 
 
 def test_saved_episodes_are_used_again(folder, model, tmp_path, capsys):

@@ -19,6 +19,7 @@ from pauca.fewshot.evaluation import (
 )
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
+from pauca.fewshot.types import TrainingData
 
 
 def flat_model(base_learner="prototypes") -> MCRNet:
@@ -186,3 +187,12 @@ def test_images_that_were_fitted_in_another_way_are_refused(toy_images, toy_epis
     squashed = dataclasses.replace(toy_images, fitting="squash")
     with pytest.raises(InputError, match="images were fitted by squash, the model is for crop"):
         evaluate(flat_model(), squashed, toy_episodes)
+
+
+def test_classes_that_the_model_was_trained_on_are_told(toy_images, toy_episodes):
+    model = flat_model()
+    assert evaluate(model, toy_images, toy_episodes).seen_warning() == ""
+    model.trained_on = TrainingData.of(toy_images.only(["class-3", "class-5"]))
+    seen = evaluate(model, toy_images, toy_episodes)
+    assert seen.seen_classes == ("class-3", "class-5")
+    assert seen.seen_warning().startswith("the model was trained on 2 of these 8 classes, first 'class-3'")

@@ -4,13 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 
-from pauca.errors import ConfigError, InputError
+from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.fewshot.backbones import set_training_step
 from pauca.fewshot.base_learners import BASE_LEARNERS
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig, episode_cross_entropy
+from pauca.fewshot.types import TrainingData
 from pauca.fewshot.windows import show, windows_at_test
 
 MODES = ["none", "deterministic", "released", "variational"]
@@ -191,3 +194,44 @@ def test_crops_are_averaged_with_the_whole_image(toy_images):
     with torch.no_grad():
         each = [model.embed(view) for view in (pixels, *(show(pixels, window) for window in windows))]
         torch.testing.assert_close(model.embed(toy_images.images[:4], crops=True), torch.stack(each).mean(0))
+
+
+def test_a_model_remembers_its_training_data(toy_images, tmp_path):
+    model = small()
+    model.trained_on = TrainingData.of(toy_images)
+    model.save(tmp_path / "model.safetensors")
+    remembered = MCRNet.load(tmp_path / "model.safetensors").trained_on
+    assert remembered == TrainingData.of(toy_images)
+    assert remembered.classes_in(toy_images.only(["class-2", "class-5"])) == ("class-2", "class-5")
+    renamed = replace(toy_images, class_names=tuple(f"other-{i}" for i in range(8)))
+    assert remembered.classes_in(renamed) == ()
+    numbered = replace(toy_images, class_names=tuple(map(str, range(8))))
+    assert TrainingData.of(numbered).classes_in(numbered.only(["1", "2"])) == ()  # numbers say nothing
+    assert TrainingData.of(numbered).classes_in(numbered) == numbered.class_names  # but the very same images do
+
+
+@pytest.mark.parametrize(
+    "description",
+    ['{"backbone": "conv4-32", "latent": {"log_sigma_range": [-6.0, 1.0]}, "warp": 9}', "{not json", "[]", "{}"],
+)
+def test_a_newer_or_damaged_file_is_one_line(description, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(1)}, path, metadata={"pauca.fewshot": description})
+    with pytest.raises(
+        InputError, match=r"model\.safetensors: its description cannot be read .*a newer pauca wrote it"
+    ):
+        MCRNet.load(path)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    small().save(path)
+    before = path.read_bytes()
+
+    def refuse(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("pauca.fewshot.model.save_file", refuse)
+    with pytest.raises(PaucaError, match=r"model\.safetensors: could not be written .*No space left on device"):
+        small().save(path)
+    assert path.read_bytes() == before

@@ -34,7 +34,7 @@ from pauca.fewshot.training.loop import TrainResult, train
 from pauca.fewshot.training.strong import STRONG, StrongConfig
 from pauca.fewshot.training.strong_trainer import StrongTrainer, train_strong
 from pauca.fewshot.training.trainer import Trainer, Workers
-from pauca.fewshot.types import PADDING, BaseLearner, EpisodeConfig, Episodes, ImageSet
+from pauca.fewshot.types import PADDING, BaseLearner, EpisodeConfig, Episodes, ImageSet, TrainingData
 
 __all__ = [
     "BACKBONES",
@@ -65,6 +65,7 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "Trainer",
+    "TrainingData",
     "Workers",
     "check_disjoint",
     "class_interval",

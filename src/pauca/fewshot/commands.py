@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+import sys
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from torch import Tensor
 from tyro.conf import Positional, arg
 
 from pauca import fewshot
@@ -18,6 +17,8 @@ from pauca.errors import ConfigError, InputError
 from pauca.fewshot import plots
 from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.data.folder import Unreadable, list_images, read_files
+from pauca.fewshot.data.sources import open_test, open_training
+from pauca.fewshot.reports import describe_evaluation, evaluation_numbers, training_report
 from pauca.fewshot.training.loop import check_settings
 from pauca.fewshot.training.strong_trainer import check_strong
 from pauca.runs import (
@@ -105,7 +106,7 @@ def train(
     with joined(settings.train.device, timeout) as (rank, _), first_locks(out):
         run, settings, result = _train(settings, settings.model if config else model, out, resume, force, quiet)
         if rank == 0:
-            _training_report(run, settings, result).save(out / "report.html")
+            training_report(run, settings.data, settings.train.steps, result).save(out / "report.html")
             if not quiet:
                 reached = f", validation {result.validation.summary()}" if result.validation else ""
                 print(f"best after step {result.best_step}{reached}: {run.checkpoints / 'best.safetensors'}")
@@ -115,7 +116,8 @@ def train(
 def _train(
     settings: TrainSettings, asked: fewshot.ModelConfig, out: Path, resume: bool, force: bool, quiet: bool
 ) -> tuple[Run, TrainSettings, fewshot.TrainResult]:
-    train_images, validation_images = _training_data(settings)
+    given = settings.model
+    train_images, validation_images = open_training(settings.data, given.image_size, given.channels, given.fitting)
     _check_asked(asked, train_images)
     _, channels, size, _ = train_images.images.shape
     fitting = train_images.fitting or settings.model.fitting
@@ -215,7 +217,8 @@ def evaluate(
     if map_by == "umap":
         plots.import_umap()  # is missed now, not after the work
     network = _load_model(model, test_code)
-    images = _test_data(data, split, network.config)
+    config = network.config
+    images = open_test(data, config.image_size, config.channels, config.fitting, split)
     episodes = _episodes(images, tasks, episodes_from)
     place = resolve_device(device)
     # Every training calls its model best.safetensors; the name of its run says more.
@@ -233,12 +236,15 @@ def evaluate(
         for shot, drawn in episodes.items():
             fewshot.save_episodes(_episode_file(out, shot), drawn, images, force)
             results[shot] = fewshot.evaluate(network, images, drawn, place, features)
-            run.log(shot=shot, **_numbers(results[shot]))
+            run.log(shot=shot, **evaluation_numbers(results[shot]))
         with atomic_write(out / "evaluation.json", force=True) as path:
-            path.write_text(json.dumps({f"{shot}-shot": _numbers(r) for shot, r in results.items()}, indent=2))
+            path.write_text(
+                json.dumps({f"{shot}-shot": evaluation_numbers(r) for shot, r in results.items()}, indent=2)
+            )
         report = Report("Few-shot evaluation", f"{model} on {data}, {split}")
-        _describe_evaluation(report, network.cpu(), images, features.cpu(), results, map_by)
+        describe_evaluation(report, network.cpu(), images, features.cpu(), results, map_by)
         report.save(out / "report.html")
+    _warn(*results.values())
     if as_json:
         print((out / "evaluation.json").read_text())
         return
@@ -277,7 +283,8 @@ def compare(
         as_json: print the results for machines.
     """
     networks = [_load_model(path, None) for path in (first, second)]
-    images = _test_data(data, split, networks[0].config)
+    config = networks[0].config
+    images = open_test(data, config.image_size, config.channels, config.fitting, split)
     place = resolve_device(device)
     episodes = _episodes(images, tasks, episodes_from)
     features = [fewshot.embed_images(network, images, place, mirror=mirror, crops=crops) for network in networks]
@@ -288,6 +295,8 @@ def compare(
             for network, embedded in zip(networks, features, strict=True)
         )
         found = fewshot.compare(one, other)
+        if shot == min(episodes):
+            _warn(one, other)
         rows[f"{shot}-shot"] = {
             "first": one.accuracy.mean,
             "second": other.accuracy.mean,
@@ -476,40 +485,10 @@ def _check_asked(model: fewshot.ModelConfig, images: fewshot.ImageSet) -> None:
             )
 
 
-def _training_data(settings: TrainSettings) -> tuple[fewshot.ImageSet, fewshot.ImageSet | None]:
-    """Training and, where there are any, validation images."""
-    splits = _open(settings.data, settings.model, ("train", "val"))
-    if "train" not in splits:
-        return splits["all"], None
-    if "val" in splits:
-        fewshot.check_disjoint(splits["train"], splits["val"])
-    return splits["train"], splits.get("val")
-
-
-def _test_data(data: str, split: str, config: fewshot.ModelConfig) -> fewshot.ImageSet:
-    """The images to test on, after making sure that no training image is among them."""
-    splits = _open(data, config, ("train", split))
-    if split in splits:
-        if "train" in splits and split != "train":
-            fewshot.check_disjoint(splits["train"], splits[split])
-        return splits[split]
-    if "all" in splits:
-        return splits["all"]
-    raise InputError(f"{data}: has no split {split!r}, only {', '.join(splits)}; choose one with --split")
-
-
-def _open(data: str, model: fewshot.ModelConfig, wanted: Sequence[str]) -> dict[str, fewshot.ImageSet]:
-    """The wanted splits of a prepared data set, of class folders, or of glyphs; `all` where there are no splits."""
-    size, channels, fitting = model.image_size, model.channels, model.fitting
-    if data == "glyphs":
-        return {name: fewshot.draw_glyphs(name, size=size) for name in wanted}  # type: ignore[arg-type]
-    path = Path(data)
-    if any(path.glob("*/image_set.json")):
-        return fewshot.load_splits(path)
-    found = {file.split for file in list_images(path)}
-    if found == {"all"}:
-        return {"all": fewshot.read_images(path, size, channels, fitting=fitting)}
-    return {n: fewshot.read_images(path, size, channels, n, fitting=fitting) for n in wanted if n in found}
+def _warn(*results: fewshot.Evaluation) -> None:
+    """Say, once each, that a model was tested on classes that it was trained on."""
+    for warning in dict.fromkeys(filter(None, (result.seen_warning() for result in results))):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _load_model(path: Path, test_code: str | None) -> fewshot.MCRNet:
@@ -532,93 +511,3 @@ def _episodes(images: fewshot.ImageSet, tasks: Tasks, saved: Path | None) -> dic
 
 def _episode_file(folder: Path, shot: int) -> Path:
     return folder / f"episodes-{shot}shot.npz"
-
-
-def _numbers(result: fewshot.Evaluation) -> dict[str, Any]:
-    """An evaluation as plain numbers."""
-    by_class = zip(result.class_names, result.class_accuracy.tolist(), strict=True)
-    return {
-        "accuracy": result.accuracy.mean,
-        "half_width": result.accuracy.half_width,
-        "half_width_over_classes": result.accuracy_over_classes.half_width,
-        "episodes": len(result.episodes),
-        "classes": result.class_count,
-        "expected_calibration_error": result.calibration.expected_error,
-        "class_accuracy": {name: value for name, value in by_class if not np.isnan(value)},
-        "confused_pairs": result.confused_pairs(),
-    }
-
-
-def _training_report(run: Run, settings: TrainSettings, result: fewshot.TrainResult) -> Report:
-    report = Report("Few-shot training", f"{settings.data}, {settings.train.steps} steps")
-    parameters = fewshot.parameter_count(result.model)
-    report.table(
-        ["backbone", "base learner", "latent", "parameters", "best step"],
-        [
-            [
-                settings.model.backbone,
-                settings.model.base_learner,
-                settings.model.latent.mode,
-                parameters,
-                result.best_step,
-            ]
-        ],
-    )
-    report.figure(plots.training_curves(run.metrics()), "Loss of the training episodes, accuracy on validation.")
-    if result.validation is not None:
-        report.heading("Validation")
-        report.text(f"Accuracy {result.validation.summary()} (95 % intervals).")
-        report.figure(plots.reliability(result.validation), "Confidence and accuracy.")
-    return report
-
-
-def _describe_evaluation(
-    report: Report,
-    model: fewshot.MCRNet,
-    images: fewshot.ImageSet,
-    features: Tensor,
-    results: dict[int, fewshot.Evaluation],
-    map_by: plots.MapMethod,
-) -> None:
-    rows = [
-        [
-            shot,
-            str(r.accuracy),
-            f"± {100 * r.accuracy_over_classes.half_width:.2f}",
-            len(r.episodes),
-            r.class_count,
-            round(r.calibration.expected_error, 3),
-        ]
-        for shot, r in results.items()
-    ]
-    report.table(
-        ["shot", "accuracy %", "over classes", "episodes", "classes", "calibration error"],
-        rows,
-        "Mean with its 95 % intervals: over other episodes of these classes, and over other classes of the same kind.",
-    )
-    shot, result = max(results.items())
-    task = result.episodes[:1]
-    logits = model.classify(features[task.support], task.support_labels, features[task.query], task.way)
-    report.figure(
-        plots.episode_gallery(images, task, logits),
-        f"One {shot}-shot episode: the examples on the left; on the right queries and what they were taken for.",
-    )
-    report.figure(plots.confusion_matrix(result), f"The classes with the most mistakes, {shot}-shot.")
-    pairs = [[true, predicted, count] for true, predicted, count in result.confused_pairs()]
-    report.table(["true", "taken for", "queries"], pairs, "The most frequent confusions.")
-    by_class = sorted(zip(result.class_accuracy.tolist(), result.class_names, strict=True))
-    hardest = [[name, f"{100 * share:.1f}"] for share, name in by_class if not np.isnan(share)][:20]
-    report.table(["class", "accuracy %"], hardest, f"The hardest classes, {shot}-shot; evaluation.json has all.")
-    report.figure(plots.reliability(result), "Confidence and accuracy.")
-    some = (images.labels < 10).nonzero().squeeze(1)
-    some = some[:: -(-len(some) // 1000)]  # more take minutes and show no more
-    by = "UMAP" if map_by == "umap" else "t-SNE"
-    drawn = plots.feature_map(features[some], images.labels[some], images.class_names, method=map_by)
-    report.figure(drawn, f"Features, by {by}.")
-    if model.stem is not None:
-        few = fewshot.ImageSet(images.images[some], images.labels[some], images.class_names, images.split)
-        codes = plots.latent_codes(model, few)
-        drawn = plots.feature_map(codes, few.labels, few.class_names, method=map_by)
-        report.figure(drawn, f"Latent codes, by {by}.")
-        if model.stem.decoder is not None:
-            report.figure(plots.reconstructions(model, images), "Images and their reconstructions.")

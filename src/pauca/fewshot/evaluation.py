@@ -51,6 +51,7 @@ class Evaluation:
     class_names: tuple[str, ...]
     episodes: Episodes
     data_fingerprint: str
+    seen_classes: tuple[str, ...] = ()  # those of class_names that the model was trained on
 
     @property
     def accuracy(self) -> Interval:
@@ -77,6 +78,15 @@ class Evaluation:
         """Share of each class's queries that were recognised; NaN for a class that was never asked for."""
         asked = self.confusion.sum(1)
         return np.divide(self.confusion.diagonal(), asked, out=np.full(len(asked), np.nan), where=asked > 0)
+
+    def seen_warning(self) -> str:
+        """That the model was trained on tested classes, in a sentence; empty if it was not, as far as it remembers."""
+        if not self.seen_classes:
+            return ""
+        return (
+            f"the model was trained on {len(self.seen_classes)} of these {len(self.class_names)} classes, first "
+            f"{self.seen_classes[0]!r}: this is not its accuracy on new classes"
+        )
 
     def confused_pairs(self, count: int = 10) -> list[tuple[str, str, int]]:
         """The most frequent mistakes: true class, predicted class, number of queries."""
@@ -206,6 +216,7 @@ def evaluate(
         class_names=images.class_names,
         episodes=episodes,
         data_fingerprint=images.fingerprint,
+        seen_classes=model.trained_on.classes_in(images) if model.trained_on else (),
     )
 
 

@@ -13,15 +13,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pauca.errors import ConfigError, InputError
+from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.fewshot.backbones import feature_count, make_backbone
 from pauca.fewshot.base_learners import Head, make_base_learner
 from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.latent import LATENT_CHANNELS, LatentConfig, LatentStem, draws_at_test
-from pauca.fewshot.types import PADDING
+from pauca.fewshot.types import PADDING, TrainingData
 from pauca.fewshot.windows import CROPS, show, windows_at_test
 from pauca.runs import atomic_write
 
+# In the metadata of a model's file; one entry, because safetensors writes several in changing order.
+_DESCRIPTION = "pauca.fewshot"
 CUSTOM = "custom"  # the name in the config of a part that was handed over as an object
 
 
@@ -87,6 +89,7 @@ class MCRNet(nn.Module):
         if config.channels not in (1, 3):
             raise ConfigError(f"{config.channels} image channels; use 3 for colour or 1 for grey")
         self.config = config
+        self.trained_on: TrainingData | None = None  # set by training, kept in the file
         self.stem = None if config.latent.mode == "none" else LatentStem(config.channels, config.latent)
         code_channels = config.channels if self.stem is None else LATENT_CHANNELS
         if backbone is None:  # and not if it is false, as an empty nn.Sequential is
@@ -239,10 +242,15 @@ class MCRNet(nn.Module):
         return self.stem.loss_share * weighted
 
     def save(self, path: Path | str, force: bool = True) -> None:
-        """Write weights and config to one safetensors file, atomically."""
+        """Write weights, config and what is remembered of the training data to one safetensors file, atomically.
+
+        Raises:
+            PaucaError: the disk refuses, because it is full or read-only.
+        """
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        with atomic_write(Path(path), force) as temporary:
-            save_file(weights, temporary, metadata={"pauca.fewshot": json.dumps(asdict(self.config))})
+        remembered = asdict(self.trained_on) if self.trained_on else None
+        description = asdict(self.config) | {"trained_on": remembered}
+        write_safetensors(path, weights, {_DESCRIPTION: json.dumps(description)}, force)
 
     @classmethod
     def load(
@@ -253,9 +261,17 @@ class MCRNet(nn.Module):
         A part that was handed over as an object when the model was made must be handed over again.
         """
         weights, metadata = read_safetensors(path)
-        if "pauca.fewshot" not in metadata:
+        if _DESCRIPTION not in metadata:
             raise InputError(f"{path}: holds weights but no pauca.fewshot config; give a file written by MCRNet.save")
-        model = cls(config_from_json(metadata["pauca.fewshot"]), backbone, base_learner)
+        try:
+            config, trained_on = read_description(metadata[_DESCRIPTION])
+        except (ValueError, TypeError, KeyError, AttributeError, ConfigError) as error:
+            raise InputError(
+                f"{path}: its description cannot be read ({error}); it is damaged, or a newer pauca wrote it: update "
+                "pauca, or save the model again"
+            ) from error
+        model = cls(config, backbone, base_learner)
+        model.trained_on = trained_on
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
@@ -273,12 +289,34 @@ def _from_bytes(images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"]) -> 
     return images / 255 if images.dtype == torch.uint8 else images
 
 
-def config_from_json(text: str) -> ModelConfig:
-    """The model config in the metadata of a safetensors file."""
+def read_description(text: str) -> tuple[ModelConfig, TrainingData | None]:
+    """The model config and what is remembered of the training data, in the metadata of a safetensors file."""
     values: dict[str, Any] = json.loads(text)
+    remembered = values.pop("trained_on", None)
     latent = dict(values.pop("latent"))
     latent["log_sigma_range"] = tuple(latent["log_sigma_range"])
-    return ModelConfig(latent=LatentConfig(**latent), **values)
+    return ModelConfig(latent=LatentConfig(**latent), **values), training_data(remembered)
+
+
+def training_data(values: dict[str, Any] | None) -> TrainingData | None:
+    """What a model remembers of its training images, from JSON."""
+    if values is None:
+        return None
+    known = values | {"class_names": tuple(values["class_names"])}
+    return TrainingData(**known)  # pyright: ignore[reportArgumentType]
+
+
+def write_safetensors(path: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str], force: bool) -> None:
+    """Write tensors and metadata to a safetensors file, atomically.
+
+    Raises:
+        PaucaError: the disk refuses, because it is full or read-only.
+    """
+    with atomic_write(Path(path), force) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # so it says that the disk is full
+            raise PaucaError(f"{path}: could not be written ({error}); nothing was replaced") from error
 
 
 def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:

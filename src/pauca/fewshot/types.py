@@ -90,6 +90,33 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
+class TrainingData:
+    """What a model remembers of its training images."""
+
+    name: str
+    split: str
+    images: int
+    class_names: tuple[str, ...]
+    fingerprint: str
+
+    @classmethod
+    def of(cls, images: ImageSet) -> "TrainingData":
+        return cls(images.name, images.split, len(images), images.class_names, images.fingerprint)
+
+    def classes_in(self, images: ImageSet) -> tuple[str, ...]:
+        """The classes of a set that are among these: all of the very same images, else those of the same name."""
+        if images.fingerprint == self.fingerprint:
+            return images.class_names
+        return shared_classes(self.class_names, images.class_names)
+
+
+def shared_classes(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+    """Names that are in both lists; mere numbers, which every data set counts from 0, say nothing."""
+    known = set(first)
+    return tuple(name for name in second if name in known and not name.isdecimal())
+
+
+@dataclass(frozen=True)
 class EpisodeConfig:
     """The shape of the tasks that a sampler draws. A pair (low, high) is drawn uniformly, ends included."""
 

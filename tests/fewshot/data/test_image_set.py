@@ -135,6 +135,8 @@ def test_sets_that_share_an_image_are_refused_for_evaluation(folder: Path):
     images = read_images(folder)
     train, test = images.only(["cat", "dog"], "train"), images.only(["emu"], "test")
     check_disjoint(train, test)
+    with pytest.raises(InputError, match=r"pets/train and pets/other share 1 classes, first 'dog'; few-shot splits"):
+        check_disjoint(train, images.only(["dog", "emu"], "other"))
     pixels, sources = torch.cat([test.images, train.images[5:6]]), (*test.sources, "copy.png")
     leaking = ImageSet(pixels, torch.zeros(5, dtype=torch.int64), ("emu",), "test", "pets", sources)
     with pytest.raises(InputError, match=r"pets/train and pets/test share 1 images, first .*dog_1\.png = copy\.png"):

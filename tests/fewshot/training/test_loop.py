@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from pauca.errors import PaucaError
+from pauca.errors import InputError, PaucaError
 from pauca.fewshot.model import MCRNet
 from pauca.fewshot.training.loop import train
 from pauca.fewshot.training.trainer import Trainer
@@ -75,3 +75,11 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step(images,
     monkeypatch.setattr(Trainer, "step", lambda trainer: dataclasses.replace(step(trainer), kl=torch.tensor(math.inf)))
     with pytest.raises(PaucaError, match="not finite at step 6"):
         train(fresh(), CONFIG, images)
+
+
+def test_data_that_changed_are_not_gone_on_with(images, tmp_path):
+    run = Run.create(tmp_path / "run", CONFIG)
+    train(fresh(), dataclasses.replace(CONFIG, steps=3), images, run=run)
+    changed = dataclasses.replace(images, images=images.images.flip(-1))
+    with pytest.raises(InputError, match=r"last\.safetensors: was trained on other images"):
+        train(fresh(), CONFIG, changed, run=run, resume=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from pauca.errors import InputError
 from pauca.fewshot.data.arrays import Fitting, split_batch
 from pauca.fewshot.data.folder import Unreadable, fingerprint_files, list_images, read_files
-from pauca.fewshot.types import ImageSet
+from pauca.fewshot.types import ImageSet, shared_classes
 from pauca.runs import atomic_write, write_text
 
 _DESCRIPTION = "image_set.json"
@@ -163,11 +163,17 @@ def load_splits(folder: Path | str) -> dict[str, ImageSet]:
 
 
 def check_disjoint(train: ImageSet, test: ImageSet) -> None:
-    """Refuse to evaluate on what was trained on: no image may be in both sets, pixel for pixel.
+    """Refuse to evaluate on what was trained on: no class name and no image, pixel for pixel, may be in both sets.
 
     Raises:
-        InputError: how many images are shared, and the first by name.
+        InputError: how many classes or images are shared, and the first by name.
     """
+    classes = shared_classes(train.class_names, test.class_names)
+    if classes:
+        raise InputError(
+            f"{train.name}/{train.split} and {test.name}/{test.split} share {len(classes)} classes, first "
+            f"{classes[0]!r}; few-shot splits must share none, so give each class to one of them"
+        )
     seen = {digest: i for i, digest in enumerate(pixel_digests(train.images))}
     shared = [(seen[digest], i) for i, digest in enumerate(pixel_digests(test.images)) if digest in seen]
     if shared:

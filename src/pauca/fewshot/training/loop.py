@@ -2,26 +2,26 @@
 
 import json
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from pauca.errors import ConfigError, PaucaError
+from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.fewshot.episodes import sample_episodes
 from pauca.fewshot.evaluation import Evaluation, evaluate
-from pauca.fewshot.model import MCRNet, read_safetensors
+from pauca.fewshot.model import MCRNet, read_safetensors, training_data, write_safetensors
 from pauca.fewshot.training.config import TrainConfig
 from pauca.fewshot.training.trainer import Trainer, Workers, loss_parts
-from pauca.fewshot.types import Episodes, ImageSet
-from pauca.runs import Progress, Run, atomic_write, resolve_device, seed_of, write_text
+from pauca.fewshot.types import Episodes, ImageSet, TrainingData
+from pauca.runs import Progress, Run, resolve_device, seed_of, write_text
 from pauca.runs.processes import OtherStopped, Stopped, peers_answer
 from pauca.runs.watch import Watch
 
 _LOG_EVERY = 50
+_BEST = "pauca.fewshot.best"  # in the metadata of last.safetensors
 
 
 @runtime_checkable
@@ -173,9 +173,14 @@ class _Keeper:
 
     def _write(self, state: dict[str, Tensor]) -> None:
         assert self.run is not None
-        best = {"accuracy": self.best_accuracy, "step": self.best_step}
-        with atomic_write(self.run.checkpoints / "last.safetensors", force=True) as path:
-            save_file(state, path, metadata={"pauca.fewshot.best": json.dumps(best)})
+        remembered = self.trainer.model.trained_on
+        best = {
+            "accuracy": self.best_accuracy,
+            "step": self.best_step,
+            "trained_on": asdict(remembered) if remembered else None,
+        }
+        metadata = {_BEST: json.dumps(best)}
+        write_safetensors(self.run.checkpoints / "last.safetensors", state, metadata, force=True)
 
     def what_is_left(self) -> str:
         """The checkpoint to go on from, in words."""
@@ -194,10 +199,21 @@ class _Keeper:
 
     def _load(self, path: Path) -> None:
         state, metadata = read_safetensors(path)
+        best = json.loads(metadata[_BEST])
+        self._check_data(path, training_data(best.get("trained_on")))
         self.trainer.load_state(state)
-        best = json.loads(metadata["pauca.fewshot.best"])
         self.best_accuracy, self.best_step = best["accuracy"], best["step"]
         self.best_weights, _ = read_safetensors(path.with_name("best.safetensors"))
+
+    def _check_data(self, path: Path, before: TrainingData | None) -> None:
+        """Refuse to go on with other images than those of the steps that were taken."""
+        now = self.trainer.model.trained_on
+        if now and before and now.fingerprint != before.fingerprint:
+            raise InputError(
+                f"{path}: was trained on other images: {before.images} of {len(before.class_names)} classes, and now "
+                f"the data hold {now.images} of {len(now.class_names)}, or others; bring the data back, or start a new "
+                "run without --resume"
+            )
 
     def result(self) -> TrainResult:
         model = self.trainer.model

@@ -22,7 +22,7 @@ from pauca.fewshot.training.config import TrainConfig
 from pauca.fewshot.training.loop import TrainResult, run_training, validation_episodes
 from pauca.fewshot.training.strong import StrongConfig, StrongLosses, StrongNetwork, losses_of_step
 from pauca.fewshot.training.trainer import Workers, set_normalization
-from pauca.fewshot.types import ImageSet
+from pauca.fewshot.types import ImageSet, TrainingData
 from pauca.runs import Run, resolve_device, seed_of
 
 # What the mean feature of the base classes is taken over: enough for 640 features, and a second on a GPU.
@@ -98,6 +98,7 @@ class StrongTrainer:
         network = StrongNetwork(model, len(images.class_names))
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         set_normalization(model, self._pixels)
+        model.trained_on = TrainingData.of(images)
         for part in model.modules():
             if isinstance(part, DropBlock):
                 part.ramp_steps = config.steps  # the first generation, as measured

@@ -26,7 +26,7 @@ from pauca.fewshot.model import Encoding, Losses, MCRNet
 from pauca.fewshot.training.augment import augment, turn_classes
 from pauca.fewshot.training.config import TrainConfig
 from pauca.fewshot.training.graph import CapturedPass, can_be_captured
-from pauca.fewshot.types import Episodes, ImageSet
+from pauca.fewshot.types import Episodes, ImageSet, TrainingData
 from pauca.runs import resolve_device, seed_of
 from pauca.runs.processes import average, join_processes
 
@@ -76,6 +76,7 @@ class Trainer:
         self._pixels = images.images.to(self.device)  # and gathered on the device
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         set_normalization(model, self._pixels)
+        model.trained_on = TrainingData.of(images)
         self.optimizer = torch.optim.SGD(
             model.parameters(),
             lr=config.learning_rate,

@@ -1,0 +1,57 @@
+"""What a command's word for data may mean: a prepared data set, class folders, a zip archive, or glyphs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pauca.errors import InputError
+from pauca.fewshot.data.arrays import Fitting
+from pauca.fewshot.data.folder import list_images
+from pauca.fewshot.data.glyphs import draw_glyphs
+from pauca.fewshot.data.image_set import check_disjoint, load_splits, read_images
+from pauca.fewshot.types import ImageSet
+
+
+def open_splits(data: str, size: int, channels: int, fitting: Fitting, wanted: Sequence[str]) -> dict[str, ImageSet]:
+    """The wanted splits of a source, as far as it has them; `all` where it has no splits.
+
+    Args:
+        data: a prepared data set, a folder or zip archive with a folder for each class, or `glyphs`.
+        size: side of the images; a prepared data set keeps its own, as it does its channels and fitting.
+        channels: 3 for RGB, 1 for grey.
+        fitting: `crop` or `squash`.
+        wanted: names of splits.
+
+    Raises:
+        InputError: nothing there to read, or damaged files.
+    """
+    if data == "glyphs":
+        return {name: draw_glyphs(name, size=size) for name in wanted}  # type: ignore[arg-type]
+    path = Path(data)
+    if any(path.glob("*/image_set.json")):
+        return load_splits(path)
+    found = {file.split for file in list_images(path)}
+    if found == {"all"}:
+        return {"all": read_images(path, size, channels, fitting=fitting)}
+    return {name: read_images(path, size, channels, name, fitting=fitting) for name in wanted if name in found}
+
+
+def open_training(data: str, size: int, channels: int, fitting: Fitting) -> tuple[ImageSet, ImageSet | None]:
+    """Training and, where there are any, validation images, which share no class and no image."""
+    splits = open_splits(data, size, channels, fitting, ("train", "val"))
+    if "train" not in splits:
+        return splits["all"], None
+    if "val" in splits:
+        check_disjoint(splits["train"], splits["val"])
+    return splits["train"], splits.get("val")
+
+
+def open_test(data: str, size: int, channels: int, fitting: Fitting, split: str) -> ImageSet:
+    """The images to test on, after making sure that no training class or image of the same source is among them."""
+    splits = open_splits(data, size, channels, fitting, ("train", split))
+    if split in splits:
+        if "train" in splits and split != "train":
+            check_disjoint(splits["train"], splits[split])
+        return splits[split]
+    if "all" in splits:
+        return splits["all"]
+    raise InputError(f"{data}: has no split {split!r}, only {', '.join(splits)}; choose one with --split")

@@ -1,0 +1,120 @@
+"""What the commands write about a training and an evaluation: pages for people, numbers for machines."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pauca.fewshot import plots
+from pauca.fewshot.backbones import parameter_count
+from pauca.fewshot.evaluation import Evaluation
+from pauca.fewshot.model import MCRNet
+from pauca.fewshot.training.loop import TrainResult
+from pauca.fewshot.types import ImageSet
+from pauca.runs import Report, Run
+
+
+def evaluation_numbers(result: Evaluation) -> dict[str, Any]:
+    """An evaluation as plain numbers."""
+    by_class = zip(result.class_names, result.class_accuracy.tolist(), strict=True)
+    return {
+        "accuracy": result.accuracy.mean,
+        "half_width": result.accuracy.half_width,
+        "half_width_over_classes": result.accuracy_over_classes.half_width,
+        "episodes": len(result.episodes),
+        "classes": result.class_count,
+        "classes_seen_in_training": list(result.seen_classes),
+        "expected_calibration_error": result.calibration.expected_error,
+        "class_accuracy": {name: value for name, value in by_class if not np.isnan(value)},
+        "confused_pairs": result.confused_pairs(),
+    }
+
+
+def training_report(run: Run, data: str, steps: int, result: TrainResult) -> Report:
+    """The page of a training on `data`: what the model is made of, curves, validation."""
+    report = Report("Few-shot training", f"{data}, {steps} steps")
+    config = result.model.config
+    parameters = parameter_count(result.model)
+    report.table(
+        ["backbone", "base learner", "latent", "parameters", "best step"],
+        [
+            [
+                config.backbone,
+                config.base_learner,
+                config.latent.mode,
+                parameters,
+                result.best_step,
+            ]
+        ],
+    )
+    report.figure(plots.training_curves(run.metrics()), "Loss of the training episodes, accuracy on validation.")
+    if result.validation is not None:
+        report.heading("Validation")
+        report.text(f"Accuracy {result.validation.summary()} (95 % intervals).")
+        report.figure(plots.reliability(result.validation), "Confidence and accuracy.")
+    return report
+
+
+def describe_evaluation(
+    report: Report,
+    model: MCRNet,
+    images: ImageSet,
+    features: Tensor,
+    results: dict[int, Evaluation],
+    map_by: plots.MapMethod,
+) -> None:
+    """Add an evaluation to its page: tables, an episode, confusions, calibration, maps of features and codes.
+
+    Args:
+        report: to add to.
+        model: that was tested, on the CPU.
+        images: that it was tested on.
+        features: of those images.
+        results: by shot.
+        map_by: how to lay features out in two dimensions.
+    """
+    seen = next(iter(results.values())).seen_warning()
+    if seen:
+        report.text(seen)
+    rows = [
+        [
+            shot,
+            str(r.accuracy),
+            f"± {100 * r.accuracy_over_classes.half_width:.2f}",
+            len(r.episodes),
+            r.class_count,
+            round(r.calibration.expected_error, 3),
+        ]
+        for shot, r in results.items()
+    ]
+    report.table(
+        ["shot", "accuracy %", "over classes", "episodes", "classes", "calibration error"],
+        rows,
+        "Mean with its 95 % intervals: over other episodes of these classes, and over other classes of the same kind.",
+    )
+    shot, result = max(results.items())
+    task = result.episodes[:1]
+    logits = model.classify(features[task.support], task.support_labels, features[task.query], task.way)
+    report.figure(
+        plots.episode_gallery(images, task, logits),
+        f"One {shot}-shot episode: the examples on the left; on the right queries and what they were taken for.",
+    )
+    report.figure(plots.confusion_matrix(result), f"The classes with the most mistakes, {shot}-shot.")
+    pairs = [[true, predicted, count] for true, predicted, count in result.confused_pairs()]
+    report.table(["true", "taken for", "queries"], pairs, "The most frequent confusions.")
+    by_class = sorted(zip(result.class_accuracy.tolist(), result.class_names, strict=True))
+    hardest = [[name, f"{100 * share:.1f}"] for share, name in by_class if not np.isnan(share)][:20]
+    report.table(["class", "accuracy %"], hardest, f"The hardest classes, {shot}-shot; evaluation.json has all.")
+    report.figure(plots.reliability(result), "Confidence and accuracy.")
+    some = (images.labels < 10).nonzero().squeeze(1)
+    some = some[:: -(-len(some) // 1000)]  # more take minutes and show no more
+    by = "UMAP" if map_by == "umap" else "t-SNE"
+    drawn = plots.feature_map(features[some], images.labels[some], images.class_names, method=map_by)
+    report.figure(drawn, f"Features, by {by}.")
+    if model.stem is not None:
+        few = ImageSet(images.images[some], images.labels[some], images.class_names, images.split)
+        codes = plots.latent_codes(model, few)
+        drawn = plots.feature_map(codes, few.labels, few.class_names, method=map_by)
+        report.figure(drawn, f"Latent codes, by {by}.")
+        if model.stem.decoder is not None:
+            report.figure(plots.reconstructions(model, images), "Images and their reconstructions.")
