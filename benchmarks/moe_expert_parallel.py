@@ -27,9 +27,9 @@ from moe_shapes import machine, show, write_json
 from pauca.moe import Experts, MoE, Recipe, parallelize
 from pauca.moe.layer.kept import to_bytes
 from pauca.moe.layer.passes import quantize
+from pauca.moe.models.shapes import GroupedQueryAttention, ModelShape
 from pauca.moe.parallel import ParallelExperts, wire_bytes
 from pauca.moe.parallel.exchange import Exchange, arrange_exchange
-from pauca.moe.plan.shapes import GroupedQueryAttention, ModelShape
 from pauca.moe.plan.speed import all_to_all_bytes
 
 RECIPES = {"bf16": Recipe.bf16(), "fp8": Recipe.fp8(), "fp4": Recipe.fp4()}

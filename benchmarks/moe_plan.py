@@ -20,8 +20,7 @@ from pauca.moe import Experts
 from pauca.moe.layer.recipe import RECIPES, Precision
 from pauca.moe.models.blocks import Recomputation
 from pauca.moe.models.lm import LM_SIZES, LMConfig, MoELM
-from pauca.moe.plan.config_files import from_lm
-from pauca.moe.plan.memory import RecomputePolicy, kept_by_head
+from pauca.moe.plan.memory import kept_by_head
 from pauca.moe.plan.search import Assumptions, ParallelLayout, Plan, PlanTask, Way, evaluate
 
 TOKENS = {"toy": (2, 64), "base": (16, 1024), "large": (8, 2048), "xl": (4, 4096)}  # sequences and their length
@@ -70,8 +69,8 @@ def set_numerics(model: MoELM, recipe: Precision, recompute: Recomputation) -> N
 
 def predict(config: LMConfig, tokens: int, recipe: Precision, recompute: Recomputation) -> Plan:
     assumptions = Assumptions(parameter_bytes=4, gradient_bytes=4, optimiser_bytes=0, reserved_gb=0)
-    task = PlanTask(from_lm(config), 1, 2**37, tokens, config.context, assumptions=assumptions)
-    return evaluate(task, Way(recipe, ParallelLayout(1, 1, 1), RecomputePolicy.of(recompute)))
+    task = PlanTask(config.shape, 1, 2**37, tokens, config.context, assumptions=assumptions)
+    return evaluate(task, Way(recipe, ParallelLayout(1, 1, 1), recompute))
 
 
 def measure(model: MoELM, tokens: torch.Tensor, targets: torch.Tensor) -> tuple[int, int]:
@@ -101,7 +100,7 @@ def compare(name: str, device: str) -> list[Compared]:
             set_numerics(model, recipe, recompute)
             plan = predict(config, tokens.numel(), recipe, recompute)
             kept, peak = measure(model, tokens, targets)
-            loss = sum(kept_by_head(from_lm(config), tokens.numel()).values())
+            loss = sum(kept_by_head(config.shape, tokens.numel()).values())
             expected = plan.memory["activations"] + loss
             found.append(Compared(name, recipe, str(plan.way.policy), kept, expected, peak, plan.total))
     return found

@@ -72,11 +72,15 @@ _MOVED = {
     "parallel": "ParallelExperts WireBytes average_gradients clip_gradients load_optimizer_state optimizer_state "
     "wire_bytes",
     "plan": "Assumptions GroupedQueryAttention LatentAttention ModelShape ParallelLayout Plan PlanTask Rates "
-    "RecomputePolicy SHAPES Way find_plans model_shape",
+    "SHAPES Way find_plans model_shape",
     "training": "FormatLosses RouterLoad TrainStep diagnose format_losses load_checkpoint quantization_health "
     "router_loads save_checkpoint",
 }
-_RENAMED = {"parallelise": "parallelize", "quantisation_health": "quantization_health"}
+_RENAMED = {
+    "RecomputePolicy": "Recomputation",
+    "parallelise": "parallelize",
+    "quantisation_health": "quantization_health",
+}
 _PLACES = {name: f"pauca.moe.{room}" for room, names in _MOVED.items() for name in names.split()}
 
 

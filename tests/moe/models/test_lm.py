@@ -161,6 +161,13 @@ def test_outputs_of_recomputed_norms_are_not_kept(recompute, kept):
     loss.backward()
 
 
+def test_the_model_and_the_planner_have_one_word_for_recomputing():
+    assert Recomputation(attention="all") == Recomputation(attention=True)  # as the planner of version 0.1 said it
+    assert Recomputation(attention="none") == Recomputation()
+    with pytest.raises(ConfigError, match="'up' is of latent attention"):
+        LMConfig(recompute=Recomputation(attention="up"))
+
+
 def test_recomputing_never_routes_again(monkeypatch):
     model = _model(recompute=Recomputation(norms=True, attention=True, experts="experts"))
     loss = model.loss(_tokens()[:, :-1], _tokens()[:, 1:]).total

@@ -16,9 +16,7 @@ from pauca.moe import Recipe, RouterConfig
 from pauca.moe.layer.kept import kept_bytes
 from pauca.moe.models.blocks import Recomputation
 from pauca.moe.models.lm import LMConfig, MoELM
-from pauca.moe.plan.config_files import from_lm
 from pauca.moe.plan.memory import (
-    RecomputePolicy,
     dense_load,
     kept_by_attention,
     kept_by_bank,
@@ -28,7 +26,7 @@ from pauca.moe.plan.memory import (
     routed_load,
     working_set,
 )
-from pauca.moe.plan.shapes import SHAPES
+from pauca.moe.plan.published import SHAPES
 
 BATCH, LENGTH = 8, 32
 TOKENS = BATCH * LENGTH
@@ -90,7 +88,7 @@ def kept_by_autograd(config: LMConfig) -> int:
 
 
 def predicted(config: LMConfig) -> int:
-    shape, policy, load = from_lm(config), RecomputePolicy.of(config.recompute), routed_load(from_lm(config), TOKENS)
+    shape, policy, load = config.shape, config.recompute, routed_load(config.shape, TOKENS)
     kept = sum(kept_by_head(shape, TOKENS).values())
     for layer in range(config.layers):
         of_layer = kept_by_layer(shape, config.recipe, policy, TOKENS, None if layer < config.dense_layers else load)
@@ -108,7 +106,7 @@ def test_kept_is_what_autograd_keeps(config, recipe, recompute):
 
 def test_a_bank_keeps_what_kept_bytes_says():
     sizes = {"tokens": 512, "top_k": 2, "experts": 8, "hidden": 64, "width": 32}
-    load = routed_load(from_lm(replace(PLAIN, expert_width=32)), 512)
+    load = routed_load(replace(PLAIN, expert_width=32).shape, 512)
     for recipe in (Recipe.bf16(), Recipe.fp8(), Recipe.fp4()):
         assert kept_by_bank(recipe, "none", load, 64, 32)["experts"] == kept_bytes(recipe, "none", **sizes)
 
@@ -136,7 +134,7 @@ def test_experts_on_one_gpu_receive_each_token_once():
 
 def test_recomputing_the_up_projection_drops_queries_keys_and_values():
     shape = SHAPES["deepseek-v3"]
-    everything, up = (sum(kept_by_attention(shape, RecomputePolicy(attention=a), 1).values()) for a in ("none", "up"))
+    everything, up = (sum(kept_by_attention(shape, Recomputation(attention=a), 1).values()) for a in ("none", "up"))
     assert everything - up == 2 * 128 * (192 + 192 + 128)
 
 
@@ -153,15 +151,15 @@ def test_the_working_set_holds_gradients_of_rows_and_weights():
     others = {"bf16": 3 * z + 2 * tokens, "fp8": z + 3 * tokens, "fp4": z + 3 * tokens}
     for name in ("bf16", "fp8", "fp4"):
         recipe = getattr(Recipe, name)()
-        shared = kept_by_feed_forward(shape, recipe, RecomputePolicy(), 4096, load)["shared experts"]
+        shared = kept_by_feed_forward(shape, recipe, Recomputation(), 4096, load)["shared experts"]
         expected = gradients + others[name] + residual - shared
-        assert working_set(shape, recipe, RecomputePolicy(), 4096, load) == pytest.approx(expected, rel=0.005)
+        assert working_set(shape, recipe, Recomputation(), 4096, load) == pytest.approx(expected, rel=0.005)
 
 
 def test_policies_have_readable_names():
-    assert str(RecomputePolicy()) == "nothing"
-    assert str(RecomputePolicy(True, "up", "activation")) == "norms + MLA up-projection + activation"
-    assert str(RecomputePolicy.of(Recomputation(attention=True, experts="experts"))) == "attention + experts"
+    assert str(Recomputation()) == "nothing"
+    assert str(Recomputation(True, "up", "activation")) == "norms + MLA up-projection + activation"
+    assert str(Recomputation(attention=True, experts="experts")) == "attention + experts"
 
 
 def test_a_dense_layer_is_one_expert_for_all():
@@ -276,6 +274,6 @@ def test_the_peak_is_that_of_an_allocator(as_on_a_gpu, sizes, precision, recompu
         model.loss(text, text).total.backward()
 
     given = Assumptions(parameter_bytes=4, optimiser_bytes=0, reserved_gb=0.0)
-    task = PlanTask(from_lm(config), 1, 2**40, tokens, tokens, assumptions=given)
-    plan = evaluate(task, Way(precision, ParallelLayout(1, 1, 1), RecomputePolicy.of(config.recompute)))
+    task = PlanTask(config.shape, 1, 2**40, tokens, tokens, assumptions=given)
+    plan = evaluate(task, Way(precision, ParallelLayout(1, 1, 1), config.recompute))
     assert plan.total == pytest.approx(allocator.peak, rel=0.05)

@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 
 from pauca.errors import ConfigError, InputError, PaucaError
-from pauca.moe.plan.memory import RecomputePolicy
+from pauca.moe.models.blocks import Recomputation
+from pauca.moe.plan.published import SHAPES
 from pauca.moe.plan.search import (
     Assumptions,
     ParallelLayout,
@@ -17,14 +18,13 @@ from pauca.moe.plan.search import (
     policies,
     why_not_less,
 )
-from pauca.moe.plan.shapes import SHAPES
 
 GB = 10**9
 # DeepSeek-V3 on 256 GPUs, as in the paper, whose micro-batch, layout and optimiser's precision are not known to us.
 PAPER = PlanTask(SHAPES["deepseek-v3"], 256, 80 * GB, tokens=2048, pp=32, ep=8)
 LAYOUT = ParallelLayout(256, 32, 8)
-FULL = RecomputePolicy(True, "all", "experts")
-UP = RecomputePolicy(attention="up")
+FULL = Recomputation(True, True, "experts")
+UP = Recomputation(attention="up")
 
 
 def test_the_papers_finding_at_equal_memory_fp4_recomputes_less():
@@ -58,7 +58,7 @@ def test_what_would_be_faster_lacks_memory():
 def test_with_memory_enough_nothing_is_recomputed():
     task = replace(PAPER, memory=10_000 * GB)
     for plan in find_plans(task).values():
-        assert plan.way.policy == RecomputePolicy()
+        assert plan.way.policy == Recomputation()
         assert why_not_less(task, plan) is None
 
 

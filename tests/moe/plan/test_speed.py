@@ -2,8 +2,9 @@ import pytest
 
 from pauca.errors import ConfigError
 from pauca.moe import Recipe
-from pauca.moe.plan.memory import Load, RecomputePolicy, routed_load
-from pauca.moe.plan.shapes import SHAPES
+from pauca.moe.models.blocks import Recomputation
+from pauca.moe.plan.memory import Load, routed_load
+from pauca.moe.plan.published import SHAPES
 from pauca.moe.plan.speed import Rates, all_to_all_bytes, attention_time, bank_time, feed_forward_time
 
 V3, LITE = Load(4096, 32768, 8), Load(4096, 24576, 64)
@@ -63,17 +64,17 @@ def test_the_wire_carries_what_the_formats_say():
 def test_attention_of_deepseek_v3_is_counted():
     """187 M parameters of projections at two operations each, three times for forward and backward."""
     shape = SHAPES["deepseek-v3"]
-    time = attention_time(shape, RecomputePolicy(), 4096, 4096, Rates())
+    time = attention_time(shape, Recomputation(), 4096, 4096, Rates())
     scores = 3.5 * 4096 * 4096 * 128 * (192 + 128) / 450e12
     assert time["attention"] == pytest.approx(6 * 4096 * 187.1e6 / 770e12 + scores, rel=1e-3)
-    again = attention_time(shape, RecomputePolicy(norms=True, attention="all"), 4096, 4096, Rates())
-    up = attention_time(shape, RecomputePolicy(attention="up"), 4096, 4096, Rates())
+    again = attention_time(shape, Recomputation(norms=True, attention=True), 4096, 4096, Rates())
+    up = attention_time(shape, Recomputation(attention="up"), 4096, 4096, Rates())
     assert 0 < up["recomputing attention and norms"] < again["recomputing attention and norms"] < time["attention"]
 
 
 def test_shared_experts_add_their_time():
     shape, load = SHAPES["deepseek-v3"], routed_load(SHAPES["deepseek-v3"], 4096, ep=32)
-    time = feed_forward_time(shape, Recipe.bf16(), RecomputePolicy(), 4096, load, Rates(), prepared=False)
+    time = feed_forward_time(shape, Recipe.bf16(), Recomputation(), 4096, load, Rates(), prepared=False)
     alone = bank_time(Recipe.bf16(), "none", load, 7168, 2048, Rates())
     assert time["experts"] / alone["experts"] == pytest.approx(9 / 8, rel=0.02)  # one shared beside 8 routed visits
 

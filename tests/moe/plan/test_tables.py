@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from pauca.moe.layer.recipe import RECIPES
-from pauca.moe.plan.memory import RecomputePolicy
+from pauca.moe.models.blocks import Recomputation
+from pauca.moe.plan.published import SHAPES
 from pauca.moe.plan.search import Assumptions, ParallelLayout, PlanTask, Way, evaluate, find_plans
-from pauca.moe.plan.shapes import SHAPES
 from pauca.moe.plan.tables import fastest, plan_lines
 from pauca.moe.plots import plan_figure
 
@@ -31,7 +31,7 @@ def test_tables_fit_the_page_and_name_the_plan(task, plans):
 def test_a_recipe_that_does_not_fit_says_by_how_much():
     shape, layout = SHAPES["deepseek-v2-lite"], ParallelLayout(8, 1, 8)
     task = PlanTask(shape, 8, 10**12, pp=1, ep=8)
-    policy = RecomputePolicy(True, "all", "experts")
+    policy = Recomputation(True, True, "experts")
     leanest = {recipe: evaluate(task, Way(recipe, layout, policy)).total for recipe in RECIPES}
     *_, second, most = sorted(leanest.values())
     task = replace(task, memory=(second + most) // 2)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +25,20 @@ class Recomputation:
 
     norms: bool = False
     """Compute RMSNorm's outputs again from the residual stream. Under `torch.compile` the compiler decides."""
-    attention: bool = False
-    """Compute the attention block again from the residual stream: norm, projections, rotation, attention itself."""
+    attention: bool | Literal["none", "up", "all"] = False
+    """Compute the attention block again from the residual stream: norm, projections, rotation, attention itself. "up":
+    only the projections from the latents of latent attention, which a planned model may have."""
     experts: Recompute = "none"
     """What routed, shared and dense experts compute again; see `Recompute`."""
+
+    def __post_init__(self) -> None:
+        if self.attention in ("none", "all"):  # as version 0.1 spelled it for the planner
+            object.__setattr__(self, "attention", self.attention == "all")
+
+    def __str__(self) -> str:
+        attention = {False: "", "up": "MLA up-projection", True: "attention"}[self.attention]
+        experts = "" if self.experts == "none" else self.experts
+        return " + ".join(filter(None, ("norms" if self.norms else "", attention, experts))) or "nothing"
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,8 @@ class LayersConfig:
         self._check_positive("rope_base")
         if self.heads % self.kv_heads:
             raise ConfigError(f"heads must be a multiple of kv_heads, got {self.heads} and {self.kv_heads}")
+        if self.recompute.attention == "up":
+            raise ConfigError("recompute.attention 'up' is of latent attention, which this model does not have")
         if self.head_dim % 2:
             raise ConfigError(f"head_dim must be even, as rotary positions turn pairs of channels; got {self.head_dim}")
         if not 0 <= self.dense_layers <= self.layers:
@@ -86,13 +98,6 @@ class LayersConfig:
             value = getattr(self, name)
             if not 0 <= value < math.inf or (value == 0 and not or_zero):  # nor NaN
                 raise ConfigError(f"{name} of a model must be {'0 or more' if or_zero else 'positive'}, got {value}")
-
-    def products(self, experts: int) -> int:
-        """Weights of the layers' products, if each had so many routed experts."""
-        attention = 2 * self.hidden * (self.heads + self.kv_heads) * self.head_dim
-        moe = self.hidden * (self.experts + 3 * self.expert_width * (experts + self.shared_experts))
-        dense = 3 * self.hidden * self.dense_width
-        return self.layers * attention + self.dense_layers * dense + (self.layers - self.dense_layers) * moe
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from pauca.moe.models.blocks import (
     visible_keys,
 )
 from pauca.moe.models.cross_entropy import IGNORED, chunked_cross_entropy
+from pauca.moe.models.shapes import GroupedQueryAttention, ModelShape
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,32 @@ class LMConfig(LayersConfig):
         self._check_positive("vocabulary", "context")
 
     @property
+    def shape(self) -> ModelShape:
+        """The sizes alone, as counting and planning take them."""
+        return ModelShape(
+            "lm",
+            vocabulary=self.vocabulary,
+            layers=self.layers,
+            hidden=self.hidden,
+            attention=GroupedQueryAttention(self.heads, self.kv_heads, self.head_dim),
+            experts=self.experts,
+            top_k=self.top_k,
+            width=self.expert_width,
+            shared_width=self.shared_experts * self.expert_width,
+            dense_layers=self.dense_layers,
+            dense_width=self.dense_width,
+            tied=self.tied,
+        )
+
+    @property
     def parameters(self) -> int:
         """All parameters."""
-        norms = (2 * self.layers + 1) * self.hidden
-        return self.products(self.experts) + norms + (1 if self.tied else 2) * self.vocabulary * self.hidden
+        return self.shape.parameters
 
     @property
     def active_parameters(self) -> int:
         """Those that take part in the computation of one token."""
-        return self.parameters - self.products(self.experts) + self.products(self.top_k)
+        return self.shape.active_parameters
 
     @property
     def flops_per_token(self) -> int:
@@ -62,9 +80,9 @@ class LMConfig(LayersConfig):
         Two a weight that a token meets in forward and twice as many in backward; in causal attention a token meets
         half of the context on average.
         """
-        head = self.vocabulary * self.hidden
+        norms, lookup = (2 * self.layers + 1) * self.hidden, 0 if self.tied else self.vocabulary * self.hidden
         attention = self.layers * self.heads * self.head_dim * self.context
-        return 6 * (self.products(self.top_k) + head + attention)
+        return 6 * (self.active_parameters - norms - lookup + attention)
 
 
 LM_SIZES: dict[str, LMConfig] = {

@@ -1,9 +1,9 @@
 """What fits on which GPUs, and how fast it trains: shapes of models, memory, speed, and the search."""
 
+from pauca.moe.models.shapes import GroupedQueryAttention, LatentAttention, ModelShape
 from pauca.moe.plan.config_files import model_shape
-from pauca.moe.plan.memory import RecomputePolicy
+from pauca.moe.plan.published import SHAPES
 from pauca.moe.plan.search import Assumptions, ParallelLayout, Plan, PlanTask, Way, find_plans, parse_memory
-from pauca.moe.plan.shapes import SHAPES, GroupedQueryAttention, LatentAttention, ModelShape
 from pauca.moe.plan.speed import Rates
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "Plan",
     "PlanTask",
     "Rates",
-    "RecomputePolicy",
     "Way",
     "find_plans",
     "model_shape",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 from pauca.errors import ConfigError, InputError
 from pauca.moe.models.lm import LM_SIZES, LMConfig
-from pauca.moe.plan.shapes import ALIASES, SHAPES, GroupedQueryAttention, LatentAttention, ModelShape
+from pauca.moe.models.shapes import GroupedQueryAttention, LatentAttention, ModelShape
+from pauca.moe.plan.published import ALIASES, SHAPES
 from pauca.runs import from_yaml
 
 
@@ -28,7 +29,7 @@ def model_shape(model: str) -> ModelShape:
     if name in SHAPES:
         return SHAPES[name]
     if name in LM_SIZES:
-        return from_lm(LM_SIZES[name], name)
+        return replace(LM_SIZES[name].shape, name=name)
     path = Path(model)
     if path.is_dir():
         path = path / ("config.yaml" if (path / "config.yaml").exists() else "config.json")
@@ -41,24 +42,6 @@ def model_shape(model: str) -> ModelShape:
     raise InputError(
         f"unknown model {model!r}{f' (did you mean {near[0]}?)' if near else ''}: neither a file nor one of "
         f"{', '.join(names)}; for another model give its config.json (Hugging Face) or config.yaml (`pauca moe train`)"
-    )
-
-
-def from_lm(config: LMConfig, name: str = "lm") -> ModelShape:
-    """The shape of a `MoELM`."""
-    return ModelShape(
-        name,
-        vocabulary=config.vocabulary,
-        layers=config.layers,
-        hidden=config.hidden,
-        attention=GroupedQueryAttention(config.heads, config.kv_heads, config.head_dim),
-        experts=config.experts,
-        top_k=config.top_k,
-        width=config.expert_width,
-        shared_width=config.shared_experts * config.expert_width,
-        dense_layers=config.dense_layers,
-        dense_width=config.dense_width,
-        tied=config.tied,
     )
 
 
@@ -86,9 +69,11 @@ def from_run_config(path: str | Path) -> ModelShape:
     except ConfigError as error:
         raise InputError(f"{error}; give the config.yaml of a `pauca moe train` run") from error
     try:
-        return from_lm(model, _model_name(path))
+        shape = replace(model.shape, name=_model_name(path))
+        shape.require_experts()
     except ConfigError as error:
         raise InputError(f"{path}: {error}") from error
+    return shape
 
 
 def from_config_json(path: str | Path) -> ModelShape:
@@ -115,11 +100,13 @@ def from_config_json(path: str | Path) -> ModelShape:
         for name, size in sizes.items():
             if isinstance(size, str):  # or arithmetic would complain in words of its own
                 raise ConfigError(f"{name} must be a positive whole number, got {size!r}")
-        return ModelShape(_model_name(path), **sizes)
+        shape = ModelShape(_model_name(path), **sizes)
+        shape.require_experts()
     except KeyError as error:
         raise InputError(f"{path}: {error.args[0]!r} is missing") from error
     except ConfigError as error:
         raise InputError(f"{path}: {error}") from error
+    return shape
 
 
 def _model_name(path: Path) -> str:

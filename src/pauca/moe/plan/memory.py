@@ -6,38 +6,16 @@ counted as DeepSeek-V3's authors describe theirs. Everything is per micro-batch 
 
 from dataclasses import dataclass
 from math import comb, prod
-from typing import Literal
 
 from pauca.moe.layer.kept import kept_formats, kept_shapes
 from pauca.moe.layer.permutation import row_bound
 from pauca.moe.layer.recipe import Recipe, Recompute
 from pauca.moe.models.blocks import Recomputation
 from pauca.moe.models.cross_entropy import LOGITS_AT_ONCE
-from pauca.moe.plan.shapes import GroupedQueryAttention, LatentAttention, ModelShape
+from pauca.moe.models.shapes import GroupedQueryAttention, LatentAttention, ModelShape
 
 Bytes = dict[str, int]
 """Bytes by what they hold."""
-
-
-@dataclass(frozen=True)
-class RecomputePolicy:
-    """What backward computes again in every layer."""
-
-    norms: bool = False
-    attention: Literal["none", "up", "all"] = "none"
-    """up: the projections from the latents of latent attention. all: the attention block from its input."""
-    experts: Recompute = "none"
-    """What routed, shared and dense feed-forwards recompute; see `Recompute`."""
-
-    @classmethod
-    def of(cls, recompute: Recomputation) -> "RecomputePolicy":
-        """A `MoELM`'s."""
-        return cls(recompute.norms, "all" if recompute.attention else "none", recompute.experts)
-
-    def __str__(self) -> str:
-        attention = {"none": "", "up": "MLA up-projection", "all": "attention"}[self.attention]
-        experts = "" if self.experts == "none" else self.experts
-        return " + ".join(filter(None, ("norms" if self.norms else "", attention, experts))) or "nothing"
 
 
 @dataclass(frozen=True)
@@ -83,10 +61,10 @@ def kept_by_bank(recipe: Recipe, mode: Recompute, load: Load, hidden: int, width
     return {"experts": sum(map(prod, shapes)), "routing": 8 * load.rows + 8 * load.copies + 4 * load.experts}
 
 
-def kept_by_attention(shape: ModelShape, policy: RecomputePolicy, tokens: int) -> Bytes:
+def kept_by_attention(shape: ModelShape, policy: Recomputation, tokens: int) -> Bytes:
     """What one layer's attention keeps, with its norm."""
     kept = {"residual": 2 * tokens * shape.hidden}
-    if policy.attention == "all":
+    if policy.attention is True:
         return kept
     norms = 4 * tokens + (0 if policy.norms else 2 * tokens * shape.hidden)
     if isinstance(shape.attention, LatentAttention):
@@ -105,7 +83,7 @@ def _grouped_attention(attention: GroupedQueryAttention, tokens: int) -> int:
     return tokens * (2 * (rotated + attention.kv_channels) + (2 * rotated if norms else 0) + 4 * norms)
 
 
-def _latent_attention(attention: LatentAttention, policy: RecomputePolicy, tokens: int) -> tuple[int, int]:
+def _latent_attention(attention: LatentAttention, policy: Recomputation, tokens: int) -> tuple[int, int]:
     """What the latents' norms keep, and what the rest keeps but for the output."""
     ranks = attention.query_rank + attention.kv_rank
     norms = 4 * tokens * (1 + (attention.query_rank > 0)) + (0 if policy.norms else 2 * tokens * ranks)
@@ -115,7 +93,7 @@ def _latent_attention(attention: LatentAttention, policy: RecomputePolicy, token
 
 
 def kept_by_feed_forward(
-    shape: ModelShape, recipe: Recipe, policy: RecomputePolicy, tokens: int, load: Load | None
+    shape: ModelShape, recipe: Recipe, policy: Recomputation, tokens: int, load: Load | None
 ) -> Bytes:
     """What one layer's feed-forward keeps, with its norm: experts under `load`, or the dense one if that is None."""
     # With FC1's input kept in BF16 once per token, the bank keeps the norm's output; so does the router.
@@ -133,7 +111,7 @@ def kept_by_feed_forward(
     return kept
 
 
-def kept_by_layer(shape: ModelShape, recipe: Recipe, policy: RecomputePolicy, tokens: int, load: Load | None) -> Bytes:
+def kept_by_layer(shape: ModelShape, recipe: Recipe, policy: Recomputation, tokens: int, load: Load | None) -> Bytes:
     """What one layer keeps, its input included: an MoE layer under `load`, or a dense layer where that is None."""
     attention = kept_by_attention(shape, policy, tokens)
     return _sum(attention, kept_by_feed_forward(shape, recipe, policy, tokens, load))
@@ -187,10 +165,10 @@ def _fp8_working_set(recipe: Recipe, mode: Recompute, load: Load, hidden: int, w
     return max(stages) + 3 * tokens  # with dy in BF16 and in FP8
 
 
-def attention_working_set(shape: ModelShape, policy: RecomputePolicy, tokens: int) -> int:
+def attention_working_set(shape: ModelShape, policy: Recomputation, tokens: int) -> int:
     """What the attention block's backward needs: what it computes again, and gradients of queries, keys and values."""
     attention = shape.attention
-    everything = kept_by_attention(shape, RecomputePolicy(policy.norms), tokens)
+    everything = kept_by_attention(shape, Recomputation(policy.norms), tokens)
     again = sum(everything.values()) - sum(kept_by_attention(shape, policy, tokens).values())
     heads = 2 * attention.query_channels + attention.output_channels
     # In BF16 for all heads, those of shared keys and values summed afterwards; in FP32 the queries' once more.
@@ -216,7 +194,7 @@ def loss_working_set(shape: ModelShape, tokens: int, parameter_bytes: int) -> in
 def working_set(
     shape: ModelShape,
     recipe: Recipe,
-    policy: RecomputePolicy,
+    policy: Recomputation,
     tokens: int,
     load: Load | None,
     parameter_bytes: int = 2,

@@ -16,17 +16,17 @@ from typing import get_args
 
 from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.moe.layer.recipe import RECIPES, Precision, Recompute
+from pauca.moe.models.blocks import Recomputation
+from pauca.moe.models.shapes import LatentAttention, ModelShape
 from pauca.moe.plan import speed
 from pauca.moe.plan.memory import (
     Bytes,
-    RecomputePolicy,
     kept_by_head,
     kept_by_layer,
     loss_working_set,
     routed_load,
     working_set,
 )
-from pauca.moe.plan.shapes import LatentAttention, ModelShape
 from pauca.moe.plan.speed import Rates, Seconds
 
 
@@ -84,7 +84,7 @@ class Way:
 
     recipe: Precision
     layout: ParallelLayout
-    policy: RecomputePolicy = field(default_factory=RecomputePolicy)
+    policy: Recomputation = field(default_factory=Recomputation)
     prepared: bool = False
     """Expert weights are quantised once a step and kept (`frozen_weights`), not in every pass."""
 
@@ -120,7 +120,9 @@ class Plan:
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
-        way = asdict(self.way) | {"recomputes": str(self.way.policy), "dp": self.way.layout.dp}
+        attention = {False: "none", "up": "up", True: "all"}[self.way.policy.attention]
+        policy = asdict(self.way.policy) | {"attention": attention}
+        way = asdict(self.way) | {"policy": policy, "recomputes": str(self.way.policy), "dp": self.way.layout.dp}
         return asdict(self) | {"way": way, "total": self.total, "fits": self.lacks <= 0}
 
 
@@ -146,6 +148,7 @@ class PlanTask:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be positive, got {value}")
+        self.shape.require_experts()
         for recipe in RECIPES.values():
             for width in {self.shape.width, self.shape.shared_width, self.shape.dense_width} - {0}:
                 recipe.check_sizes(self.shape.hidden, width)
@@ -223,22 +226,22 @@ def _ways(task: PlanTask, recipe: Precision) -> Iterator[Way]:
         yield Way(recipe, layout, policy, prepared)
 
 
-def policies(shape: ModelShape) -> list[RecomputePolicy]:
+def policies(shape: ModelShape) -> list[Recomputation]:
     """All that a model's layers may recompute."""
-    attention = ("none", "up", "all") if isinstance(shape.attention, LatentAttention) else ("none", "all")
-    return [RecomputePolicy(*choice) for choice in product((False, True), attention, get_args(Recompute))]
+    attention = (False, "up", True) if isinstance(shape.attention, LatentAttention) else (False, True)
+    return [Recomputation(*choice) for choice in product((False, True), attention, get_args(Recompute))]
 
 
-def ladder(shape: ModelShape) -> list[RecomputePolicy]:
+def ladder(shape: ModelShape) -> list[Recomputation]:
     """The steps of a table, from recomputing nothing to recomputing most."""
     latent = isinstance(shape.attention, LatentAttention)
     return [
-        RecomputePolicy(),
-        *([RecomputePolicy(attention="up")] if latent else [RecomputePolicy(norms=True)]),
-        *([RecomputePolicy(norms=True, attention="up")] if latent else []),
-        RecomputePolicy(norms=True, attention="all"),
-        RecomputePolicy(norms=True, attention="all", experts="activation"),
-        RecomputePolicy(norms=True, attention="all", experts="experts"),
+        Recomputation(),
+        *([Recomputation(attention="up")] if latent else [Recomputation(norms=True)]),
+        *([Recomputation(norms=True, attention="up")] if latent else []),
+        Recomputation(norms=True, attention=True),
+        Recomputation(norms=True, attention=True, experts="activation"),
+        Recomputation(norms=True, attention=True, experts="experts"),
     ]
 
 

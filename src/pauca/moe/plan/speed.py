@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pauca.errors import ConfigError
 from pauca.moe.layer.kept import kept_formats
 from pauca.moe.layer.recipe import Recipe, Recompute
+from pauca.moe.models.blocks import Recomputation
+from pauca.moe.models.shapes import LatentAttention, ModelShape
 from pauca.moe.parallel.wire import wire_bytes
-from pauca.moe.plan.memory import Load, RecomputePolicy, dense_load, routed_load
-from pauca.moe.plan.shapes import LatentAttention, ModelShape
+from pauca.moe.plan.memory import Load, dense_load, routed_load
 
 Seconds = dict[str, float]
 """Time by what takes it."""
@@ -124,7 +125,7 @@ def _recomputed(
     return rates.products(4 * load.copies * hidden * width, recipe.precision) + rates.bytes(moved, recipe.precision)
 
 
-def attention_time(shape: ModelShape, policy: RecomputePolicy, tokens: int, context: int, rates: Rates) -> Seconds:
+def attention_time(shape: ModelShape, policy: Recomputation, tokens: int, context: int, rates: Rates) -> Seconds:
     """Forward and backward of one layer's attention, with both of the layer's norms and residual sums."""
     attention = shape.attention
     projections = 2 * tokens * attention.parameters(shape.hidden)
@@ -134,7 +135,7 @@ def attention_time(shape: ModelShape, policy: RecomputePolicy, tokens: int, cont
         "norms and residuals": rates.bytes(60 * tokens * shape.hidden),
     }
     again = 0.0
-    if policy.attention == "all":
+    if policy.attention is True:
         again = rates.products(projections, "bf16") + scores / (rates.attention_tflops * 1e12)
     elif policy.attention == "up" and isinstance(attention, LatentAttention):
         again = rates.products(2 * tokens * attention.up_parameters, "bf16")
@@ -146,7 +147,7 @@ def attention_time(shape: ModelShape, policy: RecomputePolicy, tokens: int, cont
 def feed_forward_time(
     shape: ModelShape,
     recipe: Recipe,
-    policy: RecomputePolicy,
+    policy: Recomputation,
     tokens: int,
     load: Load | None,
     rates: Rates,

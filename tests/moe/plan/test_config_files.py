@@ -7,8 +7,10 @@ import yaml
 
 from pauca.errors import ConfigError, InputError
 from pauca.moe.models.lm import LM_SIZES
-from pauca.moe.plan.config_files import from_config_json, from_lm, model_shape
-from pauca.moe.plan.shapes import ALIASES, SHAPES, GroupedQueryAttention, LatentAttention, ModelShape
+from pauca.moe.models.shapes import GroupedQueryAttention, LatentAttention, ModelShape
+from pauca.moe.plan.config_files import from_config_json, model_shape
+from pauca.moe.plan.published import ALIASES, SHAPES
+from pauca.moe.plan.search import PlanTask
 from pauca.runs import to_dict
 
 # Total: what the published weight files add up to, in billions. Active: as announced by the makers, who differ in
@@ -117,7 +119,7 @@ def _run_config(folder: Path, **model) -> Path:
 
 def test_the_config_of_a_training_gives_its_model(tmp_path):
     path = _run_config(tmp_path)
-    expected = from_lm(replace(LM_SIZES["xl"], vocabulary=4096), tmp_path.name)
+    expected = replace(replace(LM_SIZES["xl"], vocabulary=4096).shape, name=tmp_path.name)
     assert model_shape(str(path)) == model_shape(str(tmp_path)) == expected
 
 
@@ -174,8 +176,11 @@ def test_impossible_shapes_are_refused():
     attention = GroupedQueryAttention(heads=4, kv_heads=2, head_dim=16)
     with pytest.raises(ConfigError, match="need dense_width"):
         ModelShape("x", 256, 2, 64, attention, experts=4, top_k=2, width=32, dense_layers=1)
+    with pytest.raises(ConfigError, match="3 dense layers are more than its 2"):
+        ModelShape("x", 256, 2, 64, attention, experts=4, top_k=2, width=32, dense_layers=3, dense_width=64)
+    dense = ModelShape("x", 256, 2, 64, attention, experts=4, top_k=2, width=32, dense_layers=2, dense_width=64)
     with pytest.raises(ConfigError, match="one must be MoE"):
-        ModelShape("x", 256, 2, 64, attention, experts=4, top_k=2, width=32, dense_layers=2, dense_width=64)
+        PlanTask(dense, gpus=8, memory=80 * 10**9)
     with pytest.raises(ConfigError, match="cannot share"):
         GroupedQueryAttention(heads=4, kv_heads=3, head_dim=16)
     with pytest.raises(ConfigError, match="kv_rank must be a positive whole number"):

@@ -1,6 +1,6 @@
-"""The sizes of mixture-of-experts models: published ones by name, others from a config file.
+"""The sizes of a mixture-of-experts language model, and how many parameters they make; no weights.
 
-A shape is what a planner has to know of a model: how many layers, how wide, which attention. It holds no weights.
+`LMConfig.shape` is that of a `MoELM`; `pauca.moe.plan` knows those of published models.
 """
 
 from __future__ import annotations
@@ -110,12 +110,21 @@ class ModelShape:
 
     def __post_init__(self) -> None:
         _check_positive(self, optional=("shared_width", "dense_layers", "dense_width"))
-        if self.dense_layers >= self.layers:
-            raise ConfigError(f"{self.name}: of {self.layers} layers {self.dense_layers} are dense; one must be MoE")
+        if self.dense_layers > self.layers:
+            raise ConfigError(f"{self.name}: {self.dense_layers} dense layers are more than its {self.layers} layers")
         if self.dense_layers and not self.dense_width:
             raise ConfigError(f"{self.name}: its {self.dense_layers} dense layer(s) need dense_width")
         if self.top_k > self.experts:
             raise ConfigError(f"{self.name}: a token cannot visit {self.top_k} of {self.experts} experts")
+
+    def require_experts(self) -> None:
+        """Refuse a model of dense layers alone.
+
+        Raises:
+            ConfigError: there is no layer of experts.
+        """
+        if not self.moe_layers:
+            raise ConfigError(f"{self.name}: of {self.layers} layers {self.dense_layers} are dense; one must be MoE")
 
     @property
     def moe_layers(self) -> int:
@@ -170,63 +179,3 @@ def _check_positive(shape: object, optional: tuple[str, ...] = ()) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < (field.name not in optional):
             kind = "a whole number, 0 or more" if field.name in optional else "a positive whole number"
             raise ConfigError(f"{field.name} must be {kind}, got {value!r}")
-
-
-def _deepseek_v3_attention() -> LatentAttention:
-    return LatentAttention(heads=128, kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128, query_rank=1536)
-
-
-def _lite_attention() -> LatentAttention:
-    return LatentAttention(heads=16, kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128)
-
-
-# Sizes as in the models' published config.json files.
-SHAPES: dict[str, ModelShape] = {
-    shape.name: shape
-    for shape in (
-        ModelShape(
-            "deepseek-v3", vocabulary=129280, layers=61, hidden=7168, attention=_deepseek_v3_attention(),
-            experts=256, top_k=8, width=2048, shared_width=2048, dense_layers=3, dense_width=18432, router_bias=True,
-        ),
-        ModelShape(
-            "deepseek-v2-lite", vocabulary=102400, layers=27, hidden=2048, attention=_lite_attention(),
-            experts=64, top_k=6, width=1408, shared_width=2816, dense_layers=1, dense_width=10944,
-        ),
-        ModelShape(
-            "moonlight-16b-a3b", vocabulary=163840, layers=27, hidden=2048, attention=_lite_attention(),
-            experts=64, top_k=6, width=1408, shared_width=2816, dense_layers=1, dense_width=11264, router_bias=True,
-        ),
-        ModelShape(
-            "qwen3-235b-a22b", vocabulary=151936, layers=94, hidden=4096,
-            attention=GroupedQueryAttention(heads=64, kv_heads=4, head_dim=128, qk_norm="head"),
-            experts=128, top_k=8, width=1536,
-        ),
-        ModelShape(
-            "qwen3-30b-a3b", vocabulary=151936, layers=48, hidden=2048,
-            attention=GroupedQueryAttention(heads=32, kv_heads=4, head_dim=128, qk_norm="head"),
-            experts=128, top_k=8, width=768,
-        ),
-        ModelShape(
-            "mixtral-8x7b", vocabulary=32000, layers=32, hidden=4096,
-            attention=GroupedQueryAttention(heads=32, kv_heads=8, head_dim=128),
-            experts=8, top_k=2, width=14336,
-        ),
-        ModelShape(
-            "mixtral-8x22b", vocabulary=32000, layers=56, hidden=6144,
-            attention=GroupedQueryAttention(heads=48, kv_heads=8, head_dim=128),
-            experts=8, top_k=2, width=16384,
-        ),
-    )
-}  # fmt: skip
-"""Published models by name."""
-
-
-ALIASES = {
-    "16b": "moonlight-16b-a3b",
-    "671b": "deepseek-v3",
-    "mixtral": "mixtral-8x7b",
-    "moonlight": "moonlight-16b-a3b",
-    "qwen3-30b": "qwen3-30b-a3b",
-    "qwen3-235b": "qwen3-235b-a22b",
-}
-"""Short names of `SHAPES`."""
