@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # One thread a process: pytest runs one process a core.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q
 
-.PHONY: demo test test-slow lint types docs format clean
+.PHONY: demo test test-slow test-any-processor lint types docs format clean
 
 demo: $(VENV)/.all
 	$(BIN)/pauca demo
@@ -18,6 +18,10 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m slow tests
+
+# The kernels of events as a processor without any vector units but the oldest would run them.
+test-any-processor: $(VENV)/.dev
+	NUMBA_CPU_NAME=generic NUMBA_CPU_FEATURES= $(PYTEST) -m "not slow" tests/events
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
