@@ -12,6 +12,7 @@ from pauca.events.types import Packet
 _IN_TIME = 3.0  # 10 of 1,093 ordinary packets are above, at reversals; of those of a vibration of 60 Hz all
 _OVER_SENSOR = 10.0  # 3 of 1,093 (shapes at 2,000 deg/s); of those half of a moving object nine in ten
 _SEEN_PIXELS = 0.1  # a smaller displacement of the parts disputes nothing, however certain it is
+_FAR_PIXELS = 0.25  # a larger one in time disputes however uncertain it is: 4 of 1,754 ordinary packets, at 2 deg/s
 _LEAST_EIGENVALUE = 1e-6  # of a Fisher matrix in units of its diagonal, for a part to be asked
 _SPANS = 8  # of a packet, with as many events each
 _COLUMNS, _ROWS = 4, 3  # of the sensor
@@ -32,14 +33,15 @@ class Consistencies(NamedTuple):
 
     @property
     def dispute(self) -> float:
-        """By how much more the errors of the events add up than independent ones would; at least one."""
+        """By how much more errors add up than those of independent events would; at least one."""
         return max(1.0, self.in_time.ratio, self.over_sensor.ratio)
 
     @property
     def disputed(self) -> bool:
         """Whether some parts tell another motion."""
         limits = ((self.in_time, _IN_TIME), (self.over_sensor, _OVER_SENSOR))
-        return any(found.ratio > limit and found.pixels > _SEEN_PIXELS for found, limit in limits)
+        seen = any(found.ratio > limit and found.pixels > _SEEN_PIXELS for found, limit in limits)
+        return seen or self.in_time.pixels > _FAR_PIXELS
 
 
 def consistencies(
