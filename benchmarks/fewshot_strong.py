@@ -26,8 +26,9 @@ from pauca.fewshot.base_learners import make_base_learner
 from pauca.fewshot.episodes import sample_episodes
 from pauca.fewshot.evaluation import embed_images, evaluate
 from pauca.fewshot.intervals import mean_interval
-from pauca.fewshot.model import MCRNet, ModelConfig, read_safetensors
+from pauca.fewshot.model import MCRNet, ModelConfig
 from pauca.fewshot.training.config import TrainConfig
+from pauca.fewshot.training.loop import last_state
 from pauca.fewshot.training.strong import STRONG, StrongConfig
 from pauca.fewshot.training.strong_trainer import StrongTrainer, train_strong
 from pauca.fewshot.types import EpisodeConfig, ImageSet
@@ -126,7 +127,7 @@ def test(model: MCRNet, splits: dict[str, ImageSet], options: argparse.Namespace
 
 def first_generation(run: Run, options: argparse.Namespace) -> MCRNet:
     """The teacher of the last generation, which its checkpoint carries."""
-    tensors, _ = read_safetensors(run.checkpoints / "last.safetensors")
+    tensors = last_state(run)
     prefix = "teacher.model."
     model = MCRNet(model_config(options))
     model.load_state_dict({name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)})

@@ -1,7 +1,10 @@
 """Shared test setup: shapes and types are checked at run time, real data is found or its absence is said."""
 
 import os
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import install_import_hook
 
@@ -43,3 +46,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in gpu_items:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU, and this machine has none"))
+
+
+Together = Callable[..., list[Any]]
+
+
+def _rank(rank: int, world: int, folder: Path, timeout_s: float, work: Callable[..., Any], arguments: tuple) -> None:
+    import torch
+    from torch import distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/meet",
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=timeout_s),
+    )
+    torch.save(work(rank, *arguments), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Together:
+    """`together(work, world, *arguments)`: what `work(rank, *arguments)` returns on each rank, or on one."""
+
+    def run(
+        work: Callable[..., Any], world: int, *arguments: Any, timeout_s: float = 60, only: int | None = None
+    ) -> list[Any]:
+        import torch
+        import torch.multiprocessing as mp
+
+        folder = tmp_path_factory.mktemp("together")
+        mp.start_processes(_rank, (world, folder, timeout_s, work, arguments), nprocs=world, start_method="fork")
+        ranks = range(world) if only is None else [only]
+        return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in ranks]
+
+    return run

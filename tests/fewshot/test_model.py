@@ -231,7 +231,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("pauca.fewshot.model.save_file", refuse)
+    monkeypatch.setattr("pauca.runs.tensors.save_file", refuse)
     with pytest.raises(PaucaError, match=r"model\.safetensors: could not be written .*No space left on device"):
         small().save(path)
     assert path.read_bytes() == before

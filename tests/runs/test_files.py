@@ -1,4 +1,5 @@
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,17 @@ def test_a_file_in_the_place_of_a_folder_is_found_before_the_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file and not a folder"):
         check_can_write(tmp_path / "file" / "deeper" / "result.csv")
+
+
+def test_a_file_has_the_permissions_of_any_other(tmp_path):
+    (tmp_path / "usual").touch()
+    with atomic_write(tmp_path / "ours") as temporary:
+        temporary.write_text("")
+        temporary.chmod(0o600)
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+    before = os.umask(0o077)
+    try:
+        write_text(tmp_path / "private", "")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "private").stat().st_mode & 0o777 == 0o600

@@ -33,7 +33,8 @@ from pauca.runs import (
     seed_all,
     to_dict,
 )
-from pauca.runs.processes import first_locks, first_then_all, joined, own_rank
+from pauca.runs.loop import opened_run, reported
+from pauca.runs.processes import joined, own_rank
 
 ProtocolName = Literal["cifar-fs", "fc100", "miniimagenet", "tieredimagenet"]
 RecipeName = Literal["episodes", "strong"]
@@ -67,6 +68,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     quiet: bool = False,
+    minutes: float | None = None,
     timeout: float = 30.0,
 ) -> None:
     """Meta-train a model and keep the best on validation.
@@ -89,6 +91,8 @@ def train(
         resume: go on with the run in the output folder, with its own settings.
         force: replace a run that is there already.
         quiet: print only errors.
+        minutes: end the training when this time is up, with a checkpoint that --resume goes on from; otherwise only
+            its steps end it.
         timeout: with torchrun, minutes that one process may keep the others waiting before all stop and say so.
     """
     settings = _settings(data, protocol, recipe, model, training, strong)
@@ -103,19 +107,19 @@ def train(
         given, settings = settings, from_yaml(TrainSettings, config)
         check_obeyed(to_dict(settings), to_dict(given), to_dict(TrainSettings()), config)
     out = out or Path("runs/fewshot") / Path(settings.data).stem
-    with joined(settings.train.device, timeout) as (rank, _), first_locks(out):
-        run, settings, result = _train(settings, settings.model if config else model, out, resume, force, quiet)
-        if rank == 0:
-            training_report(run, settings.data, settings.train.steps, result).save(out / "report.html")
-            if not quiet:
-                reached = f", validation {result.validation.summary()}" if result.validation else ""
-                print(f"best after step {result.best_step}{reached}: {run.checkpoints / 'best.safetensors'}")
-                print(f"report: {out / 'report.html'}")
+    with joined(settings.train.device, timeout):
+        _train(settings, settings.model if config else model, out, resume, force, quiet, minutes)
 
 
 def _train(
-    settings: TrainSettings, asked: fewshot.ModelConfig, out: Path, resume: bool, force: bool, quiet: bool
-) -> tuple[Run, TrainSettings, fewshot.TrainResult]:
+    settings: TrainSettings,
+    asked: fewshot.ModelConfig,
+    out: Path,
+    resume: bool,
+    force: bool,
+    quiet: bool,
+    minutes: float | None,
+) -> None:
     given = settings.model
     train_images, validation_images = open_training(settings.data, given.image_size, given.channels, given.fitting)
     _check_asked(asked, train_images)
@@ -132,13 +136,25 @@ def _train(
         check_settings(settings.train, train_images, validation_images)
 
     # Only now, so that settings that are refused neither leave a run behind nor, with --force, cost an earlier one.
-    run = first_then_all(lambda: Run.create(out, settings, force, resume) if own_rank() == 0 else Run(out))
-    if own_rank() == 0 and not quiet:
-        print(f"train on {train_images}; augmentation: {augmentation.describe()}")
-    where = train_images, validation_images, run, resume, quiet
-    if settings.recipe == "strong":
-        return run, settings, fewshot.train_strong(network, settings.train, settings.strong, *where)
-    return run, settings, fewshot.train(network, settings.train, *where)
+    with opened_run(out, settings, force, resume) as run:
+        if own_rank() == 0 and not quiet:
+            print(f"train on {train_images}; augmentation: {augmentation.describe()}")
+        where = train_images, validation_images, run, resume, quiet, minutes
+        words = run, settings.data, settings.train.steps, network
+        with reported(lambda why: training_report(*words, None, why).save(out / "report.html")):
+            if settings.recipe == "strong":
+                result = fewshot.train_strong(network, settings.train, settings.strong, *where)
+            else:
+                result = fewshot.train(network, settings.train, *where)
+        if own_rank() > 0:
+            return
+        training_report(*words, result).save(out / "report.html")
+    if not quiet:
+        reached = f", validation {result.validation.summary()}" if result.validation else ""
+        if not result.is_finished:
+            print(f"the {minutes:g} minutes are up before the last step: go on with --resume")
+        print(f"best after step {result.best_step}{reached}: {run.checkpoints / 'best.safetensors'}")
+        print(f"report: {out / 'report.html'}")
 
 
 @dataclass(frozen=True)

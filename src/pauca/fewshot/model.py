@@ -9,18 +9,17 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64, UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pauca.errors import ConfigError, InputError, PaucaError
+from pauca.errors import ConfigError, InputError
 from pauca.fewshot.backbones import feature_count, make_backbone
 from pauca.fewshot.base_learners import Head, make_base_learner
 from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.latent import LATENT_CHANNELS, LatentConfig, LatentStem, draws_at_test
 from pauca.fewshot.types import PADDING, TrainingData
 from pauca.fewshot.windows import CROPS, show, windows_at_test
-from pauca.runs import atomic_write
+from pauca.runs.tensors import save_tensors
 
 # In the metadata of a model's file; one entry, because safetensors writes several in changing order.
 _DESCRIPTION = "pauca.fewshot"
@@ -247,10 +246,9 @@ class MCRNet(nn.Module):
         Raises:
             PaucaError: the disk refuses, because it is full or read-only.
         """
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         remembered = asdict(self.trained_on) if self.trained_on else None
         description = asdict(self.config) | {"trained_on": remembered}
-        write_safetensors(path, weights, {_DESCRIPTION: json.dumps(description)}, force)
+        save_tensors(Path(path), self.state_dict(), {_DESCRIPTION: json.dumps(description)}, force)
 
     @classmethod
     def load(
@@ -304,19 +302,6 @@ def training_data(values: dict[str, Any] | None) -> TrainingData | None:
         return None
     known = values | {"class_names": tuple(values["class_names"])}
     return TrainingData(**known)  # pyright: ignore[reportArgumentType]
-
-
-def write_safetensors(path: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str], force: bool) -> None:
-    """Write tensors and metadata to a safetensors file, atomically.
-
-    Raises:
-        PaucaError: the disk refuses, because it is full or read-only.
-    """
-    with atomic_write(Path(path), force) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:  # so it says that the disk is full
-            raise PaucaError(f"{path}: could not be written ({error}); nothing was replaced") from error
 
 
 def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -30,11 +30,18 @@ def evaluation_numbers(result: Evaluation) -> dict[str, Any]:
     }
 
 
-def training_report(run: Run, data: str, steps: int, result: TrainResult) -> Report:
-    """The page of a training on `data`: what the model is made of, curves, validation."""
+def training_report(
+    run: Run, data: str, steps: int, model: MCRNet, result: TrainResult | None, why: str = ""
+) -> Report:
+    """The page of a training on `data`: what the model is made of, curves, validation.
+
+    Without a result, of a training that stopped, and why.
+    """
     report = Report("Few-shot training", f"{data}, {steps} steps")
-    config = result.model.config
-    parameters = parameter_count(result.model)
+    if result is None:
+        report.text(f"The training stopped before its end: {why}. The curves end there.")
+    config = model.config
+    parameters = parameter_count(model)
     report.table(
         ["backbone", "base learner", "latent", "parameters", "best step"],
         [
@@ -43,12 +50,12 @@ def training_report(run: Run, data: str, steps: int, result: TrainResult) -> Rep
                 config.base_learner,
                 config.latent.mode,
                 parameters,
-                result.best_step,
+                result.best_step if result is not None else "",
             ]
         ],
     )
     report.figure(plots.training_curves(run.metrics()), "Loss of the training episodes, accuracy on validation.")
-    if result.validation is not None:
+    if result is not None and result.validation is not None:
         report.heading("Validation")
         report.text(f"Accuracy {result.validation.summary()} (95 % intervals).")
         report.figure(plots.reliability(result.validation), "Confidence and accuracy.")

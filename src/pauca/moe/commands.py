@@ -19,7 +19,8 @@ from pauca.moe.plan.tables import plan_lines
 from pauca.moe.training.health import collapse
 from pauca.moe.training.trainer import check_fit
 from pauca.runs import Report, Run, atomic_write, check_obeyed, from_yaml, resolve_device, seed_all, to_dict, write_text
-from pauca.runs.processes import count_processes, first_locks, first_then_all, joined, own_rank, wait_for_all
+from pauca.runs.loop import opened_run, reported
+from pauca.runs.processes import count_processes, first_then_all, joined, own_rank
 
 _VARIANTS = {  # the named recipes, and what else is kept of z
     "bf16": moe.RECIPES["bf16"],
@@ -154,6 +155,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     quiet: bool = False,
+    minutes: float | None = None,
     timeout: float = 30.0,
 ) -> None:
     """Train a mixture-of-experts language model on text.
@@ -175,17 +177,19 @@ def train(
         resume: go on with the run in the output folder, from its latest checkpoint and with its own settings.
         force: replace a run that is already in the output folder.
         quiet: print only errors.
+        minutes: end the training when this time is up, with a checkpoint that --resume goes on from; otherwise only
+            its steps end it.
         timeout: with torchrun, minutes that one process may keep the others waiting (for tokens, too) before all stop
             and say so.
     """
     out = out or Path("runs/moe") / f"{model.size}-{model.recipe}"
     text = (data, validation, validation_share, vocabulary)
     settings = _settings(out, config, resume, text, model, training)
-    with joined(settings.train.device, timeout), first_locks(out):
-        _train(settings, out, resume, force, quiet)
+    with joined(settings.train.device, timeout):
+        _train(settings, out, resume, force, quiet, minutes)
 
 
-def _train(settings: TrainSettings, out: Path, resume: bool, force: bool, quiet: bool) -> None:
+def _train(settings: TrainSettings, out: Path, resume: bool, force: bool, quiet: bool, minutes: float | None) -> None:
     tokens = first_then_all(lambda: moe.prepare_tokens(settings.data, out.parent / "tokens"))
     settings = replace(settings, model=replace(settings.model, vocabulary=tokens.tokenizer.vocabulary))
     check_fit(settings.model, tokens, settings.train, count_processes())
@@ -193,24 +197,19 @@ def _train(settings: TrainSettings, out: Path, resume: bool, force: bool, quiet:
     network = moe.MoELM(settings.model)
 
     # Only now, so that settings that are refused neither leave a run behind nor, with --force, cost an earlier one.
-    run, rank = Run(out), own_rank()
-    if rank == 0:
-        run = Run.create(out, settings, force, resume)
-        _remember_text(run, tokens, resume)
-    wait_for_all()
-    try:
-        result = moe.train(network, settings.train, tokens, run, resume, quiet)
-    except moe.Diverged:
-        if rank == 0:
-            _training_report(run, settings, None).save(out / "report.html")
-        raise
-    if rank == 0:
+    with opened_run(out, settings, force, resume, lambda run: _remember_text(run, tokens, resume)) as run:
+        with reported(lambda why: _training_report(run, settings, None, why).save(out / "report.html")):
+            result = moe.train(network, settings.train, tokens, run, resume, quiet, minutes)
+        if own_rank() > 0:
+            return
         _training_report(run, settings, result).save(out / "report.html")
-        if not quiet:
-            loss = result.validation_loss
-            reached = f" (validation {loss:.3f} nats per token)" if loss is not None else ""
-            print(f"best after step {result.best_step}{reached}: {run.checkpoints / 'best.safetensors'}")
-            print(f"report: {out / 'report.html'}")
+    if not quiet:
+        loss = result.validation_loss
+        reached = f" (validation {loss:.3f} nats per token)" if loss is not None else ""
+        if not result.is_finished:
+            print(f"the {minutes:g} minutes are up before the last step: go on with --resume")
+        print(f"best after step {result.best_step}{reached}: {run.checkpoints / 'best.safetensors'}")
+        print(f"report: {out / 'report.html'}")
 
 
 def sample(
@@ -305,13 +304,13 @@ def _remember_text(run: Run, tokens: moe.TokenData, resume: bool) -> None:
         write_text(run.path / "tokenizer.json", tokens.tokenizer.to_json(), force=True)
 
 
-def _training_report(run: Run, settings: TrainSettings, result: moe.TrainResult | None) -> Report:
-    """The report of a training; without a result, of one that went wrong."""
+def _training_report(run: Run, settings: TrainSettings, result: moe.TrainResult | None, why: str = "") -> Report:
+    """The report of a training; without a result, of one that stopped, and why."""
     model, lines = settings.model, list(run.metrics())
     text = ", ".join(settings.data.sources) or "the Python standard library's sources"
     report = Report("Training of a mixture-of-experts language model", f"{text}; {settings.train.steps} steps")
     if result is None:
-        report.text("The training stopped because its loss diverged; the curves end before that.")
+        report.text(f"The training stopped before its end: {why}. The curves end there.")
     steps = [line for line in lines if "tokens_per_second" in line]
     rates = sorted(line["tokens_per_second"] for line in steps)
     best = result.validation_loss if result is not None else None

@@ -41,7 +41,9 @@ def atomic_write(path: Path, force: bool = False) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{uuid4().hex[:8]}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        mode = _usual_mode(temporary)
         yield temporary
+        temporary.chmod(mode)  # some libraries write by way of a file that nobody else may read
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
@@ -50,6 +52,14 @@ def atomic_write(path: Path, force: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # a read-only disk refuses this too; the error above says why
             temporary.unlink(missing_ok=True)
+
+
+def _usual_mode(path: Path) -> int:
+    """The permissions of a new file, which the umask decides."""
+    path.touch()
+    mode = path.stat().st_mode & 0o777
+    path.unlink()
+    return mode
 
 
 def write_text(path: Path, text: str, force: bool = False) -> None:

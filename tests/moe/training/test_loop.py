@@ -3,8 +3,6 @@
 import errno
 import json
 import math
-import multiprocessing
-import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -17,12 +15,14 @@ import torch
 
 from pauca.errors import ConfigError, PaucaError
 from pauca.moe import MoELM, Recipe, RouterConfig, TokenData, load_model
-from pauca.moe.training import checkpoints as checkpoints_module
-from pauca.moe.training.checkpoints import checkpoints
 from pauca.moe.training.loop import TrainResult, train
-from pauca.moe.training.trainer import Diverged, Trainer
+from pauca.moe.training.trainer import Trainer
 from pauca.runs import Run
+from pauca.runs import checkpoints as checkpoints_module
+from pauca.runs.checkpoints import checkpoints
+from pauca.runs.divergence import Diverged
 
+from ...runs.killing import in_another_process, kill_at
 from .smallest import CONFIG, MODEL, fresh, text
 
 # Every source of state and of noise that a resumed run must repeat.
@@ -60,59 +60,26 @@ def assert_same(one: tuple[TrainResult, MoELM, Run], other: tuple[TrainResult, M
     assert best[0] == best[1]
 
 
-def kill_self(*_: Any, **__: Any) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def killed_at(call: int, function: Callable[..., Any], after: bool = False) -> Callable[..., Any]:
-    """The function, but the process is killed before (or after) its so many-th call."""
-    calls = iter(range(1, 1000))
-
-    def wrapped(*arguments: Any, **named: Any) -> Any:
-        number = next(calls)
-        if number == call and not after:
-            kill_self()
-        result = function(*arguments, **named)
-        if number == call:
-            kill_self()
-        return result
-
-    return wrapped
-
-
 # When to kill: what is called, which call, before or after it; and the last step whose checkpoint survives.
 MOMENTS = {
     "at the first step": ("pauca.moe.training.trainer.Trainer.step", 1, False, 0),
     "between steps": ("pauca.moe.training.trainer.Trainer.step", 4, False, 2),
     "within a step": ("torch.optim.AdamW.step", 4, False, 2),
     "after a step": ("pauca.moe.training.trainer.Trainer.step", 5, True, 4),
-    "before a checkpoint's first byte": ("pauca.moe.training.checkpoints.state_dict_saver.save", 2, False, 2),
+    "before a checkpoint's first byte": ("pauca.runs.checkpoints.state_dict_saver.save", 2, False, 2),
     "before its metadata": ("torch.distributed.checkpoint.FileSystemWriter.finish", 2, False, 2),
-    "before its seal": ("pauca.moe.training.checkpoints._seal", 2, False, 2),
-    "before its name": ("pauca.moe.training.checkpoints._replace", 2, False, 2),
-    "after its name": ("pauca.moe.training.checkpoints._replace", 2, True, 4),
-    "before the old one goes": ("pauca.moe.training.checkpoints._remove", 1, False, 6),
-    "while the best weights are written": ("pauca.moe.training.checkpoints.save_file", 2, True, 4),
+    "before its seal": ("pauca.runs.checkpoints._seal", 2, False, 2),
+    "before its name": ("pauca.runs.checkpoints._replace", 2, False, 2),
+    "after its name": ("pauca.runs.checkpoints._replace", 2, True, 4),
+    "before the old one goes": ("pauca.runs.checkpoints._remove", 1, False, 6),
+    "while the best weights are written": ("pauca.runs.tensors.save_file", 2, True, 4),
     "after the best weights": ("pauca.moe.training.loop.save_model", 2, True, 4),
 }
 
 
 def _train_until_killed(path: Path, data: TokenData, target: str, call: int, after: bool) -> None:
-    import pkgutil
-
-    torch.set_num_threads(1)
-    owner, name = target.rsplit(".", 1)
-    holder = pkgutil.resolve_name(owner)
-    setattr(holder, name, killed_at(call, getattr(holder, name), after))
+    kill_at(target, call, after)
     run_to_end(path, data)
-
-
-def in_another_process(work: Callable[..., None], *arguments: Any) -> int | None:
-    """Its exit code; minus the signal that killed it."""
-    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
-    process.start()
-    process.join(60)
-    return process.exitcode
 
 
 @pytest.fixture(scope="module")

@@ -24,40 +24,55 @@ class TrainConfig:
     episode: EpisodeConfig = field(default_factory=lambda: EpisodeConfig(way=5, shot=5, query=6))
     """Shape of the training episodes."""
     learning_rate: float = 0.1
-    """At the start."""
+    """Learning rate of SGD at the start."""
     schedule: Schedule = ((0.0, 1.0), (20 / 60, 0.06), (40 / 60, 0.012), (50 / 60, 0.0024))
-    """Of the learning rate: `cosine` (half of one, down to zero), or phases: the share of the steps at which each
-    begins, and its factor."""
+    """How the learning rate falls: `cosine` (half of one, down to zero), or phases: the share of the steps at which
+    each begins, and its factor."""
     momentum: float = 0.9
-    """Of Nesterov's SGD."""
+    """Momentum of Nesterov's SGD; 0 for none."""
     weight_decay: float = 5e-4
     """L2 penalty on every parameter."""
     label_smoothing: float = 0.0
     """Share of each target that is spread over the classes of the episode."""
     augmentation: AugmentConfig = field(default_factory=AugmentConfig)
     """Crop, mirror image and colors of the training images."""
+    log_every: int = 50
+    """Steps between lines in metrics.jsonl."""
     validate_every: int = 1000
-    """Steps between validations, which also write the checkpoints."""
+    """Steps between validations, which keep the best model and write a checkpoint: what a killed run loses at most."""
     validation_shot: int = 5
     """Shot of the validation episodes; way is that of training, queries are 15 of each class."""
     validation_episodes: int = 1000
     """Number of validation episodes, the same ones every time."""
+    spike: float = 5.0
+    """Stop when the training cross entropy, over ten steps, lies so many nats above the lowest that it has been."""
     seed: int = 0
-    """Of the weights, the episodes, the augmentation and the noise."""
+    """Seed of the weights, the episodes, the augmentation and the noise."""
     device: str = "auto"
     """`auto` (the GPU if there is one), `cpu`, `cuda` or `cuda:N`."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Of the convolutions: `auto` is bf16 on a GPU and float32 elsewhere."""
+    """Number format of the convolutions: `auto` is bf16 on a GPU and float32 elsewhere."""
     compile: CompileMode = "auto"
     """A mode of torch.compile: `auto` compiles on a GPU and not elsewhere."""
     cuda_graph: bool = True
     """On a GPU, capture a pass in a CUDA graph where the base learner allows it (ridge, prototypes, cosine)."""
     episodes_per_pass: int | None = None
     """Episodes that go through the network at once: all of them on a GPU and one on a CPU, if not given."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard, too (package `tensorboard`)."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.episodes_per_step < 1 or self.validate_every < 1:
-            raise ConfigError("steps, episodes_per_step and validate_every of training must be at least 1")
+        for name in ("steps", "episodes_per_step", "log_every", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} of training must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "spike"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} of training must be a number above 0, got {getattr(self, name)}")
+        if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(
+                f"momentum {self.momentum} of training must be at least 0 and below 1, and weight_decay "
+                f"{self.weight_decay} at least 0"
+            )
         starts = [0.0] if self.schedule == "cosine" else [start for start, _ in self.schedule]
         if not starts or starts[0] != 0 or starts != sorted(starts) or starts[-1] >= 1:
             raise ConfigError(f"schedule {self.schedule}: give `cosine`, or phases that begin at 0, in order, before 1")

@@ -1,27 +1,31 @@
-"""A meta-training from the first step to the last: metrics, validation on fixed episodes, checkpoints."""
+"""A meta-training from end to end: what it logs, validates on fixed episodes and keeps."""
 
-import json
 import math
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
-from pauca.errors import ConfigError, InputError, PaucaError
+from pauca.errors import ConfigError, PaucaError
 from pauca.fewshot.episodes import sample_episodes
 from pauca.fewshot.evaluation import Evaluation, evaluate
-from pauca.fewshot.model import MCRNet, read_safetensors, training_data, write_safetensors
+from pauca.fewshot.model import MCRNet, read_safetensors
 from pauca.fewshot.training.config import TrainConfig
-from pauca.fewshot.training.trainer import Trainer, Workers, loss_parts
-from pauca.fewshot.types import Episodes, ImageSet, TrainingData
-from pauca.runs import Progress, Run, resolve_device, seed_of, write_text
-from pauca.runs.processes import OtherStopped, Stopped, peers_answer
-from pauca.runs.watch import Watch
+from pauca.fewshot.training.diagnosis import first_not_finite
+from pauca.fewshot.training.trainer import Trainer, Workers, describe_divergence, loss_parts
+from pauca.fewshot.types import Episodes, ImageSet
+from pauca.runs import Run, resolve_device, seed_of, to_dict
+from pauca.runs.checkpoints import checkpoints, read_part
+from pauca.runs.divergence import STEPS_OF_A_RISE, Diverged, Rise
+from pauca.runs.loop import LoopConfig, Validation
+from pauca.runs.loop import run_training as run_loop
+from pauca.runs.processes import gather
 
-_LOG_EVERY = 50
-_BEST = "pauca.fewshot.best"  # in the metadata of last.safetensors
+# On a GPU: so many steps may be queued before the host waits for their losses. At 32 pixels a step takes 10 ms.
+_STEPS_BETWEEN_CHECKS = 16
 
 
 @runtime_checkable
@@ -33,6 +37,7 @@ class Trains(Protocol):
     device: torch.device
     bf16: bool
     model: MCRNet
+    images: ImageSet
     steps_done: int
 
     @property
@@ -61,6 +66,7 @@ class TrainResult:
     model: MCRNet  # the best on validation, or the last where there is no validation
     validation: Evaluation | None  # of that model
     best_step: int  # after which it was saved
+    is_finished: bool = True  # False if the time was up before the last step
 
 
 def train(
@@ -71,6 +77,7 @@ def train(
     run: Run | None = None,
     resume: bool = False,
     quiet: bool = True,
+    minutes: float | None = None,
 ) -> TrainResult:
     """Meta-train a model, validate it on fixed episodes, keep the best.
 
@@ -82,146 +89,161 @@ def train(
         run: folder for metrics and checkpoints; without it nothing is written.
         resume: go on from the run's last checkpoint, bit for bit as if it had never stopped.
         quiet: show no progress.
+        minutes: end when this time is up, with a checkpoint to go on from.
 
     Raises:
-        PaucaError: the loss is no longer finite; the message names the step.
+        Diverged: the loss is no longer finite or leaps up; the message says at which step and where that comes from.
+        PaucaError: a checkpoint cannot be written, or the one to go on from is damaged; another rank has stopped.
+        ConfigError: the run to go on with has other settings or data.
     """
-    return run_training(Trainer(model, train_images, config), validation_images, run, resume, quiet)
+    return run_training(Trainer(model, train_images, config), validation_images, run, resume, quiet, minutes)
 
 
 def run_training(
-    trainer: Trains, validation_images: ImageSet | None, run: Run | None, resume: bool = False, quiet: bool = True
+    trainer: Trains,
+    validation_images: ImageSet | None,
+    run: Run | None,
+    resume: bool = False,
+    quiet: bool = True,
+    minutes: float | None = None,
 ) -> TrainResult:
     """Take all steps of a trainer, validating and writing on the way; arguments and errors as for `train`."""
-    keeper = _Keeper(trainer, validation_images, run)
-    if resume:
-        keeper.resume()
-    is_first = trainer.workers.rank == 0
-    with (
-        Watch(keeper.what_is_left) as watch,
-        Progress("train", trainer.total_steps, quiet=quiet or not is_first) as progress,
-    ):
-        progress.advance(trainer.steps_done)
-        note = ""
-        while trainer.steps_done < trainer.total_steps:
-            try:
-                with watch.doing(f"step {trainer.steps_done + 1}"), peers_answer():
-                    losses = trainer.step()
-                    is_last = trainer.steps_done == trainer.total_steps
-                    if trainer.steps_done % _LOG_EVERY == 0 or is_last:
-                        note = _log(losses, trainer, run)
-                    if trainer.steps_done % trainer.config.validate_every == 0 or is_last:
-                        keeper.keep()
-            except (OtherStopped, Stopped) as error:
-                raise type(error)(f"{error}; {keeper.what_is_left()}") from error
-            progress.advance(note=note)
-    return keeper.result()
-
-
-def _log(losses: Any, trainer: Trains, run: Run | None) -> str:
-    """Write the losses of the step, averaged over processes, and return them as a short note."""
-    together = torch.stack(loss_parts(losses))
-    trainer.workers.average([together])
-    values = dict(zip((f.name for f in fields(losses)), together.tolist(), strict=True))
-    if not all(map(math.isfinite, values.values())):
-        raise PaucaError(
-            f"the training loss is not finite at step {trainer.steps_done} ({values}); "
-            "lower the learning rate, or bound log sigma (latent mode variational)"
+    old = run.checkpoints / "last.safetensors" if run is not None else None
+    if resume and run is not None and old is not None and old.exists() and not checkpoints(run.checkpoints):
+        raise ConfigError(
+            f"{old}: a checkpoint of pauca 0.1, which this version cannot go on from; start a new run, or replace this "
+            "one with --force"
         )
-    if run is not None and trainer.workers.rank == 0:
-        run.log(step=trainer.steps_done, learning_rate=trainer.learning_rate, **values)
-    return f"loss {values['total']:.3f}, accuracy {100 * values['accuracy']:.1f} %"
+    training = _MetaTraining(trainer, validation_images)
+    config = LoopConfig(
+        trainer.total_steps,
+        trainer.config.log_every,
+        trainer.config.validate_every,
+        trainer.config.validate_every,
+        check_every=_STEPS_BETWEEN_CHECKS if trainer.device.type == "cuda" else 1,
+        tensorboard=trainer.config.tensorboard,
+    )
+    best = run_loop(training, config, run, resume, quiet, minutes)
+    return training.result(run, best.step, best.is_finished)
 
 
-class _Keeper:
-    """Validates, keeps the best model and writes the checkpoints; with several processes, the first one alone."""
+def last_state(run: Run) -> dict[str, Tensor]:
+    """What the trainer's `state` gave at a run's latest checkpoint.
 
-    def __init__(self, trainer: Trains, images: ImageSet | None, run: Run | None) -> None:
-        self.trainer, self.images, self.run = trainer, images, run
+    Raises:
+        PaucaError: there is none, or it is damaged.
+    """
+    found = checkpoints(run.checkpoints)
+    if not found:
+        raise PaucaError(f"{run.checkpoints}: there is no checkpoint yet")
+    return load(read_part(found[-1], "trainer"))
+
+
+class _MetaTraining:
+    """A trainer of few-shot models as the loop of the house wants it; the first process alone validates."""
+
+    def __init__(self, trainer: Trains, images: ImageSet | None) -> None:
+        self.trainer, self.images = trainer, images
+        self.rise = Rise(trainer.config.spike)
         self.best: Evaluation | None = None
-        self.best_accuracy = -1.0
-        self.best_step = 0
         self.best_weights: dict[str, Tensor] = {}
+        self._latest: Evaluation | None = None
+        self._values: dict[str, float] = {}  # of the latest step that was checked
+        self._taken: tuple[int, dict[str, Tensor]] | None = None  # steps done, and the trainer's state then
         if images is not None:
             self.episodes = validation_episodes(images, trainer.config)
 
-    def keep(self) -> None:
-        """Validate and write; every process must call, because the running statistics are averaged."""
-        state = self.trainer.state()
-        if self.trainer.workers.rank == 0:
-            self._validate(state)
-            if self.run is not None:
-                self._write(state)
+    @property
+    def steps_done(self) -> int:
+        return self.trainer.steps_done
 
-    def _validate(self, state: dict[str, Tensor]) -> None:
-        step = self.trainer.steps_done
+    def step(self) -> Any:
+        return self.trainer.step()
+
+    def check(self, steps: Sequence[Any]) -> None:
+        names = [part.name for part in fields(steps[0])]
+        together = torch.stack([torch.stack(loss_parts(losses)) for losses in steps])
+        self.trainer.workers.average([together])
+        for number, row in enumerate(together.tolist(), self.steps_done - len(steps) + 1):
+            self._values = dict(zip(names, row, strict=True))
+            if not all(map(math.isfinite, row)):
+                raise Diverged(describe_divergence(number, self._values, first_not_finite(self.trainer.model)))
+            if self.rise.is_leap(self._values.get("cross_entropy", 0.0)):
+                raise Diverged(
+                    f"step {number}: the cross entropy leapt from {self.rise.lowest:.3f} to {self.rise.mean:.3f} nats "
+                    f"(means of {STEPS_OF_A_RISE} steps). Lower the learning rate in a new run"
+                )
+
+    def metrics(self, step: Any) -> tuple[dict[str, Any], str]:
+        values = self._values
+        note = f"loss {values['total']:.3f}, accuracy {100 * values['accuracy']:.1f} %"
+        return {"learning_rate": self.trainer.learning_rate} | values, note
+
+    def measure(self) -> dict[str, Any]:
+        return {}
+
+    def validate(self) -> Validation | None:
+        self._state_now()  # which readies the model: running statistics are averaged over the processes
         if self.images is None:
-            accuracy, evaluation = float(step), None  # without validation the latest is the best
-        else:
-            model, device = self.trainer.model, self.trainer.device
-            evaluation = evaluate(model, self.images, self.episodes, device, bf16=self.trainer.bf16)
-            accuracy = evaluation.accuracy.mean
-            if self.run is not None:
-                self.run.log(step=step, validation_accuracy=accuracy, half_width=evaluation.accuracy.half_width)
-        if accuracy > self.best_accuracy:
-            self.best, self.best_accuracy, self.best_step = evaluation, accuracy, step
-            self.best_weights = {
-                name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")
-            }
-            if self.run is not None:
-                self.trainer.model.save(self.run.checkpoints / "best.safetensors")
+            return None
+        found = (0.0, 0.0)
+        if self.trainer.workers.rank == 0:
+            self._latest = self._evaluate(self.images)
+            found = self._latest.accuracy.mean, self._latest.accuracy.half_width
+        accuracy, half_width = gather(found)[0]
+        return Validation(1 - accuracy, {"validation_accuracy": accuracy, "half_width": half_width})
 
-    def _write(self, state: dict[str, Tensor]) -> None:
-        assert self.run is not None
-        remembered = self.trainer.model.trained_on
-        best = {
-            "accuracy": self.best_accuracy,
-            "step": self.best_step,
-            "trained_on": asdict(remembered) if remembered else None,
+    def keep_best(self, run: Run | None) -> None:
+        state = self._state_now()
+        self.best = self._latest
+        self.best_weights = {
+            name.removeprefix("model."): value.clone() for name, value in state.items() if name.startswith("model.")
         }
-        metadata = {_BEST: json.dumps(best)}
-        write_safetensors(self.run.checkpoints / "last.safetensors", state, metadata, force=True)
+        if run is not None and self.trainer.workers.rank == 0:
+            self.trainer.model.save(run.checkpoints / "best.safetensors")
 
-    def what_is_left(self) -> str:
-        """The checkpoint to go on from, in words."""
-        path = self.run.checkpoints / "last.safetensors" if self.run is not None else None
-        return f"go on from {path} with --resume" if path and path.exists() else "there is no checkpoint yet"
+    def state(self) -> dict[str, Any]:
+        # As one piece: which tensors there are differs from trainer to trainer, and from step to step.
+        return {"trainer": save(self._state_now()), "rise": self.rise.state()}
 
-    def resume(self) -> None:
-        if self.run is None:
-            raise ConfigError("resuming needs the folder of the run to resume")
-        path = self.run.checkpoints / "last.safetensors"
-        if path.exists():  # else stopped before the first checkpoint: begin again
-            self._load(path)
-        if self.trainer.workers.rank == 0:  # steps after the checkpoint are taken, and logged, again
-            lines = [json.dumps(line) for line in self.run.metrics() if line["step"] <= self.trainer.steps_done]
-            write_text(self.run.metrics_path, "".join(f"{line}\n" for line in lines), force=True)
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.rise.load_state(state["rise"])
+        self.trainer.load_state(load(state["trainer"]))
+        self._taken = None
 
-    def _load(self, path: Path) -> None:
-        state, metadata = read_safetensors(path)
-        best = json.loads(metadata[_BEST])
-        self._check_data(path, training_data(best.get("trained_on")))
-        self.trainer.load_state(state)
-        self.best_accuracy, self.best_step = best["accuracy"], best["step"]
-        self.best_weights, _ = read_safetensors(path.with_name("best.safetensors"))
+    def origin(self) -> dict[str, str]:
+        """What a training's state depends on."""
+        config = {name: value for name, value in to_dict(self.trainer.config).items() if name not in _FREE}
+        settings = {f"train.{name}": value for name, value in config.items()}
+        settings |= {f"model.{name}": value for name, value in to_dict(self.trainer.model.config).items()}
+        strong = getattr(self.trainer, "strong", None)
+        settings |= {f"strong.{name}": value for name, value in to_dict(strong).items()} if strong is not None else {}
+        data = {"the training images": self.trainer.images.fingerprint}
+        if self.images is not None:
+            data["the validation images"] = self.images.fingerprint
+        return {name: str(value) for name, value in settings.items()} | data
 
-    def _check_data(self, path: Path, before: TrainingData | None) -> None:
-        """Refuse to go on with other images than those of the steps that were taken."""
-        now = self.trainer.model.trained_on
-        if now and before and now.fingerprint != before.fingerprint:
-            raise InputError(
-                f"{path}: was trained on other images: {before.images} of {len(before.class_names)} classes, and now "
-                f"the data hold {now.images} of {len(now.class_names)}, or others; bring the data back, or start a new "
-                "run without --resume"
-            )
-
-    def result(self) -> TrainResult:
+    def result(self, run: Run | None, best_step: int, is_finished: bool) -> TrainResult:
+        """The best model, also where an earlier part of the run has found it."""
         model = self.trainer.model
-        if self.best_weights:
-            model.load_state_dict(self.best_weights)
-        if self.best is None and self.images is not None and self.trainer.workers.rank == 0:  # resumed after the best
-            self.best = evaluate(model, self.images, self.episodes, self.trainer.device, bf16=self.trainer.bf16)
-        return TrainResult(model.eval(), self.best, self.best_step)
+        if not self.best_weights and run is not None:
+            self.best_weights, _ = read_safetensors(run.checkpoints / "best.safetensors")
+        model.load_state_dict(self.best_weights)
+        if self.best is None and self.images is not None and self.trainer.workers.rank == 0:
+            self.best = self._evaluate(self.images)
+        return TrainResult(model.eval(), self.best, best_step, is_finished)
+
+    def _state_now(self) -> dict[str, Tensor]:
+        if self._taken is None or self._taken[0] != self.steps_done:
+            self._taken = self.steps_done, self.trainer.state()
+        return self._taken[1]
+
+    def _evaluate(self, images: ImageSet) -> Evaluation:
+        return evaluate(self.trainer.model, images, self.episodes, self.trainer.device, bf16=self.trainer.bf16)
+
+
+# What may change between a run and its continuation.
+_FREE = {"device", "compile", "cuda_graph", "log_every", "tensorboard"}
 
 
 def validation_episodes(images: ImageSet, config: TrainConfig) -> Episodes:

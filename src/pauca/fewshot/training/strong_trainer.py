@@ -39,6 +39,7 @@ def train_strong(
     run: Run | None = None,
     resume: bool = False,
     quiet: bool = True,
+    minutes: float | None = None,
 ) -> TrainResult:
     """Train a model by the recipe `strong`, validate it on fixed episodes, keep the best.
 
@@ -51,15 +52,16 @@ def train_strong(
         run: folder for metrics and checkpoints; without it nothing is written.
         resume: go on from the run's last checkpoint.
         quiet: show no progress.
+        minutes: end when this time is up, with a checkpoint to go on from.
 
     Raises:
-        PaucaError: the loss is no longer finite; the message names the step.
+        Diverged: the loss is no longer finite or leaps up; the message names the step.
         ConfigError: fewer training images than a step takes, or several processes.
     """
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
         trainer = StrongTrainer(model, train_images, config, strong)
-        result = run_training(trainer, validation_images, run, resume, quiet)
+        result = run_training(trainer, validation_images, run, resume, quiet, minutes)
     return result if validation_images is None else _sure(result, trainer, validation_images, run)
 
 
@@ -85,7 +87,7 @@ class StrongTrainer:
     def __init__(self, model: MCRNet, images: ImageSet, config: TrainConfig, strong: StrongConfig) -> None:
         check_images(model, images)
         check_strong(images, strong, config)
-        self.config, self.strong = config, strong
+        self.config, self.strong, self.images = config, strong, images
         self.augmentation = config.augmentation.fitted_to(images)
         self.workers = Workers()
         self.device = resolve_device(config.device)

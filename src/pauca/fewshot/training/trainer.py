@@ -18,16 +18,18 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from pauca.errors import ConfigError
+from pauca.errors import ConfigError, InputError
 from pauca.fewshot.backbones import set_training_step
 from pauca.fewshot.episodes import sample_episodes
 from pauca.fewshot.evaluation import check_images
 from pauca.fewshot.model import Encoding, Losses, MCRNet
 from pauca.fewshot.training.augment import augment, turn_classes
 from pauca.fewshot.training.config import TrainConfig
+from pauca.fewshot.training.diagnosis import first_not_finite
 from pauca.fewshot.training.graph import CapturedPass, can_be_captured
 from pauca.fewshot.types import Episodes, ImageSet, TrainingData
 from pauca.runs import resolve_device, seed_of
+from pauca.runs.divergence import Diverged
 from pauca.runs.processes import average, join_processes
 
 # Episodes are drawn and sent to the device for so many steps at a time: one transfer, and short enough that a GPU with
@@ -102,17 +104,29 @@ class Trainer:
         return self.config.learning_rate_at(max(self.steps_done - 1, 0))
 
     def step(self) -> Losses:
-        """One step of SGD; the losses are those of this process, averaged over its passes."""
+        """One step of SGD; the losses are those of this process, averaged over its passes.
+
+        Raises:
+            Diverged: a gradient is not finite, on a CPU; the weights are still those from before the step. A GPU is not
+                waited for: there `train` finds it, some steps later.
+        """
         self.model.train()
         set_training_step(self.model, self.steps_done, self.config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate_at(self.steps_done)
         self.optimizer.zero_grad(set_to_none=self._captured is None)
-        losses = [self._pass(number, episodes) for number, episodes in self._episodes_of_passes()]
-        self.workers.average([p.grad for p in self.model.parameters() if p.grad is not None])
+        try:
+            losses = [self._pass(number, episodes) for number, episodes in self._episodes_of_passes()]
+        except InputError as error:  # heads refuse features that are not finite
+            raise Diverged(self._not_finite(None)) from error
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.workers.average(gradients)
+        found = Losses(*(torch.stack(part).mean() for part in zip(*map(loss_parts, losses), strict=True)))
+        if not self.on_gpu and not all(gradient.isfinite().all() for gradient in gradients):
+            raise Diverged(self._not_finite(found))
         self.optimizer.step()
         self.steps_done += 1
-        return Losses(*(torch.stack(part).mean() for part in zip(*map(loss_parts, losses), strict=True)))
+        return found
 
     def state(self) -> dict[str, Tensor]:
         """Everything that decides how training goes on, as tensors: weights, running statistics, momentum, step."""
@@ -135,6 +149,16 @@ class Trainer:
                 momentum = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum
         self.steps_done = int(tensors["step"])
+
+    def _not_finite(self, losses: Losses | None) -> str:
+        def forward() -> None:
+            for number, episodes in self._episodes_of_passes():
+                torch.manual_seed(seed_of(self.config.seed, 1, self.steps_done, number))
+                self._forward(episodes)
+
+        with torch.compiler.set_stance("force_eager"):  # compiled code does not call hooks
+            values = {f.name: float(getattr(losses, f.name)) for f in fields(losses)} if losses is not None else {}
+            return describe_divergence(self.steps_done + 1, values, first_not_finite(self.model, forward))
 
     def _passes(self) -> int:
         """Passes of this process in a step."""
@@ -189,19 +213,22 @@ class Trainer:
         return self.on_gpu and asked_for and can_be_captured(self.model.base_learner)
 
     def _forward_and_backward(self, episodes: Episodes) -> Losses:
+        losses = self._forward(episodes)
+        (losses.total / self.passes).backward()
+        return Losses(*(part.detach() for part in loss_parts(losses)))
+
+    def _forward(self, episodes: Episodes) -> Losses:
         images = self._gather(episodes)
         bf16 = torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
         with bf16:
             encoding = self._encode(images)
-        losses = self.model.losses(
+        return self.model.losses(
             encoding,
             episodes.support_labels,
             episodes.query_labels,
             episodes.way,
             self.config.label_smoothing,
         )
-        (losses.total / self.passes).backward()
-        return Losses(*(part.detach() for part in loss_parts(losses)))
 
     def _gather(self, episodes: Episodes) -> UInt8[Tensor, "b c h w"]:
         """The images of all episodes, support before query within each."""
@@ -212,6 +239,16 @@ class Trainer:
             share = self.config.augmentation.turned_classes
             images = turn_classes(images.unflatten(0, places.shape), labels, episodes.way, share).flatten(0, 1)
         return images
+
+
+def describe_divergence(step: int, losses: dict[str, float], where: str) -> str:
+    """What went wrong at a step, in words."""
+    parts = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+    values = f" ({parts})" if parts else ""
+    return (
+        f"step {step}: the loss or a gradient is not finite{values}. First not finite: {where}. "
+        "Lower the learning rate, or bound log sigma (latent mode variational), in a new run"
+    )
 
 
 def set_normalization(model: MCRNet, images: UInt8[Tensor, "n c h w"]) -> None:

@@ -150,7 +150,7 @@ class _Watch:
         self.name, self.found = name, found
 
     @torch.no_grad()
-    def __call__(self, layer: MoE, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def __call__(self, layer: MoE, inputs: tuple, output: Tensor) -> None:
         recipe = layer.experts.recipe
         rule = ScaleRule(recipe.scale_rule)
         x = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).bfloat16()

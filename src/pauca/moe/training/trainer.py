@@ -8,7 +8,6 @@ Under torchrun the model is sharded over the processes by FSDP2 (`fully_shard`),
 passes of every step.
 """
 
-import json
 import math
 import time
 from contextlib import nullcontext
@@ -21,7 +20,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from pauca.errors import ConfigError, PaucaError
+from pauca.errors import ConfigError
 from pauca.moe.data.token_files import TokenData
 from pauca.moe.layer.moe import frozen_weights, moe_layers
 from pauca.moe.models.lm import LMConfig, LMLosses, MoELM
@@ -30,9 +29,8 @@ from pauca.moe.training.diagnosis import diagnose, largest_gradient
 from pauca.moe.training.fsdp import clip, divide, parameter_groups
 from pauca.moe.training.health import quantization_health, router_load
 from pauca.runs import resolve_device, seed_of
+from pauca.runs.divergence import STEPS_OF_A_RISE, Diverged, Rise
 from pauca.runs.processes import join_processes
-
-_STEPS_OF_A_RISE = 10
 
 
 @dataclass(frozen=True)
@@ -134,10 +132,6 @@ class TrainConfig:
         return self.learning_rate * (self.final_learning_rate + (1 - self.final_learning_rate) * left)
 
 
-class Diverged(PaucaError):
-    """The loss is no longer finite, or has leapt up."""
-
-
 @dataclass(frozen=True)
 class TrainStep:
     """What one step of training came to, averaged over its passes and processes."""
@@ -176,7 +170,7 @@ class Trainer:
             fused=True,
         )
         self.steps_done = 0
-        self.rise = _Rise(config.spike)
+        self.rise = Rise(config.spike)
         self.seconds = 0.0  # spent in `step`
         self.loads: dict[str, Tensor] = {}  # of each layer's experts in the latest step
         self._sequences = _sequences_per_pass(config, self.processes)
@@ -334,31 +328,9 @@ class Trainer:
     def _leap(self) -> str:
         return (
             f"step {self.steps_done + 1}: the loss leapt from {self.rise.lowest:.3f} to {self.rise.mean:.3f} nats "
-            f"(means of {_STEPS_OF_A_RISE} steps); {largest_gradient(self.model)}. Lower the learning rate or clip "
+            f"(means of {STEPS_OF_A_RISE} steps); {largest_gradient(self.model)}. Lower the learning rate or clip "
             "in a new run"
         )
-
-
-class _Rise:
-    """Tells a leap of the loss from its noise: means over some steps, against the lowest that there has been."""
-
-    def __init__(self, allowed: float) -> None:
-        self.allowed = allowed
-        self.lowest = self.mean = math.inf
-        self.recent: list[float] = []
-
-    def is_leap(self, loss: float) -> bool:
-        self.recent = [*self.recent, loss][-_STEPS_OF_A_RISE:]
-        self.mean = sum(self.recent) / len(self.recent)
-        if len(self.recent) == _STEPS_OF_A_RISE:
-            self.lowest = min(self.lowest, self.mean)
-        return self.mean > self.lowest + self.allowed
-
-    def state(self) -> dict[str, Any]:
-        return {"lowest": self.lowest, "recent": json.dumps(self.recent)}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.lowest, self.recent = state["lowest"], json.loads(state["recent"])
 
 
 def check_fit(model: LMConfig, data: TokenData, config: TrainConfig, processes: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of a training, each a folder that is whole or not there at all; and the model alone, as safetensors.
+"""Checkpoints of a training, each a folder that is whole or not there at all.
 
 A checkpoint is written by `torch.distributed.checkpoint` under a hidden name, by every process its part, sealed with
 the checksums of its files, and only then renamed. One that is no longer wanted is first renamed and then removed. So a
@@ -12,19 +12,14 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
-from pauca.errors import ConfigError, InputError, PaucaError
-from pauca.moe.models.lm import LMConfig, MoELM
-from pauca.runs import atomic_write, from_dict, write_text
+from pauca.errors import ConfigError, PaucaError
+from pauca.runs import write_text
 from pauca.runs.processes import OtherStopped, count_processes, gather, own_rank, wait_for_all
 
 _SEAL = "checksums.json"
@@ -92,50 +87,26 @@ def load_checkpoint(path: Path, state: dict[str, Any], origin: dict[str, str]) -
         raise PaucaError(f"{path}: does not fit this training ({_reason(error)}); start a new run") from error
 
 
+def read_part(path: Path, name: str) -> Any:
+    """One plain value of the state in a checkpoint, whatever training it belongs to.
+
+    Raises:
+        PaucaError: a file is missing or damaged, or there is no such part.
+    """
+    _check_seal(path)
+    state: dict[str, Any] = {name: None}
+    try:
+        with _alone_is_fine():
+            state_dict_loader.load(state, checkpoint_id=path)
+    except (OSError, CheckpointException, RuntimeError, ValueError) as error:
+        raise PaucaError(f"{path}: holds no {name} ({_reason(error)})") from error
+    return state[name]
+
+
 def clean_up(folder: Path) -> None:
     """Remove what killed processes have left half written or half removed."""
     for leftover in folder.glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def save_model(path: Path, weights: dict[str, Tensor], config: LMConfig) -> None:
-    """Write a language model's weights and configuration as one safetensors file, atomically."""
-    own = {name: value for name, value in weights.items() if not (config.tied and name == "head.weight")}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in own.items()}
-    try:
-        with atomic_write(path, force=True) as temporary:
-            save_file(tensors, temporary, metadata={"pauca.moe.lm": json.dumps(asdict(config))})
-    except SafetensorError as error:  # for what the disk refuses, too
-        raise PaucaError(f"{path}: could not be written ({error}); free space and go on with --resume") from error
-
-
-def load_model(path: Path) -> MoELM:
-    """The language model that `save_model` or a training wrote.
-
-    Raises:
-        InputError: no such file, damaged, or of another origin.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("pauca.moe.lm")
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{path}: cannot be read as safetensors ({error}); give a model that a training wrote"
-        ) from error
-    if text is None:
-        raise InputError(f"{path}: holds no language model of pauca; give a model that a training wrote")
-    config = from_dict(LMConfig, json.loads(text), str(path))
-    model = MoELM(config)
-    try:
-        if config.tied:
-            weights["head.weight"] = weights["embedding.weight"]
-        model.load_state_dict(weights)
-    except (RuntimeError, KeyError) as error:
-        raise InputError(
-            f"{path}: the weights do not fit the configuration beside them; the file is damaged"
-        ) from error
-    return model
 
 
 @contextmanager
