@@ -134,11 +134,7 @@ def trials(seed: int) -> list[Trial]:
                 camera="vga",
             ),
             Trial(f"{scene}, 1280x720 100", constant(100, scene=scene, duration_s=0.12), camera="hd"),
-            *_disturbed(
-                scene,
-                lambda scene=scene, **changes: config(scene=scene, peak_deg_s=speed(300), duration_s=0.5, **changes),
-                first,
-            ),
+            *_disturbed(config(scene=scene, peak_deg_s=speed(300), duration_s=0.5), first),
         ]
     photograph = _photograph()
     if photograph:
@@ -152,8 +148,11 @@ def trials(seed: int) -> list[Trial]:
     return out
 
 
-def _disturbed(scene: str, config: Callable[..., SimulateConfig], first: bool) -> list[Trial]:
-    """The same motion under each disturbance. Moving objects and a wrong calibration are judged apart."""
+def _disturbed(config: SimulateConfig, first: bool) -> list[Trial]:
+    """The same scene and motion under each disturbance: compare with the undisturbed one.
+
+    Moving objects and a wrong calibration are judged apart.
+    """
 
     def trial(
         name: str,
@@ -162,9 +161,11 @@ def _disturbed(scene: str, config: Callable[..., SimulateConfig], first: bool) -
         quick: bool = False,
         **changes: Any,
     ) -> Trial:
-        return Trial(f"{scene}, {name}", config(**changes), kind=kind, spoil=spoil, quick=quick and first)
+        changed = replace(config, **changes)
+        return Trial(f"{config.scene}, with {name}", changed, kind=kind, spoil=spoil, quick=quick and first)
 
     return [
+        trial("no disturbance", quick=True),
         *(trial(f"noise {hz:g} Hz", noise_hz=hz, quick=hz == 10) for hz in (0.02, 10.0, 30.0)),
         *(trial(f"{n} hot pixels", hot_pixels=n, hot_pixel_hz=1000.0, quick=n == 200) for n in (20, 200)),
         *(

@@ -43,7 +43,7 @@ class Cutting:
 
 
 def align(
-    recording: Positional[Path],
+    recording: Positional[Annotated[Path, arg(metavar="RECORDING")]],
     camera: Path | None = None,
     camera_name: str | None = None,
     motion: events.Motion = "rotation",
@@ -76,7 +76,8 @@ def align(
         out: output folder; default: the recording's name, in runs/events.
         images: how many packets to draw before and after alignment, spread over the recording; 0 for none.
         reading: how the file is read.
-        remove_hot_pixels: leave out the events of pixels that fire all the time, and say how many there are.
+        remove_hot_pixels: leave out the events of pixels that fire all the time, and say how many there are, unless
+            --no-remove-hot-pixels is given.
         force: replace results that are there already.
         quiet: print only errors.
     """
@@ -112,7 +113,7 @@ def align(
 
 
 def info(
-    recording: Positional[Path],
+    recording: Positional[Annotated[Path, arg(metavar="RECORDING")]],
     reading: events.ReadConfig = events.ReadConfig(),  # noqa: B008 - frozen
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
@@ -133,7 +134,7 @@ def info(
 
 
 def simulate(
-    out: Positional[Path],
+    out: Positional[Annotated[Path, arg(metavar="OUT")]],
     config: events.SimulateConfig = events.SimulateConfig(),  # noqa: B008 - frozen
     camera: Path | None = None,
     size: tuple[int, int] | None = None,
@@ -166,8 +167,8 @@ def simulate(
 
 
 def evaluate(
-    trajectory: Positional[Path],
-    truth: Positional[Path],
+    trajectory: Positional[Annotated[Path, arg(metavar="TRAJECTORY")]],
+    truth: Positional[Annotated[Path, arg(metavar="TRUTH")]],
     protocol: Literal["stated", "packet-middle", "packet-end"] = "stated",
     axes: str = "x y z",
     offset_s: float | None = None,
