@@ -8,7 +8,8 @@ import torch
 
 from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.moe.layer import weights as weights_module
-from pauca.moe.layer.moe import Experts, MoE, auxiliary_loss, frozen_weights, update_biases
+from pauca.moe.layer.experts import Experts
+from pauca.moe.layer.moe import MoE, auxiliary_loss, frozen_weights, update_biases
 from pauca.moe.layer.recipe import Recipe
 from pauca.moe.layer.router import RouterConfig
 

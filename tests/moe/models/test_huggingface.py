@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.moe import Recipe, convert, frozen_weights, unconvert
-from pauca.moe.layer.moe import Experts
+from pauca.moe.layer.experts import ExpertBank
 
 transformers = pytest.importorskip("transformers")
 
@@ -212,7 +212,7 @@ def test_parts_of_a_model_have_recipes_of_their_own():
     convert(model.model.layers[1:], Recipe.fp4(), recompute="experts")
     convert(model.model.layers[3], Recipe.bf16())
     first, second, third, fourth = experts_of(model)
-    assert not isinstance(first, Experts)
+    assert not isinstance(first, ExpertBank)
     assert second.recipe == third.recipe == Recipe.fp4()
     assert second.recompute == third.recompute == "experts"
     assert (fourth.recipe, fourth.recompute) == (Recipe.bf16(), "none")
@@ -276,7 +276,7 @@ def test_low_rank_updates_reach_the_experts():
     with pytest.raises(InputError, match=r"experts has been wrapped since its conversion .*: unwrap it first"):
         unconvert(model)
     nn.utils.parametrize.remove_parametrizations(experts, "gate_up_proj")
-    assert not isinstance(experts_of(unconvert(model))[0], Experts)
+    assert not isinstance(experts_of(unconvert(model))[0], ExpertBank)
 
 
 def test_four_bits_keep_a_fraction_of_the_bytes():
@@ -356,7 +356,7 @@ class TestRefusals:
         with pytest.raises(error, match=reason) as caught:
             yield
         assert "\n" not in str(caught.value)
-        assert not any(isinstance(module, Experts) for module in model.modules())
+        assert not any(isinstance(module, ExpertBank) for module in model.modules())
 
     def test_models_without_experts(self):
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, intermediate_size=64))

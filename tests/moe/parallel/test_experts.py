@@ -11,8 +11,9 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from pauca.moe.layer import passes
 from pauca.moe.layer.call import ExpertCall
+from pauca.moe.layer.experts import Experts
 from pauca.moe.layer.kept import kept_shapes
-from pauca.moe.layer.moe import Experts, MoE
+from pauca.moe.layer.moe import MoE
 from pauca.moe.layer.passes import Wanted
 from pauca.moe.layer.permutation import PADDING, row_bound, sort_by_expert
 from pauca.moe.layer.recipe import Recipe

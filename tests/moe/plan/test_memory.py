@@ -214,7 +214,7 @@ def as_on_a_gpu(monkeypatch):
     pytest.importorskip("triton")
     import triton
 
-    from pauca.moe.layer import autograd, moe, permutation
+    from pauca.moe.layer import autograd, experts, permutation
     from pauca.moe.models import blocks, cross_entropy
     from pauca.moe.ops import checked, kernels, products
     from pauca.moe.ops.kernels.sort_by_expert import sort_by_expert
@@ -230,7 +230,7 @@ def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(Tensor, "data_ptr", lambda tensor: tensor.untyped_storage()._cdata + tensor.storage_offset())
     monkeypatch.setattr(triton.runtime.JITFunction, "__getitem__", lambda self, grid: lambda *_, **__: None)
     monkeypatch.setattr(checked, "_backend_of", lambda device: kernels)
-    monkeypatch.setattr(moe, "require_fp8", lambda device: None)
+    monkeypatch.setattr(experts, "require_fp8", lambda device: None)
     monkeypatch.setattr(autograd, "sort_by_expert", sort)
     monkeypatch.setattr(products, "rows_by_weights", lambda rows, w, _: rows.new_empty(len(rows), w.shape[2]))
     monkeypatch.setattr(

@@ -1,8 +1,9 @@
 """One mixture-of-experts layer on one device: its numerics, its router, its experts, and what it keeps for backward."""
 
 from pauca.moe.layer.autograd import apply_experts
+from pauca.moe.layer.experts import ExpertBank, Experts
 from pauca.moe.layer.kept import KeptFormats, kept_bytes, kept_formats
-from pauca.moe.layer.moe import Experts, MoE, auxiliary_loss, frozen_weights, moe_layers, update_biases
+from pauca.moe.layer.moe import MoE, auxiliary_loss, frozen_weights, moe_layers, update_biases
 from pauca.moe.layer.permutation import Permutation, sort_by_expert
 from pauca.moe.layer.recipe import RECIPES, Format, Precision, Recipe, Recompute
 from pauca.moe.layer.router import Router, RouterConfig, Routing
@@ -10,6 +11,7 @@ from pauca.moe.layer.weights import prepare_weights
 
 __all__ = [
     "RECIPES",
+    "ExpertBank",
     "Experts",
     "Format",
     "KeptFormats",

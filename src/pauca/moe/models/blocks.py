@@ -14,7 +14,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from pauca.errors import ConfigError
-from pauca.moe.layer.moe import Experts, MoE
+from pauca.moe.layer.experts import Experts
+from pauca.moe.layer.moe import MoE
 from pauca.moe.layer.recipe import Recipe, Recompute
 from pauca.moe.layer.router import RouterConfig
 

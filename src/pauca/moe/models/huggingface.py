@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from pauca.errors import ConfigError, InputError, PaucaError
+from pauca.moe.layer.experts import ExpertBank, checked_recipe
 from pauca.moe.layer.kept import kept_formats
-from pauca.moe.layer.moe import Experts, checked_recipe
 from pauca.moe.layer.recipe import Recipe, Recompute
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -25,7 +25,7 @@ SUPPORTED_MAJOR = "5"
 """The major version of transformers that is supported: since 5.0 experts are stored fused."""
 
 
-class ConvertedExperts(Experts):
+class ConvertedExperts(ExpertBank):
     """Experts of a transformers model: pauca's computation on weights that keep their names."""
 
     gate_up_proj: Tensor

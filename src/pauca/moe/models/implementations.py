@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from pauca.errors import InputError
 from pauca.moe.layer.autograd import apply_experts
-from pauca.moe.layer.moe import checked_recipe
+from pauca.moe.layer.experts import checked_recipe
 from pauca.moe.layer.recipe import RECIPES, Precision, Recipe
 from pauca.moe.models.huggingface import refusal_of_kind, require_transformers
 

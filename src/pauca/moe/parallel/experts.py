@@ -27,8 +27,8 @@ from pauca.moe import ops
 from pauca.moe.layer import passes
 from pauca.moe.layer.call import ExpertCall, recall, remember
 from pauca.moe.layer.derivatives import first_derivative_only
+from pauca.moe.layer.experts import ExpertBank
 from pauca.moe.layer.kept import from_bytes, to_bytes
-from pauca.moe.layer.moe import Experts
 from pauca.moe.layer.passes import Gradients, Wanted, quantize
 from pauca.moe.layer.permutation import PADDING, Permutation, sort_by_expert
 from pauca.moe.layer.recipe import Format, Recompute
@@ -38,7 +38,7 @@ from pauca.moe.parallel.ranks import Ranks
 from pauca.moe.parallel.wire import gradient_format, wire_format
 
 
-class ParallelExperts(Experts):
+class ParallelExperts(ExpertBank):
     """This rank's part of a bank of experts; `parallelize` makes it.
 
     `gate_up` and `down` hold this rank's experts alone. In a state dict they are DTensors, sharded over "ep": what
@@ -48,14 +48,14 @@ class ParallelExperts(Experts):
 
     def __init__(
         self,
-        whole: Experts,
+        whole: ExpertBank,
         mesh: DeviceMesh,
         dispatch: Format | None = None,
         overlap: bool = True,
         name: str = "",
     ) -> None:
         """See `parallelize`; a name that is the same on all ranks tells layers apart where their sizes do not."""
-        nn.Module.__init__(self)
+        super().__init__()
         self._ranks, self._name = Ranks(mesh), name
         self.total = len(whole.down)
         if self.total % self._ranks.count:

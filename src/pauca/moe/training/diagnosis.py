@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pauca.moe.layer.moe import Experts
+from pauca.moe.layer.experts import Experts
 from pauca.moe.layer.router import Routing
 from pauca.moe.parallel.experts import ParallelExperts
 from pauca.runs.processes import gather

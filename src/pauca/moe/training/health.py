@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pauca.moe import ops
-from pauca.moe.layer.moe import Experts, MoE, moe_layers
+from pauca.moe.layer.experts import Experts
+from pauca.moe.layer.moe import MoE, moe_layers
 from pauca.moe.layer.permutation import sort_by_expert
 from pauca.moe.layer.recipe import Format
 from pauca.moe.ops import products

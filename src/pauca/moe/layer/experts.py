@@ -1,0 +1,139 @@
+"""Banks of SwiGLU experts as PyTorch modules: what all of them share, and the one that holds its own weights."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from pauca.errors import ConfigError, InputError, PaucaError
+from pauca.moe.layer.autograd import apply_experts
+from pauca.moe.layer.kept import kept_formats
+from pauca.moe.layer.recipe import Recipe, Recompute
+from pauca.moe.layer.weights import FrozenWeights
+from pauca.moe.ops.products import require_fp8
+
+
+class ExpertBank(nn.Module):
+    """The SwiGLU experts of one layer, whoever holds their weights: `Experts`, `ParallelExperts`, converted ones.
+
+    A bank has `gate_up` [experts, 2 width, hidden] and `down` [experts, hidden, width]: master weights, BF16 or FP32.
+    FP8 copies are made for each pass and never stored.
+    """
+
+    gate_up: Tensor
+    down: Tensor
+    _ranks: Any = None  # those that divide the experts, after `parallelize`
+
+    def _configure(self, recipe: Recipe, recompute: Recompute) -> None:
+        """Set all but the weights."""
+        kept_formats(recipe, recompute)  # refuses an unknown mode
+        self.recompute: Recompute = recompute
+        self.recipe = recipe
+        self._frozen = False
+        self._copies: FrozenWeights | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        return self._recipe
+
+    @recipe.setter
+    def recipe(self, recipe: Recipe) -> None:
+        _, hidden, width = self.down.shape
+        self._recipe, self._recipe_text = checked_recipe(recipe, hidden, width), recipe.to_json()
+
+    def forward(
+        self,
+        x: Float[Tensor, "tokens hidden"],
+        expert_ids: Int[Tensor, "tokens top_k"],
+        probabilities: Float[Tensor, "tokens top_k"],
+        shared: Callable[[Tensor], Tensor] | None = None,
+    ) -> Float[Tensor, "tokens hidden"]:
+        """The sum of each token's experts, weighted by the FP32 `probabilities`; computed in BF16, returned like x.
+
+        With `shared`, the sum of that and `shared(x)`: what experts that are divided over ranks compute while tokens
+        travel.
+        """
+        self._check_input(x)
+        with torch.autocast(x.device.type, enabled=False):
+            y = apply_experts(
+                x.bfloat16().contiguous(),
+                self.gate_up,
+                self.down,
+                expert_ids,
+                probabilities.float(),
+                self._recipe_text,
+                self.recompute,
+                self._prepared_weights(),
+            )
+            y = y.to(x.dtype)
+        return y if shared is None else y + shared(x)
+
+    def _check_input(self, x: Tensor) -> None:
+        channels = x.shape[-1] if x.ndim else 0
+        if channels != self.down.shape[1]:
+            raise InputError(f"tokens have {channels} channels, but the experts were built for {self.down.shape[1]}")
+        if x.dtype not in (torch.bfloat16, torch.float32):
+            raise InputError(f"tokens must be bfloat16 or float32, got {x.dtype}; convert them first")
+        if x.device != self.down.device:
+            raise InputError(f"tokens are on {x.device}, but the experts are on {self.down.device}")
+        if self.recipe.precision != "bf16":
+            require_fp8(x.device)
+
+    def _prepared_weights(self) -> list[Tensor]:
+        return self._frozen_copies() if self._frozen and self.recipe.precision != "bf16" else []
+
+    @torch.compiler.disable()  # where a tensor lies is nothing that can be traced
+    def _frozen_copies(self) -> list[Tensor]:
+        weights = self.gate_up, self.down
+        if not all(isinstance(weight, nn.Parameter) for weight in weights):
+            return []  # an adapter's, computed anew for each pass
+        if self._copies is None:
+            self._copies = FrozenWeights(*weights)
+        elif not self._copies.are_of(*weights):
+            raise PaucaError("expert weights changed under frozen_weights(); leave it before the optimiser steps")
+        return self._copies.copies
+
+    def _freeze(self, frozen: bool) -> None:
+        self._frozen, self._copies = frozen, None
+
+    def __getstate__(self) -> dict[str, object]:
+        # A copy is not frozen: no `frozen_weights` would ever end it.
+        return super().__getstate__() | {"_frozen": False, "_copies": None}
+
+    def extra_repr(self) -> str:
+        count, hidden, width = self.down.shape
+        return f"{count} x (hidden={hidden}, width={width}), {self.recipe.precision}, recompute={self.recompute}"
+
+
+class Experts(ExpertBank):
+    """A bank of SwiGLU experts, each a pair of matrices, without biases.
+
+    Parameters hold master weights, BF16 or FP32; FP8 copies are made for each pass and never stored.
+    """
+
+    def __init__(
+        self, hidden: int, width: int, experts: int, recipe: Recipe | None = None, recompute: Recompute = "none"
+    ) -> None:
+        """See `MoE`; `width` is one expert's."""
+        super().__init__()
+        if experts < 1:
+            raise ConfigError(f"at least one expert is needed, got {experts}")
+        recipe = checked_recipe(Recipe.bf16() if recipe is None else recipe, hidden, width)
+        self.gate_up = nn.Parameter(torch.empty(experts, 2 * width, hidden))
+        self.down = nn.Parameter(torch.empty(experts, hidden, width))
+        self._configure(recipe, recompute)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for weight in (self.gate_up, self.down):
+            nn.init.normal_(weight, std=weight.shape[2] ** -0.5)
+
+
+def checked_recipe(recipe: Recipe, hidden: int, width: int) -> Recipe:
+    """The recipe, if it is one and can hold experts of these sizes."""
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"recipe must be a Recipe, such as Recipe.fp4(), got {recipe!r}")
+    recipe.check_sizes(hidden, width)
+    return recipe
