@@ -44,6 +44,7 @@ class Follower:
         self._knots_us: list[float] = []
         self._velocity: dict[float, Float[np.ndarray, 3]] = {}  # what windows have found at the knots that are kept
         self._passed = 0.0  # share of the way to the next knot
+        self._reached_us = 0.0  # how far it was measured
         self._next_jerk = 0.0
 
     def push(self, events: Events) -> list[Alignment]:
@@ -67,6 +68,7 @@ class Follower:
         if self._events is None:
             self._events = events
             self._knots_us = [float(events.t_us[0])]
+            self._reached_us = self._knots_us[0]
             return
         kept = self._events[int(np.searchsorted(self._events.t_us, self._knots_us[0])) :]
         t_us, x, y, p = (
@@ -78,12 +80,12 @@ class Follower:
         """Times of the knots that the packet brings."""
         config, size = self.config.trajectory, self.camera.fx
         density = float(knot_density(packet.velocity[None], np.array([self._jerk()]), size, config)[0])
-        begin_us = max(float(packet.start_us), self._knots_us[-1])
-        found = []
+        begin_us, found = self._reached_us, []
         while (time_us := begin_us + (1 - self._passed) / density) <= packet.end_us:
             found.append(time_us)
             begin_us, self._passed = time_us, 0.0
         self._passed += max(0.0, (packet.end_us - begin_us) * density)
+        self._reached_us = max(begin_us, float(packet.end_us))
         return found
 
     def _jerk(self) -> float:
