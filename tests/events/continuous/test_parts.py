@@ -13,7 +13,7 @@ from pauca.events.continuous.estimator import spans
 from pauca.events.continuous.groups import directions_of_motion
 from pauca.events.continuous.knots import SMOOTH_JERK, knot_time, place_knots
 from pauca.events.continuous.prior import jerk_strength, precision
-from pauca.events.continuous.rest import THRESHOLD, resting_intervals, runs, score_test
+from pauca.events.continuous.rest import THRESHOLD, rest_information, resting_intervals, runs, score_test
 from pauca.events.continuous.window import Window
 
 from ..scenes import CAMERA, rotating_events
@@ -108,6 +108,13 @@ def test_rest_must_hold_for_neighbours_together():
     assert not alone.any()
     assert resting_intervals(slow, knots_us, lambda i, j: True).tolist() == slow.tolist()
     assert runs(np.ones(7, bool), np.arange(8) * 20_000.0) == [(0, 5), (5, 7)]
+
+
+def test_a_knot_where_rest_ends_is_pinned_less():
+    rest = np.array([False, True, True, True, False])
+    information = rest_information(rest, np.arange(6) * 20_000.0, 200.0)[:, 0, 0]
+    np.testing.assert_allclose(information, np.square([0, 4, 12, 12, 4, 0]))
+    np.testing.assert_allclose(rest_information(np.ones(2, bool), np.arange(3) * 20_000.0, 200.0)[:, 0, 0], 64)
 
 
 def test_scatter_between_windows_is_part_of_the_covariance():

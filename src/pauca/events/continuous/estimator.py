@@ -22,6 +22,7 @@ from pauca.events.types import Events, Packet, Status
 _LEAST_JERK = 10.0  # rad/s^2 per root of a second; 20 ms may then bend the velocity by 0.5 deg/s
 _COARSE = 1.0  # knots further apart than this many times what the jerk asks for are too few
 _OFTEN = 0.1  # share of such intervals from which on the knots are placed anew: a vibration
+_SHAKEN = 1500.0  # rad/s^2 per root of a second: a vibration; where it also turns back, pixels may see little of it
 _SLOW = 0.8  # an interval of at least this share of the longest is tested for rest
 _LOST_PIXELS = 1.0  # DEGENERATE from this standard deviation on, as displacement over the time between knots
 
@@ -153,7 +154,9 @@ def _trajectory(found: _Pass, pixels_per_rad: float) -> Trajectory:
     lost = is_lost(covariance, (end_us - start_us) * 1e-6, pixels_per_rad)
     beside = np.concatenate([found.rest[:1], found.rest[1:] & found.rest[:-1], found.rest[-1:]])
     told = np.array(blend.status, object)
-    told[lasting(blend.disputed_in_time, source.knots_us) & (told == Status.CONVERGED)] = Status.DISPUTED
+    shaken = blend.turns & (found.jerk > _SHAKEN)
+    unsure = shaken | lasting(blend.disputed_in_time, source.knots_us)
+    told[unsure & (told == Status.CONVERGED)] = Status.DISPUTED
     told[beside], told[lost] = Status.REST, Status.DEGENERATE
     return Trajectory(
         motion="rotation",

@@ -97,7 +97,8 @@ class KnotEstimator:
         parts = dispute(window, Warped(*found.here.detail), self.scorer.frame, len(prior), _SHARPNESS)
         velocity, covariance = found.point.reshape(start.shape), parts.factor * _covariance(found.here.fisher)
         status = Status.DISPUTED if parts.over_sensor and found.status is Status.CONVERGED else found.status
-        return Fit(first, velocity, covariance, found.here.value, status, found.evaluations, parts.in_time)
+        turns = window.images > 2
+        return Fit(first, velocity, covariance, found.here.value, status, found.evaluations, parts.in_time, turns)
 
     def _reach(self, knots_us: Float[np.ndarray, "knots"]) -> Float[np.ndarray, "3*knots"]:
         """Longest step of each velocity, rad/s."""

@@ -49,12 +49,27 @@ def resting_intervals(
 def rest_information(
     rest: Bool[np.ndarray, "intervals"], knots_us: Float[np.ndarray, "knots"], pixels_per_rad: float
 ) -> Float[np.ndarray, "knots 3 3"]:
-    """What the intervals at rest say about the velocity at their knots: zero, to within the motion that is not seen."""
+    """What the intervals at rest say about the velocity at their knots: zero, to within the motion that is not seen.
+
+    A knot between rest and motion knows of its own interval at rest alone: there the camera may brake already.
+    """
     information = np.zeros((len(knots_us), 3, 3))
     for first, last in runs(rest, knots_us):
-        moved = pixels_per_rad * (knots_us[last] - knots_us[first]) * 1e-6 / _HIDDEN_PIXELS
-        information[first : last + 1] = np.maximum(information[first : last + 1], np.diag([1, 1, ROLL**2]) * moved**2)
+        information[first + 1 : last] = _still_within(knots_us[last] - knots_us[first], pixels_per_rad)
+        for knot, beyond, gap_us in (
+            (first, first - 1, knots_us[first + 1] - knots_us[first]),
+            (last, last, knots_us[last] - knots_us[last - 1]),
+        ):
+            inside = not 0 <= beyond < len(rest) or rest[beyond]
+            length_us = knots_us[last] - knots_us[first] if inside else gap_us
+            information[knot] = np.maximum(information[knot], _still_within(length_us, pixels_per_rad))
     return information
+
+
+def _still_within(length_us: float, pixels_per_rad: float) -> Float[np.ndarray, "3 3"]:
+    """Information of a velocity of zero over some time."""
+    moved = pixels_per_rad * length_us * 1e-6 / _HIDDEN_PIXELS
+    return np.diag([1, 1, ROLL**2]) * moved**2
 
 
 def runs(chosen: Bool[np.ndarray, "intervals"], knots_us: Float[np.ndarray, "knots"]) -> list[tuple[int, int]]:
