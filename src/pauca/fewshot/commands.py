@@ -406,7 +406,7 @@ def scan(
         min_images: classes with fewer images are reported.
         as_json: machine-readable output.
     """
-    report = fewshot.scan_images(path, min_images)
+    report = fewshot.scan_images(path, min_images, quiet=False)
     print(json.dumps(report.to_dict(), indent=2) if as_json else "\n".join(report.lines()))
     if report.harmful:
         raise SystemExit(1)

@@ -1,16 +1,22 @@
 """The scan finds what is wrong, by name."""
 
 import json
+import subprocess
+import sys
+from io import BytesIO
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageCms, ImageEnhance, features
 
-from pauca.fewshot.data import scan_images
+from pauca.errors import InputError
+from pauca.fewshot.data import read_images, scan_images
+from pauca.fewshot.data.folder import list_images, map_ahead
 from pauca.fewshot.data.scan import close_pairs
 
 
@@ -115,3 +121,81 @@ def test_tiny_imagenet_holds_one_image_under_two_labels_and_70_grey_ones(pauca_d
     assert not report.unreadable
     assert names(report.exact_duplicates) == {("n07747607_20.JPEG", "n07753592_63.JPEG", "classes")}
     assert not report.near_duplicates
+
+
+def test_scan_and_prepare_agree_on_what_can_be_read(folder: Path, tmp_path: Path):
+    """Floating pixels were clean for the scan and refused by prepare; one LAB TIFF ended the scan without a name."""
+    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    ImageCms.applyTransform(Image.open(folder / "cat" / "cat_0.png"), to_lab).save(folder / "cat" / "lab.tif")
+    Image.fromarray(np.zeros((9, 9), np.float32)).save(folder / "dog" / "float.tif")
+    report = scan_images(folder, min_images=4)
+    assert [Path(name).name for name in report.unreadable] == ["float.tif"]
+    assert "LAB" in report.modes
+    read = read_images(folder, size=8, unreadable="skip")
+    assert len(read) == report.images - len(report.unreadable)
+    with pytest.raises(InputError, match=r"float\.tif: has floating-point pixels"):
+        read_images(folder, size=8)
+
+
+def test_every_usual_kind_of_file_is_seen(folder: Path, picture):
+    for name, kind in (
+        ("a.jfif", "JPEG"),
+        ("b.jpe", "JPEG"),
+        ("c.avif", "AVIF"),
+        ("bare-jpeg", "JPEG"),
+        ("bare", "PNG"),
+    ):
+        if kind == "AVIF" and not features.check("avif"):
+            continue
+        picture(70 + len(name), size=(32, 32)).save(folder / "cat" / name, kind)
+    (folder / "cat" / "notes").write_text("no image")
+    (folder / "cat" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    report = scan_images(folder, min_images=4)
+    assert report.images == 12 + (5 if features.check("avif") else 4) + 1
+    assert [Path(name).name for name in report.unreadable] == ["phone.heic"]
+
+
+def test_files_without_an_extension_are_seen_in_archives(folder: Path, tmp_path: Path, make_zip):
+    for path in sorted(folder.glob("cat/*.png")):
+        path.rename(path.with_suffix(""))
+    report = scan_images(make_zip(folder, tmp_path / "pets.zip", "pets"), min_images=4)
+    assert (report.images, report.classes, report.unreadable) == (12, 3, {})
+
+
+def test_a_class_in_two_splits_is_told(folder: Path, tmp_path: Path):
+    for split, name in (("train", "cat"), ("test", "dog")):
+        (tmp_path / "both" / split).mkdir(parents=True)
+        (folder / name).rename(tmp_path / "both" / split / "cat")
+    report = scan_images(tmp_path / "both", min_images=1)
+    assert report.classes_in_several_splits == ["cat"]
+    assert report.harmful
+    assert ("class in several splits", "cat", "") in report.findings()
+
+
+def test_few_images_are_decoded_ahead(folder: Path, monkeypatch):
+    """All at once, a hundred thousand images would wait in memory."""
+    monkeypatch.setattr("pauca.fewshot.data.folder._AHEAD", 2)
+    started: list[str] = []
+    looked = map_ahead(lambda file: started.append(file.name), list_images(folder))
+    next(looked)
+    assert len(started) <= 4
+    assert len(list(looked)) == 11
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_images_fit_in_half_a_gigabyte(tmp_path: Path):
+    """2 GB before; in a process of its own, whose imports take 300 MB of it."""
+    archive_path = tmp_path / "many.zip"
+    with ZipFile(archive_path, "w") as archive:
+        for i in range(100_000):
+            buffer = BytesIO()
+            Image.fromarray(np.random.default_rng(i).integers(0, 256, (8, 8), np.uint8)).save(buffer, "BMP")
+            archive.writestr(f"class{i % 100}/{i}.bmp", buffer.getvalue())
+    program = f"""
+import resource
+from pauca.fewshot.data import scan_images
+assert scan_images({str(archive_path)!r}).images == 100_000
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 500

@@ -41,7 +41,7 @@ def to_pixels(
         InputError: pixels without a known range or meaning.
     """
     check_shape(channels, fitting)
-    image = _plain(image, name)
+    image = plain_image(image, name)
     image = image.convert("RGB" if channels == 3 else "L")
     if size is not None and image.size != (size, size):
         if fitting == "crop":
@@ -63,8 +63,12 @@ def check_shape(channels: int, fitting: Fitting) -> None:
         raise ConfigError(f"fitting {fitting!r} is not known; choose one of {', '.join(get_args(Fitting))}")
 
 
-def _plain(image: Image.Image, name: str) -> Image.Image:
-    """The image upright, in mode L or RGB."""
+def plain_image(image: Image.Image, name: str) -> Image.Image:
+    """The image upright, in 8 bits, in mode L or RGB.
+
+    Raises:
+        InputError: pixels without a known range or meaning.
+    """
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise InputError(f"{name}: has floating-point pixels of unknown range; save it with 8 or 16 bits")

@@ -1,13 +1,14 @@
 """Image files in folders, zip archives of folders, or a folder of such archives; the folder names the class."""
 
 import hashlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Literal
-from zipfile import BadZipFile, ZipFile
+from typing import Literal, TypeVar
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 import torch
@@ -16,15 +17,22 @@ from torch import Tensor
 
 from pauca.errors import InputError
 from pauca.fewshot.data.arrays import Fitting
-from pauca.fewshot.data.decode import decode_array
+from pauca.fewshot.data.decode import HEIC_BRANDS, decode_array
 
-EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+EXTENSIONS = {
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg"),
+    *(".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+}
+# How a file without an extension begins if it is an image: JPEG, PNG, GIF, TIFF of either byte order.
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*")
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 Unreadable = Literal["refuse", "skip"]  # damaged files: stop and name them, or leave them out
+T = TypeVar("T")
+_AHEAD = 64  # images that are decoded before they are taken
 _THREADS = 4  # Pillow decodes outside Python's lock: a gain for photographs, none for small images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFile:
     """An image that has not been read yet."""
 
@@ -76,7 +84,7 @@ def list_images(path: Path) -> tuple[ImageFile, ...]:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    if path.suffix.lower() in EXTENSIONS and path.is_file():
+    if path.is_file() and _is_image(path):
         return (ImageFile(str(path), None, path.stat().st_mtime_ns, "", "all"),)
     files = _on_disk(path) if path.is_dir() else _in_archive(path)
     if not files and path.is_dir():
@@ -118,8 +126,8 @@ def read_files(
 
     pixels: np.ndarray = np.empty((0, 0, 0, 0), np.uint8)
     kept, broken = [], []
-    with ImageReader(files) as reader, ThreadPoolExecutor(_THREADS) as pool:
-        for file, image in zip(files, pool.map(decode, files), strict=True):
+    with ImageReader(files) as reader:
+        for file, image in map_ahead(decode, files):
             if isinstance(image, InputError):
                 broken.append(image)
                 continue
@@ -138,6 +146,22 @@ def read_files(
     return torch.from_numpy(pixels[: len(kept)]), kept
 
 
+def map_ahead(function: Callable[[ImageFile], T], files: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, T]]:
+    """Each file with what `function` gives for it, in order, computed by a few threads a little ahead.
+
+    `Executor.map` would start on all of them at once and keep what nobody has taken yet: gigabytes, for photographs.
+    """
+    waiting: deque[tuple[ImageFile, Future[T]]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for file in files:
+            waiting.append((file, pool.submit(function, file)))
+            if len(waiting) > _AHEAD:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
+
+
 def fingerprint_files(files: Sequence[ImageFile]) -> str:
     """sha256 of names and stamps: changes when a file is added, removed or written, without reading any."""
     described = [(file.path, file.stamp, file.class_name, file.split) for file in files]
@@ -146,9 +170,7 @@ def fingerprint_files(files: Sequence[ImageFile]) -> str:
 
 def _on_disk(path: Path) -> list[ImageFile]:
     found = [
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in EXTENSIONS and not _hidden(file.relative_to(path)) and file.is_file()
+        file for file in path.rglob("*") if not _hidden(file.relative_to(path)) and file.is_file() and _is_image(file)
     ]
     places = _place([file.relative_to(path) for file in found])
     return [
@@ -158,17 +180,51 @@ def _on_disk(path: Path) -> list[ImageFile]:
 
 
 def _in_archive(path: Path) -> list[ImageFile]:
-    try:
-        with ZipFile(path) as archive:
-            members = [(PurePosixPath(member.filename), member.CRC) for member in archive.infolist()]
-    except (OSError, BadZipFile) as error:
-        raise InputError(f"{path}: neither a folder, a readable zip archive nor an image ({error})") from error
-    found = [(name, crc) for name, crc in members if name.suffix.lower() in EXTENSIONS and not _hidden(name)]
+    found = [(PurePosixPath(name), crc) for name, crc in _image_members(path)]
+    found = [(name, crc) for name, crc in found if not _hidden(name)]
     places = _place([name for name, _ in found])
     return [
         ImageFile(str(name), path, crc, class_name, split)
         for (name, crc), (split, class_name) in zip(found, places, strict=True)
     ]
+
+
+def _image_members(path: Path) -> list[tuple[str, int]]:
+    """Name and CRC of the images in an archive; only they outlive the call, because its index is large."""
+    try:
+        with ZipFile(path) as archive:
+            return [
+                (member.filename, member.CRC)
+                for member in archive.infolist()
+                if not member.is_dir() and _is_member_image(archive, member)
+            ]
+    except (OSError, BadZipFile) as error:
+        raise InputError(f"{path}: neither a folder, a readable zip archive nor an image ({error})") from error
+
+
+def _is_image(file: Path) -> bool:
+    """By its extension or, where it has none, by its first bytes."""
+    if file.suffix:
+        return file.suffix.lower() in EXTENSIONS
+    try:
+        with file.open("rb") as opened:
+            return _begins_like_an_image(opened.read(12))
+    except OSError:
+        return False
+
+
+def _is_member_image(archive: ZipFile, member: ZipInfo) -> bool:
+    suffix = PurePosixPath(member.filename).suffix
+    if suffix:
+        return suffix.lower() in EXTENSIONS
+    with archive.open(member) as opened:
+        return _begins_like_an_image(opened.read(12))
+
+
+def _begins_like_an_image(start: bytes) -> bool:
+    is_web = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    is_isobmff = start[4:8] == b"ftyp" and start[8:12] in {b"avif", b"avis", *HEIC_BRANDS}
+    return start.startswith(_BEGINNINGS) or is_web or is_isobmff
 
 
 def _hidden(path: PurePath) -> bool:

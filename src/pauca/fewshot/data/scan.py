@@ -2,20 +2,21 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8, UInt64
+from jaxtyping import Bool, Float32, Int, UInt8, UInt64
 from PIL import Image
 
 from pauca.errors import InputError
+from pauca.fewshot.data.arrays import plain_image
 from pauca.fewshot.data.decode import open_image
-from pauca.fewshot.data.folder import ImageFile, ImageReader, list_images
+from pauca.fewshot.data.folder import ImageFile, ImageReader, list_images, map_ahead
+from pauca.runs import Progress
 
 # Two images are near duplicates if at most this many of the 64 bits of their difference hashes differ and their
 # thumbnails correlate at least so much. Of 400 Tiny-ImageNet images saved again as JPEG (quality 75 or 40), halved,
@@ -23,7 +24,8 @@ from pauca.fewshot.data.folder import ImageFile, ImageReader, list_images
 # one that is a duplicate. Crops and mirror images are not found.
 NEAR_BITS = 7
 NEAR_CORRELATION = 0.98
-_THREADS = 4  # as in reading: a gain for photographs
+_THUMBNAIL = 16  # pixels on a side
+_PAIRS_AT_ONCE = 8192  # thumbnails of both, as numbers: 17 MB
 _SHOWN = 10
 
 
@@ -51,12 +53,14 @@ class ScanReport:
     exact_duplicates: list[Pair]
     near_duplicates: list[Pair]
     small_classes: dict[str, int]
+    classes_in_several_splits: list[str]
 
     @property
     def harmful(self) -> bool:
         """Whether training or testing on these images as they are would fail or mislead."""
         pairs = self.exact_duplicates + self.near_duplicates
-        return bool(self.unreadable or self.small_classes or any(pair.across for pair in pairs))
+        wrong = self.unreadable or self.small_classes or self.classes_in_several_splits
+        return bool(wrong or any(pair.across for pair in pairs))
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, for JSON."""
@@ -69,6 +73,7 @@ class ScanReport:
             for kind, pairs in (("exact", self.exact_duplicates), ("near", self.near_duplicates)):
                 name = f"{kind} duplicate {f'across {across}' if across else 'in one class'}"
                 rows += [(name, pair.first, f"= {pair.second}") for pair in pairs if pair.across == across]
+        rows += [("class in several splits", name, "") for name in self.classes_in_several_splits]
         rows += [("class too small", name, _images(number)) for name, number in self.small_classes.items()]
         rows += [("outside class folders", file, "") for file in self.unlabelled]
         for mode, files in self.unusual_modes.items():
@@ -94,122 +99,154 @@ class ScanReport:
         return [*head, "look at these before you train or test" if self.harmful else "nothing that would mislead"]
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What one image shows of itself."""
+@dataclass
+class _Looks:
+    """What the readable images show of themselves, in arrays, because there may be hundreds of thousands."""
 
-    mode: str
-    size: str
-    digest: bytes  # of pixels, mode and size
-    hash: int
-    thumbnail: UInt8[np.ndarray, "16 16"]
+    files: list[ImageFile]
+    digests: list[bytes]  # of pixels, mode and size
+    hashes: UInt64[np.ndarray, "n"]
+    thumbnails: UInt8[np.ndarray, "n 256"]
+
+    @classmethod
+    def room_for(cls, count: int) -> "_Looks":
+        return cls([], [], np.zeros(count, np.uint64), np.zeros((count, _THUMBNAIL**2), np.uint8))
 
 
-def scan_images(path: Path | str, min_images: int = 20) -> ScanReport:
-    """Look at every image below a path.
+def scan_images(path: Path | str, min_images: int = 20, quiet: bool = True) -> ScanReport:
+    """Look at every image below a path, as `read_images` and `prepare_benchmark` would read it.
 
     Args:
         path: folder or zip archive, as `list_images` reads it.
         min_images: classes with fewer readable images are reported.
+        quiet: show no progress.
     """
     files = list_images(Path(path))
-    with ImageReader(files) as reader, ThreadPoolExecutor(_THREADS) as pool:
-        looks = list(pool.map(lambda file: _look(reader, file), files))
-    good = [(file, look) for file, look in zip(files, looks, strict=True) if isinstance(look, _Look)]
-    broken = {
-        file.name: str(look).removeprefix(f"{file.name}: ")
-        for file, look in zip(files, looks, strict=True)
-        if isinstance(look, InputError)
-    }
-    unusual = defaultdict(list)
-    for file, look in good:
-        if look.mode != "RGB":
-            unusual[look.mode].append(file.name)
+    looks, broken = _Looks.room_for(len(files)), {}
+    modes, sizes, unusual = Counter(), Counter(), defaultdict(list)
+    with ImageReader(files) as reader, Progress("scan", len(files), "images", quiet) as progress:
+        for file, look in map_ahead(lambda file: _look(reader, file), files):
+            progress.advance()
+            if isinstance(look, InputError):
+                broken[file.name] = str(look).removeprefix(f"{file.name}: ")
+                continue
+            mode, size, digest, difference_hash, thumbnail = look
+            modes[mode] += 1
+            sizes[size] += 1
+            if mode != "RGB":
+                unusual[mode].append(file.name)
+            place = len(looks.files)
+            looks.hashes[place], looks.thumbnails[place] = difference_hash, thumbnail
+            looks.files.append(file)
+            looks.digests.append(digest)
     members = {(file.split, file.class_name): 0 for file in files if file.class_name}
-    members.update(Counter((file.split, file.class_name) for file, _ in good if file.class_name))
+    members.update(Counter((file.split, file.class_name) for file in looks.files if file.class_name))
+    splits_of = Counter(name for _, name in members)
     return ScanReport(
         path=str(path),
         images=len(files),
         classes=len(members),
         unreadable=broken,
         unlabelled=[file.name for file in files if not file.class_name],
-        modes=dict(Counter(look.mode for _, look in good).most_common()),
+        modes=dict(modes.most_common()),
         unusual_modes=dict(unusual),
-        sizes=dict(Counter(look.size for _, look in good).most_common()),
-        exact_duplicates=_exact(good),
-        near_duplicates=_near(good),
+        sizes=dict(sizes.most_common()),
+        exact_duplicates=_exact(looks),
+        near_duplicates=_near(looks),
         small_classes={name: n for (_, name), n in sorted(members.items()) if n < min_images},
+        classes_in_several_splits=sorted(name for name, number in splits_of.items() if number > 1),
     )
 
 
-def _look(reader: ImageReader, file: ImageFile) -> _Look | InputError:
+def _look(reader: ImageReader, file: ImageFile) -> tuple[str, str, bytes, int, UInt8[np.ndarray, "256"]] | InputError:
+    """Mode, size, digest, hash and thumbnail of an image."""
     try:
         image = open_image(reader.read(file), file.name)
+        grey = plain_image(image, file.name).convert("L")
     except InputError as error:
         return error
     size = f"{image.width}x{image.height}"
-    digest = hashlib.sha256(f"{image.mode} {size}".encode() + image.tobytes()).digest()
-    return _Look(image.mode, size, digest, *_perceive(image))
+    digest = hashlib.sha256(f"{image.mode} {size}".encode() + image.tobytes()).digest()[:16]
+    return image.mode, size, digest, *_perceive(grey)
 
 
-def _perceive(image: Image.Image) -> tuple[int, UInt8[np.ndarray, "16 16"]]:
-    """Difference hash (which of two neighbours is brighter, on a 9 x 8 grid) and a grey thumbnail."""
-    grey = image.convert("RGB" if image.mode == "P" else image.mode).convert("L")
+def _perceive(grey: Image.Image) -> tuple[int, UInt8[np.ndarray, "256"]]:
+    """Difference hash (which of two neighbours is brighter, on a 9 x 8 grid) and a thumbnail."""
     grid = np.array(grey.resize((9, 8), Image.Resampling.BOX))
     bits = np.packbits(grid[:, 1:] > grid[:, :-1])
-    return int.from_bytes(bits.tobytes(), "big"), np.array(grey.resize((16, 16), Image.Resampling.BOX))
+    thumbnail = np.array(grey.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX))
+    return int.from_bytes(bits.tobytes(), "big"), thumbnail.ravel()
 
 
-def _exact(good: Sequence[tuple[ImageFile, _Look]]) -> list[Pair]:
+def _exact(looks: _Looks) -> list[Pair]:
     """Each repetition of the same pixels, paired with their first appearance."""
     first: dict[bytes, ImageFile] = {}
     pairs = []
-    for file, look in good:
-        earlier = first.setdefault(look.digest, file)
+    for file, digest in zip(looks.files, looks.digests, strict=True):
+        earlier = first.setdefault(digest, file)
         if earlier is not file:
             pairs.append(_pair(earlier, file))
     return pairs
 
 
-def _near(good: Sequence[tuple[ImageFile, _Look]]) -> list[Pair]:
+def _near(looks: _Looks) -> list[Pair]:
     """Pairs whose hashes and thumbnails are close, but not their pixels."""
-    if not good:
-        return []
-    hashes = np.array([look.hash for _, look in good], np.uint64)
-    pairs = close_pairs(hashes, NEAR_BITS)
-    shapes = np.stack([look.thumbnail for _, look in good]).reshape(len(good), -1).astype(np.float32)
+    found = []
+    for pairs in _close_blocks(looks.hashes[: len(looks.files)], NEAR_BITS):
+        first, second = (_normalized(looks.thumbnails[column]) for column in pairs.T)
+        alike = (first * second).sum(1) > NEAR_CORRELATION
+        found += [(i, j) for i, j in pairs[alike].tolist() if looks.digests[i] != looks.digests[j]]
+    return [_pair(looks.files[i], looks.files[j]) for i, j in sorted(found)]
+
+
+def _normalized(thumbnails: UInt8[np.ndarray, "n 256"]) -> Float32[np.ndarray, "n 256"]:
+    shapes = thumbnails.astype(np.float32)
     shapes -= shapes.mean(1, keepdims=True)
-    shapes /= np.linalg.norm(shapes, axis=1, keepdims=True) + 1e-6  # an even grey correlates with nothing
-    correlation = np.concatenate([(shapes[i] * shapes[j]).sum(1) for i, j in _blocks(pairs)])
-    return [
-        _pair(good[i][0], good[j][0])
-        for i, j in pairs[correlation > NEAR_CORRELATION].tolist()
-        if good[i][1].digest != good[j][1].digest
-    ]
+    return shapes / (np.linalg.norm(shapes, axis=1, keepdims=True) + 1e-6)  # an even grey correlates with nothing
 
 
 def close_pairs(hashes: UInt64[np.ndarray, "n"], bits: int) -> Int[np.ndarray, "pairs 2"]:
-    """All pairs of 64-bit hashes that differ in at most `bits` bits, for bits <= 7.
+    """All pairs of 64-bit hashes that differ in at most `bits` bits, for bits <= 7, in order."""
+    blocks = [np.empty((0, 2), np.int64), *_close_blocks(hashes, bits)]
+    pairs = np.concatenate(blocks)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
-    Such a pair agrees wholly on at least one of eight groups of 8 bits, so only members of equal groups are compared.
+
+def _close_blocks(hashes: UInt64[np.ndarray, "n"], bits: int) -> Iterator[Int[np.ndarray, "some 2"]]:
+    """`close_pairs` in runs that fit in memory.
+
+    Such a pair agrees wholly on at least one of eight groups of 8 bits, so only members of equal groups are compared; a
+    pair counts in the first group that it agrees on.
     """
-    found = [np.empty((0, 2), np.int64)]
+    found: list[np.ndarray] = []
+    waiting = 0
     for shift in range(0, 64, 8):
         group = (hashes >> np.uint64(shift)) & np.uint64(0xFF)
         order = np.argsort(group, kind="stable")  # ascending within each group
         for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
             for place, row in enumerate(rows[:-1]):
                 others = rows[place + 1 :]
-                close = others[np.bitwise_count(hashes[row] ^ hashes[others]) <= bits]
+                differing = hashes[row] ^ hashes[others]
+                near = np.bitwise_count(differing) <= bits
+                if not near.any():
+                    continue
+                close = others[near][~_agree_below(differing[near], shift)]
                 if len(close):
                     found.append(np.stack([np.full_like(close, row), close], 1))
-    return np.unique(np.concatenate(found), axis=0)
+                    waiting += len(close)
+                if waiting > _PAIRS_AT_ONCE:
+                    yield np.concatenate(found)
+                    found, waiting = [], 0
+    if found:
+        yield np.concatenate(found)
 
 
-def _blocks(pairs: Int[np.ndarray, "pairs 2"]) -> Iterator[Int[np.ndarray, "2 some"]]:
-    """The pairs in runs whose thumbnails fit in memory."""
-    for start in range(0, max(len(pairs), 1), 65536):
-        yield pairs[start : start + 65536].T
+def _agree_below(differing: UInt64[np.ndarray, "n"], shift: int) -> Bool[np.ndarray, "n"]:
+    """Whether some whole group of 8 bits below `shift` does not differ."""
+    agree = np.zeros(len(differing), bool)
+    for lower in range(0, shift, 8):
+        agree |= (differing >> np.uint64(lower)) & np.uint64(0xFF) == 0
+    return agree
 
 
 def _pair(first: ImageFile, second: ImageFile) -> Pair:
