@@ -22,6 +22,7 @@ REST_CHI2 = 16.27
 
 _STEP_PIXELS = 8.0  # longest step of the solver, as displacement of events at the ends of the packet
 _LOST_PIXELS = 1.0  # DEGENERATE from this standard deviation on: the likelihood knows nothing beyond its blur
+_SHORTEST_PIXELS = 2.0  # over less than this, windows of 1 ms were off by 100 deg/s
 _ABOVE_REST = REST_CHI2 / 2  # nats; a motion that the test calls one promises so much
 _INSIDE = 0.8  # part of the events at rest that a motion must keep in the frame
 _COARSER = (4, 2)  # pixels of the full image in one of a cold search, per axis
@@ -121,7 +122,8 @@ class PacketEstimator:
         information = still.fisher[:k, :k]
         step = np.linalg.solve(information, still.gradient[:k])  # the motion that the events may hint at
         covariance = CALIBRATION * (np.linalg.inv(information) + np.outer(step, step))
-        status = Status.DEGENERATE if self._lost(packet, covariance) else Status.REST
+        short = packet.end_us - packet.start_us < self.config.packet_s * 0.5e6  # anything rests for a millisecond
+        status = Status.DEGENERATE if short or self._lost(packet, covariance) else Status.REST
         return Estimate(np.zeros(self.parameters), still.value, covariance, status, None, 1)
 
     def _search(
@@ -189,7 +191,15 @@ class PacketEstimator:
         if self.config.rest_test and parts.disputed:
             return covariance, Status.DISPUTED
         noise = noise_of(optimum, sharpness)[: self.velocities, : self.velocities]
-        return covariance, Status.DEGENERATE if self._lost(packet, noise) else optimum.status
+        lost = self._lost(packet, noise) or (self.config.rest_test and self._too_short(packet, optimum))
+        return covariance, Status.DEGENERATE if lost else optimum.status
+
+    def _too_short(self, packet: Packet, optimum: Optimum) -> bool:
+        """Whether the image has hardly moved in a packet that could have been longer."""
+        duration_s = (packet.end_us - packet.start_us) * 1e-6
+        flow = self._flow(optimum)
+        moved = max(flow.pixels_per_s * duration_s, flow.pixels_per_s2 * duration_s**2 / 4)
+        return duration_s < self.config.packet_s and moved < _SHORTEST_PIXELS
 
     def _flow(self, optimum: Optimum) -> Flow:
         k = self.velocities
