@@ -184,7 +184,7 @@ def test_few_images_are_decoded_ahead(folder: Path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_hundred_thousand_images_fit_in_half_a_gigabyte(tmp_path: Path):
-    """2 GB before; in a process of its own, whose imports take 300 MB of it."""
+    """2 GB before. In a process of its own: 358 MB after its imports, of which PyTorch is most, 500 after the scan."""
     archive_path = tmp_path / "many.zip"
     with ZipFile(archive_path, "w") as archive:
         for i in range(100_000):
@@ -194,8 +194,9 @@ def test_a_hundred_thousand_images_fit_in_half_a_gigabyte(tmp_path: Path):
     program = f"""
 import resource
 from pauca.fewshot.data import scan_images
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert scan_images({str(archive_path)!r}).images == 100_000
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 500
+    assert float(done.stdout) < 200  # MB beside the imports; 142 where it was written

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePath, PurePosixPath
+from sys import intern
 from typing import Literal, TypeVar
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
@@ -245,6 +246,7 @@ def _place(paths: Sequence[PurePath]) -> list[tuple[str, str]]:
     first = {folder[0] for folder in below if folder}
     split = bool(first) and first <= SPLIT_FOLDERS.keys()
     return [
-        (SPLIT_FOLDERS[folder[0]] if split and folder else "all", "/".join(folder[1:] if split else folder))
+        # Interned, because a hundred thousand images have few classes.
+        (SPLIT_FOLDERS[folder[0]] if split and folder else "all", intern("/".join(folder[1:] if split else folder)))
         for folder in below
     ]
