@@ -2,14 +2,14 @@ import json
 
 import pytest
 
-from pauca import cli, commands
+from pauca import cli
 from pauca.errors import DeviceError, InputError
 
 
 def test_overview_names_every_system_and_verb(capsys):
     assert cli.main([]) == 0
     overview = capsys.readouterr().out
-    for name in [*cli.SYSTEMS, *commands.COMMANDS]:
+    for name in [*cli.SYSTEMS, *cli.COMMANDS]:
         assert f"\n  {name}" in overview
 
 
@@ -17,6 +17,15 @@ def test_wrong_usage_is_2(capsys):
     assert cli.main(["nonsense"]) == 2
     assert "unknown command 'nonsense'; there are: events" in capsys.readouterr().err
     assert cli.main(["doctor", "--no-such-option"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("pauca: Unrecognized options: ")
+    assert "no-such-option" in said
+    assert said.count("\n") == 1
+    assert cli.main(["demo", "--seed", "x"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("pauca: ")
+    assert "seed" in said
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -31,7 +40,7 @@ def test_an_error_is_one_line(monkeypatch, capsys, error, code, line):
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr(commands, "COMMANDS", {"fail": fail, "doctor": commands.doctor})
+    monkeypatch.setattr(cli, "COMMANDS", {"fail": fail, "doctor": cli.doctor})
     assert cli.main(["fail"]) == code
     assert capsys.readouterr().err == line
     assert cli.main(["fail", "--debug"]) == code

@@ -1,10 +1,11 @@
 import pytest
 
 from pauca import cli, demo
+from pauca.systems import System
 
 
 def test_a_system_that_is_not_installed_is_said_to_be_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(demo, "_PARTS", {"moe": "pauca.no_such_module"})
+    monkeypatch.setattr(demo, "SYSTEMS", {"no_such": System("", "pauca[moe]")})
     page = demo.run_demo(tmp_path, quiet=True).read_text()
     assert "pip install &#x27;pauca[moe]&#x27;" in page
 

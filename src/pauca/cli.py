@@ -1,30 +1,33 @@
 """The one entry point: `pauca SYSTEM VERB`.
 
 Only the system that is asked for is imported. Each system's `commands.py` brings `COMMANDS`: verb -> function (or a
-dictionary of such, for verbs of two words); tyro reads options and help off the functions' parameters.
+dictionary of such, for verbs of two words); tyro reads options and help off the functions' parameters. The verbs that
+belong to no system, `pauca demo` and `pauca doctor`, are at the end.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import asdict
+from functools import partial, wraps
 from importlib import import_module
-from typing import TypeAlias
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+from tyro.conf import arg
 
 import pauca
 from pauca.errors import PaucaError
+from pauca.systems import SYSTEMS
 
 Commands: TypeAlias = Mapping[str, "Callable | Commands"]
-
-SYSTEMS = {
-    "events": "few events: the rotation of an event camera, aligned events, sharp images",
-    "fewshot": "few labels: recognise new image classes from one to five examples",
-    "moe": "few bits: MXFP4 training of mixture-of-experts models on Hopper GPUs",
-}
-# Systems whose packages are optional: system -> what to install.
-_EXTRAS = {"fewshot": "pauca[fewshot]", "moe": "pauca[moe]"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,24 +74,21 @@ def _dispatch_command(first: str, words: list[str]) -> None:
     if first in SYSTEMS:
         _run_verb(f"pauca {first}", _commands_of(first), words[1:])
     else:
-        from pauca import commands
-
-        if first not in commands.COMMANDS:
-            known = ", ".join([*SYSTEMS, *commands.COMMANDS])
+        if first not in COMMANDS:
+            known = ", ".join([*SYSTEMS, *COMMANDS])
             print(f"pauca: unknown command {first!r}; there are: {known} (see pauca --help)", file=sys.stderr)
             raise SystemExit(2)
-        _run_verb("pauca", commands.COMMANDS, words)
+        _run_verb("pauca", COMMANDS, words)
 
 
 def _commands_of(system: str) -> Commands:
     try:
         return import_module(f"pauca.{system}.commands").COMMANDS
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get(system)
-        if extra is None or (error.name or "").startswith("pauca"):
+        if (error.name or "").startswith("pauca"):
             raise
         raise PaucaError(
-            f"`pauca {system}` needs {error.name}, which is not installed: pip install '{extra}'"
+            f"`pauca {system}` needs {error.name}, which is not installed: pip install '{SYSTEMS[system].package}'"
         ) from error
 
 
@@ -97,17 +97,47 @@ def _run_verb(program: str, commands: Commands, words: list[str]) -> None:
         program, commands, words = f"{program} {words[0]}", inner, words[1:]
     import tyro
 
-    functions = {verb: command for verb, command in commands.items() if callable(command)}
+    functions = {verb: _later(command) for verb, command in commands.items() if callable(command)}
     for verb, command in commands.items():
         if isinstance(command, Mapping):
             functions[verb] = _group(verb, command)
-    tyro.extras.subcommand_cli_from_dict(
-        functions,
-        prog=program,
-        description=f"{program}: see `{program} VERB --help`. Errors are one line; --debug shows where they come from.",
-        args=words or ["--help"],
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
-    )
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told):
+            run = tyro.extras.subcommand_cli_from_dict(
+                functions,
+                prog=program,
+                description=f"{program}: see `{program} VERB --help`. Errors are one line; --debug shows their places.",
+                args=words or ["--help"],
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+            )
+    except SystemExit as stop:
+        if stop.code:
+            print(f"pauca: {_with_rank(_without_box(told.getvalue()))}", file=sys.stderr)
+        raise
+    run()
+
+
+def _later(command: Callable) -> Callable:
+    """A command that is read like another, and gives what is left to call: so that only tyro's words are caught."""
+
+    @wraps(command)
+    def prepare(*arguments: Any, **named: Any) -> Callable[[], Any]:
+        return partial(command, *arguments, **named)
+
+    prepare.__annotations__ = {**command.__annotations__, "return": Callable}
+    return prepare
+
+
+def _without_box(text: str) -> str:
+    """tyro's box around wrong usage as one line of sentences."""
+    # Boxes are drawn in ASCII where standard error is not a terminal of UTF-8.
+    found = [
+        re.sub(r"^[│|╭╮╰╯─+\- ]{2,}(?=[^-\s])|[│|╭╮╰╯─+\- ]+$|^[│|] ", "", line).strip() for line in text.splitlines()
+    ]
+    title, *lines = [line for line in found if line] or ["wrong usage; see --help"]
+    words = " ".join(lines)
+    return words if words.startswith(title) else f"{title}: {words}" if words else title
 
 
 def _group(verb: str, commands: Commands) -> Callable[[], None]:
@@ -134,14 +164,45 @@ def _with_rank(line: str) -> str:
 
 
 def _print_overview() -> None:
-    from pauca import commands
-
-    verbs = {name: (function.__doc__ or "").split("\n")[0] for name, function in commands.COMMANDS.items()}
+    systems = {name: system.sentence for name, system in SYSTEMS.items()}
+    verbs = {name: (function.__doc__ or "").split("\n")[0] for name, function in COMMANDS.items()}
     print(f"pauca {pauca.__version__}: perception and training with few events, few labels and few bits\n")
     print("usage: pauca SYSTEM VERB [options]      pauca SYSTEM --help      pauca SYSTEM VERB --help\n")
-    for name, words in [*SYSTEMS.items(), *verbs.items()]:
+    for name, words in [*systems.items(), *verbs.items()]:
         print(f"  {name:<10}{words}")
     print("\n  --version   print the version\n  --debug     with any command: show where an error comes from")
+
+
+def demo(out: Path = Path("runs/demo"), seed: int = 0, quiet: bool = False) -> None:
+    """Show what pauca does, on data it makes itself, and write a report.
+
+    Args:
+        out: folder for the report and its pictures; an earlier demo there is replaced.
+        seed: seed of everything random.
+        quiet: no progress.
+    """
+    from pauca.demo import run_demo
+
+    report = run_demo(out, seed, quiet)
+    print(f"report: {report.resolve()}")
+
+
+def doctor(as_json: Annotated[bool, arg(name="json")] = False) -> None:
+    """Say what this machine can do, and why not.
+
+    Args:
+        as_json: machine-readable output.
+    """
+    from pauca.doctor import examine, print_table
+
+    checks = examine()
+    if as_json:
+        print(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        print_table(checks)
+
+
+COMMANDS = {"demo": demo, "doctor": doctor}
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pauca
 from pauca.runs import Report, check_can_write, describe_machine
-
-# System -> module with `add_to_report(report, folder, seed, quiet)`; a system that is not installed is said to be so.
-_PARTS = {"events": "pauca.events.demo", "fewshot": "pauca.fewshot.demo", "moe": "pauca.moe.demo"}
+from pauca.systems import SYSTEMS
 
 
 def run_demo(out: Path, seed: int = 0, quiet: bool = False) -> Path:
@@ -25,16 +23,16 @@ def run_demo(out: Path, seed: int = 0, quiet: bool = False) -> Path:
     report = Report(
         "pauca demo", f"pauca {pauca.__version__}, seed {seed}, {machine['processor']}, Python {machine['python']}"
     )
-    for system, module in _PARTS.items():
+    for name, system in SYSTEMS.items():
         started = time.monotonic()
         try:
-            part = import_module(module)
+            part = import_module(f"pauca.{name}.demo")
         except ModuleNotFoundError as error:
-            report.heading(f"pauca.{system}")
-            report.text(f"Skipped: {error}. Install it with: pip install 'pauca[{system}]'")
+            report.heading(f"pauca.{name}")
+            report.text(f"Skipped: {error}. Install it with: pip install '{system.package}'")
             continue
-        part.add_to_report(report, out / system, seed, quiet)
+        part.add_to_report(report, out / name, seed, quiet)
         if not quiet:
-            print(f"{system}: {time.monotonic() - started:.0f} s", flush=True)
+            print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
     report.save(path)
     return path

@@ -17,6 +17,7 @@ from rich.table import Table
 
 import pauca
 from pauca.runs import processor_name, usable_cores
+from pauca.systems import SYSTEMS
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,12 @@ def _accelerator() -> Iterator[Check]:
 
 
 def _systems() -> Iterator[Check]:
-    from pauca.cli import SYSTEMS
-
-    for system in SYSTEMS:
+    for name, system in SYSTEMS.items():
         try:
-            import_module(f"pauca.{system}")
-            yield Check("systems", f"pauca.{system}", True, "imports")
+            import_module(f"pauca.{name}")
+            yield Check("systems", f"pauca.{name}", True, "imports")
         except ImportError as error:
-            yield Check("systems", f"pauca.{system}", False, str(error), f"pip install 'pauca[{system}]'")
+            yield Check("systems", f"pauca.{name}", False, str(error), f"pip install '{system.package}'")
 
 
 def _data() -> Iterator[Check]:
