@@ -1,7 +1,7 @@
 """Whether an estimate of `pauca.events` may be acted on: errors, status and stated uncertainty over a matrix of trials.
 
     python benchmarks/events_trust.py [--quick] [--seed N] [--only WORD] [--minutes M]
-                                        [--estimator packets|trajectory] [--json PATH] [--plot PATH]
+                                        [--estimator packets|trajectory] [--json PATH] [--plot PATH] [--docs]
 
 Each trial simulates a recording (motion, scene, camera, disturbance), aligns it with the defaults, and compares every
 estimate with the exact velocity at the time that it states. A trial row says, in deg/s over packets and axes: RMS,
@@ -39,6 +39,8 @@ CAMERAS = {
     "vga": Camera.pinhole((640, 480)),
     "hd": Camera.pinhole((1280, 720)),
 }
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "events" / "measured.md"
+BEGIN, END = "<!-- written by benchmarks/events_trust.py --docs -->", "<!-- end of what it writes -->"
 FAR_DEG_S, FAR_SIGMA = 30.0, 4.0
 ROLL = (0.0, 0.0, 1.0)
 TILTED = (0.3, 0.9, 0.3)
@@ -287,6 +289,46 @@ def line(name: str, row: dict[str, float]) -> str:
     )
 
 
+def page_table(rows: dict[str, dict[str, float]]) -> str:
+    """The trials of both scenes as a table of docs/events/measured.md, and what they pool to."""
+
+    def cells(row: dict[str, float] | None) -> str:
+        if row is None:
+            return "| |"
+        trusted, flagged = row["converged"] + row["rest"], row["disputed"] + row["stalled"] + row["degenerate"]
+        if "rms" not in row:
+            return f"| none trusted | 0 + {flagged:.0f} |"
+        return f"| {row['rms']:.2f} / {row['median']:.2f} / {row['worst']:.1f} | {trusted:.0f} + {flagged:.0f} |"
+
+    scenes = ("texture", "shapes")
+    names = dict.fromkeys(name.split(", ", 1)[1] for name in rows if name.split(", ")[0] in scenes)
+    lines = [
+        "| trial | texture: RMS / median / worst | trusted + flagged | shapes | trusted + flagged |",
+        "|---|---|---|---|---|",
+        *(f"| {name} {cells(rows.get(f'texture, {name}'))}{cells(rows.get(f'shapes, {name}'))[1:]}" for name in names),
+        "",
+        "| pooled | trusted | RMS | median | > 30 deg/s | > 4 deviations | in 68 % | in 95 % | rank correlation |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for kind in ("moving", "rest", "disturbed"):
+        if row := rows.get(f"all {kind}"):
+            n = row["converged"] + row["rest"]
+            far, far_sigma = (f"{row[name]:.0f} ({row[name] / n:.1%})" for name in ("far", "far_sigma"))
+            rank = f"{row['spearman']:.2f}" if "spearman" in row else ""
+            lines.append(
+                f"| {kind} | {n:.0f} | {row['rms']:.2f} | {row['median']:.2f} | {far} | {far_sigma} | "
+                f"{100 * row['within_68']:.0f} | {100 * row['within_95']:.0f} | {rank} |"
+            )
+    return "\n".join(lines)
+
+
+def write_page(rows: dict[str, dict[str, float]]) -> None:
+    """Put the table where the page holds it."""
+    text = PAGE.read_text(encoding="utf-8")
+    head, rest = text.split(BEGIN)
+    PAGE.write_text(f"{head}{BEGIN}\n\n{page_table(rows)}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
 def real_packets() -> list[str]:
     """Roll and tilt of the real packets beside the velocity stated for them; the pan is not comparable (README)."""
     lines = []
@@ -342,6 +384,7 @@ def main() -> None:
     parser.add_argument("--estimator", choices=("packets", "trajectory"), help="instead of the default")
     parser.add_argument("--json", type=Path, help="write all rows here")
     parser.add_argument("--plot", type=Path, help="draw the reliability of the moving trials to this picture")
+    parser.add_argument("--docs", action="store_true", help="write table and reliability plot into the docs")
     options = parser.parse_args()
     logging.getLogger("pauca").setLevel(logging.ERROR)  # each removal of hot pixels is logged
     config = replace(AlignConfig(), estimator=options.estimator) if options.estimator else AlignConfig()
@@ -367,6 +410,9 @@ def main() -> None:
         print("\n".join(["", "Real packets:", *real_packets()]))
     if options.json:
         options.json.write_text(json.dumps({"machine": machine, "seed": options.seed, "rows": rows}, indent=1))
+    if options.docs:
+        write_page(rows)
+        options.plot = PAGE.parents[1] / "images" / "events-reliability.png"
     if options.plot:
         moving = [outcome for trial, outcome in outcomes.items() if trial.kind == "moving"]
         reliability_figure(moving).savefig(options.plot, dpi=120)

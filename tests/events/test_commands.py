@@ -124,6 +124,7 @@ def test_where_packets_end_can_be_said(recording, tmp_path):
     assert cli.main([*words, "--packet-s", "0.5"]) == 2  # longer than the longest
 
 
+@pytest.mark.slow
 def test_a_trajectory_between_knots(recording, tmp_path, capsys):
     words = ["events", "align", str(recording), "--images", "0", "--out", str(tmp_path), "--estimator", "trajectory"]
     assert cli.main(words) == 0
