@@ -5,7 +5,7 @@
 Real packets (DAVIS 240C, 30,000 events each): the paper's settings must find what the authors' code found, at no lower
 likelihood. Simulated sequences: error over all axes at the middles of the default packets and on a 1 ms grid, linear
 between estimates of any status, the first 30 ms left out (the sequences' simulator started cold): for the paper's
-settings, packets with what was added to them one by one, contrast maximisation with the same packets and solver, the
+settings, packets with what was added to them one by one, contrast maximization with the same packets and solver, the
 velocity between knots with its parts taken away one by one, and the live form, fed 10 ms at a time.
 Needs the recordings that PAUCA_DATA names (default: shared/data beside the checkout).
 """
@@ -27,7 +27,7 @@ from pauca.runs import describe_machine
 
 DATA = Path(os.environ.get("PAUCA_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "events"
 
-# What the authors' code finds, and a prototype that maximised the same likelihood (specification, one core).
+# What the authors' code finds, and a prototype that maximized the same likelihood (specification, one core).
 PUBLISHED = {
     "boxes_rotation": {"authors": (3.576, 3.945, -1.754), "prototype": (3.578, 3.945, -1.758)},
     "shapes_rotation": {"authors": (1.846, -0.513, 1.492), "prototype": (1.846, -0.515, 1.492)},

@@ -1,4 +1,4 @@
-"""How fast `pauca.events` is on one core, stage by stage, beside eventcv's contrast maximisation.
+"""How fast `pauca.events` is on one core, stage by stage, beside eventcv's contrast maximization.
 
     python benchmarks/events_speed.py [--recording PATH] [--peer-python PYTHON] [--json PATH]
 

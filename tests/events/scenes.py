@@ -20,7 +20,7 @@ def random_packet(seed: int, n: int = 400) -> Packet:
 
 
 def without_kinks(packet: Packet, frame: Frame, warp: Warp, velocity, acceleration) -> Packet:
-    """Bilinear votes have a kink where an event crosses a pixel's centre: leave out the events that are about to."""
+    """Bilinear votes have a kink where an event crosses a pixel's center: leave out the events that are about to."""
     warped, _ = reference.warp_events(packet, frame, warp, velocity, acceleration)
     smooth = np.all(np.abs(warped - np.round(warped)) > 1e-3, axis=0)
     return replace(packet, **{name: getattr(packet, name)[smooth] for name in ("x", "y", "dt_s", "p")})

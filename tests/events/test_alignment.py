@@ -113,7 +113,7 @@ def test_singular_curvature_is_degenerate_too(monkeypatch):
     def fail(*args, **kwargs):
         raise np.linalg.LinAlgError("Singular matrix")
 
-    monkeypatch.setattr(packets, "maximise", fail)
+    monkeypatch.setattr(packets, "maximize", fail)
     assert Aligner(CAMERA, SMALL).align(rotating_events([1.0, -2.0, 3.0])).status is Status.DEGENERATE
 
 
@@ -242,7 +242,7 @@ def test_same_input_gives_the_same_bits():
 
 
 # Published packets of the paper's authors: 30,000 events each, the paper's protocol. `best` is where an independent
-# implementation of the same likelihood, with another optimiser, has its maximum (specification). The likelihood is flat
+# implementation of the same likelihood, with another optimizer, has its maximum (specification). The likelihood is flat
 # there (standard deviation 0.05 rad/s) and its kinks make many small maxima: ours lies within 0.03 rad/s, or higher.
 @pytest.mark.realdata
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_constant_errors_come_out_as_they_went_in():
 
 
 def test_protocol_a_middle_of_the_packet_and_gyroscope_2_4_ms_earlier():
-    """Packets of this test are centred 1 ms after the time they state."""
+    """Packets of this test are centered 1 ms after the time they state."""
     late_gyroscope = _trajectory(lambda t: _truth(t + 0.001 + 0.0024))
     result = evaluate(late_gyroscope, TRUTH, PACKET_MIDDLE)
     assert result.rms_deg_s < 1e-3

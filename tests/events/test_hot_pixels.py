@@ -55,7 +55,7 @@ def test_hot_pixels_are_found_and_the_scene_is_spared():
     assert "events of 5 hot pixels" in cleaned.notes[-1]
 
 
-def test_neighbouring_hot_pixels():
+def test_neighboring_hot_pixels():
     t = _poisson(20_000, 1.0)
     n = len(t)
     x, y = np.random.default_rng(3).integers(0, 64, n), np.random.default_rng(4).integers(0, 48, n)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pauca.events import Status
-from pauca.events.newton import Trial, maximise
+from pauca.events.newton import Trial, maximize
 
 
 def _quadratic(information, best, fisher_scale):
@@ -26,7 +26,7 @@ def test_finds_the_maximum_of_a_quadratic_whatever_its_fisher_matrix(best, sprea
     axes = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0]
     information = axes @ np.diag(10.0 ** np.array(spread)) @ axes.T
     evaluate = _quadratic(information, np.array(best), fisher_scale)
-    found = maximise(evaluate, np.zeros(3), reach=np.full(3, 1e3), max_evaluations=200)
+    found = maximize(evaluate, np.zeros(3), reach=np.full(3, 1e3), max_evaluations=200)
     assert found.status is Status.CONVERGED
     away = found.point - np.array(best)
     # The step that is left promises less than 0.01 nats by a Fisher matrix up to 20 times as large.
@@ -36,8 +36,8 @@ def test_finds_the_maximum_of_a_quadratic_whatever_its_fisher_matrix(best, sprea
 def test_shape_saves_evaluations_on_a_similar_problem():
     evaluate = _quadratic(np.diag([1.0, 30.0, 900.0]) + 0.3, np.array([3.0, -2.0, 1.0]), 10.0)
     reach = np.full(3, 100.0)
-    cold = maximise(evaluate, np.zeros(3), reach=reach)
-    warm = maximise(evaluate, np.zeros(3), reach=reach, shape=cold.shape)
+    cold = maximize(evaluate, np.zeros(3), reach=reach)
+    warm = maximize(evaluate, np.zeros(3), reach=reach, shape=cold.shape)
     assert warm.evaluations < cold.evaluations
 
 
@@ -46,21 +46,21 @@ def test_the_best_point_is_returned_where_the_score_is_rough():
         value = -50 * point[0] ** 2 + 0.3 * np.cos(400 * point[0])  # kinks that fool the gradient
         return Trial(float(value), -100 * point - 120 * np.sin(400 * point), np.array([[100.0]]))
 
-    found = maximise(evaluate, np.array([0.7]), reach=np.ones(1))
+    found = maximize(evaluate, np.array([0.7]), reach=np.ones(1))
     assert found.here.value == evaluate(found.point).value
     assert found.here.value > evaluate(np.array([0.7])).value
 
 
 def test_a_direction_without_information_is_degenerate():
     evaluate = _quadratic(np.diag([1.0, 0.0]), np.zeros(2), 1.0)
-    found = maximise(evaluate, np.ones(2), reach=np.ones(2))
+    found = maximize(evaluate, np.ones(2), reach=np.ones(2))
     assert found.status is Status.DEGENERATE
     np.testing.assert_array_equal(found.point, np.ones(2))
 
 
 def test_budget_used_up_is_stalled():
     evaluate = _quadratic(np.eye(2), np.array([100.0, 0.0]), 1.0)
-    found = maximise(evaluate, np.zeros(2), reach=np.ones(2), max_evaluations=5)
+    found = maximize(evaluate, np.zeros(2), reach=np.ones(2), max_evaluations=5)
     assert found.status is Status.STALLED
     assert found.evaluations == 5
     assert found.point[0] == pytest.approx(4.0)  # four steps of full reach
@@ -68,6 +68,6 @@ def test_budget_used_up_is_stalled():
 
 def test_a_start_that_is_known_is_not_evaluated_again():
     evaluate = _quadratic(np.eye(2), np.zeros(2), 1.0)
-    found = maximise(evaluate, np.zeros(2), reach=np.ones(2), first=evaluate(np.zeros(2)))
+    found = maximize(evaluate, np.zeros(2), reach=np.ones(2), first=evaluate(np.zeros(2)))
     assert found.evaluations == 0
     assert found.status is Status.CONVERGED

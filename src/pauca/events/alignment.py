@@ -95,7 +95,7 @@ class Aligner:
         return Packet(x, y, dt_s, events.p, t_ref_us, start, start + events.duration_us)
 
     def score(self, events: Events, velocity: Float[np.ndarray, "k"]) -> float:
-        """What `align` maximises, at a constant velocity of one's own: to compare with the score it found."""
+        """What `align` maximizes, at a constant velocity of one's own: to compare with the score it found."""
         return self._estimator.score(self.packet(events), velocity).value
 
     def images(self, events: Events, alignment: Alignment | None = None) -> Float[np.ndarray, "2 height width"]:

@@ -17,7 +17,7 @@ from pauca.errors import ConfigError
 
 @runtime_checkable
 class PixelScore(Protocol):
-    """A function of a pixel's blurred count; alignment maximises its sum over the pixels of both polarities."""
+    """A function of a pixel's blurred count; alignment maximizes its sum over the pixels of both polarities."""
 
     @property
     def scale(self) -> float:

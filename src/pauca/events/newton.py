@@ -36,7 +36,7 @@ class Optimum(NamedTuple):
     evaluations: int
 
 
-def maximise(
+def maximize(
     evaluate: Callable[[Float[np.ndarray, "k"]], Trial],
     start: Float[np.ndarray, "k"],
     *,

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pauca.events.camera import Camera
 from pauca.events.consistency import consistencies
 from pauca.events.likelihood import Contrast, NegativeBinomial, PixelScore
-from pauca.events.newton import Optimum, Trial, maximise, scaled_cholesky
+from pauca.events.newton import Optimum, Trial, maximize, scaled_cholesky
 from pauca.events.score import Score, Scorer
 from pauca.events.settings import AlignConfig
 from pauca.events.types import Packet, Status
@@ -155,7 +155,7 @@ class PacketEstimator:
         reach = _STEP_PIXELS / self.pixels_moved(packet)[:k]
         point, used = np.zeros(k), 0
         for by, scorer in zip(_COARSER, self._coarse, strict=True):
-            found = maximise(
+            found = maximize(
                 lambda at, scorer=scorer: _trial(_score(scorer, packet, at), k),
                 point,
                 reach=by * reach,
@@ -172,7 +172,7 @@ class PacketEstimator:
         return optimum._replace(evaluations=optimum.evaluations + used + 1)
 
     def _climb(self, packet: Packet, start: np.ndarray, first: Trial, shape: np.ndarray | None) -> Optimum:
-        return maximise(
+        return maximize(
             lambda point: self._trial(packet, point),
             start,
             first=first,

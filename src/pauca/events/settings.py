@@ -1,4 +1,4 @@
-"""How a recording is cut and what is maximised: the settings of `align`, `Aligner` and `pauca events align`."""
+"""How a recording is cut and what is maximized: the settings of `align`, `Aligner` and `pauca events align`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,7 +19,7 @@ _FEWEST_PER_PIXEL = 10_000 / (240 * 180)
 
 @dataclass(frozen=True)
 class AlignConfig:
-    """How a recording is cut into packets, and what is maximised over which motion.
+    """How a recording is cut into packets, and what is maximized over which motion.
 
     A packet ends at `packet_events`, or earlier: at `packet_s` if it holds `min_events` and the image is expected to
     have moved by `least_pixels` then; when it is expected to have moved by `most_pixels`; or at `longest_s` at last.

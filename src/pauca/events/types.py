@@ -1,6 +1,6 @@
 """What travels through `pauca.events`: events, recordings, packets and their alignments.
 
-Times are int64 microseconds on the recording's own clock; pixels count right and down from the centre of the
+Times are int64 microseconds on the recording's own clock; pixels count right and down from the center of the
 top left pixel; the camera frame is x right, y down, z forward; velocities are rad/s (rotation) or focal lengths
 per second (translation parallel to the image).
 """
@@ -140,7 +140,7 @@ class Alignment:
     velocity: Float[np.ndarray, "k"]  # rad/s about camera x, y, z; or focal lengths per second along x, y
     acceleration: Float[np.ndarray, "k"]  # change of the velocity per second; zero where it was not estimated
     covariance: Float[np.ndarray, "k k"]  # see `uncertainty`; no statistics behind it for contrast
-    score: float  # log-likelihood of the whole image in nats, or the sum of squares for contrast maximisation
+    score: float  # log-likelihood of the whole image in nats, or the sum of squares for contrast maximization
     status: Status
     evaluations: int  # images of warped events that were formed
     t_ref_us: int  # the time to which events were warped

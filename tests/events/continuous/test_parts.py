@@ -101,7 +101,7 @@ def test_the_score_test_tells_noise_from_motion():
     assert score_test(scorer, moving) > 10 * THRESHOLD
 
 
-def test_rest_must_hold_for_neighbours_together():
+def test_rest_must_hold_for_neighbors_together():
     knots_us = np.arange(6) * 20_000.0
     slow = np.array([True, True, True, True, False])
     alone = resting_intervals(slow, knots_us, lambda i, j: j == i + 1)  # a creep: only together it shows

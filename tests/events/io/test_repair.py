@@ -166,7 +166,7 @@ def test_a_flipped_bit_in_a_time_costs_one_event(value, where):
     raw.t[where] += value
     recording = _repair(raw)
     assert _findings(recording) == {
-        "single times far from both neighbours": ("dropped", 1, f"event {where + 1}"),
+        "single times far from both neighbors": ("dropped", 1, f"event {where + 1}"),
     }
     assert np.array_equal(recording.events.t_us, np.delete(raw.t, where))
 

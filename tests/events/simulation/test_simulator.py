@@ -125,7 +125,7 @@ def test_threshold_spread_is_that_of_the_rates(tmp_path):
 
 
 def test_times_are_those_of_the_crossing(tmp_path):
-    """A soft edge sweeps the row at constant speed: events of neighbouring pixels follow at 1 / (omega f) seconds."""
+    """A soft edge sweeps the row at constant speed: events of neighboring pixels follow at 1 / (omega f) seconds."""
     columns = np.clip(np.arange(4000) - 1980.0, 0, 40) * 5 + 20
     camera = Camera((64, 8), 200.0, 200.0, 31.5, 3.5)
     config = replace(IDEAL, image=_columns(tmp_path, columns), contrast_on=0.5)

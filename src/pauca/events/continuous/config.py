@@ -9,7 +9,7 @@ from pauca.errors import ConfigError
 class TrajectoryConfig:
     """A velocity that is linear between knots, in windows that overlap.
 
-    Defaults are from `benchmarks/events_accuracy.py`; neighbouring values do as well.
+    Defaults are from `benchmarks/events_accuracy.py`; neighboring values do as well.
     """
 
     knot_pixels: float = 4.0

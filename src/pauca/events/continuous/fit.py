@@ -10,7 +10,7 @@ from pauca.events.continuous.config import TrajectoryConfig
 from pauca.events.continuous.dispute import Warped, dispute
 from pauca.events.continuous.prior import precision
 from pauca.events.continuous.window import Window, WindowScorer
-from pauca.events.newton import Trial, maximise
+from pauca.events.newton import Trial, maximize
 from pauca.events.types import Status
 
 FEWEST_EVENTS = 50  # below, a window is not fitted
@@ -93,7 +93,7 @@ class KnotEstimator:
             return Trial(value, weight * trial.gradient - pull, weight * trial.fisher + prior, trial.detail)
 
         reach, shape = self._reach(knots_us), _SHARPNESS * np.eye(len(prior))
-        found = maximise(posterior, start.ravel(), reach=reach, shape=shape, tolerance=_TOLERANCE)
+        found = maximize(posterior, start.ravel(), reach=reach, shape=shape, tolerance=_TOLERANCE)
         parts = dispute(window, Warped(*found.here.detail), self.scorer.frame, len(prior), _SHARPNESS)
         velocity, covariance = found.point.reshape(start.shape), parts.factor * _covariance(found.here.fisher)
         status = Status.DISPUTED if parts.over_sensor and found.status is Status.CONVERGED else found.status

@@ -9,7 +9,7 @@ _APART_S = 0.04  # seconds between the velocities whose second differences tell 
 def precision(knots_s: Float[np.ndarray, "knots"], strength: float) -> Float[np.ndarray, "3*knots 3*knots"]:
     """Information of the prior about the velocities at the knots: x, y, z of the first, then of the second.
 
-    The slopes of neighbouring intervals h0 and h1 differ by the integral of white jerk, of variance
+    The slopes of neighboring intervals h0 and h1 differ by the integral of white jerk, of variance
     strength^2 (h0 + h1)/3.
 
     Args:

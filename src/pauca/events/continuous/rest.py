@@ -36,7 +36,7 @@ def score_test(scorer: WindowScorer, window: Window) -> float:
 def resting_intervals(
     slow: Bool[np.ndarray, "intervals"], knots_us: Float[np.ndarray, "knots"], is_still: IsStill
 ) -> Bool[np.ndarray, "intervals"]:
-    """Which of the slow intervals between knots show no motion, alone and together with neighbours at rest."""
+    """Which of the slow intervals between knots show no motion, alone and together with neighbors at rest."""
     rest = slow.copy()
     for k in np.flatnonzero(slow):
         rest[k] = is_still(int(k), int(k) + 1)

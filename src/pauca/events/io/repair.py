@@ -247,7 +247,7 @@ def _in_order(
     if spikes.size:
         bad = np.zeros(len(t_us), bool)
         bad[index[spikes]] = True
-        _drop(kept, bad, "single times far from both neighbours", raw, findings)
+        _drop(kept, bad, "single times far from both neighbors", raw, findings)
         index, t = np.delete(index, spikes), np.delete(t, spikes)
         step = np.diff(t)
     back = np.flatnonzero(step < 0)
