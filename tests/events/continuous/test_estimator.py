@@ -136,6 +136,7 @@ def test_a_vibration_on_a_pan_is_followed():
     recording = events.simulate(config, motion=events.GroundTruth(t_s, omega))
     found = events.align(recording, config=AlignConfig(estimator="trajectory"))
     assert events.evaluate(found, recording.ground_truth).rms_deg_s < 4
+    assert found.count(Status.CONVERGED) > 0.8 * len(found)
 
 
 @pytest.mark.realdata

@@ -154,7 +154,7 @@ def _trajectory(found: _Pass, pixels_per_rad: float) -> Trajectory:
     lost = is_lost(covariance, (end_us - start_us) * 1e-6, pixels_per_rad)
     beside = np.concatenate([found.rest[:1], found.rest[1:] & found.rest[:-1], found.rest[-1:]])
     told = np.array(blend.status, object)
-    shaken = blend.turns & (found.jerk > _SHAKEN)
+    shaken = blend.turns_back & (found.jerk > _SHAKEN)
     unsure = shaken | lasting(blend.disputed_in_time, source.knots_us)
     told[unsure & (told == Status.CONVERGED)] = Status.DISPUTED
     told[beside], told[lost] = Status.REST, Status.DEGENERATE

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from pauca.events.continuous.blend import Fit
 from pauca.events.continuous.config import TrajectoryConfig
 from pauca.events.continuous.dispute import Warped, dispute
+from pauca.events.continuous.groups import directions_of_motion
 from pauca.events.continuous.prior import precision
 from pauca.events.continuous.window import Window, WindowScorer
 from pauca.events.newton import Trial, maximize
@@ -23,6 +24,7 @@ _SURPRISE = 2.0  # a window that bends so much more than expected is fitted agai
 _BEYOND = 1.5  # times what it shows: the prior that was too strong has straightened it
 _CONTENT = 1.2  # once more where it then bends so much more again
 _RELABEL = 0.02  # share of events that belong to another direction after a search, from which on it is repeated
+_BACK_DEG = 90.0  # turn of the direction from which on a motion turns back
 _VAGUE = 1e-2  # information that keeps the prior from being singular where nothing is known; (s/rad)^2
 
 
@@ -97,8 +99,8 @@ class KnotEstimator:
         parts = dispute(window, Warped(*found.here.detail), self.scorer.frame, len(prior), _SHARPNESS)
         velocity, covariance = found.point.reshape(start.shape), parts.factor * _covariance(found.here.fisher)
         status = Status.DISPUTED if parts.over_sensor and found.status is Status.CONVERGED else found.status
-        turns = window.images > 2
-        return Fit(first, velocity, covariance, found.here.value, status, found.evaluations, parts.in_time, turns)
+        back = bool(directions_of_motion(window.basis @ velocity, _BACK_DEG)[-1])
+        return Fit(first, velocity, covariance, found.here.value, status, found.evaluations, parts.in_time, back)
 
     def _reach(self, knots_us: Float[np.ndarray, "knots"]) -> Float[np.ndarray, "3*knots"]:
         """Longest step of each velocity, rad/s."""
