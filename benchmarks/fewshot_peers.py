@@ -57,7 +57,7 @@ class Decoded(Dataset):
     """Normalised images and their labels, one by one."""
 
     def __init__(self, model: MCRNet, images: ImageSet) -> None:
-        self.images = model.normalise(images.images).contiguous()
+        self.images = model.normalize(images.images).contiguous()
         self.labels = images.labels.tolist()
 
     def __len__(self) -> int:

@@ -170,7 +170,7 @@ class Tasks:
     episodes: int = 2000
     """Number of episodes."""
     seed: int = 0
-    """Of the episodes."""
+    """Seed of the draw of episodes: the same one draws the same episodes of the same data."""
     small_classes: Literal["refuse", "skip"] = "refuse"
     """Classes with fewer than shot + query images: stop and name them, or leave them out."""
 

@@ -103,9 +103,11 @@ class MCRNet(nn.Module):
             features = feature_count(self.backbone, (code_channels, side, side))
             self.register_buffer("feature_mean", torch.zeros(2, features))  # of whole images, of crops
 
-    def normalise(self, images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def normalize(self, images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Shift and scale images (bytes, or values from 0 to 1) by the statistics of the training set."""
         return (_from_bytes(images) - self.mean[:, None, None]) / self.deviation[:, None, None]
+
+    normalise = normalize  # its name in 0.1
 
     def embed(
         self,
@@ -132,7 +134,7 @@ class MCRNet(nn.Module):
         """Features of the whole images, and their mean over the crops (the same as of the whole without `crops`)."""
 
         def seen(pixels: Tensor) -> Float[Tensor, "b d"]:
-            normalized = self.normalise(pixels)
+            normalized = self.normalize(pixels)
             features = _precise(self._features(normalized, generator))
             return (features + _precise(self._features(normalized.flip(-1), generator))) / 2 if mirror else features
 
@@ -174,7 +176,7 @@ class MCRNet(nn.Module):
 
     def encode(self, images: Float[Tensor, "b c h w"]) -> Encoding:
         """Features while training: one sample of the code, and the terms of the variational loss if there are any."""
-        normalised = self.normalise(images)
+        normalised = self.normalize(images)
         none = torch.zeros((), device=images.device)
         if self.stem is None:
             return Encoding(self.backbone(normalised), none, none)

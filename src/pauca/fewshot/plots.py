@@ -161,7 +161,7 @@ def latent_codes(model: MCRNet, images: ImageSet) -> Float[Tensor, "n d"]:
     if model.stem is None:
         raise InputError("this model has no latent space (latent mode none)")
     per_pass = images_per_pass("cpu", images.images)
-    codes = [model.stem.mean(model.normalise(batch)) for batch in images.images.split(per_pass)]
+    codes = [model.stem.mean(model.normalize(batch)) for batch in images.images.split(per_pass)]
     return torch.nn.functional.adaptive_avg_pool2d(torch.cat(codes), 4).flatten(1)
 
 
@@ -171,7 +171,7 @@ def reconstructions(model: MCRNet, images: ImageSet, count: int = 10) -> Figure:
     if model.stem is None:
         raise InputError("this model has no latent space (latent mode none)")
     chosen = images.images[torch.linspace(0, len(images) - 1, count).long()]
-    decoded = model.stem.reconstruct(model.stem.mean(model.normalise(chosen)))
+    decoded = model.stem.reconstruct(model.stem.mean(model.normalize(chosen)))
     decoded = (decoded * model.deviation[:, None, None] + model.mean[:, None, None]).clamp(0, 1)
     figure = Figure(figsize=(count, 2.3), layout="constrained")
     axes = figure.subplots(2, count, squeeze=False)

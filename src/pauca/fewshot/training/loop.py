@@ -45,7 +45,7 @@ class Trains(Protocol):
 
     @property
     def learning_rate(self) -> float:
-        """Of the step that was taken last; before the first, of that one."""
+        """The learning rate of the step that was taken last; before the first step, of that one."""
         ...
 
     def step(self) -> Any:

@@ -117,12 +117,12 @@ class StrongTrainer:
 
     @property
     def total_steps(self) -> int:
-        """Of all generations."""
+        """Steps of all generations together."""
         return self.config.steps * self.strong.generations
 
     @property
     def learning_rate(self) -> float:
-        """Of the step that was taken last; before the first, of that one."""
+        """The learning rate of the step that was taken last; before the first step, of that one."""
         return self._learning_rate_at(max(self.steps_done - 1, 0))
 
     def step(self) -> StrongLosses:

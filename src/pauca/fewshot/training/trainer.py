@@ -100,7 +100,7 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
-        """Of the step that was taken last; before the first, of that one."""
+        """The learning rate of the step that was taken last; before the first step, of that one."""
         return self.config.learning_rate_at(max(self.steps_done - 1, 0))
 
     def step(self) -> Losses:
