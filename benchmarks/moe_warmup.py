@@ -3,7 +3,7 @@
     python benchmarks/moe_warmup.py [--steps 60] [--json PATH]
 
 A small stand-in for `large` that a CPU trains in minutes: 64 experts of which a token visits 6, as there, but 4 layers
-of 256 channels and the bytes of Python's standard library. The worst imbalance is 10.7: all tokens on 6 experts.
+of 256 channels and the bytes of Python's standard library. The worst imbalance is 10.7: all visit one expert.
 """
 
 import argparse
