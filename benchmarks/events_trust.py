@@ -313,7 +313,7 @@ def page_table(rows: dict[str, dict[str, float]]) -> str:
     for kind in ("moving", "rest", "disturbed"):
         if row := rows.get(f"all {kind}"):
             n = row["converged"] + row["rest"]
-            far, far_sigma = (f"{row[name]:.0f} ({row[name] / n:.1%})" for name in ("far", "far_sigma"))
+            far, far_sigma = (f"{row[name]:.0f} ({100 * row[name] / n:.1f} %)" for name in ("far", "far_sigma"))
             rank = f"{row['spearman']:.2f}" if "spearman" in row else ""
             lines.append(
                 f"| {kind} | {n:.0f} | {row['rms']:.2f} | {row['median']:.2f} | {far} | {far_sigma} | "
