@@ -8,7 +8,6 @@ import pytest
 from pauca.events import Frame, NegativeBinomial, Status, TrajectoryConfig
 from pauca.events.continuous import WindowScorer
 from pauca.events.continuous.blend import Blend, Fit
-from pauca.events.continuous.dispute import lasting
 from pauca.events.continuous.estimator import spans
 from pauca.events.continuous.groups import directions_of_motion
 from pauca.events.continuous.knots import SMOOTH_JERK, knot_time, place_knots
@@ -127,12 +126,3 @@ def test_scatter_between_windows_is_part_of_the_covariance():
     np.testing.assert_allclose(np.diag(covariance[3]), 2 / 3, rtol=1e-3)
     np.testing.assert_allclose(np.diag(covariance[0]), 1e-6)
     assert blend.score.tolist() == [0, 0, 0, 1, 2, 2, 2]
-
-
-def test_a_dispute_that_lasts_is_told_from_one_reversal():
-    knots_us = np.arange(40) * 10_000.0
-    reversal = (knots_us > 100_000) & (knots_us < 160_000)
-    assert not lasting(reversal, knots_us).any()
-    vibration = knots_us > 150_000
-    assert lasting(vibration, knots_us)[22:].all()
-    assert not lasting(vibration, knots_us)[:15].any()

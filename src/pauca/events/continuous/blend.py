@@ -20,7 +20,6 @@ class Fit(NamedTuple):
     score: float
     status: Status
     evaluations: int
-    disputed_in_time: bool = False
     turns_back: bool = False  # whether its motion does, by more than 90 degrees
     jerk: float = 0.0  # strength of the jerk that it needed, rad/s^2 per root of a second
     next_jerk: float = 0.0  # what the next window may need
@@ -42,7 +41,6 @@ class Blend:
         self._central = np.zeros(knots)
         self.score = np.zeros(knots)
         self.evaluations = np.zeros(knots, np.int64)
-        self.disputed_in_time = np.zeros(knots, bool)
         self.turns_back = np.zeros(knots, bool)
         self.status = [Status.DEGENERATE] * knots
 
@@ -59,7 +57,7 @@ class Blend:
         self._covariance[at] += weight[:, None, None] * fit.covariance
         for k in at[weight > self._central[at]]:  # the rest is the word of the window in whose middle it is
             self.score[k], self.status[k], self.evaluations[k] = fit.score, fit.status, fit.evaluations
-            self.disputed_in_time[k], self.turns_back[k] = fit.disputed_in_time, fit.turns_back
+            self.turns_back[k] = fit.turns_back
         self._central[at] = np.maximum(self._central[at], weight)
 
     def moments(self) -> tuple[Float[np.ndarray, "knots 3"], Float[np.ndarray, "knots 3 3"]]:

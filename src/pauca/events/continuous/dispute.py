@@ -9,15 +9,13 @@ from pauca.events.consistency import Consistencies, consistencies
 from pauca.events.continuous.groups import ROLL
 from pauca.events.continuous.window import Window
 from pauca.events.score import Score
-from pauca.events.types import Packet
+from pauca.events.trajectory import Trajectory
+from pauca.events.types import Packet, Status
 from pauca.events.warp import Frame
 
 # Windows of ordinary motion of seven simulated scenes: the ratio in time is 2.4 to 6 (80 %), over the sensor 1 to 5.8.
 _USUAL = 4.0  # in time; where it is higher, errors add up: its rank correlation with the error is 0.4 to 0.75
-_IN_TIME = 8.0  # a tenth of the windows of slow motion, at reversals; most windows of a pure vibration
-_IN_TIME_PIXELS = 0.035
-_LASTING = 0.75  # share of the knots within 0.1 s; one reversal disputes up to half of them
-_OVER_SENSOR = 10.0  # nine in ten windows with half of the events on a moving object; none of ordinary motion
+_OVER_SENSOR = 10.0  # nine in ten windows with half of the events on a moving object
 _OVER_SENSOR_PIXELS = 0.1
 
 
@@ -34,7 +32,6 @@ class Dispute(NamedTuple):
     """What the parts of a window say."""
 
     factor: float  # by which errors are larger than independent ones would be, squared
-    in_time: bool  # some time tells another motion
     over_sensor: bool  # some part of the sensor does
 
 
@@ -43,19 +40,19 @@ def dispute(window: Window, warped: Warped, frame: Frame, parameters: int, sharp
     time, sensor = _consistencies(window, warped, frame, parameters, sharpness)
     return Dispute(
         max(1.0, time.ratio / _USUAL),
-        time.ratio > _IN_TIME and time.pixels > _IN_TIME_PIXELS,
         sensor.ratio > _OVER_SENSOR and sensor.pixels > _OVER_SENSOR_PIXELS,
     )
 
 
-def lasting(
-    in_time: Bool[np.ndarray, "knots"], knots_us: Float[np.ndarray, "knots"], within_us: float = 100_000.0
+def confirmed(
+    packets: Trajectory, knots_us: Float[np.ndarray, "knots"], within_us: float = 30_000.0
 ) -> Bool[np.ndarray, "knots"]:
-    """Where the dispute in time goes on: a vibration that pixels hardly see, not a single reversal."""
-    counts = np.concatenate([[0], np.cumsum(in_time)])
-    first = np.searchsorted(knots_us, knots_us - within_us)
-    last = np.searchsorted(knots_us, knots_us + within_us, side="right")
-    return counts[last] - counts[first] >= _LASTING * (last - first)
+    """Where a packet nearby is disputed, too: windows of fast ordinary motion alone can be, one in thirteen of them."""
+    disputed = np.array([status is Status.DISPUTED for status in packets.status])
+    counts = np.concatenate([[0], np.cumsum(disputed)])
+    first = np.searchsorted(packets.end_us, knots_us - within_us)
+    last = np.searchsorted(packets.start_us, knots_us + within_us, side="right")
+    return counts[np.maximum(first, last)] > counts[first]
 
 
 def _consistencies(window: Window, warped: Warped, frame: Frame, parameters: int, sharpness: float) -> Consistencies:

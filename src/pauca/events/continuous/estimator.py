@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64
 
 from pauca.events.continuous.blend import Blend
 from pauca.events.continuous.config import TrajectoryConfig
-from pauca.events.continuous.dispute import lasting
+from pauca.events.continuous.dispute import confirmed
 from pauca.events.continuous.fit import KnotEstimator
 from pauca.events.continuous.groups import ROLL
 from pauca.events.continuous.knots import interpolate, knot_time, place_knots
@@ -82,7 +82,7 @@ def refine(
     if config.jerk is None and np.mean(coarse) > _OFTEN:
         knots_us = np.round(found.source.knots_us).astype(np.int64)
         found = _run(events, to_packet, knots_us, found.blend.moments()[0], found.jerk, scorer, config)
-    return _trajectory(found, scorer.frame.camera.fx)
+    return _trajectory(found, packets, scorer.frame.camera.fx)
 
 
 class _Pass(NamedTuple):
@@ -144,7 +144,7 @@ def spans(intervals: int, config: TrajectoryConfig) -> Iterator[tuple[int, int]]
     yield first, intervals
 
 
-def _trajectory(found: _Pass, pixels_per_rad: float) -> Trajectory:
+def _trajectory(found: _Pass, packets: Trajectory, pixels_per_rad: float) -> Trajectory:
     source, blend = found.source, found.blend
     velocity, covariance = blend.moments()
     t_us = np.round(source.knots_us).astype(np.int64)
@@ -155,8 +155,8 @@ def _trajectory(found: _Pass, pixels_per_rad: float) -> Trajectory:
     beside = np.concatenate([found.rest[:1], found.rest[1:] & found.rest[:-1], found.rest[-1:]])
     told = np.array(blend.status, object)
     shaken = blend.turns_back & (found.jerk > _SHAKEN)
-    unsure = shaken | lasting(blend.disputed_in_time, source.knots_us)
-    told[unsure & (told == Status.CONVERGED)] = Status.DISPUTED
+    alone = (told == Status.DISPUTED) & ~confirmed(packets, source.knots_us)
+    told[alone], told[shaken] = Status.CONVERGED, Status.DISPUTED
     told[beside], told[lost] = Status.REST, Status.DEGENERATE
     return Trajectory(
         motion="rotation",

@@ -100,7 +100,7 @@ class KnotEstimator:
         velocity, covariance = found.point.reshape(start.shape), parts.factor * _covariance(found.here.fisher)
         status = Status.DISPUTED if parts.over_sensor and found.status is Status.CONVERGED else found.status
         back = bool(directions_of_motion(window.basis @ velocity, _BACK_DEG)[-1])
-        return Fit(first, velocity, covariance, found.here.value, status, found.evaluations, parts.in_time, back)
+        return Fit(first, velocity, covariance, found.here.value, status, found.evaluations, back)
 
     def _reach(self, knots_us: Float[np.ndarray, "knots"]) -> Float[np.ndarray, "3*knots"]:
         """Longest step of each velocity, rad/s."""
