@@ -31,7 +31,7 @@ def test_threads_wait_asleep_and_fit_the_share(monkeypatch):
     monkeypatch.setattr(threads, "_quota", lambda files: 2)
     environment: dict[str, str] = {}
     threads.share_processors(environment)
-    assert environment == {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "2"}
+    assert (environment["OMP_WAIT_POLICY"], environment["OMP_NUM_THREADS"]) == ("passive", "2")
     chosen = {"OMP_WAIT_POLICY": "active", "OMP_NUM_THREADS": "7"}
     threads.share_processors(chosen)
     assert chosen == {"OMP_WAIT_POLICY": "active", "OMP_NUM_THREADS": "7"}
@@ -45,3 +45,14 @@ def test_the_command_line_sets_it_before_torch_is_imported():
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert result.stderr.strip() == "passive"
+
+
+@pytest.mark.parametrize(("operations", "expected"), [(1e9, 1), (25e9, 2), (1e15, 8)])
+def test_threads_fit_the_work(monkeypatch, operations, expected):
+    torch, set_to = pytest.importorskip("torch"), []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    threads.fit_threads(operations, {})
+    assert set_to == [expected]
+    threads.fit_threads(operations, {"OMP_NUM_THREADS": "7"})  # the user's
+    assert set_to == [expected]

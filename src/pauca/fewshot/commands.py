@@ -18,6 +18,7 @@ from pauca.fewshot import plots
 from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.data.folder import Unreadable, list_images, read_files
 from pauca.fewshot.data.sources import open_test, open_training
+from pauca.fewshot.latent import LATENT_CHANNELS
 from pauca.fewshot.reports import describe_evaluation, evaluation_numbers, training_report
 from pauca.fewshot.training.loop import check_settings
 from pauca.fewshot.training.strong_trainer import check_strong
@@ -27,6 +28,7 @@ from pauca.runs import (
     atomic_write,
     check_can_write,
     check_obeyed,
+    fit_threads,
     from_yaml,
     lock_folder,
     resolve_device,
@@ -111,6 +113,17 @@ def train(
         _train(settings, settings.model if config else model, out, resume, force, quiet, minutes)
 
 
+def _fit_threads(network: fewshot.MCRNet, settings: TrainSettings) -> None:
+    model = settings.model
+    channels = model.channels if model.latent.mode == "none" else LATENT_CHANNELS
+    if settings.recipe == "strong":
+        images = settings.strong.images_per_step
+    else:
+        episode = settings.train.episode
+        images = settings.train.episodes_per_step * episode.way * (episode.shot + episode.query)
+    fit_threads(6 * images * fewshot.multiply_adds(network.backbone, (channels, model.image_size, model.image_size)))
+
+
 def _train(
     settings: TrainSettings,
     asked: fewshot.ModelConfig,
@@ -130,6 +143,7 @@ def _train(
     settings = replace(settings, train=replace(settings.train, augmentation=augmentation))
     seed_all(settings.train.seed)
     network = fewshot.MCRNet(settings.model)
+    _fit_threads(network, settings)
     if settings.recipe == "strong":
         check_strong(train_images, settings.strong, settings.train, validation_images)
     else:

@@ -18,7 +18,18 @@ from pauca.moe.plan import Assumptions, PlanTask, find_plans, model_shape, parse
 from pauca.moe.plan.tables import plan_lines
 from pauca.moe.training.health import collapse
 from pauca.moe.training.trainer import check_fit
-from pauca.runs import Report, Run, atomic_write, check_obeyed, from_yaml, resolve_device, seed_all, to_dict, write_text
+from pauca.runs import (
+    Report,
+    Run,
+    atomic_write,
+    check_obeyed,
+    fit_threads,
+    from_yaml,
+    resolve_device,
+    seed_all,
+    to_dict,
+    write_text,
+)
 from pauca.runs.loop import opened_run, reported
 from pauca.runs.processes import count_processes, first_then_all, joined, own_rank
 
@@ -195,6 +206,7 @@ def _train(settings: TrainSettings, out: Path, resume: bool, force: bool, quiet:
     check_fit(settings.model, tokens, settings.train, count_processes())
     seed_all(settings.train.seed)
     network = moe.MoELM(settings.model)
+    fit_threads(settings.model.flops_per_token * settings.train.batch_size * settings.model.context)
 
     # Only now, so that settings that are refused neither leave a run behind nor, with --force, cost an earlier one.
     with opened_run(out, settings, force, resume, lambda run: _remember_text(run, tokens, resume)) as run:

@@ -8,7 +8,7 @@ from pauca.runs.lock import lock_folder
 from pauca.runs.progress import Progress
 from pauca.runs.report import Report
 from pauca.runs.seeds import seed_all, seed_of
-from pauca.runs.threads import share_processors, usable_cores
+from pauca.runs.threads import fit_threads, share_processors, usable_cores
 
 __all__ = [
     "Progress",
@@ -18,6 +18,7 @@ __all__ = [
     "check_can_write",
     "check_obeyed",
     "describe_machine",
+    "fit_threads",
     "from_dict",
     "from_yaml",
     "lock_folder",

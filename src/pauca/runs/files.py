@@ -21,9 +21,20 @@ def check_can_write(path: Path, force: bool = False) -> None:
         if parent.exists():
             if not parent.is_dir():
                 raise InputError(f"{path}: cannot be written, because {parent} is a file and not a folder")
-            if not os.access(parent, os.W_OK):
+            if not _takes_files(parent):
                 raise InputError(f"{path}: cannot be written, because you may not write to {parent}; choose another")
             return
+
+
+def _takes_files(folder: Path) -> bool:
+    """Whether a folder can be made in this one: permissions alone do not tell for /proc, root, or a read-only disk."""
+    probe = folder / f".{uuid4().hex[:8]}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

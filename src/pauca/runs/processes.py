@@ -67,8 +67,10 @@ def join_processes(device: str = "auto", minutes: float = TIMEOUT_MINUTES) -> tu
         PaucaError: the other ranks do not come, or this one does not reach them.
     """
     global _timeout_minutes
-    if not minutes > 0:
-        raise ConfigError(f"timeout {minutes}: give the minutes that a rank may keep the others waiting, more than 0")
+    if not 0 < minutes < 60 * 24 * 365:
+        raise ConfigError(
+            f"timeout {minutes}: give the minutes that a rank may keep the others waiting, more than 0, less than a year"
+        )
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _timeout_minutes = minutes
         if device.startswith("cuda:"):

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
+# Operations of a step, forward and backward, that are worth a thread: one of about 5 billion (few-shot, Conv-4, 16
+# pixels) took 0.29 s with one thread and 0.24 s with two, on two idle cores.
+_WORTH_A_THREAD = 10e9
+
+_CHOSEN_HERE = "PAUCA_CHOSE_THREADS"  # beside OMP_NUM_THREADS where it is not the user's word
 _QUOTAS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
 
 
@@ -24,8 +29,20 @@ def share_processors(environment: MutableMapping[str, str] = os.environ) -> None
     if "torch" in sys.modules:
         return
     environment.setdefault("OMP_WAIT_POLICY", "passive")
-    if usable_cores() < _visible_cores():
-        environment.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    if usable_cores() < _visible_cores() and "OMP_NUM_THREADS" not in environment:
+        environment |= {"OMP_NUM_THREADS": str(usable_cores()), _CHOSEN_HERE: "1"}
+
+
+def fit_threads(operations: int | float, environment: Mapping[str, str] = os.environ) -> None:
+    """Let torch compute a training's steps, of so many operations each, with no more threads than they keep busy.
+
+    Small tensors do not divide: on a machine of 64 cores, most threads of a small training would only wait. What the
+    user has set (`OMP_NUM_THREADS`) stays.
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" not in environment or _CHOSEN_HERE in environment:
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), int(operations / _WORTH_A_THREAD))))
 
 
 def usable_cores() -> int:
