@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import typing
 
 import pytest
 
@@ -10,6 +9,8 @@ from pauca.errors import ConfigError
 from pauca.moe import LMConfig, RouterConfig, TrainConfig, ViTConfig
 from pauca.moe.data import DataConfig
 from pauca.moe.plan import SHAPES, Assumptions, GroupedQueryAttention, LatentAttention, ModelShape, PlanTask, Rates
+
+from ..settings import wrong_numbers
 
 SETTINGS = [
     RouterConfig(),
@@ -34,23 +35,12 @@ ENDLESS = {
 }
 
 
-def _wrong() -> list[tuple[object, str, float]]:
-    found = []
-    for settings in SETTINGS:
-        kinds = typing.get_type_hints(type(settings))
-        for field in dataclasses.fields(settings):
-            kind, name = kinds[field.name], type(settings).__name__
-            if kind in (float, float | None):
-                found += [(settings, field.name, value) for value in (math.nan, -math.inf, -1.0)]
-                found += [(settings, field.name, math.inf)] * ((name, field.name) not in ENDLESS)
-            elif kind in (int, int | None):
-                found.append((settings, field.name, -1))
-    return found
-
-
 @pytest.mark.parametrize(
     ("settings", "name", "value"),
-    [pytest.param(*case, id=f"{type(case[0]).__name__}.{case[1]}={case[2]}") for case in _wrong()],
+    [
+        pytest.param(*case, id=f"{type(case[0]).__name__}.{case[1]}={case[2]}")
+        for case in wrong_numbers(SETTINGS, ENDLESS)
+    ],
 )
 def test_a_number_outside_its_range_is_refused_by_name(settings, name, value):
     with pytest.raises(ConfigError, match=name) as caught:

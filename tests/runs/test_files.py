@@ -53,7 +53,10 @@ def test_a_read_only_disk_is_one_clear_error(tmp_path, monkeypatch):
 
 
 def test_a_folder_without_permission_is_found_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(files.os, "access", lambda folder, mode: False)  # root, who may run this, may write anywhere
+    def refuse(*_, **__):  # as /proc, or a read-only disk, refuse root, whose permissions say yes
+        raise PermissionError
+
+    monkeypatch.setattr(files.Path, "mkdir", refuse)
     with pytest.raises(InputError, match=r"you may not write to .*; choose another"):
         check_can_write(tmp_path / "new" / "result.csv")
 

@@ -8,6 +8,7 @@ decoder back to the image, the warm-up and the bounds on log sigma are our recon
 for the log sigma head (2 % of the multiply-adds), the same compute.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -54,12 +55,13 @@ class LatentConfig:
                 f"latent mode {self.mode!r} is not known; choose one of {', '.join(get_args(LatentMode))}"
             )
         low, high = self.log_sigma_range
-        if not low <= self.log_sigma_start <= high:
+        if not -math.inf < low <= self.log_sigma_start <= high < math.inf:
             raise ConfigError(f"log_sigma_start {self.log_sigma_start} lies outside log_sigma_range {low} to {high}")
-        if self.kl_weight < 0 or self.reconstruction_weight < 0 or (self.warm_up_steps or 0) < 0:
-            raise ConfigError(
-                "kl_weight, reconstruction_weight and warm_up_steps of the latent space cannot be negative"
-            )
+        for name in ("kl_weight", "reconstruction_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} of the latent space must be a number from 0, got {getattr(self, name)}")
+        if (self.warm_up_steps or 0) < 0:
+            raise ConfigError(f"warm_up_steps of the latent space must be at least 0, got {self.warm_up_steps}")
         draws_at_test(self.test_code)
 
 

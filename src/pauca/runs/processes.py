@@ -69,7 +69,7 @@ def join_processes(device: str = "auto", minutes: float = TIMEOUT_MINUTES) -> tu
     global _timeout_minutes
     if not 0 < minutes < 60 * 24 * 365:
         raise ConfigError(
-            f"timeout {minutes}: give the minutes that a rank may keep the others waiting, more than 0, less than a year"
+            f"timeout {minutes}: give the minutes that a rank may keep the others waiting, above 0 and below a year"
         )
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _timeout_minutes = minutes

@@ -6,6 +6,7 @@ Newton's step is that of Laplace's approximation for Gaussian process classifica
 algorithm 3.3): one block a class, tied by one n x n matrix.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,7 @@ class LogisticRegression(Head):
 
     def __init__(self, penalty: float = 1.0, bias: bool = False, scale: float = 1.0):
         super().__init__(scale)
-        if penalty <= 0:
+        if not 0 < penalty < math.inf:
             raise ConfigError(f"logistic penalty {penalty}: must be positive")
         self.penalty, self.bias = penalty, bias
 

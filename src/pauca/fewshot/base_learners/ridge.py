@@ -25,7 +25,7 @@ class Ridge(Head):
 
     def __init__(self, penalty: float = 50.0, learn_penalty: bool = False, bias: bool = False, scale: float = 1.0):
         super().__init__(scale)
-        if penalty <= 0:
+        if not 0 < penalty < math.inf:
             raise ConfigError(f"ridge penalty {penalty}: must be positive")
         self.log_penalty = nn.Parameter(torch.tensor(math.log(penalty)), requires_grad=learn_penalty)
         self.bias = bias

@@ -8,6 +8,7 @@ Every Newton step here has the form: blocks K + diag(w_k), one a class, tied by 
 leaves one n x n Schur complement, so a step costs (way + 1) n^3, and no (n way) x (n way) matrix is ever formed.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +47,7 @@ class SupportVectorMachine(Head):
 
     def __init__(self, penalty: float = 0.1, diagonal: float = 1.0, scale: float = 1.0):
         super().__init__(scale)
-        if penalty <= 0 or diagonal <= 0:
+        if not (0 < penalty < math.inf and 0 < diagonal < math.inf):
             raise ConfigError(f"SVM penalty {penalty} and diagonal {diagonal}: both must be positive")
         self.penalty, self.diagonal = penalty, diagonal
 

@@ -62,9 +62,14 @@ class TrainConfig:
     """Write the metrics for TensorBoard, too (package `tensorboard`)."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "episodes_per_step", "log_every", "validate_every"):
+        counts = ("steps", "episodes_per_step", "log_every", "validate_every", "validation_shot", "validation_episodes")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} of training must be at least 1, got {getattr(self, name)}")
+        if self.episodes_per_pass is not None and self.episodes_per_pass < 1:
+            raise ConfigError(f"episodes_per_pass of training must be at least 1, got {self.episodes_per_pass}")
+        if self.seed < 0:
+            raise ConfigError(f"seed of training must be at least 0, got {self.seed}")
         for name in ("learning_rate", "spike"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} of training must be a number above 0, got {getattr(self, name)}")

@@ -13,6 +13,7 @@ from Rizve et al.: every view draws its own crop and colors, 8 views of twice as
 step, a second generation that goes on instead of beginning anew, and cosines of features in place of squared errors.
 """
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -56,13 +57,17 @@ class StrongConfig:
     """Share of a generation's steps over which the learning rate grows from zero."""
 
     def __post_init__(self) -> None:
-        if self.generations < 1 or self.images_per_step < 2 or self.negatives < 1:
-            raise ConfigError("strong: give at least 1 generation, 2 images_per_step and 1 of negatives")
-        if min(self.view_weight, self.contrast_weight, self.distillation_weight) < 0:
-            raise ConfigError("strong: view_weight, contrast_weight and distillation_weight cannot be negative")
-        if self.temperature <= 0 or self.later_rate <= 0 or not 0 <= self.warm_up < 1:
-            raise ConfigError("strong: temperature and later_rate must be positive, warm_up from 0 up to, not "
-                              "including, 1")  # fmt: skip
+        for name, least in (("generations", 1), ("images_per_step", 2), ("negatives", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"strong: {name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("view_weight", "contrast_weight", "distillation_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"strong: {name} must be a number from 0, got {getattr(self, name)}")
+        for name in ("temperature", "later_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"strong: {name} must be a number above 0, got {getattr(self, name)}")
+        if not 0 <= self.warm_up < 1:
+            raise ConfigError(f"strong: warm_up must be a share from 0 up to, not including, 1, got {self.warm_up}")
 
 
 STRONG = Protocol(
