@@ -13,7 +13,7 @@ from pauca.errors import ConfigError, DeviceError, InputError, PaucaError
 if TYPE_CHECKING:
     from pauca import events, fewshot, moe
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = [
     "ConfigError",
     "DeviceError",

@@ -59,9 +59,11 @@ class LatentConfig:
             raise ConfigError(f"log_sigma_start {self.log_sigma_start} lies outside log_sigma_range {low} to {high}")
         for name in ("kl_weight", "reconstruction_weight"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} of the latent space must be a number from 0, got {getattr(self, name)}")
+                raise ConfigError(
+                    f"{name} {getattr(self, name)} of the latent space must be a number, and cannot be negative"
+                )
         if (self.warm_up_steps or 0) < 0:
-            raise ConfigError(f"warm_up_steps of the latent space must be at least 0, got {self.warm_up_steps}")
+            raise ConfigError(f"warm_up_steps {self.warm_up_steps} of the latent space cannot be negative")
         draws_at_test(self.test_code)
 
 

@@ -69,7 +69,7 @@ class TrainConfig:
         if self.episodes_per_pass is not None and self.episodes_per_pass < 1:
             raise ConfigError(f"episodes_per_pass of training must be at least 1, got {self.episodes_per_pass}")
         if self.seed < 0:
-            raise ConfigError(f"seed of training must be at least 0, got {self.seed}")
+            raise ConfigError(f"seed {self.seed}: give a number of at least 0")
         for name in ("learning_rate", "spike"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} of training must be a number above 0, got {getattr(self, name)}")

@@ -59,13 +59,13 @@ class StrongConfig:
     def __post_init__(self) -> None:
         for name, least in (("generations", 1), ("images_per_step", 2), ("negatives", 1)):
             if getattr(self, name) < least:
-                raise ConfigError(f"strong: {name} must be at least {least}, got {getattr(self, name)}")
+                raise ConfigError(f"strong: give at least {least} {name}, not {getattr(self, name)}")
         for name in ("view_weight", "contrast_weight", "distillation_weight"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"strong: {name} must be a number from 0, got {getattr(self, name)}")
+                raise ConfigError(f"strong: {name} {getattr(self, name)} must be a number, and cannot be negative")
         for name in ("temperature", "later_rate"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"strong: {name} must be a number above 0, got {getattr(self, name)}")
+                raise ConfigError(f"strong: {name} {getattr(self, name)} must be positive, and a number")
         if not 0 <= self.warm_up < 1:
             raise ConfigError(f"strong: warm_up must be a share from 0 up to, not including, 1, got {self.warm_up}")
 
