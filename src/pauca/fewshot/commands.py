@@ -120,7 +120,7 @@ def _fit_threads(network: fewshot.MCRNet, settings: TrainSettings) -> None:
         images = settings.strong.images_per_step
     else:
         episode = settings.train.episode
-        images = settings.train.episodes_per_step * episode.way * (episode.shot + episode.query)
+        images = settings.train.episodes_per_step * episode.way_range[1] * (episode.shot_range[1] + episode.query)
     fit_threads(6 * images * fewshot.multiply_adds(network.backbone, (channels, model.image_size, model.image_size)))
 
 

@@ -30,7 +30,7 @@ def share_processors(environment: MutableMapping[str, str] = os.environ) -> None
         return
     environment.setdefault("OMP_WAIT_POLICY", "passive")
     if usable_cores() < _visible_cores() and "OMP_NUM_THREADS" not in environment:
-        environment |= {"OMP_NUM_THREADS": str(usable_cores()), _CHOSEN_HERE: "1"}
+        environment.update({"OMP_NUM_THREADS": str(usable_cores()), _CHOSEN_HERE: "1"})
 
 
 def fit_threads(operations: int | float, environment: Mapping[str, str] = os.environ) -> None:
