@@ -52,3 +52,19 @@ def jittered(events: Events, sigma: float = 0.5, seed: int = 0) -> Events:
     rng = np.random.default_rng(seed)
     x, y = (axis + sigma * rng.standard_normal(len(events)).astype(np.float32) for axis in (events.x, events.y))
     return Events(events.t_us, x, y, events.p, events.size)
+
+
+def random_events(t_us, x=None, y=None, p=None, size=(64, 48)) -> Events:
+    """Events at given times; what is not given of the rest is drawn uniformly."""
+    n = len(t_us)
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, size[0], n) if x is None else x
+    y = rng.integers(0, size[1], n) if y is None else y
+    p = rng.integers(0, 2, n) if p is None else p
+    return Events.from_arrays(np.asarray(t_us), np.asarray(x), np.asarray(y), np.asarray(p), size)
+
+
+def poisson_times(rate_hz: float, seconds: float, seed: int = 1) -> np.ndarray:
+    """Times (us) of events that know nothing of each other."""
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.integers(0, int(seconds * 1e6), rng.poisson(rate_hz * seconds)))

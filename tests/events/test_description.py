@@ -10,29 +10,16 @@ from pauca.events.camera import Camera
 from pauca.events.description import info
 from pauca.events.io import Recording, read
 from pauca.events.simulation import SimulateConfig, simulate
-from pauca.events.types import Events
+
+from .scenes import poisson_times, random_events
 
 CAMERA = Camera((64, 48), 60.0, 60.0, 31.5, 23.5)
-
-
-def _events(t_us, x=None, y=None, p=None, size=(64, 48)) -> Events:
-    n = len(t_us)
-    rng = np.random.default_rng(0)
-    x = rng.integers(0, size[0], n) if x is None else x
-    y = rng.integers(0, size[1], n) if y is None else y
-    p = rng.integers(0, 2, n) if p is None else p
-    return Events.from_arrays(np.asarray(t_us), np.asarray(x), np.asarray(y), np.asarray(p), size)
-
-
-def _poisson(rate_hz: float, seconds: float, seed: int = 1) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return np.sort(rng.integers(0, int(seconds * 1e6), rng.poisson(rate_hz * seconds)))
 
 
 def test_rates_and_times():
     """1000 events/s, but 50,000 in the tenth of a second from 0.5 s on."""
     t = np.sort(np.concatenate([np.arange(0, 1_000_001, 1000), 500_000 + np.arange(0, 100_000, 2)]))
-    found = info(Recording(_events(t), name="known"))
+    found = info(Recording(random_events(t), name="known"))
     assert (found.count, found.start_us, found.duration_s) == (51_001, 0, 1.0)
     assert found.mean_rate_hz == pytest.approx(51_001)
     assert found.peak_rate_hz == pytest.approx(501_000)
@@ -41,35 +28,35 @@ def test_rates_and_times():
 
 
 def test_polarity_and_pixels():
-    t = _poisson(10_000, 1.0)
+    t = poisson_times(10_000, 1.0)
     n = len(t)
-    found = info(Recording(_events(t, x=np.zeros(n, int), y=np.arange(n) % 48, p=np.arange(n) % 4 > 0)))
+    found = info(Recording(random_events(t, x=np.zeros(n, int), y=np.arange(n) % 48, p=np.arange(n) % 4 > 0)))
     assert found.on_share == pytest.approx(0.75, abs=1e-3)
     assert found.active_pixels == 48
 
 
 @pytest.mark.parametrize(("p", "words"), [(0, "all events are OFF"), (1, "all events are ON")])
 def test_lost_polarity(p, words):
-    t = _poisson(10_000, 1.0)
-    assert any(words in problem for problem in info(Recording(_events(t, p=np.full(len(t), p)))).problems)
+    t = poisson_times(10_000, 1.0)
+    assert any(words in problem for problem in info(Recording(random_events(t, p=np.full(len(t), p)))).problems)
 
 
 def test_gaps():
     t = np.concatenate([np.arange(0, 500_000, 100), np.arange(900_000, 1_500_000, 100)])
-    found = info(Recording(_events(t)))
+    found = info(Recording(random_events(t)))
     (gap,) = found.gaps
     assert (gap.start_us, gap.duration_us) == (499_900, 400_100)
     assert any("1 gaps without any event, 27 % of the time" in problem for problem in found.problems)
 
 
 def test_a_sparse_recording_has_no_gaps():
-    assert info(Recording(_events(_poisson(20, 60.0)))).gaps == ()
+    assert info(Recording(random_events(poisson_times(20, 60.0)))).gaps == ()
 
 
 def test_wrong_size_and_coarse_times():
     t = np.repeat(np.arange(50) * 20_000, 700)
     rng = np.random.default_rng(0)
-    found = info(Recording(_events(t, rng.integers(0, 20, len(t)), rng.integers(0, 20, len(t)))))
+    found = info(Recording(random_events(t, rng.integers(0, 20, len(t)), rng.integers(0, 20, len(t)))))
     assert any("within 20 x 20 pixels" in problem for problem in found.problems)
     assert any("times are very coarse" in problem for problem in found.problems)
 
@@ -91,20 +78,20 @@ def test_table_and_json():
 
 
 def test_one_event():
-    found = info(Recording(_events([5])))
+    found = info(Recording(random_events([5])))
     assert (found.count, found.duration_s, found.gaps) == (1, 0.0, ())
     assert np.isfinite(found.peak_rate_hz)
 
 
-def test_no_events():
+def test_norandom_events():
     with pytest.raises(InputError, match="holds no events"):
-        info(Recording(_events([]), name="void"))
+        info(Recording(random_events([]), name="void"))
 
 
 def test_undistorted_pixels():
-    t = _poisson(10_000, 1.0)
+    t = poisson_times(10_000, 1.0)
     x = np.random.default_rng(0).uniform(-3, 66, len(t)).astype(np.float32)
-    assert info(Recording(_events(t, x=x))).active_pixels > 2000
+    assert info(Recording(random_events(t, x=x))).active_pixels > 2000
 
 
 @pytest.mark.realdata

@@ -11,23 +11,10 @@ from pauca.events.hot_pixels import hot_pixel_mask, pixel_counts, remove_hot_pix
 from pauca.events.io import read
 from pauca.events.recording import Recording
 from pauca.events.simulation import SimulateConfig, simulate
-from pauca.events.types import Events
+
+from .scenes import poisson_times, random_events
 
 CAMERA = Camera((64, 48), 60.0, 60.0, 31.5, 23.5)
-
-
-def _events(t_us, x=None, y=None, p=None, size=(64, 48)) -> Events:
-    n = len(t_us)
-    rng = np.random.default_rng(0)
-    x = rng.integers(0, size[0], n) if x is None else x
-    y = rng.integers(0, size[1], n) if y is None else y
-    p = rng.integers(0, 2, n) if p is None else p
-    return Events.from_arrays(np.asarray(t_us), np.asarray(x), np.asarray(y), np.asarray(p), size)
-
-
-def _poisson(rate_hz: float, seconds: float, seed: int = 1) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return np.sort(rng.integers(0, int(seconds * 1e6), rng.poisson(rate_hz * seconds)))
 
 
 def test_hot_pixels_are_found_and_the_scene_is_spared():
@@ -37,13 +24,13 @@ def test_hot_pixels_are_found_and_the_scene_is_spared():
     assert not hot_pixel_mask(clean).any()
     rng = np.random.default_rng(5)
     hot = rng.choice(64 * 48, 5, replace=False)
-    t, pixel = _poisson(2500, 1.0), rng.choice(hot, 2500 * 2)
+    t, pixel = poisson_times(2500, 1.0), rng.choice(hot, 2500 * 2)
     pixel = pixel[: len(t)]
     joined = np.concatenate([clean.t_us, t])
     order = np.argsort(joined, kind="stable")
     x = np.concatenate([clean.x, pixel % 64])[order]
     y = np.concatenate([clean.y, pixel // 64])[order]
-    recording = Recording(_events(joined[order], x, y), CAMERA, name="hot")
+    recording = Recording(random_events(joined[order], x, y), CAMERA, name="hot")
     found = info(recording)
     assert {(h.x, h.y) for h in found.hot_pixels} == {(int(k % 64), int(k // 64)) for k in hot}
     assert all(300 < h.rate_hz < 900 for h in found.hot_pixels)
@@ -56,17 +43,17 @@ def test_hot_pixels_are_found_and_the_scene_is_spared():
 
 
 def test_neighboring_hot_pixels():
-    t = _poisson(20_000, 1.0)
+    t = poisson_times(20_000, 1.0)
     n = len(t)
     x, y = np.random.default_rng(3).integers(0, 64, n), np.random.default_rng(4).integers(0, 48, n)
     x[::20], y[::20] = 10, 10
     x[1::20], y[1::20] = 11, 10
-    mask = hot_pixel_mask(_events(t, x, y))
+    mask = hot_pixel_mask(random_events(t, x, y))
     assert np.argwhere(mask).tolist() == [[10, 10], [10, 11]]
 
 
 def test_nothing_to_remove_returns_the_recording_itself():
-    recording = Recording(_events(_poisson(10_000, 1.0)))
+    recording = Recording(random_events(poisson_times(10_000, 1.0)))
     assert remove_hot_pixels(recording) is recording
 
 
@@ -105,11 +92,11 @@ def test_no_pixel_of_a_healthy_sensor_is_called_hot(scene, undistorted):
 
 def test_an_edge_that_passes_once_is_not_hot():
     """Forty events of one pixel within a millisecond, in a recording of a second."""
-    t = np.concatenate([_poisson(2000, 1.0), 500_000 + np.arange(40) * 25])
+    t = np.concatenate([poisson_times(2000, 1.0), 500_000 + np.arange(40) * 25])
     order = np.argsort(t, kind="stable")
     x, y = np.random.default_rng(3).integers(0, 64, len(t)), np.random.default_rng(4).integers(0, 48, len(t))
     x[-40:], y[-40:] = 10, 10
-    assert not hot_pixel_mask(_events(t[order], x[order], y[order])).any()
+    assert not hot_pixel_mask(random_events(t[order], x[order], y[order])).any()
 
 
 @pytest.mark.realdata

@@ -2,7 +2,7 @@
 
 from pauca.runs.config import check_obeyed, from_dict, from_yaml, to_dict, to_yaml
 from pauca.runs.devices import resolve_device
-from pauca.runs.files import atomic_write, check_can_write, write_text
+from pauca.runs.files import atomic_write, check_can_write, sha256_of, write_text
 from pauca.runs.folder import Run, describe_machine, processor_name
 from pauca.runs.lock import lock_folder
 from pauca.runs.progress import Progress
@@ -26,6 +26,7 @@ __all__ = [
     "resolve_device",
     "seed_all",
     "seed_of",
+    "sha256_of",
     "share_processors",
     "to_dict",
     "to_yaml",

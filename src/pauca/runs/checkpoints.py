@@ -5,7 +5,6 @@ the checksums of its files, and only then renamed. One that is no longer wanted 
 process may be killed at any moment.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
 from pauca.errors import ConfigError, PaucaError
-from pauca.runs import write_text
+from pauca.runs import sha256_of, write_text
 from pauca.runs.processes import OtherStopped, count_processes, gather, own_rank, wait_for_all
 
 _SEAL = "checksums.json"
@@ -120,7 +119,7 @@ def _alone_is_fine() -> Iterator[None]:
 def _seal(folder: Path) -> None:
     """Write the checksums of all files, of which each process reads its share."""
     files = sorted(folder.iterdir())
-    shares = gather({path.name: _checksum(path) for path in files[own_rank() :: count_processes()]})
+    shares = gather({path.name: sha256_of(path) for path in files[own_rank() :: count_processes()]})
     if own_rank() == 0:
         checksums = {name: checksum for share in shares for name, checksum in share.items()}
         write_text(folder / _SEAL, json.dumps(checksums, indent=1))
@@ -137,7 +136,7 @@ def _damage(path: Path) -> str:
     try:
         checksums = json.loads((path / _SEAL).read_text(encoding="utf-8"))
         for name in sorted(checksums)[own_rank() :: count_processes()]:
-            if _checksum(path / name) != checksums[name]:
+            if sha256_of(path / name) != checksums[name]:
                 return f"{name} is damaged (another checksum than was written)"
     except (OSError, ValueError) as error:
         return f"is not whole ({_reason(error)})"
@@ -169,11 +168,6 @@ def _remove(path: Path) -> None:
     hidden = path.with_name(f".{path.name}.old")
     path.rename(hidden)
     shutil.rmtree(hidden, ignore_errors=True)
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _before(path: Path) -> str:

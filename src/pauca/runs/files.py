@@ -1,5 +1,6 @@
 """Writing files so that nothing is ever lost or half written."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -77,3 +78,9 @@ def write_text(path: Path, text: str, force: bool = False) -> None:
     """Write `text` to `path` atomically (see `atomic_write`)."""
     with atomic_write(path, force) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

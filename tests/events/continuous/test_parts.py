@@ -12,8 +12,9 @@ from pauca.events.continuous.estimator import spans
 from pauca.events.continuous.groups import directions_of_motion
 from pauca.events.continuous.knots import SMOOTH_JERK, knot_time, place_knots
 from pauca.events.continuous.prior import jerk_strength, precision
-from pauca.events.continuous.rest import THRESHOLD, rest_information, resting_intervals, runs, score_test
+from pauca.events.continuous.rest import rest_information, resting_intervals, runs, score_test
 from pauca.events.continuous.window import Window
+from pauca.events.packets import REST_CHI2
 
 from ..scenes import CAMERA, rotating_events
 
@@ -93,11 +94,11 @@ def _still(seed):
 
 def test_the_score_test_tells_noise_from_motion():
     scorer = WindowScorer(Frame(CAMERA, 20), NegativeBinomial(), "quadratic", 0.5, 0.3)
-    assert max(score_test(scorer, _still(seed)) for seed in range(20)) < THRESHOLD
+    assert max(score_test(scorer, _still(seed)) for seed in range(20)) < REST_CHI2
     window = rotating_events([1.0, -2.0, 3.0])
     x, y = (window.x - CAMERA.cx) / CAMERA.fx, (window.y - CAMERA.cy) / CAMERA.fy
     moving = Window.from_events(window.t_us, x, y, window.p, window.t_us[[0, -1]].astype(float))
-    assert score_test(scorer, moving) > 10 * THRESHOLD
+    assert score_test(scorer, moving) > 10 * REST_CHI2
 
 
 def test_rest_must_hold_for_neighbors_together():

@@ -14,8 +14,9 @@ from pauca.events.continuous.fit import KnotEstimator
 from pauca.events.continuous.groups import ROLL
 from pauca.events.continuous.knots import interpolate, knot_time, place_knots
 from pauca.events.continuous.prior import jerk_strength
-from pauca.events.continuous.rest import THRESHOLD, rest_information, resting_intervals, score_test
+from pauca.events.continuous.rest import rest_information, resting_intervals, score_test
 from pauca.events.continuous.window import Window, WindowScorer
+from pauca.events.packets import REST_CHI2
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Events, Packet, Status
 
@@ -131,7 +132,7 @@ def rest_of(
 ) -> tuple[Bool[np.ndarray, "intervals"], Float[np.ndarray, "knots 3 3"]]:
     """Which intervals are at rest, and what they say about the velocities at the knots, as information."""
     slow = np.diff(source.knots_us) * 1e-6 >= _SLOW * config.knot_s
-    rest = resting_intervals(slow, source.knots_us, lambda i, j: score_test(scorer, source.window(i, j)) < THRESHOLD)
+    rest = resting_intervals(slow, source.knots_us, lambda i, j: score_test(scorer, source.window(i, j)) < REST_CHI2)
     return rest, rest_information(rest, source.knots_us, scorer.frame.camera.fx)
 
 

@@ -8,7 +8,6 @@ from jaxtyping import Bool, Float
 from pauca.events.continuous.groups import ROLL
 from pauca.events.continuous.window import Window, WindowScorer
 
-THRESHOLD = 16.27  # of the score test, chi-squared with 3 degrees of freedom: 99.9 % of what does not move is below
 _FEWEST_EVENTS = 50  # below, there is nothing to test
 _LONGEST_S = 0.1  # intervals at rest are tested together up to this length: slow motion needs longer to show
 _HIDDEN_PIXELS = 1.0  # motion that the test does not see

@@ -40,12 +40,19 @@ def read_prophesee(path: Path) -> RawColumns:
     if rest := len(body) - words.nbytes:
         place = f"at byte {len(data) - rest:,}"
         findings.append(Finding(Remedy.LOST, f"the last event or word, cut short by the end of the file {place}"))
-    if early:
-        findings.append(Finding(Remedy.DROPPED, "events before the first time", early, "event 1"))
-    if unknown:
-        findings.append(Finding(Remedy.DROPPED, "words of no known type", unknown))
+    findings += findings_of(early, unknown)
     t, x, y, p = columns
     return RawColumns(encoding, t, x, y, p, unit="us", unit_is_certain=True, size=_size(header), findings=findings)
+
+
+def findings_of(early: int, unknown: int) -> list[Finding]:
+    """What a decoder had to leave out: events before the first time, and words of no known type."""
+    found = []
+    if early:
+        found.append(Finding(Remedy.DROPPED, "events before the first time", early, "event 1"))
+    if unknown:
+        found.append(Finding(Remedy.DROPPED, "words of no known type", unknown))
+    return found
 
 
 def _split(data: bytes) -> tuple[str, bytes]:

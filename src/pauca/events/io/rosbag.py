@@ -12,6 +12,7 @@ import numpy as np
 from pauca.errors import InputError
 from pauca.events.camera import Camera
 from pauca.events.io.calibration import camera_of_model
+from pauca.events.io.prophesee import findings_of
 from pauca.events.io.repair import RawColumns
 from pauca.events.io.ros_messages import (
     CAMERA_INFO,
@@ -121,10 +122,7 @@ def _join(packets: list[Packet], has_inertial: bool, findings: list[Finding]) ->
         columns = [packet.columns_ns for packet in packets if packet.columns_ns is not None]
         return *(np.concatenate(column) for column in zip(*columns, strict=True)), "ns"
     (t, x, y, p), (early, unknown) = decode_stream([packet for packet in packets if packet.encoding == "evt3"])
-    if early:
-        findings.append(Finding(Remedy.DROPPED, "events before the first time", early, "event 1"))
-    if unknown:
-        findings.append(Finding(Remedy.DROPPED, "words of no known type", unknown))
+    findings += findings_of(early, unknown)
     if has_inertial and len(t):
         offset = packets[0].stamp_ns // 1000 - int(t[0])
         t = t + offset

@@ -14,7 +14,7 @@ from pauca.errors import InputError
 from pauca.fewshot.data.arrays import Fitting, split_batch
 from pauca.fewshot.data.folder import Unreadable, fingerprint_files, list_images, read_files
 from pauca.fewshot.types import ImageSet, shared_classes
-from pauca.runs import atomic_write, write_text
+from pauca.runs import atomic_write, sha256_of, write_text
 
 _DESCRIPTION = "image_set.json"
 _VERSION = 1
@@ -110,7 +110,7 @@ def save_image_set(folder: Path, images: ImageSet, force: bool = False) -> None:
     for file, array in arrays.items():
         with atomic_write(folder / file, force) as temporary:
             np.save(temporary, array)
-            checksums[file] = _sha256(temporary)
+            checksums[file] = sha256_of(temporary)
     description = {
         "version": _VERSION,
         "name": images.name,
@@ -135,7 +135,7 @@ def load_image_set(folder: Path) -> ImageSet:
         if description["version"] != _VERSION:
             raise InputError(f"{folder}: written as version {description['version']}, this pauca reads {_VERSION}")
         for file, expected in description["sha256"].items():
-            if _sha256(folder / file) != expected:
+            if sha256_of(folder / file) != expected:
                 raise InputError(f"{folder / file}: damaged (its sha256 changed); prepare the data again")
         # Mode "c", copy on write, because torch warns of arrays that cannot be written.
         pixels = np.load(folder / "images.npy", mmap_mode="c")
@@ -194,8 +194,3 @@ def _describe(images: ImageSet, position: int) -> str:
     if images.sources:
         return images.sources[position]
     return f"image {position} ({images.class_names[int(images.labels[position])]})"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

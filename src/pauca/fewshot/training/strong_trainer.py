@@ -21,7 +21,7 @@ from pauca.fewshot.training.confidence import fit_scale
 from pauca.fewshot.training.config import TrainConfig
 from pauca.fewshot.training.loop import TrainResult, run_training, validation_episodes
 from pauca.fewshot.training.strong import StrongConfig, StrongLosses, StrongNetwork, losses_of_step
-from pauca.fewshot.training.trainer import Workers, set_normalization
+from pauca.fewshot.training.trainer import Workers, set_normalization, with_progress
 from pauca.fewshot.types import ImageSet, TrainingData
 from pauca.runs import Run, resolve_device, seed_of
 
@@ -151,12 +151,7 @@ class StrongTrainer:
         parts = {"": self.network, "bank.": self.bank} | ({"teacher.": self.teacher} if self.teacher else {})
         tensors = {f"{name}{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
         tensors = {name.replace("encoder.", "model.", 1): value for name, value in tensors.items()}
-        for name, parameter in self.network.named_parameters():
-            momentum = self.optimizer.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{name}"] = momentum
-        tensors["step"] = torch.tensor(self.steps_done)
-        return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        return with_progress(tensors, self.network, self.optimizer, self.steps_done)
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Go on from what `state` gave."""

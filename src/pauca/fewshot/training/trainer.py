@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.backbones import set_training_step
@@ -132,12 +132,7 @@ class Trainer:
         """Everything that decides how training goes on, as tensors: weights, running statistics, momentum, step."""
         self.workers.average([b for b in self.model.buffers() if b.is_floating_point()])
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        for name, parameter in self.model.named_parameters():
-            momentum = self.optimizer.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{name}"] = momentum
-        tensors["step"] = torch.tensor(self.steps_done)
-        return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        return with_progress(tensors, self.model, self.optimizer, self.steps_done)
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Go on from what `state` gave."""
@@ -271,3 +266,15 @@ def channel_statistics(images: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, 
 def loss_parts(losses: Any) -> list[Tensor]:
     """The parts of a loss, a dataclass, in their order; dataclasses.astuple would copy the tensors."""
     return [getattr(losses, part.name) for part in fields(losses)]
+
+
+def with_progress(
+    tensors: dict[str, Tensor], network: nn.Module, optimizer: torch.optim.Optimizer, steps_done: int
+) -> dict[str, Tensor]:
+    """Weights with the momentum of a network's parameters and the number of steps, on the CPU, ready to be written."""
+    for name, parameter in network.named_parameters():
+        momentum = optimizer.state[parameter].get("momentum_buffer")
+        if momentum is not None:
+            tensors[f"momentum.{name}"] = momentum
+    tensors["step"] = torch.tensor(steps_done)
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.moe.data.tokenizers import END, BpeTokenizer, ByteTokenizer, Tokenizer, load_tokenizer
+from pauca.runs import sha256_of
 
 _SUFFIXES = (".txt", ".md", ".py")
 _COMPRESSED = {".xz": lzma.open, ".gz": gzip.open}
@@ -352,8 +353,7 @@ class _Writer:
 
 def _checksum(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
