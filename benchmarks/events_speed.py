@@ -55,7 +55,7 @@ velocities, seconds, last = [], [], None
 for first in range(0, len(columns) - n + 1, n):
     stream = eventcv.from_numpy(columns[first:first + n], time_unit="us", sensor_size=tuple(data["size"].tolist()))
     start = time.process_time()
-    found = stream.contrast_maximise(model="rotation", camera=camera, initial=last, initial_step=0.3)
+    found = stream.contrast_maximize(model="rotation", camera=camera, initial=last, initial_step=0.3)
     seconds.append(time.process_time() - start)
     last = list(found["params"])
     velocities.append(last)

@@ -33,11 +33,11 @@ Head = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def draw(shot: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Support features, labels and query features around random class centres, in float64."""
+    """Support features, labels and query features around random class centers, in float64."""
     generator = torch.Generator().manual_seed(shot)
-    centres = 0.5 * torch.randn(EPISODES, WAY, 1, FEATURES, generator=generator, dtype=torch.float64)
+    centers = 0.5 * torch.randn(EPISODES, WAY, 1, FEATURES, generator=generator, dtype=torch.float64)
     noise = torch.randn(EPISODES, WAY, shot + QUERIES, FEATURES, generator=generator, dtype=torch.float64)
-    images = torch.nn.functional.leaky_relu(centres + noise, 0.1)
+    images = torch.nn.functional.leaky_relu(centers + noise, 0.1)
     labels = torch.arange(WAY).repeat_interleave(shot).expand(EPISODES, -1).contiguous()
     return images[:, :, :shot].flatten(1, 2), labels, images[:, :, shot:].flatten(1, 2)
 
@@ -49,7 +49,7 @@ def ours(name: str) -> Head:
 
 
 def qpth_ridge(support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
-    """Minimise 1/2 a' (K + 50 I) a - 2 y' a for each class, under a constraint that never binds."""
+    """Minimize 1/2 a' (K + 50 I) a - 2 y' a for each class, under a constraint that never binds."""
     from qpth.qp import QPFunction
 
     n = support.shape[1]

@@ -1,6 +1,6 @@
 """Our episodes through easyfsl 1.5 and learn2learn 0.2, as their tutorials go through theirs.
 
-Both read from a data set of images that are decoded and normalised already, which flatters them: their tutorials decode
+Both read from a data set of images that are decoded and normalized already, which flatters them: their tutorials decode
 and transform each image every time. Neither installs as it is beside torch 2.13:
 
 - easyfsl asks for torchvision, which has no CPU build. With the CUDA build, the metadata of two operators that do not
@@ -54,7 +54,7 @@ def import_peers() -> dict[str, Any]:
 
 
 class Decoded(Dataset):
-    """Normalised images and their labels, one by one."""
+    """Normalized images and their labels, one by one."""
 
     def __init__(self, model: MCRNet, images: ImageSet) -> None:
         self.images = model.normalize(images.images).contiguous()

@@ -6,7 +6,7 @@
 Each layer is x + MoE(RMSNorm(x)) with its router and shared expert; weights and gradients in BF16, gradients
 accumulate. One sequence of 4096 tokens passes at a time: smaller passes, which would also save memory, are not to be
 had. Memory is the allocator's peak over a step of forward and backward: weights, gradients, what is kept and the
-working set. The optimiser is not part of the step. Time is that of the step as a CUDA graph, or with --eager as Python
+working set. The optimizer is not part of the step. Time is that of the step as a CUDA graph, or with --eager as Python
 launches it.
 
 Per recipe every layer may recompute nothing, `activation`, `experts`, or be checkpointed whole, as is customary. First

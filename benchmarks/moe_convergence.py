@@ -1,6 +1,6 @@
 """Does a model trained with few bits learn as well? Validation loss of BF16, FP8 and FP4, side by side.
 
-    python benchmarks/moe_convergence.py --prepare                     # on a CPU: tokenise, write the pack
+    python benchmarks/moe_convergence.py --prepare                     # on a CPU: tokenize, write the pack
     python benchmarks/moe_convergence.py [--recipes bf16,fp8,fp4] [--seeds 0,1,2] [--minutes 9] [--out FILE.json]
     python benchmarks/moe_convergence.py --show [--out FILE.json] [--figure FILE.png]
 
@@ -53,7 +53,7 @@ PACK = HERE / ".pack" / "moe"
 VOCABULARY = 8192
 MAIN = ("bf16", "fp8", "fp4")
 VALIDATIONS = 10  # in one run
-STEPS_BEFORE_CAPTURE = 3  # kernels compile, and the optimiser makes its state; they are steps of training, too
+STEPS_BEFORE_CAPTURE = 3  # kernels compile, and the optimizer makes its state; they are steps of training, too
 SECONDS_BEFORE_FIRST_GUESS = 150.0
 
 
@@ -104,7 +104,7 @@ def changed_passes(name: str) -> Iterator[None]:
 
 
 def prepare() -> None:
-    """Learn a vocabulary from the training books, tokenise both files, and pack them."""
+    """Learn a vocabulary from the training books, tokenize both files, and pack them."""
     from pauca.moe.data.token_files import DataConfig, prepare_tokens
 
     folder = Path(os.environ.get("PAUCA_DATA", HERE.parents[1] / "shared" / "data")) / "text"
@@ -394,14 +394,14 @@ def draw(stored: dict, path: Path) -> None:
     places = next(iter(stored["results"].values()))["validation"]
     tokens = [step * per_step for step, _ in places]
     for number, (name, runs) in enumerate(curves.items()):
-        values, colour = np.array(list(runs.values())), f"C{number}"
-        left.plot(tokens, values.mean(0), color=colour, label=f"{name}, {len(values)} seeds")
-        left.fill_between(tokens, values.min(0), values.max(0), color=colour, alpha=0.25, linewidth=0)
+        values, color = np.array(list(runs.values())), f"C{number}"
+        left.plot(tokens, values.mean(0), color=color, label=f"{name}, {len(values)} seeds")
+        left.fill_between(tokens, values.min(0), values.max(0), color=color, alpha=0.25, linewidth=0)
         shared = sorted(runs.keys() & curves.get("bf16", {}).keys())
         if name != "bf16" and shared:
             over = np.array([100 * (np.array(runs[s]) / np.array(curves["bf16"][s]) - 1) for s in shared])
-            right.plot(tokens, over.mean(0), color=colour, label=name)
-            right.fill_between(tokens, over.min(0), over.max(0), color=colour, alpha=0.25, linewidth=0)
+            right.plot(tokens, over.mean(0), color=color, label=name)
+            right.fill_between(tokens, over.min(0), over.max(0), color=color, alpha=0.25, linewidth=0)
     right.axhline(0, color="C0", linewidth=1)
     right.axhline(0.25, color="gray", linewidth=1, linestyle="--", label="0.25 %, the customary bar")
     left.set(xlabel="million tokens", ylabel="validation loss, nats per token")

@@ -4,7 +4,7 @@
 
 Signal to noise in dB, and the size of the result relative to the original (projection on it; below 1 where a format
 shrinks what it rounds). Values: Gaussian; Gaussian with a spread that differs tenfold between channels; SwiGLU of
-Gaussian inputs. "From FP8" quantises to FP8 with one scale per row first, and that to MXFP4 directly. Runs on the CPU,
+Gaussian inputs. "From FP8" quantizes to FP8 with one scale per row first, and that to MXFP4 directly. Runs on the CPU,
 on the reference that the GPU kernels equal bit for bit.
 """
 

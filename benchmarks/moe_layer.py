@@ -6,7 +6,7 @@ The peer is BF16 on torch's grouped product, with index_select, compiled SwiGLU 
 sorted beforehand, ours sorts within the time. Floors: operations of the products over the rate of one large dense
 product in the same format, plus bytes of everything else (conversions, SwiGLU, gathers, sums, weights) over the
 bandwidth of a copy, both measured in the same run. Times are of CUDA graphs, and of eager calls, where the host may
-be the slower one. FP8 and FP4 quantise the weights in every forward and backward, except where the line says
+be the slower one. FP8 and FP4 quantize the weights in every forward and backward, except where the line says
 otherwise (gradient accumulation under `frozen_weights`).
 """
 
@@ -72,7 +72,7 @@ def bytes_beside_products(shape: Shape, recipe: Recipe) -> tuple[float, float]:
     keep_z = {"bf16": 0.0, "fp8": 2 + 1.0, "mxfp4": MXFP4}[recipe.kept_z] * z  # in MXFP4, with SwiGLU's read
     weights = (2 + 1) * shape.weights
     forward = (2 + stored) * x + (stored + 1) * x_rows + keep_z + 2 * z + h_rows + combine + weights
-    dy = (2 + 1) * x + 2 * x_rows + 2 * x_rows  # quantise, gather, transpose
+    dy = (2 + 1) * x + 2 * x_rows + 2 * x_rows  # quantize, gather, transpose
     swiglu = kept[recipe.kept_z] * z + 2 * h_rows + 3 * z  # z's gradient is written, read and written transposed
     fc2_input = (2 if recipe.keep_fc2_input else 3) * h_rows
     backward = dy + swiglu + fc2_input + (stored + 1) * x_rows + combine + weights
@@ -93,7 +93,7 @@ def measure(shape: Shape, balanced: bool, rates: dict[str, float]) -> list[dict]
     cases |= {name: (recipe, ours(recipe)) for name, recipe in RECIPES.items()}
     prepared = prepare_weights(gate_up.detach(), down.detach())
     cases |= {
-        f"{name}, weights quantised before": (recipe, ours(recipe, prepared))
+        f"{name}, weights quantized before": (recipe, ours(recipe, prepared))
         for name, recipe in (("fp8", Recipe.fp8()), ("fp4", Recipe.fp4()))
     }
 

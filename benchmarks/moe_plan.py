@@ -68,7 +68,7 @@ def set_numerics(model: MoELM, recipe: Precision, recompute: Recomputation) -> N
 
 
 def predict(config: LMConfig, tokens: int, recipe: Precision, recompute: Recomputation) -> Plan:
-    assumptions = Assumptions(parameter_bytes=4, gradient_bytes=4, optimiser_bytes=0, reserved_gb=0)
+    assumptions = Assumptions(parameter_bytes=4, gradient_bytes=4, optimizer_bytes=0, reserved_gb=0)
     task = PlanTask(config.shape, 1, 2**37, tokens, config.context, assumptions=assumptions)
     return evaluate(task, Way(recipe, ParallelLayout(1, 1, 1), recompute))
 

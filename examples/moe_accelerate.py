@@ -38,9 +38,9 @@ convert(model.model.layers[:1], Recipe.fp8())  # each part by a recipe of its ow
 convert(model.model.layers[1:], Recipe.fp4())
 
 accelerator = Accelerator(mixed_precision="bf16")
-optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 loader = DataLoader(WINDOWS, batch_size=8, shuffle=True)
-model, optimiser, loader = accelerator.prepare(model, optimiser, loader)
+model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
 
 def endless_batches() -> Iterator[torch.Tensor]:
@@ -50,14 +50,14 @@ def endless_batches() -> Iterator[torch.Tensor]:
 
 batches = endless_batches()
 for step in range(STEPS):
-    with frozen_weights(model):  # quantised once a step, not once a micro-batch
+    with frozen_weights(model):  # quantized once a step, not once a micro-batch
         for _ in range(MICRO_BATCHES):
             batch = next(batches)
             loss = model(input_ids=batch, labels=batch).loss
             accelerator.backward(loss / MICRO_BATCHES)
     accelerator.clip_grad_norm_(model.parameters(), 1.0)
-    optimiser.step()
-    optimiser.zero_grad()
+    optimizer.step()
+    optimizer.zero_grad()
     accelerator.print(f"step {step}: loss {loss.item():.3f}")
 
 prompt = torch.tensor([list(b"import ")], device=accelerator.device)

@@ -40,7 +40,7 @@ rank, world = dist.get_rank(), dist.get_world_size()
 torch.manual_seed(0)  # every rank builds the same model, then keeps its own experts
 model = nn.Sequential(Block(), Block()).to(device)
 parallelize(model, init_device_mesh(device, (world,), mesh_dim_names=("ep",)))
-optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 
 torch.manual_seed(1 + rank)  # but each has tokens of its own
 tokens = torch.randn(256, HIDDEN, device=device)
@@ -49,8 +49,8 @@ for step in range(31):
     loss.backward()
     average_gradients(model)
     clip_gradients(model, 1.0)
-    optimiser.step()
-    optimiser.zero_grad()
+    optimizer.step()
+    optimizer.zero_grad()
     mean = loss.detach().clone()
     dist.all_reduce(mean)
     if rank == 0 and step % 10 == 0:

@@ -1,6 +1,6 @@
 """Train a small Qwen3-MoE of transformers with its Trainer, its experts computed by pauca: BF16 beside FP4.
 
-Reads the Python standard library byte by byte. On a CPU FP4 is emulated, with the same quantisation decisions.
+Reads the Python standard library byte by byte. On a CPU FP4 is emulated, with the same quantization decisions.
 
 Run: python examples/moe_huggingface_trainer.py [STEPS]
 """

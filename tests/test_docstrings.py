@@ -72,5 +72,5 @@ def _at_hand(name: str) -> dict[str, object]:
         x = torch.randn(4, 32)
         batches = [x, x]
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        return {"model": model, "optimiser": optimizer, "optimizer": optimizer, "micro_batches": batches}
+        return {"model": model, "optimizer": optimizer, "micro_batches": batches}
     return {}

@@ -25,6 +25,7 @@ from tyro.conf import arg
 
 import pauca
 from pauca.errors import PaucaError
+from pauca.renamed import flag_with_new_name
 from pauca.systems import SYSTEMS
 
 Commands: TypeAlias = Mapping[str, "Callable | Commands"]
@@ -108,7 +109,7 @@ def _run_verb(program: str, commands: Commands, words: list[str]) -> None:
                 functions,
                 prog=program,
                 description=f"{program}: see `{program} VERB --help`. Errors are one line; --debug shows their places.",
-                args=words or ["--help"],
+                args=[flag_with_new_name(word) for word in words] or ["--help"],
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
             )
     except SystemExit as stop:

@@ -10,7 +10,7 @@ CLASSES, PER_CLASS, SIZE = 8, 12, 16
 
 @pytest.fixture(scope="session")
 def toy_images() -> ImageSet:
-    """8 classes of 12 colour images of 16 pixels: a coarse pattern of the class under noise of the image."""
+    """8 classes of 12 color images of 16 pixels: a coarse pattern of the class under noise of the image."""
     generator = torch.Generator().manual_seed(0)
     patterns = torch.randint(0, 160, (CLASSES, 1, 3, 4, 4), generator=generator)
     patterns = patterns.repeat_interleave(SIZE // 4, 3).repeat_interleave(SIZE // 4, 4)

@@ -35,7 +35,7 @@ def same(first: Episodes, second: Episodes) -> bool:
     st.integers(0, 2**63),
 )
 @settings(max_examples=60, deadline=None)
-def test_support_and_query_are_disjoint_labelled_and_of_the_asked_shape(
+def test_support_and_query_are_disjoint_labeled_and_of_the_asked_shape(
     way, more_way, shot, more_shot, query, unbalanced, seed
 ):
     images = image_set([9, 12, 9, 10, 9, 9, 11])

@@ -43,7 +43,7 @@ def task(toy_images):
 
 
 class RowsAsImages(FewShotClassifier):
-    """Rows of numbers painted as grey images, so that scikit-learn's checks, which know no images, can run."""
+    """Rows of numbers painted as gray images, so that scikit-learn's checks, which know no images, can run."""
 
     def __init__(self, reject=None, unknown_label="unknown", device="cpu", mirror=False):
         self.reject, self.unknown_label, self.device, self.mirror = reject, unknown_label, device, mirror
@@ -128,10 +128,10 @@ def test_a_saved_model_is_given_by_its_path(task, tmp_path):
 
 
 def test_images_are_fitted_to_the_models_size_and_channels():
-    grey = np.full((2, 40, 60), 128, np.uint8)
-    assert load_images(grey, 16, 3).shape == (2, 3, 16, 16)
-    colour = np.tile(np.array([255, 0, 0], np.uint8), (1, 16, 16, 1))
-    assert load_images(colour, 16, 1).unique().tolist() == [76]  # 0.299 of red
+    gray = np.full((2, 40, 60), 128, np.uint8)
+    assert load_images(gray, 16, 3).shape == (2, 3, 16, 16)
+    color = np.tile(np.array([255, 0, 0], np.uint8), (1, 16, 16, 1))
+    assert load_images(color, 16, 1).unique().tolist() == [76]  # 0.299 of red
 
 
 def test_images_of_unknown_classes_are_rejected_and_few_known_ones(task):

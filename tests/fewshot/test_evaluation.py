@@ -60,7 +60,7 @@ def test_interval_covers_the_truth_in_95_of_100_repeats():
     assert 0.92 < covered / 400 < 0.98
 
 
-def test_separable_classes_are_recognised(toy_images, toy_episodes):
+def test_separable_classes_are_recognized(toy_images, toy_episodes):
     evaluation = evaluate(flat_model(), toy_images, toy_episodes)
     assert evaluation.accuracy.mean == 1.0
     assert evaluation.episode_accuracy.shape == (40,)

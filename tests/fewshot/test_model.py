@@ -160,7 +160,7 @@ def test_files_that_hold_no_model_are_refused(tmp_path):
 
 
 def test_image_channels_are_1_or_3():
-    with pytest.raises(ConfigError, match="4 image channels; use 3 for colour or 1"):
+    with pytest.raises(ConfigError, match="4 image channels; use 3 for color or 1"):
         MCRNet(ModelConfig(channels=4))
 
 

@@ -88,7 +88,7 @@ def test_classes_that_were_never_asked_for_are_not_the_hardest(toy_images, toy_e
     assert [tick.get_text() for tick in axis.get_yticklabels()] == asked
 
 
-def test_feature_map_has_a_colour_for_each_class(toy_images, flat):
+def test_feature_map_has_a_color_for_each_class(toy_images, flat):
     figure = plots.feature_map(embed_images(flat, toy_images), toy_images.labels, toy_images.class_names)
     assert len(figure.axes[0].collections) == 8
     with pytest.raises(InputError, match="at least 5 images, not 3"):
@@ -118,8 +118,8 @@ def test_umap_itself_tells_the_classes_apart(toy_images, flat):
     pytest.importorskip("umap", reason="umap-learn is not installed")
     figure = plots.feature_map(embed_images(flat, toy_images), toy_images.labels, toy_images.class_names, method="umap")
     groups = [np.asarray(group.get_offsets()) for group in figure.axes[0].collections]
-    centres = np.array([group.mean(0) for group in groups])
-    nearest = [np.linalg.norm(group[:, None] - centres, axis=2).argmin(1) for group in groups]
+    centers = np.array([group.mean(0) for group in groups])
+    nearest = [np.linalg.norm(group[:, None] - centers, axis=2).argmin(1) for group in groups]
     assert all((found == label).all() for label, found in enumerate(nearest))
 
 

@@ -23,7 +23,7 @@ def test_prototypes_and_cosine_of_simple_points():
 
 @pytest.mark.parametrize("penalty", [0.05, 0.1, 10.0])
 def test_the_svm_of_two_orthogonal_images_is_solved_by_hand(penalty):
-    """With K = 2 I each row minimises a^2 + b^2 - a under a + b = 0 and a <= C: a = min(C, 1/4), b = -a."""
+    """With K = 2 I each row minimizes a^2 + b^2 - a under a + b = 0 and a <= C: a = min(C, 1/4), b = -a."""
     dual = reference.svm_dual(2 * np.eye(2), LABELS, 2, penalty)
     a = min(penalty, 0.25)
     np.testing.assert_allclose(dual, [[a, -a], [-a, a]], atol=1e-12)

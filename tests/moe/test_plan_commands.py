@@ -19,14 +19,14 @@ def test_plan_is_a_table_for_people_and_a_chart(tmp_path, capsys):
 
 
 def test_plan_in_json_obeys_the_assumptions(capsys):
-    assert cli.main([*SMALL, "--json", "--optimiser-bytes", "8", "--reserved-gb", "0"]) == 0
+    assert cli.main([*SMALL, "--json", "--optimizer-bytes", "8", "--reserved-gb", "0"]) == 0
     plans = json.loads(capsys.readouterr().out)
     assert set(plans) == {"bf16", "fp8", "fp4"}
     assert plans["fp4"]["memory"]["reserved"] == 0
     assert plans["fp4"]["way"]["layout"] == {"gpus": 16, "pp": 2, "ep": 8}
     assert cli.main([*SMALL, "--json", "--reserved-gb", "0"]) == 0
     usual = json.loads(capsys.readouterr().out)
-    assert usual["fp4"]["memory"]["optimiser"] == pytest.approx(1.5 * plans["fp4"]["memory"]["optimiser"], rel=1e-6)
+    assert usual["fp4"]["memory"]["optimizer"] == pytest.approx(1.5 * plans["fp4"]["memory"]["optimizer"], rel=1e-6)
 
 
 def test_a_size_of_the_library_can_be_planned(capsys):

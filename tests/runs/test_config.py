@@ -9,7 +9,7 @@ from pauca.errors import ConfigError
 from pauca.runs import check_obeyed, from_dict, from_yaml, to_dict, to_yaml
 
 
-class Colour(StrEnum):
+class Color(StrEnum):
     RED = "red"
     BLUE = "blue"
 
@@ -27,14 +27,14 @@ class Inner:
 class Outer:
     out: Path = Path("runs")
     mode: Literal["a", "b"] = "a"
-    colour: Colour = Colour.RED
+    color: Color = Color.RED
     size: tuple[int, int] = (240, 180)
     limit: float | None = None
     inner: Inner = field(default_factory=Inner)
 
 
 def test_yaml_round_trip_keeps_every_type(tmp_path):
-    config = Outer(Path("x/y"), "b", Colour.BLUE, (3, 4), 2.5, Inner(0.25))
+    config = Outer(Path("x/y"), "b", Color.BLUE, (3, 4), 2.5, Inner(0.25))
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(config))
     assert from_yaml(Outer, path) == config
@@ -48,7 +48,7 @@ def test_yaml_round_trip_keeps_every_type(tmp_path):
         ({"size": [1, 2, 3]}, "size"),
         ({"inner": {"rate": "fast"}}, r"inner\.rate.*float.*fast"),
         ({"inner": {"rate": -1.0}}, "must not be negative"),
-        ({"colour": "green"}, "green"),
+        ({"color": "green"}, "green"),
     ],
 )
 def test_a_wrong_field_is_named(values, message):

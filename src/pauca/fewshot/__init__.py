@@ -1,4 +1,4 @@
-"""Few labels: meta-train a network on many classes, then recognise new ones from one to five examples each.
+"""Few labels: meta-train a network on many classes, then recognize new ones from one to five examples each.
 
 `train` makes an `MCRNet`, `evaluate` and `compare` test it as papers do, `FewShotClassifier` uses it on your images.
 Figures are in `pauca.fewshot.plots`, readers of images and data sets in `pauca.fewshot.data`.

@@ -66,16 +66,16 @@ class DropBlock(nn.Module):
 
 
 class _ResidualBlock(nn.Module):
-    """Three 3x3 convolutions beside a 1x1 shortcut, then 2x2 max pooling and the block's regulariser."""
+    """Three 3x3 convolutions beside a 1x1 shortcut, then 2x2 max pooling and the block's regularizer."""
 
-    def __init__(self, channels_in: int, channels_out: int, regulariser: nn.Module) -> None:
+    def __init__(self, channels_in: int, channels_out: int, regularizer: nn.Module) -> None:
         super().__init__()
         self.convolutions = nn.ModuleList(
             nn.Conv2d(channels_in if i == 0 else channels_out, channels_out, 3, padding=1, bias=False) for i in range(3)
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels_out) for _ in range(3))
         self.shortcut = nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out))
-        self.regulariser = regulariser
+        self.regularizer = regularizer
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         residual = self.shortcut(maps)
@@ -84,7 +84,7 @@ class _ResidualBlock(nn.Module):
             if i == 2:
                 maps = maps + residual
             maps = F.leaky_relu(maps, 0.1)
-        return self.regulariser(F.max_pool2d(maps, 2))
+        return self.regularizer(F.max_pool2d(maps, 2))
 
 
 class ResNet12(nn.Module):
@@ -107,16 +107,16 @@ class ResNet12(nn.Module):
         if len(widths) != 4:
             raise ConfigError(f"widths {widths}: ResNet-12 has four blocks; give four numbers")
         block_size = max(1, round(5 * image_size / 84))
-        regularisers = (
+        regularizers = (
             nn.Dropout(DROP_RATE), nn.Dropout(DROP_RATE), DropBlock(block_size), DropBlock(block_size)
         )  # fmt: skip
         self.blocks = nn.Sequential(
             *(
-                _ResidualBlock(before, after, regulariser)
-                for before, after, regulariser in zip((channels_in, *widths[:-1]), widths, regularisers, strict=True)
+                _ResidualBlock(before, after, regularizer)
+                for before, after, regularizer in zip((channels_in, *widths[:-1]), widths, regularizers, strict=True)
             )
         )
-        _initialise_convolutions(self)
+        _initialize_convolutions(self)
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         maps = self.blocks(maps)
@@ -168,7 +168,7 @@ def _convolve_and_pool(channels_in: int, channels_out: int) -> tuple[nn.Module, 
     return nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.BatchNorm2d(channels_out), nn.MaxPool2d(2)
 
 
-def _initialise_convolutions(module: nn.Module) -> None:
+def _initialize_convolutions(module: nn.Module) -> None:
     """Gaussian weights that keep the variance of gradients through leaky ReLUs (He et al., 2015)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):

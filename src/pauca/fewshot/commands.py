@@ -410,7 +410,7 @@ def scan(
     min_images: int = 20,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
-    """Say what is wrong with a folder of images: unreadable, duplicate, grey, too few.
+    """Say what is wrong with a folder of images: unreadable, duplicate, gray, too few.
 
     Ends with 1 if something would make training fail or mislead it: damaged images, classes too small, images that are
     in two classes or splits.

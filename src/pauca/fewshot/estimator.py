@@ -28,7 +28,7 @@ class ExampleError(InputError, ValueError):
 
 # Arguments named X and y take what scikit-learn's users have, lists included, so they are checked and not annotated.
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
-    """Recognise classes from a few examples each; nothing is trained but the base learner.
+    """Recognize classes from a few examples each; nothing is trained but the base learner.
 
     >>> classifier = FewShotClassifier("best.safetensors").fit(["a1.jpg", "a2.jpg", "b1.jpg"], ["cat", "cat", "dog"])
     >>> classifier.predict(["what.jpg"])

@@ -75,7 +75,7 @@ class Evaluation:
 
     @property
     def class_accuracy(self) -> Float[np.ndarray, "classes"]:
-        """Share of each class's queries that were recognised; NaN for a class that was never asked for."""
+        """Share of each class's queries that were recognized; NaN for a class that was never asked for."""
         asked = self.confusion.sum(1)
         return np.divide(self.confusion.diagonal(), asked, out=np.full(len(asked), np.nan), where=asked > 0)
 

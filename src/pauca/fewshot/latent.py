@@ -38,7 +38,7 @@ class LatentConfig:
     kl_weight: float = 0.01
     """Weight of the Kullback-Leibler divergence to N(0, I), in nats per latent value (`variational` only)."""
     reconstruction_weight: float = 0.0
-    """Weight of the squared error of the reconstructed, normalised image, per pixel value (`variational` only)."""
+    """Weight of the squared error of the reconstructed, normalized image, per pixel value (`variational` only)."""
     warm_up_steps: int | None = None
     """Steps over which both weights grow linearly from zero; if not given, a sixtieth of the training: 1,000 of
     the paper's 60,000."""
@@ -137,7 +137,7 @@ class LatentStem(nn.Module):
             )
 
     def posterior(self, images: Float[Tensor, "b c h w"]) -> Posterior:
-        """The distribution of the code of each normalised image."""
+        """The distribution of the code of each normalized image."""
         hidden = F.relu(self.encoder(images))
         if self.log_sigma is None:
             return Posterior(self.mu(hidden), None)
@@ -157,7 +157,7 @@ class LatentStem(nn.Module):
         return self.mu(F.relu(self.encoder(images)))
 
     def reconstruct(self, code: Float[Tensor, "b z h w"]) -> Float[Tensor, "b c h w"]:
-        """The normalised image that the decoder reads from a code."""
+        """The normalized image that the decoder reads from a code."""
         if self.decoder is None:
             raise ConfigError(
                 "this model has no image decoder; train with mode variational and reconstruction_weight > 0"

@@ -37,7 +37,7 @@ class ModelConfig:
     image_size: int = 32
     """Side of the square images, in pixels."""
     channels: int = 3
-    """3 for color images, 1 for grey ones."""
+    """3 for color images, 1 for gray ones."""
     fitting: Fitting = "crop"
     """How images that are not square are fitted to the model: `crop` scales the shorter side and cuts the longer one,
     `squash` scales both."""
@@ -53,7 +53,7 @@ class Encoding:
 
     features: Float[Tensor, "b d"]
     kl: Float[Tensor, ""]  # nats per latent value
-    reconstruction: Float[Tensor, ""]  # squared error per value of the normalised image
+    reconstruction: Float[Tensor, ""]  # squared error per value of the normalized image
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class MCRNet(nn.Module):
     ) -> None:
         super().__init__()
         if config.channels not in (1, 3):
-            raise ConfigError(f"{config.channels} image channels; use 3 for colour or 1 for grey")
+            raise ConfigError(f"{config.channels} image channels; use 3 for color or 1 for gray")
         self.config = config
         self.trained_on: TrainingData | None = None  # set by training, kept in the file
         self.stem = None if config.latent.mode == "none" else LatentStem(config.channels, config.latent)
@@ -161,14 +161,14 @@ class MCRNet(nn.Module):
         self.train(was_training)
 
     def _features(
-        self, normalised: Float[Tensor, "b c h w"], generator: torch.Generator | None
+        self, normalized: Float[Tensor, "b c h w"], generator: torch.Generator | None
     ) -> Float[Tensor, "b d"]:
         if self.stem is None:
-            return self.backbone(normalised)
+            return self.backbone(normalized)
         samples = draws_at_test(self.config.latent.test_code)
         if samples == 0:
-            return self.backbone(self.stem.mean(normalised))
-        posterior = self.stem.posterior(normalised)
+            return self.backbone(self.stem.mean(normalized))
+        posterior = self.stem.posterior(normalized)
         features = self.backbone(posterior.sample(generator))
         for _ in range(samples - 1):
             features = features + self.backbone(posterior.sample(generator))
@@ -176,17 +176,17 @@ class MCRNet(nn.Module):
 
     def encode(self, images: Float[Tensor, "b c h w"]) -> Encoding:
         """Features while training: one sample of the code, and the terms of the variational loss if there are any."""
-        normalised = self.normalize(images)
+        normalized = self.normalize(images)
         none = torch.zeros((), device=images.device)
         if self.stem is None:
-            return Encoding(self.backbone(normalised), none, none)
-        posterior = self.stem.posterior(normalised)
+            return Encoding(self.backbone(normalized), none, none)
+        posterior = self.stem.posterior(normalized)
         code = posterior.sample()
         variational = self.config.latent.mode == "variational"
         kl = posterior.kl_to_standard_normal() if variational else none
         reconstruction = none
         if self.stem.decoder is not None:
-            reconstruction = (self.stem.reconstruct(code).float() - normalised.float()).square().mean()
+            reconstruction = (self.stem.reconstruct(code).float() - normalized.float()).square().mean()
         return Encoding(self.backbone(code), kl, reconstruction)
 
     def classify(

@@ -29,7 +29,7 @@ def episode_gallery(
     queries_per_class: int = 6,
 ) -> Figure:
     """One episode as a person sees it: a row for each class, its support on the left, some queries on the right, framed
-    by whether they were recognised and titled with what they were taken for."""
+    by whether they were recognized and titled with what they were taken for."""
     task = episodes[episode : episode + 1]
     predicted = logits[episode].argmax(-1).cpu()
     way = int((task.classes[0] != PADDING).sum())
@@ -49,8 +49,8 @@ def episode_gallery(
         asked = (task.query_labels[0] == row).nonzero().squeeze(1)[:queries_per_class]
         for axis, slot in zip(axes[row][shots + 1 :], asked, strict=False):
             answer = int(predicted[slot])
-            colour = _RIGHT if answer == row else _WRONG
-            _show(axis, images.images[task.query[0][slot]], _short(names[answer]), colour)
+            color = _RIGHT if answer == row else _WRONG
+            _show(axis, images.images[task.query[0][slot]], _short(names[answer]), color)
     return figure
 
 
@@ -104,7 +104,7 @@ def reliability(evaluation: Evaluation) -> Figure:
     calibration = evaluation.calibration
     figure = Figure(figsize=(4.2, 4), layout="constrained")
     axis = figure.subplots()
-    axis.plot([0, 1], [0, 1], ":", color="grey")
+    axis.plot([0, 1], [0, 1], ":", color="gray")
     filled = calibration.counts > 0
     sizes = 10 + 190 * calibration.counts[filled] / calibration.counts.max()
     stated, observed = calibration.confidence[filled], calibration.accuracy[filled]
@@ -121,12 +121,12 @@ def feature_map(
     seed: int = 0,
     method: MapMethod = "tsne",
 ) -> Figure:
-    """Features or latent codes in two dimensions, by t-SNE or UMAP, a colour for each class."""
+    """Features or latent codes in two dimensions, by t-SNE or UMAP, a color for each class."""
     if len(features) < 5:
         raise InputError(f"a map of features needs at least 5 images, not {len(features)}")
     if method == "umap":
-        neighbours = min(15, len(features) - 1)
-        mapper = import_umap()(n_neighbors=neighbours, init="pca", random_state=seed, n_jobs=1)
+        neighbors = min(15, len(features) - 1)
+        mapper = import_umap()(n_neighbors=neighbors, init="pca", random_state=seed, n_jobs=1)
     else:
         mapper = TSNE(perplexity=min(30.0, (len(features) - 1) / 3), init="pca", random_state=seed)
     places = mapper.fit_transform(features.cpu().numpy())
@@ -202,13 +202,13 @@ def training_curves(metrics: Iterable[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _show(axis: Axes, image: Tensor, title: str, colour: str = "black") -> None:
+def _show(axis: Axes, image: Tensor, title: str, color: str = "black") -> None:
     axis.set_axis_on()
     axis.imshow(image.cpu().permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255)
     axis.set(xticks=[], yticks=[])
-    axis.set_title(title, fontsize=7, color=colour)
+    axis.set_title(title, fontsize=7, color=color)
     for side in axis.spines.values():
-        side.set_color(colour)
+        side.set_color(color)
         side.set_linewidth(2 if title else 0.5)
 
 

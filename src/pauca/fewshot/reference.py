@@ -71,9 +71,9 @@ def logistic_logits(
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weights = flat.reshape(-1, way)
         logits = support @ weights
-        normaliser = np.asarray(logsumexp(logits, axis=1))
-        value = (counts * (normaliser - (logits * targets).sum(1))).sum() + penalty / 2 * (flat**2).sum()
-        slope = (support.T * counts) @ (np.exp(logits - normaliser[:, None]) - targets) + penalty * weights
+        normalizer = np.asarray(logsumexp(logits, axis=1))
+        value = (counts * (normalizer - (logits * targets).sum(1))).sum() + penalty / 2 * (flat**2).sum()
+        slope = (support.T * counts) @ (np.exp(logits - normalizer[:, None]) - targets) + penalty * weights
         return float(value), slope.ravel()
 
     options = {"maxiter": 10000, "maxcor": 50, "ftol": 0, "gtol": 1e-11}

@@ -18,9 +18,9 @@ PADDING = -1  # the label of a support or query slot that an episode does not us
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Labelled images of one split, decoded, all of one size."""
+    """Labeled images of one split, decoded, all of one size."""
 
-    images: UInt8[Tensor, "n c h w"]  # may be memory-mapped; RGB or grey
+    images: UInt8[Tensor, "n c h w"]  # may be memory-mapped; RGB or gray
     labels: Int64[Tensor, "n"]  # positions in class_names
     class_names: tuple[str, ...]
     split: str = "all"
@@ -66,7 +66,7 @@ class ImageSet:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def only(self, class_names: Sequence[str], split: str | None = None) -> "ImageSet":
-        """The images of some classes, relabelled by their place in `class_names`."""
+        """The images of some classes, relabeled by their place in `class_names`."""
         missing = [name for name in class_names if name not in set(self.class_names)]
         if missing:
             raise InputError(

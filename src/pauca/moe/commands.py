@@ -178,7 +178,7 @@ def train(
         data: text files (.txt, .md, .py, also .xz or .gz), folders of such, or one folder of tokens from an earlier
             run. If not given, the Python standard library's own sources.
         validation: text files or folders to validate on, instead of a share of the data.
-        vocabulary: number of different tokens: 256 for bytes, more for byte pairs learnt from the data. If not given,
+        vocabulary: number of different tokens: 256 for bytes, more for byte pairs learned from the data. If not given,
             the size's own.
         validation_share: share of the documents that is held out to validate on where there is no --validation.
         out: folder to write the run to. If not given, runs/moe/SIZE-RECIPE.

@@ -14,7 +14,7 @@ from pauca.moe.plan.search import Plan, PlanTask
 Lines = Sequence[Mapping[str, Any]]
 """What `Run.metrics` yields, as a list."""
 
-_COLOURS = ("#1a7f5a", "#c0392b", "#2c5f9e", "#b8860b", "#6c4a9e", "#555555")
+_COLORS = ("#1a7f5a", "#c0392b", "#2c5f9e", "#b8860b", "#6c4a9e", "#555555")
 _MEASURES = {"underflow": "became zero", "saturation": "saturated", "inexact": "lost bits under a shared scale"}
 _MATRICES = {
     "x": "input",
@@ -29,12 +29,12 @@ def loss_curves(runs: Mapping[str, Lines]) -> Figure:
     """Cross entropy against steps, of one or several runs by name: training thin, validation in dots."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     axis = figure.subplots()
-    for (name, lines), colour in zip(runs.items(), _COLOURS * len(runs), strict=False):
+    for (name, lines), color in zip(runs.items(), _COLORS * len(runs), strict=False):
         steps, losses = _series(lines, "cross_entropy")
-        axis.plot(steps, losses, color=colour, alpha=0.55, linewidth=1, label=f"{name}, training")
+        axis.plot(steps, losses, color=color, alpha=0.55, linewidth=1, label=f"{name}, training")
         steps, losses = _series(lines, "validation_loss")
         if len(steps):
-            axis.plot(steps, losses, color=colour, marker="o", markersize=4, label=f"{name}, validation")
+            axis.plot(steps, losses, color=color, marker="o", markersize=4, label=f"{name}, validation")
     _label(axis, "cross entropy / nats per token")
     _legend(axis)
     return figure
@@ -45,12 +45,12 @@ def few_bits(losses: Mapping[str, Sequence[float]], kept: Mapping[str, float]) -
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     window = np.ones(10) / 10
-    for (name, values), colour in zip(losses.items(), _COLOURS, strict=False):
+    for (name, values), color in zip(losses.items(), _COLORS, strict=False):
         smooth = np.convolve(values, window, "valid")
-        left.plot(len(values) - len(smooth) + 1 + np.arange(len(smooth)), smooth, color=colour, label=name)
+        left.plot(len(values) - len(smooth) + 1 + np.arange(len(smooth)), smooth, color=color, label=name)
     _label(left, "cross entropy / nats per token")
     left.legend(fontsize=8)
-    bars = right.barh(list(kept), list(kept.values()), color=_COLOURS[: len(kept)])
+    bars = right.barh(list(kept), list(kept.values()), color=_COLORS[: len(kept)])
     right.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
     right.set_xlim(0, 1.15 * max(kept.values()))
     right.set_xlabel("KiB kept per token", fontsize=8)
@@ -63,10 +63,10 @@ def gradient_curve(lines: Lines) -> Figure:
     """Norm of the gradient before clipping, and the learning rate."""
     figure = Figure(figsize=(8, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(*_series(lines, "gradient_norm"), color=_COLOURS[0], linewidth=1)
+    left.plot(*_series(lines, "gradient_norm"), color=_COLORS[0], linewidth=1)
     _label(left, "gradient norm")
     left.set_ylim(bottom=0)
-    right.plot(*_series(lines, "learning_rate"), color=_COLOURS[2])
+    right.plot(*_series(lines, "learning_rate"), color=_COLORS[2])
     _label(right, "learning rate")
     return figure
 
@@ -101,12 +101,12 @@ def health_curves(lines: Lines) -> Figure | None:
     return figure
 
 
-# Parts of a GPU's memory: greys for what is there before a token is seen.
+# Parts of a GPU's memory: grays for what is there before a token is seen.
 _PARTS = {
     "reserved": "#d9d9d9",
     "weights": "#9a9a9a",
     "gradients": "#7a7a7a",
-    "optimiser": "#5a5a5a",
+    "optimizer": "#5a5a5a",
     "FP8 weights": "#e0b13c",
     "activations": "#2a7f62",
     "working set": "#8fc7b0",
@@ -118,17 +118,17 @@ def plan_figure(task: PlanTask, plans: Mapping[Precision, Plan]) -> Figure:
     figure = Figure(figsize=(10, 1.1 + 0.8 * len(plans)), layout="constrained")
     memory, speed = figure.subplots(1, 2, width_ratios=(3, 1))
     places, left = range(len(plans)), [0.0] * len(plans)
-    for part, colour in _PARTS.items():
+    for part, color in _PARTS.items():
         sizes = [plan.memory[part] / 1e9 for plan in plans.values()]
-        memory.barh(places, sizes, left=left, color=colour, label=part, edgecolor="white", linewidth=0.5)
+        memory.barh(places, sizes, left=left, color=color, label=part, edgecolor="white", linewidth=0.5)
         left = [start + size for start, size in zip(left, sizes, strict=True)]
-    memory.axvline(task.memory / 1e9, color=_COLOURS[1], linestyle="--", label="a GPU's memory")
+    memory.axvline(task.memory / 1e9, color=_COLORS[1], linestyle="--", label="a GPU's memory")
     names = [f"{recipe}\n{plan.way.layout}\nrecomputes {plan.way.policy}" for recipe, plan in plans.items()]
     memory.set_yticks(places, names, fontsize=8)
     memory.set_xlabel("GB on the fullest GPU")
 
     rates = [plan.tokens_per_second if plan.lacks <= 0 else 0.0 for plan in plans.values()]
-    bars = speed.barh(places, rates, color=_COLOURS[2])
+    bars = speed.barh(places, rates, color=_COLORS[2])
     speed.bar_label(bars, [f"{rate:,.0f}" if rate else "does not fit" for rate in rates], padding=3, fontsize=8)
     speed.set_yticks([])
     speed.set_xlim(0, 1.35 * max(rates))
@@ -144,9 +144,9 @@ def _layers(axis: Axes, lines: Lines, name: str, label: str) -> None:
     """A line for each layer, from dark (first) to light (last)."""
     layers = list(dict.fromkeys(key.split("/")[1] for line in lines for key in line if key.startswith(f"{name}/")))
     for place, layer in enumerate(layers):
-        colour = colormaps["viridis"](0.85 * place / max(1, len(layers) - 1))
+        color = colormaps["viridis"](0.85 * place / max(1, len(layers) - 1))
         shown = layer if place in (0, len(layers) - 1) else None
-        axis.plot(*_series(lines, f"{name}/{layer}"), color=colour, linewidth=1, marker=".", markersize=3, label=shown)
+        axis.plot(*_series(lines, f"{name}/{layer}"), color=color, linewidth=1, marker=".", markersize=3, label=shown)
     _label(axis, label)
 
 

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
 from pauca.errors import ConfigError, PaucaError
+from pauca.renamed import text_with_new_names
 from pauca.runs import sha256_of, write_text
 from pauca.runs.processes import OtherStopped, count_processes, gather, own_rank, wait_for_all
 
@@ -144,7 +145,7 @@ def _damage(path: Path) -> str:
 
 
 def _check_origin(path: Path, origin: dict[str, str]) -> None:
-    stored = json.loads((path / _ORIGIN).read_text(encoding="utf-8"))
+    stored = json.loads(text_with_new_names((path / _ORIGIN).read_text(encoding="utf-8")))
     for name in sorted({*stored, *origin}):
         if stored.get(name) != origin.get(name):
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +10,7 @@ import dacite
 import yaml
 
 from pauca.errors import ConfigError, PaucaError
+from pauca.renamed import renamed_kinds, with_new_names
 
 Config = TypeVar("Config")
 
@@ -29,9 +31,10 @@ def from_dict(kind: type[Config], values: dict[str, Any], where: str = "config")
     Raises:
         ConfigError: an unknown or missing field or a value of the wrong type, named with its place.
     """
-    rules = dacite.Config(strict=True, cast=[Path, Enum, tuple])
+    today = {kind: partial(_today, kind) for kind in renamed_kinds()}
+    rules = dacite.Config(strict=True, cast=[Path, Enum, tuple], type_hooks=today)
     try:
-        return dacite.from_dict(kind, values, rules)  # type: ignore[type-var]
+        return dacite.from_dict(kind, with_new_names(kind, values), rules)  # type: ignore[type-var]
     except (dacite.DaciteError, ValueError, PaucaError) as error:
         raise ConfigError(f"{where}: {error}") from error
 
@@ -71,6 +74,10 @@ def check_obeyed(stored: dict[str, Any], given: dict[str, Any], usual: dict[str,
                 f"{where}: the run was started with {name} {stored[name]}, not {value}; leave the option out, or start "
                 "a new run without this file"
             )
+
+
+def _today(kind: type, values: Any) -> Any:
+    return with_new_names(kind, values) if isinstance(values, dict) else values
 
 
 def _plain(value: Any) -> Any:

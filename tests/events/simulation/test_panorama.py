@@ -43,8 +43,8 @@ def test_an_equirectangular_image_is_where_it_belongs(tmp_path):
     """Brightness painted as a function of longitude and latitude is seen again in that direction."""
     longitude = ((np.arange(360) - 179.5) / 180 * np.pi)[None, :]
     latitude = ((np.arange(180) - 89.5) / 180 * np.pi)[:, None]
-    grey = 128 + 60 * np.sin(longitude) * np.cos(latitude) + 50 * np.sin(latitude)
-    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "panorama.png")
+    gray = 128 + 60 * np.sin(longitude) * np.cos(latitude) + 50 * np.sin(latitude)
+    Image.fromarray(gray.astype(np.uint8)).save(tmp_path / "panorama.png")
     faces = image_panorama(tmp_path / "panorama.png", 256)
     rays = np.random.default_rng(0).standard_normal((1000, 3))
     x, y, _ = (rays / np.linalg.norm(rays, axis=1, keepdims=True)).T
@@ -54,8 +54,8 @@ def test_an_equirectangular_image_is_where_it_belongs(tmp_path):
 
 def test_a_photograph_is_mirrored_without_seams(tmp_path):
     """Any proportions: ahead is its middle, a quarter of the horizon is its width, then it runs backwards."""
-    grey = np.tile(np.linspace(30, 230, 300), (200, 1))
-    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "photo.png")
+    gray = np.tile(np.linspace(30, 230, 300), (200, 1))
+    Image.fromarray(gray.astype(np.uint8)).save(tmp_path / "photo.png")
     faces = image_panorama(tmp_path / "photo.png", 256)
 
     def at(degrees):

@@ -11,7 +11,7 @@ from PIL import Image
 
 @pytest.fixture
 def picture() -> Callable[..., Image.Image]:
-    """A function that makes a picture of smooth random colours; the seed decides which."""
+    """A function that makes a picture of smooth random colors; the seed decides which."""
 
     def make(seed: int = 0, size: tuple[int, int] = (20, 16), mode: str = "RGB") -> Image.Image:
         coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)

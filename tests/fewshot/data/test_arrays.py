@@ -115,7 +115,7 @@ def test_images_of_several_sizes_are_one_batch(picture):
     [
         (np.zeros((40, 60, 3), np.uint8), r"shape \(40, 60, 3\) is one color image and not a batch"),
         (np.zeros((40, 60, 4), np.uint8), r"shape \(40, 60, 4\) is one color image and not a batch"),
-        (torch.zeros(3, 40, 60), r"shape \(3, 40, 60\) may be one color image or three grey ones"),
+        (torch.zeros(3, 40, 60), r"shape \(3, 40, 60\) may be one color image or three gray ones"),
         (Image.new("RGB", (8, 8)), "a single image was given for a list"),
         (b"\x89PNG", "a single image was given for a list"),
         ("one.png", r"a single path, 'one\.png', was given for a list"),
@@ -131,7 +131,7 @@ def test_what_is_no_list_of_images_is_refused(images, words):
         load_images(images, 16, 3)
 
 
-def test_three_grey_images_are_three_for_a_grey_model():
+def test_three_gray_images_are_three_for_a_gray_model():
     assert load_images(torch.zeros(3, 40, 60), 16, 1).shape == (3, 1, 16, 16)
 
 

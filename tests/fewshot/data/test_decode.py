@@ -50,7 +50,7 @@ def test_transparency_is_laid_on_white(tmp_path: Path):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "LA", "PA"])
-def test_every_mode_becomes_eight_bits_in_colour_or_grey(mode, tmp_path: Path, picture):
+def test_every_mode_becomes_eight_bits_in_color_or_gray(mode, tmp_path: Path, picture):
     path = tmp_path / "image.tif"
     picture(mode="RGB").convert("L" if mode in ("LA", "PA") else mode).convert(mode).convert(
         "LA" if mode == "PA" else mode
@@ -68,8 +68,8 @@ def test_the_orientation_that_a_camera_noted_is_applied(tmp_path: Path, picture)
     assert decode_image(path).shape == (3, 20, 16)
 
 
-def test_fitting_keeps_the_centre_and_the_proportions(tmp_path: Path):
-    """A grey square in the middle of a wide black image fills the result's height, black remains outside it."""
+def test_fitting_keeps_the_center_and_the_proportions(tmp_path: Path):
+    """A gray square in the middle of a wide black image fills the result's height, black remains outside it."""
     path = tmp_path / "wide.png"
     pixels = np.zeros((32, 96), np.uint8)
     pixels[8:24, 40:56] = 200

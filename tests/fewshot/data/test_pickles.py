@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pauca.errors import InputError
-from pauca.fewshot.data.pickles import read_encoded_pickle, read_labelled_pickle, read_pickle
+from pauca.fewshot.data.pickles import read_encoded_pickle, read_labeled_pickle, read_pickle
 
 
 class Attack:
@@ -35,7 +35,7 @@ def test_code_is_refused_and_not_run(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.pickle").write_bytes(pickle.dumps({"data": Attack(), "labels": [0]}))
     with pytest.raises(InputError, match=r"bad\.pickle: not a pickle of plain data .*mkdir"):
-        read_labelled_pickle(tmp_path / "bad.pickle", "train", "x")
+        read_labeled_pickle(tmp_path / "bad.pickle", "train", "x")
     assert not (tmp_path / "executed").exists()
 
 
@@ -46,19 +46,19 @@ def test_damage_is_named(damage, tmp_path: Path):
         read_pickle(tmp_path / "cut.pickle", "cut.pickle")
 
 
-def test_labelled_arrays_are_read(tmp_path: Path):
+def test_labeled_arrays_are_read(tmp_path: Path):
     data = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
     names = {"n01": 64, "n02": 70}
     (tmp_path / "a.pickle").write_bytes(
         pickle.dumps({"data": data, "labels": [70, 64, 70, 64], "catname2label": names})
     )
-    images = read_labelled_pickle(tmp_path / "a.pickle", "val", "mini")
+    images = read_labeled_pickle(tmp_path / "a.pickle", "val", "mini")
     assert images.class_names == ("n01", "n02")
     assert images.labels.tolist() == [1, 0, 1, 0]
     np.testing.assert_array_equal(images.images[2].permute(1, 2, 0).numpy(), data[2])
     (tmp_path / "b.pickle").write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(InputError, match=r"b\.pickle: holds no .*MetaOptNet"):
-        read_labelled_pickle(tmp_path / "b.pickle", "val", "mini")
+        read_labeled_pickle(tmp_path / "b.pickle", "val", "mini")
 
 
 def test_encoded_images_are_read(tmp_path: Path, picture):

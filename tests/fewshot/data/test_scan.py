@@ -41,7 +41,7 @@ def test_everything_wrong_is_named(folder: Path, picture):
     (folder / "emu" / "again.png").write_bytes((folder / "emu" / "emu_1.png").read_bytes())
     picture(11).resize((40, 32)).save(folder / "emu" / "scaled.jpg", quality=85)  # dog_1, twice the size
     ImageEnhance.Brightness(picture(20)).enhance(0.9).save(folder / "cat" / "darker.png")  # emu_0
-    picture(50, mode="L").save(folder / "emu" / "grey.png")
+    picture(50, mode="L").save(folder / "emu" / "gray.png")
     picture(51, mode="CMYK").save(folder / "emu" / "print.jpg")
     Image.fromarray(np.zeros((9, 9), np.uint16)).save(folder / "emu" / "deep.png")
     picture(52).save(folder / "loose.png")
@@ -51,9 +51,9 @@ def test_everything_wrong_is_named(folder: Path, picture):
     assert report.harmful
     assert [Path(name).name for name in report.unreadable] == ["half.png"]
     assert next(iter(report.unreadable.values())).startswith("not readable as an image")  # the name stands before it
-    assert [Path(name).name for name in report.unlabelled] == ["loose.png"]
+    assert [Path(name).name for name in report.unlabeled] == ["loose.png"]
     assert {mode: [Path(f).name for f in files] for mode, files in report.unusual_modes.items()} == {
-        "L": ["grey.png"],
+        "L": ["gray.png"],
         "CMYK": ["print.jpg"],
         "I;16": ["deep.png"],
     }
@@ -65,7 +65,7 @@ def test_everything_wrong_is_named(folder: Path, picture):
     assert report.small_classes == {"fox": 1}
     text = "\n".join(report.lines())
     assert text.endswith("look at these before you train or test")
-    for word in ("half.png", "loose.png", "copy.png", "scaled.jpg", "grey.png", "CMYK 1"):
+    for word in ("half.png", "loose.png", "copy.png", "scaled.jpg", "gray.png", "CMYK 1"):
         assert word in text
     assert ("class too small", "fox", "1 image") in report.findings()
     assert len(report.findings()) == 10
@@ -74,7 +74,7 @@ def test_everything_wrong_is_named(folder: Path, picture):
 
 def test_the_table_shows_the_first_of_many_and_counts_the_rest(folder: Path, picture):
     for i in range(14):
-        picture(60 + i, mode="L").save(folder / "emu" / f"grey{i}.png")
+        picture(60 + i, mode="L").save(folder / "emu" / f"gray{i}.png")
     blank, title, *rows, blank_again, verdict = scan_images(folder, min_images=4).lines()[3:]
     assert (blank, blank_again, verdict) == ("", "", "nothing that would mislead")
     assert title.split() == ["finding", "image", "or", "class"]
@@ -113,7 +113,7 @@ def test_close_pairs_are_all_pairs_within_the_distance(values, bits, turn):
 
 @pytest.mark.realdata
 @pytest.mark.slow
-def test_tiny_imagenet_holds_one_image_under_two_labels_and_70_grey_ones(pauca_data: Path):
+def test_tiny_imagenet_holds_one_image_under_two_labels_and_70_gray_ones(pauca_data: Path):
     """The facts are those of the data's README."""
     report = scan_images(pauca_data / "fewshot" / "tiny-imagenet-200-first20.zip")
     assert (report.images, report.classes) == (4002, 200)

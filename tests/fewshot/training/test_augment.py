@@ -60,17 +60,17 @@ def test_jitter_is_pillows_for_the_factors_that_were_drawn():
         torch.testing.assert_close(out[i], expected, atol=3.5 / 255, rtol=0)  # Pillow rounds three times
 
 
-def test_grey_images_are_jittered_in_brightness_and_contrast_alone():
-    """As a colour image with three times the same channel, of which a change of saturation leaves grey."""
+def test_gray_images_are_jittered_in_brightness_and_contrast_alone():
+    """As a color image with three times the same channel, of which a change of saturation leaves gray."""
     images = random_images(channels=1)
     config = AugmentConfig(crop_padding=2, flip=True)
     torch.manual_seed(5)
-    grey = augment(images, config)
+    gray = augment(images, config)
     torch.manual_seed(5)
-    colour = augment(images.expand(-1, 3, -1, -1), config)
-    assert grey.shape == (6, 1, 8, 8)
-    torch.testing.assert_close(grey.expand(-1, 3, -1, -1), colour)
-    assert not torch.equal(grey, augment(images, config))  # another draw
+    color = augment(images.expand(-1, 3, -1, -1), config)
+    assert gray.shape == (6, 1, 8, 8)
+    torch.testing.assert_close(gray.expand(-1, 3, -1, -1), color)
+    assert not torch.equal(gray, augment(images, config))  # another draw
 
 
 def test_channels_lie_last_in_memory_as_convolutions_want_them():

@@ -138,7 +138,7 @@ def test_byte_pairs_are_stored_beside_the_tokens(tmp_path):
         load_tokenizer(tmp_path)
 
 
-def test_the_same_text_is_tokenised_once(tmp_path):
+def test_the_same_text_is_tokenized_once(tmp_path):
     config = source(tmp_path, TEXT)
     first = prepare_tokens(config, tmp_path / "cache")
     written = (first.folder / "train.bin").stat().st_mtime_ns

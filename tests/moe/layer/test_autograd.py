@@ -26,7 +26,7 @@ RECIPES = {
     "fp4, z in bf16, FC2 input kept": Recipe.fp4(kept_z="bf16", keep_fc2_input=True),
 }
 # Relative error in the norm that rounding explains on Gaussian data. One rounding of an operand costs, root mean
-# square, 0.17 % in BF16, 2.6 % in E4M3 and 11 % in MXFP4 (19 dB); an output passes one to three quantised operands that
+# square, 0.17 % in BF16, 2.6 % in E4M3 and 11 % in MXFP4 (19 dB); an output passes one to three quantized operands that
 # are not rounded away, a gradient up to five. A wrong index, a missing factor or a wrong scale costs 30 % and more.
 BOUNDS = {"bf16": 0.01, "fp8": 0.1, "fp4": 0.28}
 GRADIENTS = ("x", "gate_up", "down", "probabilities")
@@ -103,7 +103,7 @@ def test_output_and_gradients_are_those_of_a_float64_loop_within_the_rounding(re
         assert _relative_error(actual, exact[name]) < BOUNDS[recipe.precision], name
 
 
-def test_gradients_are_not_biased_by_quantising(recipe, device):
+def test_gradients_are_not_biased_by_quantizing(recipe, device):
     # The part of each gradient along the exact one. Rounding to nearest shrinks MXFP4 values by 1 % on average; the
     # router's gradient holds x and z twice each (gate and up), and so loses 4 %.
     problem = _problem(device)

@@ -28,7 +28,7 @@ def main() -> None:
         x = torch.randn(32, 64)
         eager = _gradients(model, model, x)
         compiled = _gradients(model, torch.compile(model, fullgraph=True), x)
-        # What is compiled around the experts may round otherwise, and tip a value over to its other MXFP4 neighbour.
+        # What is compiled around the experts may round otherwise, and tip a value over to its other MXFP4 neighbor.
         for actual, expected in zip(compiled, eager, strict=True):
             assert (actual - expected).norm() < 0.02 * expected.norm()
 

@@ -51,14 +51,14 @@ def test_the_layer_is_the_weighted_sum_of_its_experts_and_the_shared_ones(shared
 def test_every_parameter_learns(precision):
     layer = _layer(shared_experts=1, recipe=getattr(Recipe, precision)())
     x, target = torch.randn(256, 64), torch.randn(256, 64)
-    optimiser = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
     losses = []
     for _ in range(30):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = torch.nn.functional.mse_loss(layer(x), target)
         loss.backward()
         assert all(p.grad.any() for p in layer.parameters())
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
 
@@ -74,7 +74,7 @@ def test_the_recipe_can_be_changed_and_the_state_holds_master_weights_alone():
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp8", "fp4"])
-def test_frozen_weights_are_quantised_once_and_forgotten_afterwards(precision, monkeypatch):
+def test_frozen_weights_are_quantized_once_and_forgotten_afterwards(precision, monkeypatch):
     layer, x = _layer(shared_experts=1, recipe=getattr(Recipe, precision)()), torch.randn(20, 64)
     calls, quantize = [], weights_module.forward_weights
     monkeypatch.setattr(weights_module, "forward_weights", lambda w: calls.append(1) or quantize(w))
@@ -216,7 +216,7 @@ def test_frozen_weights_under_inference_mode():
     with torch.inference_mode(), frozen_weights(layer):
         assert torch.equal(layer(x), expected)
     with frozen_weights(layer):
-        with torch.inference_mode():  # the first pass, which quantises, is one without gradients
+        with torch.inference_mode():  # the first pass, which quantizes, is one without gradients
             layer(x)
         layer(x).sum().backward()
         assert layer.experts.down.grad.any()
@@ -399,6 +399,6 @@ def test_the_gpu_computes_what_the_cpu_computes(precision):
         y.square().sum().backward()
         # Cloned: moving the layer moves its gradients too.
         results.append([y.detach().cpu(), *(p.grad.clone().cpu() for p in layer.parameters())])
-    # Sums in another order move a few values over to a neighbouring FP8 or MXFP4 code.
+    # Sums in another order move a few values over to a neighboring FP8 or MXFP4 code.
     for actual, expected in zip(results[1], results[0], strict=True):
         assert ((actual - expected).norm() / expected.norm()).item() < 0.05

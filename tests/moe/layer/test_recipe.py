@@ -27,6 +27,6 @@ def test_unknown_formats_are_refused(field, value, message):
 
 
 @pytest.mark.parametrize("change", [{"kept_z": "mxfp4"}, {"kept_z": "fp8"}, {"stochastic_rounding": True}])
-def test_bf16_has_nothing_to_quantise(change):
+def test_bf16_has_nothing_to_quantize(change):
     with pytest.raises(ConfigError):
         replace(Recipe.bf16(), **change)

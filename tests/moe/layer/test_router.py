@@ -10,7 +10,7 @@ def _router(seed: int = 0, hidden: int = 16, experts: int = 8, top_k: int = 2, *
     return Router(hidden, experts, top_k, RouterConfig(**options))
 
 
-def test_softmax_normalised_is_softmax_over_the_chosen_logits():
+def test_softmax_normalized_is_softmax_over_the_chosen_logits():
     # Mixtral's definition: softmax over the top-k logits alone.
     router, x = _router(), torch.randn(50, 16)
     routing = router(x)
@@ -32,8 +32,8 @@ def test_sigmoid_weights_come_from_the_scores_and_the_choice_from_scores_and_bia
     torch.testing.assert_close(routing.probabilities, 2.5 * scores / scores.sum(-1, keepdim=True))
 
 
-def test_without_normalising_the_weights_are_the_scores():
-    router, x = _router(normalise=False), torch.randn(50, 16)
+def test_without_normalizing_the_weights_are_the_scores():
+    router, x = _router(normalize=False), torch.randn(50, 16)
     routing = router(x)
     scores = (x @ router.weight.t()).softmax(-1)
     torch.testing.assert_close(routing.probabilities, scores.gather(1, routing.expert_ids))
@@ -51,7 +51,7 @@ def test_the_router_computes_in_fp32_and_keeps_x_in_its_own_dtype():
 
 
 def test_gradients_are_those_of_the_plain_formula():
-    router, x = _router(normalise=True), torch.randn(20, 16, requires_grad=True)
+    router, x = _router(normalize=True), torch.randn(20, 16, requires_grad=True)
     routing = router(x)
     weights = torch.randn_like(routing.probabilities)
     (routing.probabilities * weights).sum().backward()
@@ -79,7 +79,7 @@ def test_the_best_two_of_a_group_decide_under_sigmoid_and_the_best_one_under_sof
 
 
 def test_auxiliary_loss_is_one_when_balanced_and_the_number_of_experts_when_collapsed():
-    router = _router(hidden=8, top_k=1, normalise=False)
+    router = _router(hidden=8, top_k=1, normalize=False)
     router.weight.data = 50 * torch.eye(8)
     assert router(torch.eye(8)).auxiliary_loss.item() == pytest.approx(1.0, abs=1e-5)
     assert router(torch.eye(8)[:1].repeat(9, 1)).auxiliary_loss.item() == pytest.approx(8.0, abs=1e-5)
@@ -87,12 +87,12 @@ def test_auxiliary_loss_is_one_when_balanced_and_the_number_of_experts_when_coll
 
 def test_auxiliary_loss_pushes_towards_balance():
     router, x = _router(), torch.randn(256, 16) + 1.0
-    optimiser = torch.optim.SGD(router.parameters(), lr=0.5)
+    optimizer = torch.optim.SGD(router.parameters(), lr=0.5)
     first = router(x).auxiliary_loss.item()
     for _ in range(100):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         router(x).auxiliary_loss.backward()
-        optimiser.step()
+        optimizer.step()
     last = router(x).auxiliary_loss.item()
     assert last - 1 < 0.5 * (first - 1)
 

@@ -142,9 +142,9 @@ def test_names_weights_and_files_stay_as_they_were(family, tmp_path):
 
 def test_a_trained_converted_model_is_loaded_by_transformers_alone(tmp_path):
     model = convert(build("Qwen3Moe"), Recipe.bf16())
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     gradients(model)
-    optimiser.step()
+    optimizer.step()
     model.save_pretrained(tmp_path)
     assert any("experts.0.gate_proj" in name for name in load_file(tmp_path / "model.safetensors"))
     loaded = transformers.Qwen3MoeForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
@@ -200,9 +200,9 @@ def test_unconvert_gives_back_the_original_with_its_trained_weights():
     assert torch.equal(model(TOKENS).logits, untouched(TOKENS).logits)
 
     weight = experts_of(convert(model, Recipe.fp4()))[0].down_proj
-    optimiser = torch.optim.SGD([weight], lr=1.0)
+    optimizer = torch.optim.SGD([weight], lr=1.0)
     gradients(model)
-    optimiser.step()
+    optimizer.step()
     assert experts_of(unconvert(model))[0].down_proj is weight
     assert not torch.equal(model(TOKENS).logits, untouched(TOKENS).logits)
 
@@ -338,13 +338,13 @@ def test_training_learns_as_fast(recipe):
     model = build("Qwen3Moe").train()
     if recipe is not None:
         convert(model, recipe)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     tokens = torch.randint(3, 64, (8, 4), generator=torch.Generator().manual_seed(0)).repeat(1, 6)
     for _ in range(30):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = model(tokens, labels=tokens).loss
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert loss < 0.05 * torch.tensor(64.0).log()
 
 
@@ -393,13 +393,13 @@ class TestRefusals:
             convert(model, Recipe.fp4())
 
     def test_wrapped_weights(self):
-        class Quantised(nn.Parameter):
+        class Quantized(nn.Parameter):
             pass
 
         model = build("Olmoe")
         experts = experts_of(model)[1]
-        experts.down_proj = Quantised(experts.down_proj.data)
-        with self.refused(model, r"its weights are wrapped \(Quantised\): convert before sharding"):
+        experts.down_proj = Quantized(experts.down_proj.data)
+        with self.refused(model, r"its weights are wrapped \(Quantized\): convert before sharding"):
             convert(model, Recipe.fp4())
 
     @pytest.mark.parametrize("version", ["4.57.6", "6.0.0"])

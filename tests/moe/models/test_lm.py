@@ -199,12 +199,12 @@ def test_generation_repeats_with_its_generator_and_keeps_to_the_likeliest():
 @pytest.mark.parametrize("precision", ["bf16", "fp4"])
 def test_it_learns_a_text_by_heart(precision):
     model, tokens = _model(layers=1, recipe=getattr(Recipe, precision)()), _tokens(1, 17)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(20):
         loss = model.loss(tokens[:, :-1], tokens[:, 1:])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.total.backward()
-        optimiser.step()
+        optimizer.step()
     assert loss.cross_entropy.item() < 0.5  # from 6
 
 

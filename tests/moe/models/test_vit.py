@@ -54,12 +54,12 @@ def test_it_takes_images_of_any_size_that_patches_divide():
 def test_it_learns_to_tell_images_apart(precision):
     model = _model(layers=1, classes=4, recipe=getattr(Recipe, precision)(), recompute=Recomputation(norms=True))
     images, labels = torch.randn(8, 3, 8, 8), torch.arange(8) % 4
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(20):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = model.loss(images, labels)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert torch.equal(model.eval()(images).argmax(1), labels)
     assert all(parameter.grad is not None for parameter in model.parameters())
 

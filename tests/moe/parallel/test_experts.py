@@ -176,7 +176,7 @@ def test_that_rounding_is_all_that_differs_from_the_bank_in_one_process(name, of
         assert (actual[key] - expected[key]).float().norm() <= 2**-8 * expected[key].float().norm(), key
 
 
-def test_how_tokens_travel_changes_no_bit_if_they_are_quantised_once(of_two):
+def test_how_tokens_travel_changes_no_bit_if_they_are_quantized_once(of_two):
     for own, sent in (("fp8, none", "fp8, sent in bf16"), ("fp4, none", "fp4, sent in bf16")):
         for key, tensor in _joined(of_two, own).items():
             assert torch.equal(tensor, _joined(of_two, sent)[key]), key

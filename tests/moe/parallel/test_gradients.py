@@ -44,7 +44,7 @@ def _train(model: nn.Module, batches: list[torch.Tensor], alone: bool) -> dict[s
     for name, parameter in model.named_parameters():
         (own if ".experts." in name else dense).append(parameter)
     # Not Adam: its first steps see the signs of gradients, and a last bit can turn a sign.
-    optimiser = torch.optim.SGD([{"params": dense}, {"params": own}], lr=0.5, momentum=0.9)
+    optimizer = torch.optim.SGD([{"params": dense}, {"params": own}], lr=0.5, momentum=0.9)
     losses, norms = [], []
     for x in batches:
         loss = (model(x) - x.roll(1, 1)).square().mean()
@@ -54,8 +54,8 @@ def _train(model: nn.Module, batches: list[torch.Tensor], alone: bool) -> dict[s
         else:
             average_gradients(model)
             norm = clip_gradients(model, MAX_NORM)
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         update_biases(model)
         losses.append(loss.item())
         norms.append(norm.item())

@@ -27,7 +27,7 @@ def _model(seed: int) -> nn.Module:
     return nn.Sequential(MoE(HIDDEN, 32, 8, 2, recipe=Recipe.fp4(), shared_experts=1), nn.Softplus())
 
 
-def _optimiser(model: nn.Module) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
     experts = list(model[0].experts.parameters())
     others = [p for p in model.parameters() if all(p is not expert for expert in experts)]
     return torch.optim.AdamW([{"params": others}, {"params": experts}], lr=0.01)
@@ -42,29 +42,29 @@ def _divided(seed: int, fsdp: bool) -> nn.Module:
     return fully_shard(model, mesh=mesh)
 
 
-def _step(model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     model(torch.randn(6, HIDDEN, generator=torch.Generator().manual_seed(3))).sum().backward()
-    optimiser.step()
-    optimiser.zero_grad()
+    optimizer.step()
+    optimizer.zero_grad()
 
 
-def _state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-    return {"model": model.state_dict(), "optimiser": optimizer_state(model, optimiser)}
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    return {"model": model.state_dict(), "optimizer": optimizer_state(model, optimizer)}
 
 
 def _whole(state: dict[str, Any]) -> dict[str, torch.Tensor]:
     """All tensors of a state, undivided, by a flat name."""
     flat = dict(state["model"])
-    for name, values in state["optimiser"]["state"].items():
+    for name, values in state["optimizer"]["state"].items():
         flat |= {f"{name}/{key}": value for key, value in values.items()}
     return {k: v.full_tensor() if isinstance(v, DTensor) else v.clone() for k, v in sorted(flat.items())}
 
 
 def _save(rank: int, folder: Path, fsdp: bool) -> dict[str, torch.Tensor]:
     model = _divided(0, fsdp)
-    optimiser = _optimiser(model)
-    _step(model, optimiser)
-    state = _state(model, optimiser)
+    optimizer = _optimizer(model)
+    _step(model, optimizer)
+    state = _state(model, optimizer)
     assert state["model"]["0.experts.down"].shape[0] == 8
     checkpoint.save(state, checkpoint_id=folder)
     whole = _whole(state)
@@ -76,13 +76,13 @@ def _save(rank: int, folder: Path, fsdp: bool) -> dict[str, torch.Tensor]:
 
 def _load(rank: int, folder: Path, fsdp: bool) -> dict[str, torch.Tensor]:
     model = _divided(1, fsdp)
-    optimiser = _optimiser(model)
-    state = _state(model, optimiser)
+    optimizer = _optimizer(model)
+    state = _state(model, optimizer)
     checkpoint.load(state, checkpoint_id=folder)
     model.load_state_dict(state["model"])
-    load_optimizer_state(model, optimiser, state["optimiser"])
-    loaded = _whole(_state(model, optimiser))
-    _step(model, optimiser)  # fits together
+    load_optimizer_state(model, optimizer, state["optimizer"])
+    loaded = _whole(_state(model, optimizer))
+    _step(model, optimizer)  # fits together
     return loaded
 
 

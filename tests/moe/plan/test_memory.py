@@ -273,7 +273,7 @@ def test_the_peak_is_that_of_an_allocator(as_on_a_gpu, sizes, precision, recompu
         allocator.peak = allocator.now
         model.loss(text, text).total.backward()
 
-    given = Assumptions(parameter_bytes=4, optimiser_bytes=0, reserved_gb=0.0)
+    given = Assumptions(parameter_bytes=4, optimizer_bytes=0, reserved_gb=0.0)
     task = PlanTask(config.shape, 1, 2**40, tokens, tokens, assumptions=given)
     plan = evaluate(task, Way(precision, ParallelLayout(1, 1, 1), config.recompute))
     assert plan.total == pytest.approx(allocator.peak, rel=0.05)

@@ -20,7 +20,7 @@ from pauca.moe.plan.search import (
 )
 
 GB = 10**9
-# DeepSeek-V3 on 256 GPUs, as in the paper, whose micro-batch, layout and optimiser's precision are not known to us.
+# DeepSeek-V3 on 256 GPUs, as in the paper, whose micro-batch, layout and optimizer's precision are not known to us.
 PAPER = PlanTask(SHAPES["deepseek-v3"], 256, 80 * GB, tokens=2048, pp=32, ep=8)
 LAYOUT = ParallelLayout(256, 32, 8)
 FULL = Recomputation(True, True, "experts")
@@ -70,7 +70,7 @@ def test_all_parameters_are_somewhere():
     experts = shape.layers * shape.experts * shape.expert_parameters
     assert plan.memory["weights"] == 2 * (shape.parameters - experts + experts // 8)
     assert plan.memory["gradients"] == 2 * plan.memory["weights"]
-    assert plan.memory["optimiser"] == pytest.approx(12 * shape.parameters / 8, rel=1e-6)
+    assert plan.memory["optimizer"] == pytest.approx(12 * shape.parameters / 8, rel=1e-6)
 
 
 def test_stages_hold_all_layers_and_the_first_the_most_activations():

@@ -38,9 +38,9 @@ def test_recomputing_more_takes_longer(recipe):
 
 def test_prepared_weights_cost_nothing_in_a_pass():
     once = bank_time(Recipe.fp4(), "none", V3, 7168, 2048, Rates(), prepared=True)
-    assert "quantising weights" not in once
+    assert "quantizing weights" not in once
     each = bank_time(Recipe.fp4(), "none", V3, 7168, 2048, Rates())
-    assert each["quantising weights"] == pytest.approx(6 * 3 * 8 * 7168 * 2048 / 3e12 / 0.8)
+    assert each["quantizing weights"] == pytest.approx(6 * 3 * 8 * 7168 * 2048 / 3e12 / 0.8)
 
 
 def test_the_wire_carries_what_the_formats_say():

@@ -12,7 +12,7 @@ from pauca.moe.plots import plan_figure
 
 @pytest.fixture(scope="module")
 def task():
-    given = Assumptions(optimiser_bytes=8)
+    given = Assumptions(optimizer_bytes=8)
     return PlanTask(SHAPES["deepseek-v3"], 256, 80 * 10**9, tokens=2048, pp=32, ep=8, assumptions=given)
 
 

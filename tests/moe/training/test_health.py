@@ -73,7 +73,7 @@ def test_nothing_is_lost_by_bf16_or_of_zeros():
     ],
     ids=lambda value: value.precision + value.kept_z if isinstance(value, Recipe) else "",
 )
-def test_each_recipe_is_measured_where_it_quantises(recipe, measured):
+def test_each_recipe_is_measured_where_it_quantizes(recipe, measured):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 32), MoE(32, 32, 4, 2, recipe=recipe)).eval()
     x = torch.randn(20, 32)

@@ -1,4 +1,4 @@
-"""Base learners: what is fitted to the few labelled images of an episode."""
+"""Base learners: what is fitted to the few labeled images of an episode."""
 
 from pauca.errors import ConfigError
 from pauca.fewshot.base_learners.cosine import Cosine

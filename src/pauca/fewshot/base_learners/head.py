@@ -16,7 +16,7 @@ Scorer = Callable[[Tensor], Tensor]  # queries [e, q, d] -> scores [e, q, way]
 class Head(nn.Module):
     """A base learner: subclasses say how the support of an episode scores its queries.
 
-    Features come in as the backbone made them, not normalised, in any floating type; heads compute in float32 or
+    Features come in as the backbone made them, not normalized, in any floating type; heads compute in float32 or
     better, also under autocast. The scores are multiplied by one learnable scale.
 
     Attributes:
@@ -72,7 +72,7 @@ class Head(nn.Module):
         """Logits of the queries of each episode.
 
         Args:
-            support: features of the labelled images.
+            support: features of the labeled images.
             support_labels: their classes, 0 to way - 1, or `PADDING` for slots that count for nothing.
             query: features of the images to classify.
             way: number of classes; those without support get -inf.

@@ -30,7 +30,7 @@ class LogisticRegression(Head):
 
     Args:
         penalty: weight of the squared norm.
-        bias: regress on a constant feature too (penalised like the others).
+        bias: regress on a constant feature too (penalized like the others).
         scale: starting value of the learnable output scale.
     """
 

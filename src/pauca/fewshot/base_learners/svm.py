@@ -2,7 +2,7 @@
 
 The dual of one episode, with K the Gram matrix of the support plus `diagonal` on its diagonal, Y the one-hot labels:
 
-    minimise  1/2 sum_k a_k' K a_k - sum_ik Y_ik a_ik    with  a_ik <= C Y_ik,  sum_k a_ik = 0.
+    minimize  1/2 sum_k a_k' K a_k - sum_ik Y_ik a_ik    with  a_ik <= C Y_ik,  sum_k a_ik = 0.
 
 Every Newton step here has the form: blocks K + diag(w_k), one a class, tied by the row sums. Eliminating the blocks
 leaves one n x n Schur complement, so a step costs (way + 1) n^3, and no (n way) x (n way) matrix is ever formed.
@@ -97,7 +97,7 @@ class DualProblem:
 
 @dataclass(frozen=True)
 class TiedSystem:
-    """Minimise sum_k 1/2 d_k' (K + diag(w_k)) d_k - r_k' d_k under given row sums of d."""
+    """Minimize sum_k 1/2 d_k' (K + diag(w_k)) d_k - r_k' d_k under given row sums of d."""
 
     inverse: Float[Tensor, "e way n n"]
     schur: Float[Tensor, "e n n"]
@@ -110,7 +110,7 @@ class TiedSystem:
     def solve(
         self, residual: Float[Tensor, "e n way"], row_sums: Float[Tensor, "e n"] | float = 0.0
     ) -> tuple[Float[Tensor, "e n way"], Float[Tensor, "e n"]]:
-        """The minimiser and the multipliers of the row sums."""
+        """The minimizer and the multipliers of the row sums."""
         free = (self.inverse @ residual.mT.unsqueeze(-1)).squeeze(-1)
         multipliers = solve_with_factor(self.schur, (free.sum(1) - row_sums).unsqueeze(-1))
         tied = free - (self.inverse @ multipliers.unsqueeze(1)).squeeze(-1)
@@ -198,8 +198,8 @@ def _interior_point(problem: DualProblem) -> tuple[Float[Tensor, "e n way"], Flo
         short = (slack - _longest_step(slack, -predicted) * predicted) * (
             pressure + _longest_step(pressure, relief) * relief
         )
-        centring = gap * (_mean(short, present) / gap).pow(3)
-        correction = (predicted * relief + centring) / slack * present
+        centering = gap * (_mean(short, present) / gap).pow(3)
+        correction = (predicted * relief + centering) / slack * present
         change, turn = system.solve(residual + pressure - correction)
         relief = (pressure * change / slack - pressure + correction) * present
         step = 0.995 * _longest_step(slack, -change, 1 / 0.995) * moving

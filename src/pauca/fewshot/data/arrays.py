@@ -17,14 +17,14 @@ from pauca.errors import ConfigError, InputError
 # both ends of the longer one is cut off; `squash`: both sides are scaled, so that all of it is seen, out of proportion.
 Fitting = Literal["crop", "squash"]
 
-_CHANNELS = (1, 2, 3, 4)  # grey, grey with transparency, color, color with transparency
+_CHANNELS = (1, 2, 3, 4)  # gray, gray with transparency, color, color with transparency
 FEWEST_ROWS = 5  # an array whose last two sides are no longer than this is taken for tiny images, not for channels
 
 
 def to_pixels(
     image: Image.Image, size: int | None, channels: int, fitting: Fitting = "crop", name: str = "image"
 ) -> UInt8[np.ndarray, "h w c"]:
-    """8-bit color or grey pixels of an image of any mode.
+    """8-bit color or gray pixels of an image of any mode.
 
     16-bit pixels keep their upper 8 bits (as Pillow reads them where there are colors), transparency is laid on white,
     the orientation that a camera noted is applied, palettes are looked up.
@@ -32,7 +32,7 @@ def to_pixels(
     Args:
         image: in any mode.
         size: side of the square that the image is fitted to; None keeps its size.
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for gray.
         fitting: `crop` or `squash`, see `Fitting`.
         name: what to call the image in errors.
 
@@ -58,7 +58,7 @@ def check_shape(channels: int, fitting: Fitting) -> None:
         ConfigError: channels other than 1 and 3, or a fitting that is not known.
     """
     if channels not in (1, 3):
-        raise ConfigError(f"{channels} image channels; use 3 for color or 1 for grey")
+        raise ConfigError(f"{channels} image channels; use 3 for color or 1 for gray")
     if fitting not in get_args(Fitting):
         raise ConfigError(f"fitting {fitting!r} is not known; choose one of {', '.join(get_args(Fitting))}")
 
@@ -84,7 +84,7 @@ def plain_image(image: Image.Image, name: str) -> Image.Image:
         return image if image.mode == "L" else image.convert("L" if image.mode == "1" else "RGB")
     except ValueError as error:
         raise InputError(
-            f"{name}: has mode {image.mode}, which Pillow cannot turn into colors; save it as RGB or grey"
+            f"{name}: has mode {image.mode}, which Pillow cannot turn into colors; save it as RGB or gray"
         ) from error
 
 
@@ -123,7 +123,7 @@ def as_numpy(images: np.ndarray | Tensor) -> np.ndarray:
 def split_batch(
     images: Shaped[np.ndarray, "n *rest"] | Shaped[Tensor, "n *rest"], name: str = "images"
 ) -> UInt8[np.ndarray, "n h w c"]:
-    """A batch of grey [n, h, w] or any [n, h, w, c] or [n, c, h, w] images as bytes, channels last.
+    """A batch of gray [n, h, w] or any [n, h, w, c] or [n, c, h, w] images as bytes, channels last.
 
     Raises:
         InputError: another shape, one color image in place of a batch, or values that are no pixels.
@@ -147,7 +147,7 @@ def split_batch(
 
 
 def image_from_array(pixels: Shaped[np.ndarray, "*rest"] | Shaped[Tensor, "*rest"], name: str) -> Image.Image:
-    """One grey [h, w] or any [h, w, c] or [c, h, w] image as a Pillow image.
+    """One gray [h, w] or any [h, w, c] or [c, h, w] image as a Pillow image.
 
     Raises:
         InputError: another shape, or values that are no pixels.

@@ -36,12 +36,12 @@ def decode_image(
     name: str | None = None,
     fitting: Fitting = "crop",
 ) -> UInt8[Tensor, "c h w"]:
-    """Decode an image to 8-bit color or grey; `data.arrays.to_pixels` says what becomes of depth and transparency.
+    """Decode an image to 8-bit color or gray; `data.arrays.to_pixels` says what becomes of depth and transparency.
 
     Args:
         source: a file, or its bytes.
         size: side of the square that the image is fitted to; None keeps its size.
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for gray.
         name: what to call the image in errors; the file's path if not given.
         fitting: `crop` (shorter side scaled, center kept) or `squash` (both sides scaled).
 
@@ -111,7 +111,7 @@ def load_images(X: Any, size: int, channels: int, fitting: Fitting = "crop") -> 
         X: a list of paths, encoded bytes, Pillow images, arrays and tensors, in any mixture and of any sizes; or one
             array or tensor [n, h, w], [n, h, w, c] or [n, c, h, w].
         size: side of the square that each image is fitted to.
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for gray.
         fitting: `crop` or `squash`.
 
     Raises:
@@ -133,7 +133,7 @@ def load_images(X: Any, size: int, channels: int, fitting: Fitting = "crop") -> 
 def _fit_batch(X: np.ndarray | Tensor, size: int, channels: int, fitting: Fitting) -> Iterable[np.ndarray]:
     if X.ndim == 3 and X.shape[0] == channels == 3 and min(X.shape[1:]) >= FEWEST_ROWS:
         raise InputError(
-            f"images: an array of shape {tuple(X.shape)} may be one color image or three grey ones; put the one in a "
+            f"images: an array of shape {tuple(X.shape)} may be one color image or three gray ones; put the one in a "
             "list, or give the three as 3 x 1 x h x w"
         )
     batch = split_batch(X)

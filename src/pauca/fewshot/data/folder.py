@@ -111,7 +111,7 @@ def read_files(
     Args:
         files: what to decode.
         size: side of the square that each image is fitted to; None takes them as they are, if all have one size.
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for gray.
         unreadable: stop at damaged files and name them, or leave them out.
         fitting: how images that are not square are fitted, `crop` or `squash`.
 

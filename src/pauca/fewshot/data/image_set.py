@@ -29,12 +29,12 @@ def read_images(
     cache: Path | str | None = None,
     fitting: Fitting = "crop",
 ) -> ImageSet:
-    """Read labelled images: a folder or zip archive with a folder for each class, or a set that was saved.
+    """Read labeled images: a folder or zip archive with a folder for each class, or a set that was saved.
 
     Args:
         path: what to read.
         size: side of the square that each image is fitted to; None takes images that all have one size as they are.
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for gray.
         split: read only the images below the folder `train`, `val` or `test`; None reads all.
         unreadable: stop at damaged files and name them, or leave them out.
         cache: folder that keeps the decoded pixels; read again when the files and arguments are unchanged.
@@ -47,17 +47,17 @@ def read_images(
     if (path / _DESCRIPTION).is_file():
         return load_image_set(path)
     files = [file for file in list_images(path) if split in (None, file.split)]
-    labelled = [file for file in files if file.class_name]
-    if not labelled:
+    labeled = [file for file in files if file.class_name]
+    if not labeled:
         found = (
             f"only images without a class folder, such as {files[0].name}" if files else f"no images of split {split}"
         )
         raise InputError(f"{path}: holds {found}; put the images of each class in a folder of its name")
-    request = f"{fingerprint_files(labelled)} {size} {channels} {unreadable} {fitting}"
+    request = f"{fingerprint_files(labeled)} {size} {channels} {unreadable} {fitting}"
     cached = Path(cache) / hashlib.sha256(request.encode()).hexdigest()[:16] if cache else None
     if cached and (cached / _DESCRIPTION).is_file():
         return load_image_set(cached)
-    pixels, kept = read_files(labelled, size, channels, unreadable, fitting)
+    pixels, kept = read_files(labeled, size, channels, unreadable, fitting)
     labels, names = number_labels([file.class_name for file in kept])
     sources = tuple(file.name for file in kept)
     images = ImageSet(pixels, labels, names, split or "all", path.stem, sources, fitting if size else None)
@@ -75,7 +75,7 @@ def image_set_from_arrays(
     """An image set from arrays, with labels of any kind: {3, 7} become classes named "3" and "7".
 
     Args:
-        images: n x h x w (grey), n x h x w x 3 or n x 3 x h x w; 8 or 16 bits, floating from 0 to 1, or booleans.
+        images: n x h x w (gray), n x h x w x 3 or n x 3 x h x w; 8 or 16 bits, floating from 0 to 1, or booleans.
         labels: one an image; the sorted distinct labels become the classes.
         name: what to call the set.
         split: what to call its split.

@@ -52,7 +52,7 @@ def read_pickle(file: Path | BufferedReader, name: str) -> Any:
         raise InputError(f"{name}: not a pickle of plain data ({error}); get the original again") from error
 
 
-def read_labelled_pickle(path: Path, split: str, name: str) -> ImageSet:
+def read_labeled_pickle(path: Path, split: str, name: str) -> ImageSet:
     """A pickle in the layout of MetaOptNet: {"data": uint8 n x h x w x 3, "labels": n numbers}.
 
     Classes are named by the file's own `catname2label` where it has one, else by number.
@@ -81,8 +81,8 @@ def read_encoded_pickle(
     numbers = [int(number) for number in content["label_specific"]]
     decoded = (decode_array(bytes(e), size, 3, f"{images}: image {i}", fitting) for i, e in enumerate(encoded))
     pixels = np.stack(list(decoded))
-    labelled, ordered = number_labels(numbers)
+    labeled, ordered = number_labels(numbers)
     class_names = tuple(str(names[int(number)]) for number in ordered) if names is not None else ordered
     return ImageSet(
-        torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labelled, class_names, split, name, (), fitting
+        torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labeled, class_names, split, name, (), fitting
     )

@@ -11,7 +11,7 @@ from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.data.cifar import read_cifar100
 from pauca.fewshot.data.folder import Unreadable, list_images, read_files
 from pauca.fewshot.data.image_set import number_labels, pixel_digests, read_images, save_image_set
-from pauca.fewshot.data.pickles import read_encoded_pickle, read_labelled_pickle
+from pauca.fewshot.data.pickles import read_encoded_pickle, read_labeled_pickle
 from pauca.fewshot.data.splits import SPLITS, SplitLists, read_split_lists
 from pauca.fewshot.types import ImageSet
 from pauca.runs import check_can_write
@@ -234,7 +234,7 @@ def _read_listed(request: Request, split: str, class_of: dict[str, str]) -> Imag
 
 
 def _read_cifar_fs(request: Request) -> dict[str, ImageSet]:
-    pickles = _labelled_pickles(request, "CIFAR_FS_{}.pickle")
+    pickles = _labeled_pickles(request, "CIFAR_FS_{}.pickle")
     if pickles:
         return pickles
     cifar = read_cifar100(request.source, verify=not request.allow_incomplete)
@@ -242,7 +242,7 @@ def _read_cifar_fs(request: Request) -> dict[str, ImageSet]:
 
 
 def _read_fc100(request: Request) -> dict[str, ImageSet]:
-    pickles = _labelled_pickles(request, "FC100_{}.pickle")
+    pickles = _labeled_pickles(request, "FC100_{}.pickle")
     if pickles:
         return pickles
     cifar = read_cifar100(request.source, verify=not request.allow_incomplete)
@@ -251,7 +251,7 @@ def _read_fc100(request: Request) -> dict[str, ImageSet]:
 
 
 def _read_mini(request: Request) -> dict[str, ImageSet]:
-    pickles = _labelled_pickles(request, "miniImageNet_category_split_{}.pickle", train="train_phase_train")
+    pickles = _labeled_pickles(request, "miniImageNet_category_split_{}.pickle", train="train_phase_train")
     return pickles or _read_folders(request)
 
 
@@ -265,12 +265,12 @@ def _read_tiered(request: Request) -> dict[str, ImageSet]:
     }
 
 
-def _labelled_pickles(request: Request, pattern: str, train: str = "train") -> dict[str, ImageSet] | None:
+def _labeled_pickles(request: Request, pattern: str, train: str = "train") -> dict[str, ImageSet] | None:
     """MetaOptNet's pickles, if the source folder holds all three."""
     paths = {split: request.source / pattern.format(train if split == "train" else split) for split in SPLITS}
     if not all(path.is_file() for path in paths.values()):
         return None
-    sets = {split: read_labelled_pickle(path, split, request.source.stem) for split, path in paths.items()}
+    sets = {split: read_labeled_pickle(path, split, request.source.stem) for split, path in paths.items()}
     if any(images.images.shape[-1] != request.size for images in sets.values()):
         found = sets["train"].images.shape[-1]
         raise ConfigError(f"{request.source}: its pickles hold {found} pixel images; leave size at {found}")

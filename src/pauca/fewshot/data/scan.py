@@ -16,11 +16,12 @@ from pauca.errors import InputError
 from pauca.fewshot.data.arrays import plain_image
 from pauca.fewshot.data.decode import open_image
 from pauca.fewshot.data.folder import ImageFile, ImageReader, list_images, map_ahead
+from pauca.renamed import formerly
 from pauca.runs import Progress
 
 # Two images are near duplicates if at most this many of the 64 bits of their difference hashes differ and their
 # thumbnails correlate at least so much. Of 400 Tiny-ImageNet images saved again as JPEG (quality 75 or 40), halved,
-# doubled, made grey or 10 % brighter, 96 to 100 % are found; of the 288 million pairs of the 24000 originals, only the
+# doubled, made gray or 10 % brighter, 96 to 100 % are found; of the 288 million pairs of the 24000 originals, only the
 # one that is a duplicate. Crops and mirror images are not found.
 NEAR_BITS = 7
 NEAR_CORRELATION = 0.98
@@ -38,6 +39,7 @@ class Pair:
     across: str  # "classes", "splits" or "" within one class of one split
 
 
+@formerly(unlabelled="unlabeled")
 @dataclass(frozen=True)
 class ScanReport:
     """What a scan found; every list names files."""
@@ -46,7 +48,7 @@ class ScanReport:
     images: int
     classes: int
     unreadable: dict[str, str]  # file: reason
-    unlabelled: list[str]
+    unlabeled: list[str]
     modes: dict[str, int]
     unusual_modes: dict[str, list[str]]  # all but RGB
     sizes: dict[str, int]
@@ -75,7 +77,7 @@ class ScanReport:
                 rows += [(name, pair.first, f"= {pair.second}") for pair in pairs if pair.across == across]
         rows += [("class in several splits", name, "") for name in self.classes_in_several_splits]
         rows += [("class too small", name, _images(number)) for name, number in self.small_classes.items()]
-        rows += [("outside class folders", file, "") for file in self.unlabelled]
+        rows += [("outside class folders", file, "") for file in self.unlabeled]
         for mode, files in self.unusual_modes.items():
             rows += [(f"mode {mode}, not RGB", file, "") for file in files]
         return rows
@@ -147,7 +149,7 @@ def scan_images(path: Path | str, min_images: int = 20, quiet: bool = True) -> S
         images=len(files),
         classes=len(members),
         unreadable=broken,
-        unlabelled=[file.name for file in files if not file.class_name],
+        unlabeled=[file.name for file in files if not file.class_name],
         modes=dict(modes.most_common()),
         unusual_modes=dict(unusual),
         sizes=dict(sizes.most_common()),
@@ -162,19 +164,19 @@ def _look(reader: ImageReader, file: ImageFile) -> tuple[str, str, bytes, int, U
     """Mode, size, digest, hash and thumbnail of an image."""
     try:
         image = open_image(reader.read(file), file.name)
-        grey = plain_image(image, file.name).convert("L")
+        gray = plain_image(image, file.name).convert("L")
     except InputError as error:
         return error
     size = f"{image.width}x{image.height}"
     digest = hashlib.sha256(f"{image.mode} {size}".encode() + image.tobytes()).digest()[:16]
-    return image.mode, size, digest, *_perceive(grey)
+    return image.mode, size, digest, *_perceive(gray)
 
 
-def _perceive(grey: Image.Image) -> tuple[int, UInt8[np.ndarray, "256"]]:
-    """Difference hash (which of two neighbours is brighter, on a 9 x 8 grid) and a thumbnail."""
-    grid = np.array(grey.resize((9, 8), Image.Resampling.BOX))
+def _perceive(gray: Image.Image) -> tuple[int, UInt8[np.ndarray, "256"]]:
+    """Difference hash (which of two neighbors is brighter, on a 9 x 8 grid) and a thumbnail."""
+    grid = np.array(gray.resize((9, 8), Image.Resampling.BOX))
     bits = np.packbits(grid[:, 1:] > grid[:, :-1])
-    thumbnail = np.array(grey.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX))
+    thumbnail = np.array(gray.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX))
     return int.from_bytes(bits.tobytes(), "big"), thumbnail.ravel()
 
 
@@ -202,7 +204,7 @@ def _near(looks: _Looks) -> list[Pair]:
 def _normalized(thumbnails: UInt8[np.ndarray, "n 256"]) -> Float32[np.ndarray, "n 256"]:
     shapes = thumbnails.astype(np.float32)
     shapes -= shapes.mean(1, keepdims=True)
-    return shapes / (np.linalg.norm(shapes, axis=1, keepdims=True) + 1e-6)  # an even grey correlates with nothing
+    return shapes / (np.linalg.norm(shapes, axis=1, keepdims=True) + 1e-6)  # an even gray correlates with nothing
 
 
 def close_pairs(hashes: UInt64[np.ndarray, "n"], bits: int) -> Int[np.ndarray, "pairs 2"]:

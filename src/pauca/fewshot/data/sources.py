@@ -17,7 +17,7 @@ def open_splits(data: str, size: int, channels: int, fitting: Fitting, wanted: S
     Args:
         data: a prepared data set, a folder or zip archive with a folder for each class, or `glyphs`.
         size: side of the images; a prepared data set keeps its own, as it does its channels and fitting.
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for gray.
         fitting: `crop` or `squash`.
         wanted: names of splits.
 

@@ -1,4 +1,4 @@
-"""Random crop, flip and colour jitter of whole batches on the device, each image with its own draw.
+"""Random crop, flip and color jitter of whole batches on the device, each image with its own draw.
 
 Everything is a tensor operation, so torch.compile fuses it and no image passes through the host. The draws come from
 torch's generator of the device; training seeds it anew for every step, which is what makes a resumed run repeat.
@@ -90,18 +90,18 @@ def _crop_and_flip(images: UInt8[Tensor, "b c h w"], padding: int, flip: bool) -
 
 
 def jitter_colors(pixels: Float[Tensor, "b c h w"], strength: float) -> Float[Tensor, "b c h w"]:
-    """Blend with black (brightness), the mean grey (contrast) and the image's own grey (saturation), in this order."""
+    """Blend with black (brightness), the mean gray (contrast) and the image's own gray (saturation), in this order."""
     factors = 1 + strength * (2 * torch.rand(3, len(pixels), 1, 1, 1, device=pixels.device) - 1)
     pixels = (pixels * factors[0]).clamp(0, 1)
-    mean_grey = _grey(pixels).mean(dim=(2, 3), keepdim=True)
-    pixels = torch.lerp(mean_grey, pixels, factors[1]).clamp(0, 1)
+    mean_gray = _gray(pixels).mean(dim=(2, 3), keepdim=True)
+    pixels = torch.lerp(mean_gray, pixels, factors[1]).clamp(0, 1)
     if pixels.shape[1] == 1:
         return pixels
-    return torch.lerp(_grey(pixels), pixels, factors[2]).clamp(0, 1)
+    return torch.lerp(_gray(pixels), pixels, factors[2]).clamp(0, 1)
 
 
-def _grey(pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
-    """Luma of ITU-R 601, as Pillow computes grey."""
+def _gray(pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
+    """Luma of ITU-R 601, as Pillow computes gray."""
     if pixels.shape[1] == 1:
         return pixels
     red, green, blue = pixels.split(1, dim=1)

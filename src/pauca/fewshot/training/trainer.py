@@ -250,7 +250,7 @@ def set_normalization(model: MCRNet, images: UInt8[Tensor, "n c h w"]) -> None:
     """Give the model the mean and deviation of each channel over the training images."""
     mean, deviation = channel_statistics(images)
     model.mean.copy_(mean)
-    model.deviation.copy_(deviation.clamp_min(1e-3))  # images of one flat colour
+    model.deviation.copy_(deviation.clamp_min(1e-3))  # images of one flat color
 
 
 def channel_statistics(images: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:

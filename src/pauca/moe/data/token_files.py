@@ -43,7 +43,7 @@ class DataConfig:
     """Share of the documents, evenly spread, that is held out for validation. Where the documents are too few for that,
     the end of the text is held out (a byte-pair vocabulary has then seen it)."""
     vocabulary: int = 256
-    """Different tokens: 256 are the bytes, more are byte pairs learnt from the training text."""
+    """Different tokens: 256 are the bytes, more are byte pairs learned from the training text."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_share <= 0.5:
@@ -167,7 +167,7 @@ class TokenData:
 
 
 def prepare_tokens(config: DataConfig, cache: Path) -> TokenData:
-    """Tokenise text into a folder below `cache`, named after what is in the text, or open the one that is there.
+    """Tokenize text into a folder below `cache`, named after what is in the text, or open the one that is there.
 
     Where the only source is itself a folder of tokens, that one is opened and nothing is written.
 
@@ -307,9 +307,9 @@ def _documents(files: list[tuple[str, Path]], config: DataConfig) -> Iterator[tu
 
 
 class _Writer:
-    """Tokenises documents, many at a time, to the end of a file."""
+    """Tokenizes documents, many at a time, to the end of a file."""
 
-    _CHARACTERS = 1 << 24  # tokenised at once: byte pairs are found in parallel
+    _CHARACTERS = 1 << 24  # tokenized at once: byte pairs are found in parallel
 
     def __init__(self, path: Path, tokenizer: Tokenizer) -> None:
         self.path, self.tokenizer = path, tokenizer
@@ -363,13 +363,13 @@ def _read_facts(folder: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); remove the folder and tokenise anew") from error
+        raise InputError(f"{path}: cannot be read ({error}); remove the folder and tokenize anew") from error
 
 
 def _open_part(folder: Path, name: str, facts: dict) -> TokenFile:
     path = folder / f"{name}.bin"
     if _checksum(path) != facts["checksum"]:
         raise InputError(
-            f"{path}: has changed since it was written (another checksum); remove {folder} and tokenise anew"
+            f"{path}: has changed since it was written (another checksum); remove {folder} and tokenize anew"
         )
     return TokenFile(path, np.memmap(path, np.dtype(facts["type"]), mode="r"), facts["checksum"])

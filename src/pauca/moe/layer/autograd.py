@@ -41,7 +41,7 @@ def apply_experts(
         recipe: `Recipe.to_json()`; as text, it is a constant to `torch.compile`.
         recompute: what backward computes again.
         prepared_weights: `prepare_weights(gate_up, down)`, for several passes with the same weights; without it, each
-            pass quantises them for itself.
+            pass quantizes them for itself.
     """
     _check_arguments(x, gate_up, down, expert_ids, probabilities)
     if len(x) == 0:  # nothing to compute, but every parameter still gets a gradient, of zeros

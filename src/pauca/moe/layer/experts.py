@@ -92,7 +92,7 @@ class ExpertBank(nn.Module):
         if self._copies is None:
             self._copies = FrozenWeights(*weights)
         elif not self._copies.are_of(*weights):
-            raise PaucaError("expert weights changed under frozen_weights(); leave it before the optimiser steps")
+            raise PaucaError("expert weights changed under frozen_weights(); leave it before the optimizer steps")
         return self._copies.copies
 
     def _freeze(self, frozen: bool) -> None:

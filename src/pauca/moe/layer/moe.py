@@ -143,7 +143,7 @@ def auxiliary_loss(model: nn.Module) -> Tensor | int:
 
 @torch.no_grad()
 def update_biases(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
-    """`Router.update_bias` on all routers of a model; call it after each optimiser step, on all processes together.
+    """`Router.update_bias` on all routers of a model; call it after each optimizer step, on all processes together.
 
     Processes that share a router must move its bias alike, so their loads are added up first: over the ranks given to
     `parallelize`; without that, over all processes of the default group (there is none in a script of one process),
@@ -194,15 +194,15 @@ def _sum_loads(routers: list[Router], over: Any) -> None:
 
 @contextmanager
 def frozen_weights(model: nn.Module) -> Iterator[None]:
-    """Quantise expert weights once for all passes inside, which must not change them: gradient accumulation, inference.
+    """Quantize expert weights once for all passes inside, which must not change them: gradient accumulation, inference.
 
     The FP8 copies take as much memory as the weights take in BF16.
 
     Each pass looks whether the weights are the same parameters, at the same place in memory, unchanged by anything that
-    autograd counts (an optimiser, `mul_`, `copy_`, another tensor as `.data`). What writes past that
+    autograd counts (an optimizer, `mul_`, `copy_`, another tensor as `.data`). What writes past that
     (`weight.data.mul_(2)`, a kernel of one's own) shows only at the end, where some 4,000 values of each weight are
     compared: passes inside have then used the old ones. If such a change is undone before the end, nothing shows it.
-    Weights that are no parameters of their layer (computed by an adapter, or sharded by `fully_shard`) are quantised in
+    Weights that are no parameters of their layer (computed by an adapter, or sharded by `fully_shard`) are quantized in
     each pass, as without this.
 
     Raises:
@@ -212,7 +212,7 @@ def frozen_weights(model: nn.Module) -> Iterator[None]:
         >>> with frozen_weights(model):
         ...     for batch in micro_batches:
         ...         model(batch).sum().backward()
-        >>> optimiser.step()
+        >>> optimizer.step()
     """
     banks = [module for module in model.modules() if isinstance(module, ExpertBank) and not module._frozen]
     banks = [bank for bank in banks if not isinstance(bank.gate_up, DTensor)]

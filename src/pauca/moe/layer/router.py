@@ -17,18 +17,20 @@ from torch import Tensor, nn
 
 from pauca.errors import ConfigError
 from pauca.moe.layer.checkpoint import is_repetition
+from pauca.renamed import formerly
 
 
+@formerly(normalise="normalize")
 @dataclass(frozen=True)
 class RouterConfig:
     """How tokens choose experts."""
 
     scoring: Literal["softmax", "sigmoid"] = "softmax"
     """How logits become scores: against all experts (softmax), or each for itself (sigmoid)."""
-    normalise: bool = True
+    normalize: bool = True
     """Divide the weights of the chosen experts by their sum."""
     scale: float = 1.0
-    """Factor on the weights, after normalising (2.5 in DeepSeek-V3)."""
+    """Factor on the weights, after normalizing (2.5 in DeepSeek-V3)."""
     bias_rate: float = 0.0
     """Step of the balancing bias at each `Router.update_bias`; 0 keeps the bias where it is."""
     groups: int = 1
@@ -87,7 +89,7 @@ def _(load: Tensor, copies: Tensor) -> None:
     return None
 
 
-def _normalised(scores: Float[Tensor, "tokens n"]) -> Float[Tensor, "tokens n"]:
+def _normalized(scores: Float[Tensor, "tokens n"]) -> Float[Tensor, "tokens n"]:
     # The sum is 0 only where every sigmoid has underflowed: such a token gets no output, not NaN.
     return scores / (scores.sum(-1, keepdim=True) + torch.finfo(torch.float32).tiny)
 
@@ -97,7 +99,7 @@ class Router(nn.Module):
 
     Attributes:
         bias: [experts], counts in the choice alone. FP32 whatever the model is cast to: a step of 1e-3 is lost or
-            doubled where BF16's neighbours are 4e-3 and more apart.
+            doubled where BF16's neighbors are 4e-3 and more apart.
         load: [experts], int64: the copies of tokens that each expert got in training since the last `update_bias`.
     """
 
@@ -165,8 +167,8 @@ class Router(nn.Module):
             scores = logits.softmax(-1) if self.config.scoring == "softmax" else logits.sigmoid()
             expert_ids = self._choose(scores.detach())
             chosen = scores.gather(1, expert_ids)
-            if self.config.normalise:
-                chosen = _normalised(chosen)
+            if self.config.normalize:
+                chosen = _normalized(chosen)
             copies = torch.zeros(len(self.weight), dtype=torch.int64, device=x.device)
             counting = torch.ones_like(expert_ids) if mask is None else mask[:, None].expand_as(expert_ids).long()
             copies.scatter_add_(0, expert_ids.reshape(-1), counting.reshape(-1))
@@ -188,7 +190,7 @@ class Router(nn.Module):
         self, scores: Float[Tensor, "tokens experts"], copies: Int[Tensor, " experts"], mask: Tensor | None
     ) -> Tensor:
         """experts * sum over them of (share of the copies) * (mean share of the score): Switch Transformer, eq. 4."""
-        shares = scores if self.config.scoring == "softmax" else _normalised(scores)
+        shares = scores if self.config.scoring == "softmax" else _normalized(scores)
         tokens, experts = scores.shape
         if mask is None:
             return experts * (copies / max(1, tokens * self.top_k) * shares.sum(0) / max(1, tokens)).sum()

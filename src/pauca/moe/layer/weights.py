@@ -1,4 +1,4 @@
-"""Expert weights as the FP8 products take them: quantised per expert and output channel, in both orientations.
+"""Expert weights as the FP8 products take them: quantized per expert and output channel, in both orientations.
 
 Forward sums over a matrix's inputs and backward over its outputs, and an FP8 operand must be contiguous along the sum.
 Forward's copy has a scale per output; backward's, whose outputs are the inputs, one per expert: the largest of

@@ -3,7 +3,7 @@
 transformers 5 keeps the experts of a layer in one module with two weights, `gate_up_proj` [experts, 2 width, hidden]
 and `down_proj` [experts, hidden, width]: pauca's own layout. So a conversion moves nothing. It gives those modules
 another class (as `fully_shard` does), and all else stays with the model: its router, its shared experts, the names of
-its weights, optimisers and hooks that hold them.
+its weights, optimizers and hooks that hold them.
 
 Not converted: shared experts and dense layers, which are ordinary linear layers.
 """
@@ -45,7 +45,7 @@ def convert(model: AnyModule, recipe: Recipe, recompute: Recompute = "none") -> 
     """Let pauca compute the routed experts of a transformers model, in place.
 
     No weight is copied or renamed, and routers stay the model's own: checkpoints, `generate`, auxiliary losses and
-    optimisers do not notice. Convert before wrapping (DDP, FSDP, PEFT).
+    optimizers do not notice. Convert before wrapping (DDP, FSDP, PEFT).
 
     Args:
         model: a model, or a part of one: `model.model.layers[3:]` leaves the first three layers as they are. Converting
@@ -168,7 +168,7 @@ def _refusal(experts: Any) -> str | None:
         return reason
     for weight in (experts.gate_up_proj, experts.down_proj):
         if type(weight) is not nn.Parameter:
-            return f"its weights are wrapped ({type(weight).__name__}): convert before sharding, without quantisation"
+            return f"its weights are wrapped ({type(weight).__name__}): convert before sharding, without quantization"
         if weight.dtype not in (torch.bfloat16, torch.float32):
             return f"its weights are {weight.dtype}: load the model in bfloat16 or float32"
     return None

@@ -1,7 +1,7 @@
 """A compact mixture-of-experts language model: the modern decoder, read from top to bottom.
 
 Tokens are embedded; each layer adds causal attention (grouped queries, rotary positions) and a feed-forward of experts
-to the residual stream, each on its RMS-normalised copy; a last norm and a linear head give the next token's logits.
+to the residual stream, each on its RMS-normalized copy; a last norm and a linear head give the next token's logits.
 No biases, no dropout.
 
 Precision: parameters are FP32 (or BF16) master weights; the residual stream and the attention run in BF16; norms,
@@ -138,7 +138,7 @@ LM_SIZES: dict[str, LMConfig] = {
 
 @dataclass(frozen=True)
 class LMLosses:
-    """What training minimises, and its parts."""
+    """What training minimizes, and its parts."""
 
     total: Float[Tensor, ""]  # cross_entropy + balance_weight * balance
     cross_entropy: Float[Tensor, ""]  # nats per token

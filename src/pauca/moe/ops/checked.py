@@ -110,7 +110,7 @@ def fp8_rows_to_columns(
 ) -> Fp8Tensor:
     """Row- or tile-scaled FP8, gathered where there is an index, transposed with one scale per expert and channel.
 
-    No second quantisation: each code's exponent drops by the gap between its scale and the expert's largest, and only
+    No second quantization: each code's exponent drops by the gap between its scale and the expert's largest, and only
     what becomes subnormal is rounded (to nearest even). The channels under one scale of x share theirs in the result.
     """
     _check_row_layout(x)

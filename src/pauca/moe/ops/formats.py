@@ -145,7 +145,7 @@ class MxFp4Tensor:
 
     @classmethod
     def empty(cls, rows: int, channels: int, device: torch.device | str) -> "MxFp4Tensor":
-        """Uninitialised memory for `rows` x `channels`."""
+        """Uninitialized memory for `rows` x `channels`."""
         return cls(torch.empty(rows, mxfp4_row_bytes(channels), dtype=torch.uint8, device=device), channels)
 
     @classmethod

@@ -2,7 +2,7 @@
 
 FP8 operands carry one scale per row of A and per row of B (the outer dimensions), applied to the finished sum; the
 product itself is then as fast as an unscaled one. On Hopper these are torch's grouped products. Elsewhere (a CPU) the
-operands are decoded and multiplied in FP32: other roundings of the sum, the same quantisation.
+operands are decoded and multiplied in FP32: other roundings of the sum, the same quantization.
 
 Group ends (`offsets`) stay on the device. Rows of a result beyond `offsets[-1]` are not written on a GPU; the CPU path
 fills them with NaN, so that a reader of them does not go unnoticed in a test.

@@ -1,6 +1,6 @@
 """Every operation of `pauca.moe.ops` in plain torch: slow, obvious, and what the kernels are tested against.
 
-Quantisation is integer arithmetic on `Parts`: a value is sign, `sig` and `ex`, worth +-sig * 2^ex. Scales are powers of
+Quantization is integer arithmetic on `Parts`: a value is sign, `sig` and `ex`, worth +-sig * 2^ex. Scales are powers of
 two, so re-scaling is an exponent shift and only the final rounding (to nearest, ties to even) can lose anything. These
 functions run on any device and take and return what `pauca.moe.ops` documents.
 """
@@ -104,7 +104,7 @@ def encode_e2m1(parts: Parts, exponent: Int[Tensor, "..."]) -> UInt8[Tensor, "..
 
 
 def _largest(parts: Parts) -> tuple[Int[Tensor, "..."], Int[Tensor, "..."]]:
-    """The floor(log2) and the normalised significand of the largest number along the last axis, `bad` ones left out.
+    """The floor(log2) and the normalized significand of the largest number along the last axis, `bad` ones left out.
 
     The significand has its leading bit at 128, so 128 to 255 stands for 1 to 1.99; it is zero where all numbers are.
     """
@@ -119,7 +119,7 @@ def _largest(parts: Parts) -> tuple[Int[Tensor, "..."], Int[Tensor, "..."]]:
 
 
 def _mxfp4_from_parts(parts: Parts, scale: Int[Tensor, "rows blocks"], rule: ScaleRule) -> MxFp4Tensor:
-    """Quantise numbers [rows, blocks, 32] times 2^scale.
+    """Quantize numbers [rows, blocks, 32] times 2^scale.
 
     A block is NaN, with zero codes, if it has a `bad` number or one beyond FP32's range, whose scale E8M0 cannot hold.
     """
@@ -317,7 +317,7 @@ def count_inexact(
     """How many elements the shared scale of a gather to FP8 could not hold exactly, and how many are not zero.
 
     Rows share a scale each, or with `offsets` the groups do. For debugging: it keeps several FP32 copies of the rows,
-    but never synchronises. Elements of NaN blocks count as neither.
+    but never synchronizes. Elements of NaN blocks count as neither.
     """
     rows = gather_mxfp4(x, index)
     converted = (

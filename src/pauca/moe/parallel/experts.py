@@ -1,7 +1,7 @@
 """Expert parallelism: each rank holds some of a layer's experts, and tokens travel to them and back.
 
 Forward sends each token once to each rank that holds one of its experts, in the format in which the recipe keeps it
-(MXFP4: what arrives is what is kept, quantised once), and gets the weighted sum of that rank's experts back in BF16.
+(MXFP4: what arrives is what is kept, quantized once), and gets the weighted sum of that rank's experts back in BF16.
 Backward sends the output's gradient the same way (FP8 under fp8 and fp4) and gets the input's back in BF16. All is of
 `torch.distributed`: NCCL between GPUs, gloo between CPUs.
 

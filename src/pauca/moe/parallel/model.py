@@ -21,7 +21,7 @@ def parallelize(
 ) -> ModelType:
     """Divide the experts of all `MoE` layers of a model over ranks, in place; all ranks of the mesh must call it.
 
-    Before `fully_shard`, the optimiser and the first forward. Every rank must hold the same model: build it from the
+    Before `fully_shard`, the optimizer and the first forward. Every rank must hold the same model: build it from the
     same seed or load the same checkpoint. The ranks compare their code, layers and routers, so that a difference is an
     error here rather than a hang later.
 
@@ -31,7 +31,7 @@ def parallelize(
             ranks hold the same experts. `init_device_mesh("cuda", (world,), mesh_dim_names=("ep",))`, or
             `(replicas, ranks)` with `("dp", "ep")`.
         dispatch: format in which tokens travel to their experts; by default that in which the recipe keeps them (the
-            fewest bytes). bf16 changes no bit of the result; fp8, for the fp4 recipe, quantises to MXFP4 on arrival.
+            fewest bytes). bf16 changes no bit of the result; fp8, for the fp4 recipe, quantizes to MXFP4 on arrival.
         overlap: compute the shared experts while tokens travel; on a GPU, on a stream of its own. Set it to False if
             `fully_shard` is applied to the shared experts by themselves: it would free their weights too early.
 

@@ -1,6 +1,6 @@
-"""The optimiser's state of a model whose experts are divided over ranks, for `torch.distributed.checkpoint`.
+"""The optimizer's state of a model whose experts are divided over ranks, for `torch.distributed.checkpoint`.
 
-What an optimiser keeps for a rank's experts has their names on every rank, but is another part on each. Here, as in the
+What an optimizer keeps for a rank's experts has their names on every rank, but is another part on each. Here, as in the
 model's own state dict, it becomes a part of one whole (a DTensor sharded over the ranks), so that a checkpoint holds
 all experts once and can be loaded on any number of ranks.
 """
@@ -16,20 +16,20 @@ from pauca.moe.parallel.experts import ParallelExperts
 
 
 def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """An optimiser's state by the names of the parameters; all ranks must call it.
+    """An optimizer's state by the names of the parameters; all ranks must call it.
 
     Examples:
-        >>> state = {"model": model.state_dict(), "optimiser": optimizer_state(model, optimiser)}
+        >>> state = {"model": model.state_dict(), "optimizer": optimizer_state(model, optimizer)}
         >>> torch.distributed.checkpoint.load(state, checkpoint_id=folder)  # in place, or save
         >>> model.load_state_dict(state["model"])
-        >>> load_optimizer_state(model, optimiser, state["optimiser"])
+        >>> load_optimizer_state(model, optimizer, state["optimizer"])
     """
     state = get_optimizer_state_dict(model, optimizer)
     return _exchange_experts(model, dict(state), lambda bank, own, _: bank.as_shard(own))
 
 
 def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Give an optimiser what `optimizer_state` described; all ranks must call it."""
+    """Give an optimizer what `optimizer_state` described; all ranks must call it."""
     own = _exchange_experts(model, state, lambda bank, value, weight: bank.from_shard(value, weight))
     set_optimizer_state_dict(model, optimizer, own)
 

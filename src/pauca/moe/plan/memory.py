@@ -148,7 +148,7 @@ def _bf16_working_set(mode: Recompute, load: Load, hidden: int, width: int, para
 def _fp8_working_set(recipe: Recipe, mode: Recompute, load: Load, hidden: int, width: int, parameter_bytes: int) -> int:
     rows, h_rows, matrix = load.rows * hidden, load.rows * width, load.experts * hidden * width
     tokens = load.received * hidden
-    cast = 2 if parameter_bytes == 4 else 0  # a BF16 copy while weights are quantised
+    cast = 2 if parameter_bytes == 4 else 0  # a BF16 copy while weights are quantized
     z = 4 * h_rows if mode == "experts" else 0
     again = kept_formats(recipe, mode).fc2_input is None
     columns = 5 * h_rows  # z's gradient by row and by column, FC2's input by column

@@ -3,8 +3,8 @@
 A plan is a layout (pipeline stages, expert parallelism, the rest data parallel), a recipe, and what backward computes
 again. `find_plans` tries all of them and keeps, for each recipe, the fastest that fits. Layers are spread over the
 stages as evenly as whole layers allow; stages run one forward, one backward (1F1B), so that the first of P stages
-holds the activations of P micro-batches; the optimiser's state is divided among all GPUs that hold the same weights
-(ZeRO 1). Not modelled: tensor and context parallelism, the traffic between stages, fragmentation beyond `reserved_gb`.
+holds the activations of P micro-batches; the optimizer's state is divided among all GPUs that hold the same weights
+(ZeRO 1). Not modeled: tensor and context parallelism, the traffic between stages, fragmentation beyond `reserved_gb`.
 """
 
 import math
@@ -28,8 +28,10 @@ from pauca.moe.plan.memory import (
     working_set,
 )
 from pauca.moe.plan.speed import Rates, Seconds
+from pauca.renamed import formerly
 
 
+@formerly(optimiser_bytes="optimizer_bytes")
 @dataclass(frozen=True)
 class Assumptions:
     """What a plan takes for granted; every number can be set."""
@@ -38,7 +40,7 @@ class Assumptions:
     """Bytes of one weight on the GPU: 2 (BF16) or 4 (FP32)."""
     gradient_bytes: int = 4
     """Bytes of one gradient summed over micro-batches: 2 (BF16) or 4 (FP32)."""
-    optimiser_bytes: int = 12
+    optimizer_bytes: int = 12
     """Bytes of the optimizer's state for one parameter; 12: an FP32 master copy and Adam's two moments."""
     batch_tokens: int = 2**24
     """Tokens of one optimizer step over all GPUs; decides how many micro-batches fill the pipeline."""
@@ -53,7 +55,7 @@ class Assumptions:
         for name in ("parameter_bytes", "gradient_bytes"):
             if getattr(self, name) not in (2, 4):
                 raise ConfigError(f"{name} must be 2 or 4, got {getattr(self, name)}")
-        least = {"optimiser_bytes": 0, "reserved_gb": 0, "batch_tokens": 1, "imbalance": 1}
+        least = {"optimizer_bytes": 0, "reserved_gb": 0, "batch_tokens": 1, "imbalance": 1}
         for name, bound in least.items():
             if not bound <= getattr(self, name) < math.inf:  # nor NaN
                 raise ConfigError(f"{name} must be at least {bound}, got {getattr(self, name)}")
@@ -86,7 +88,7 @@ class Way:
     layout: ParallelLayout
     policy: Recomputation = field(default_factory=Recomputation)
     prepared: bool = False
-    """Expert weights are quantised once a step and kept (`frozen_weights`), not in every pass."""
+    """Expert weights are quantized once a step and kept (`frozen_weights`), not in every pass."""
 
     def __str__(self) -> str:
         once = ", FP8 weights kept" if self.prepared else ""
@@ -326,11 +328,11 @@ def _memory(task: PlanTask, way: Way, layers: dict[bool, _Layer], stage: _Stage)
     given = task.assumptions
     experts, others = _parameters(task.shape, way.layout, stage)
     dense, moe = layers[False], layers[True]
-    state = given.optimiser_bytes * (experts * way.layout.ep + others) / way.layout.dp
+    state = given.optimizer_bytes * (experts * way.layout.ep + others) / way.layout.dp
     return {
         "weights": given.parameter_bytes * (experts + others),
         "gradients": given.gradient_bytes * (experts + others),
-        "optimiser": round(state),
+        "optimizer": round(state),
         "FP8 weights": 2 * experts * way.prepared,
         "activations": stage.in_flight * (stage.dense * dense.kept + stage.moe * moe.kept),
         "working set": _working_set(task, layers, stage),
@@ -368,14 +370,14 @@ def _stage_time(task: PlanTask, layers: dict[bool, _Layer], stage: _Stage) -> Se
 
 
 def _update_time(task: PlanTask, layout: ParallelLayout) -> float:
-    """Once a step: gradients summed and weights sent between the GPUs that share them, and the optimiser's pass."""
+    """Once a step: gradients summed and weights sent between the GPUs that share them, and the optimizer's pass."""
     shape, given = task.shape, task.assumptions
     experts = shape.moe_layers * shape.experts * shape.expert_parameters / layout.pp
     others, copies = shape.parameters / layout.pp - experts, layout.dp // layout.ep
     shared = others * (layout.dp - 1) / layout.dp + experts / layout.ep * (copies - 1) / copies
     sent = (given.gradient_bytes + given.parameter_bytes) * shared
     # The state is read and written, gradients are read, weights written.
-    state = 2 * given.optimiser_bytes + given.gradient_bytes + given.parameter_bytes
+    state = 2 * given.optimizer_bytes + given.gradient_bytes + given.parameter_bytes
     passed = state * (experts + others) / layout.dp
     return sent / given.rates.link_bytes_per_second(layout.dp) + given.rates.bytes(passed)
 

@@ -70,7 +70,7 @@ def bank_time(
     """Forward and backward of a bank of experts.
 
     Args:
-        prepared: its weights are quantised already, once for many passes.
+        prepared: its weights are quantized already, once for many passes.
     """
     weights = 3 * load.experts * hidden * width
     operations = 6 * load.copies * hidden * width  # of forward; backward takes twice as many
@@ -81,7 +81,7 @@ def bank_time(
         "conversions, SwiGLU, sums": rates.bytes(_moved(recipe, load, hidden, width), recipe.precision),
     }
     if not wide and not prepared:
-        time["quantising weights"] = rates.bytes(6 * weights, recipe.precision)
+        time["quantizing weights"] = rates.bytes(6 * weights, recipe.precision)
     if again := _recomputed(recipe, mode, load, hidden, width, rates, prepared):
         time["recomputing experts"] = again
     return time
@@ -99,7 +99,7 @@ def _moved(recipe: Recipe, load: Load, hidden: int, width: int) -> int | float:
     z = 2 * h_rows
     keep_z = {"bf16": 0.0, "fp8": 3.0, "mxfp4": kept["mxfp4"]}[recipe.kept_z] * z  # MXFP4 shares SwiGLU's read
     forward = (2 + stored) * x + (stored + 1) * rows + keep_z + 2 * z + h_rows
-    d_rows = 3 * x + 4 * rows  # dy: quantised, gathered, transposed
+    d_rows = 3 * x + 4 * rows  # dy: quantized, gathered, transposed
     swiglu = kept[recipe.kept_z] * z + 2 * h_rows + 3 * z  # z's gradient by row, then by column
     fc2_input = (2 if recipe.keep_fc2_input else 3) * h_rows
     return forward + d_rows + swiglu + fc2_input + (stored + 1) * rows + combine

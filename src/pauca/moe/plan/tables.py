@@ -9,7 +9,7 @@ Plans = dict[Precision, Plan]
 
 _TIMES = {
     "products": ("attention", "experts", "head"),
-    "other steps": ("norms and residuals", "conversions, SwiGLU, sums", "quantising weights"),
+    "other steps": ("norms and residuals", "conversions, SwiGLU, sums", "quantizing weights"),
     "recomputing": ("recomputing attention and norms", "recomputing experts"),
     "all-to-all": ("all-to-all",),
 }

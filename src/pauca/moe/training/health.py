@@ -94,7 +94,7 @@ class FormatLosses:
 def format_losses(
     x: Float[Tensor, "rows channels"], format_: Format, rule: ScaleRule = ScaleRule.EVEN
 ) -> FormatLosses | None:
-    """Quantise x as a layer would and count what is lost. On the device; None for BF16, which loses neither.
+    """Quantize x as a layer would and count what is lost. On the device; None for BF16, which loses neither.
 
     Args:
         x: in BF16.
@@ -120,7 +120,7 @@ def format_losses(
 def quantization_health(model: nn.Module, backward: Callable[[], Any]) -> dict[str, dict[str, float]]:
     """What the formats of each layer lose on one batch: measure -> layer -> share of the nonzero elements.
 
-    Measures: `underflow.M` and `saturation.M` of the matrices M that the layer's recipe quantises from BF16, which are
+    Measures: `underflow.M` and `saturation.M` of the matrices M that the layer's recipe quantizes from BF16, which are
     `x` (the experts' input), `z` (FC1's output, as far as it is kept in few bits) and `dy` (the gradient of the layer's
     output, in FP8 as backward sends it); and under fp4 `inexact.rows` and `inexact.columns`, see `MoE.inexact_shares`.
     A layer in bf16 has none.

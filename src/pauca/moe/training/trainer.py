@@ -136,14 +136,14 @@ class TrainConfig:
 class TrainStep:
     """What one step of training came to, averaged over its passes and processes."""
 
-    loss: float  # what was minimised
+    loss: float  # what was minimized
     cross_entropy: float  # nats per token
     balance: float  # the balancing loss; 1 when all experts are equally busy
     gradient_norm: float  # before clipping
 
 
 class Trainer:
-    """The state of a training: model, optimiser, step.
+    """The state of a training: model, optimizer, step.
 
     Args:
         model: trained in place; moved to the device, and sharded where there are several processes.
@@ -263,8 +263,8 @@ class Trainer:
 
     def _forward_and_backward(self) -> list[LMLosses]:
         passes = self.config.passes
-        # FSDP gathers the weights anew for each pass, so quantised ones cannot be shared; and the compiler would try to
-        # compile their quantisation, too.
+        # FSDP gathers the weights anew for each pass, so quantized ones cannot be shared; and the compiler would try to
+        # compile their quantization, too.
         share = passes > 1 and self.processes == 1 and not self.config.compile
         frozen = frozen_weights(self.model) if share else nullcontext()
         losses = []
@@ -292,7 +292,7 @@ class Trainer:
     def _clip_and_read(self, losses: list[LMLosses]) -> TrainStep:
         """Clip the gradients and wait for the step's numbers: the only time that the host waits for the device.
 
-        It waits before the optimiser changes weights, so that a step that went wrong can be looked into and undone. A
+        It waits before the optimizer changes weights, so that a step that went wrong can be looked into and undone. A
         queue of launches that runs empty once a step costs far less than a step.
         """
         norm = clip(self.model, self.config.clip)

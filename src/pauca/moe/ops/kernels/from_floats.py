@@ -1,4 +1,4 @@
-"""From rows of numbers in registers to MXFP4 and FP8: what every kernel that ends in a quantised row shares.
+"""From rows of numbers in registers to MXFP4 and FP8: what every kernel that ends in a quantized row shares.
 
 The numbers are FP32 that hold BF16 values exactly. Their BF16 bits, without the sign, order them; 0x7F80 is infinity.
 """

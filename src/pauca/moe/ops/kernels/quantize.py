@@ -104,7 +104,7 @@ def rule_arguments(rule: ScaleRule) -> dict[str, int]:
 
 
 def empty_fp8_rows(rows: int, channels: int, device: torch.device) -> Fp8Tensor:
-    """Uninitialised FP8 in row layout with one scale per row."""
+    """Uninitialized FP8 in row layout with one scale per row."""
     codes = torch.empty(rows, channels, dtype=torch.uint8, device=device)
     return Fp8Tensor(codes, torch.empty(rows, dtype=torch.uint8, device=device), Granularity.ROW)
 

@@ -1,6 +1,6 @@
 """BF16 rows to FP8, transposed, each group under one scale that is known beforehand: expert weights for backward.
 
-Moves 2 bytes in and 1 out per element, where quantising to rows and transposing their codes moves 5. Bytes are
+Moves 2 bytes in and 1 out per element, where quantizing to rows and transposing their codes moves 5. Bytes are
 transposed four by four in registers, as in `fp8_rows_to_columns`.
 """
 
