@@ -37,6 +37,7 @@ from pauca.events.settings import AlignConfig
 from pauca.events.simulation import DAVIS240C, SimulateConfig, simulate
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Alignment, Estimator, Events, Motion, Objective, Packet, Status
+from pauca.events.views import View, ViewBuilder, ViewConfig, views
 from pauca.events.warp import Frame, Warp
 
 __all__ = [
@@ -75,6 +76,9 @@ __all__ = [
     "TimeUnit",
     "Trajectory",
     "TrajectoryConfig",
+    "View",
+    "ViewBuilder",
+    "ViewConfig",
     "Warp",
     "align",
     "align_packets",
@@ -89,5 +93,6 @@ __all__ = [
     "refine",
     "remove_hot_pixels",
     "simulate",
+    "views",
     "write",
 ]

@@ -6,7 +6,7 @@ from PIL import Image
 
 from pauca.errors import InputError
 from pauca.events.kernels.simulate import directions, look
-from pauca.events.simulation.panorama import image_panorama, shapes_panorama, texture_panorama
+from pauca.events.simulation.panorama import image_panorama, read_gray, shapes_panorama, texture_panorama
 
 TEXELS = 64
 
@@ -45,7 +45,7 @@ def test_an_equirectangular_image_is_where_it_belongs(tmp_path):
     latitude = ((np.arange(180) - 89.5) / 180 * np.pi)[:, None]
     gray = 128 + 60 * np.sin(longitude) * np.cos(latitude) + 50 * np.sin(latitude)
     Image.fromarray(gray.astype(np.uint8)).save(tmp_path / "panorama.png")
-    faces = image_panorama(tmp_path / "panorama.png", 256)
+    faces = image_panorama(read_gray(tmp_path / "panorama.png"), 256)
     rays = np.random.default_rng(0).standard_normal((1000, 3))
     x, y, _ = (rays / np.linalg.norm(rays, axis=1, keepdims=True)).T
     expected = np.log(((128 + 60 * x + 50 * y) / 255) ** 2.2 + 0.02)
@@ -56,7 +56,7 @@ def test_a_photograph_is_mirrored_without_seams(tmp_path):
     """Any proportions: ahead is its middle, a quarter of the horizon is its width, then it runs backwards."""
     gray = np.tile(np.linspace(30, 230, 300), (200, 1))
     Image.fromarray(gray.astype(np.uint8)).save(tmp_path / "photo.png")
-    faces = image_panorama(tmp_path / "photo.png", 256)
+    faces = image_panorama(read_gray(tmp_path / "photo.png"), 256)
 
     def at(degrees):
         angle = np.radians(np.atleast_1d(degrees))
@@ -71,9 +71,9 @@ def test_a_photograph_is_mirrored_without_seams(tmp_path):
 def test_what_is_no_image(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(InputError, match=r"notes\.txt: cannot be read as an image"):
-        image_panorama(tmp_path / "notes.txt", TEXELS)
+        read_gray(tmp_path / "notes.txt")
     with pytest.raises(InputError, match="cannot be read as an image"):
-        image_panorama(tmp_path / "gone.png", TEXELS)
+        read_gray(tmp_path / "gone.png")
 
 
 def test_directions_are_unit_vectors_through_the_texels():

@@ -38,6 +38,14 @@ def test_repeatable_and_seeded():
     assert len(other.events) != len(one.events)
 
 
+def test_pixels_are_looked_at_as_the_file_that_holds_them(tmp_path):
+    path = _columns(tmp_path, np.random.default_rng(0).integers(0, 255, 400))
+    of_file = simulate(replace(IDEAL, image=path), camera=SMALL).events
+    of_pixels = simulate(IDEAL, camera=SMALL, image=np.asarray(Image.open(path))).events
+    assert len(of_file) > 1000
+    assert np.array_equal(of_file.t_us, of_pixels.t_us)
+
+
 def test_the_size_of_the_buffer_changes_nothing(monkeypatch):
     whole = simulate(IDEAL, camera=SMALL).events
     monkeypatch.setattr(simulator, "_BUFFER", 1000)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from scipy.spatial.transform import Rotation
 
 from pauca.errors import InputError
@@ -61,11 +61,8 @@ def _random_frame(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
     return Rotation.from_quat(rng.standard_normal(4)).as_matrix()  # uniform over all rotations
 
 
-def image_panorama(path: Path, texels: int) -> Faces:
-    """The user's own image all around: equirectangular where it is twice as wide as high, else mirrored to a tiling.
-
-    An image of other proportions covers a quarter of the horizon and is repeated in mirrors, which leaves no seams.
-    The middle of the image is straight ahead.
+def read_gray(path: Path) -> UInt8[np.ndarray, "h w"]:
+    """The gray pixels of an image file.
 
     Raises:
         InputError: where it is no image.
@@ -74,9 +71,20 @@ def image_panorama(path: Path, texels: int) -> Faces:
 
     try:
         with Image.open(path) as opened:
-            light = Image.fromarray((np.asarray(opened.convert("L"), np.float32) / 255) ** 2.2)
+            return np.asarray(opened.convert("L"))
     except (OSError, UnidentifiedImageError) as error:
         raise InputError(f"{path}: cannot be read as an image ({error})") from None
+
+
+def image_panorama(pixels: UInt8[np.ndarray, "h w"], texels: int) -> Faces:
+    """The user's own image all around: equirectangular where it is twice as wide as high, else mirrored to a tiling.
+
+    An image of other proportions covers a quarter of the horizon and is repeated in mirrors, which leaves no seams.
+    The middle of the image is straight ahead.
+    """
+    from PIL import Image
+
+    light = Image.fromarray((pixels.astype(np.float32) / 255) ** 2.2)
     whole = abs(light.width / light.height - 2) < 0.02
     span = 2 * math.pi if whole else math.pi / 2
     width = max(2, min(light.width, math.ceil(span * texels / 2)))  # finer than the texels would only alias

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from scipy.spatial.transform import Rotation
 
 from pauca.events.camera import Camera, undistortion_table
@@ -26,7 +26,7 @@ from pauca.events.simulation.motion import (
     vibration,
     with_warm_up,
 )
-from pauca.events.simulation.panorama import Faces, image_panorama, shapes_panorama, texture_panorama
+from pauca.events.simulation.panorama import Faces, image_panorama, read_gray, shapes_panorama, texture_panorama
 from pauca.events.types import Events
 
 DAVIS240C = Camera(
@@ -40,7 +40,11 @@ _BUFFER = 1 << 20  # events the kernel writes before it hands over
 
 
 def simulate(
-    config: SimulateConfig | None = None, *, camera: Camera = DAVIS240C, motion: GroundTruth | None = None
+    config: SimulateConfig | None = None,
+    *,
+    camera: Camera = DAVIS240C,
+    motion: GroundTruth | None = None,
+    image: UInt8[np.ndarray, "h w"] | None = None,
 ) -> Recording:
     """Simulate a recording of a rotating event camera.
 
@@ -49,6 +53,7 @@ def simulate(
         camera: size, intrinsics and distortion of the camera.
         motion: times and angular velocities to follow (resampled at 1 kHz, linear in between); None for
             the movement of `config`. Its quaternions are not used: the camera starts looking straight ahead (+z).
+        image: pixels to look at, as `config.image` names a file of.
 
     Returns:
         Events, camera, and as ground truth the exact angular velocity and orientation at 1 kHz. The sensor has been
@@ -65,7 +70,7 @@ def simulate(
         omega = omega + vibration(t_s, config.vibration_deg_s, config.vibration_hz, config.vibration_axis)
     bearings = _unit_bearings(camera)
     sensor = _Sensor(config, bearings, _pixels_per_radian(bearings, camera.size), int(sensor_rng.integers(2**32)))
-    faces = _panorama(config, camera, scene_rng)
+    faces = _panorama(config, camera, scene_rng, image)
     turned = orientations(t_s, omega)
     signal = _expose(faces, t_s, omega, turned, sensor)
     if config.moving_object:
@@ -73,7 +78,7 @@ def simulate(
     noise = _noise((t_s[-1] - t_s[0]) * 1e6, bearings.shape[1], config, noise_rng)
     events = _merge([signal, noise], round(t_s[0] * 1e6), camera.size)
     truth = GroundTruth(t_s, omega, Rotation.from_matrix(turned).as_quat())
-    name = f"simulated {config.image or config.scene}"
+    name = f"simulated {'image' if image is not None else config.image or config.scene}"
     if config.undistorted:
         return Recording(_undistort(events, camera), _without_distortion(camera), name, ground_truth=truth)
     return Recording(events, camera, name, ground_truth=truth)
@@ -98,11 +103,15 @@ def _pixels_per_radian(bearings: Float[np.ndarray, "3 pixels"], size: tuple[int,
     return 1 / min(angles)
 
 
-def _panorama(config: SimulateConfig, camera: Camera, rng: np.random.Generator) -> Faces:
+def _panorama(
+    config: SimulateConfig, camera: Camera, rng: np.random.Generator, image: UInt8[np.ndarray, "h w"] | None
+) -> Faces:
     focal = math.sqrt(camera.fx * camera.fy)
     texels = max(64, math.ceil(3 * focal))  # a face is two focal lengths wide: 1.5 texels a pixel
+    if image is not None:
+        return image_panorama(image, texels)
     if config.image is not None:
-        return image_panorama(config.image, texels)
+        return image_panorama(read_gray(config.image), texels)
     return {"texture": texture_panorama, "shapes": shapes_panorama}[config.scene](texels, focal, rng)
 
 
