@@ -19,7 +19,7 @@ from dataclasses import asdict
 from functools import partial, wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, NoReturn, TypeAlias
 
 from tyro.conf import arg
 
@@ -56,6 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pauca: {_with_rank(_one_line(error, debug))}", file=sys.stderr)
         return error.exit_code if isinstance(error, PaucaError) else 1
     return 0
+
+
+def run() -> NoReturn:
+    """Run `pauca` as a process of its own, and end it."""
+    code = main()
+    # Only a command that has several ranks has imported this, and torch.
+    processes = sys.modules.get("pauca.runs.processes")
+    if processes is not None:
+        processes.end_rank(code)
+    sys.exit(code)
 
 
 def _dispatch(words: list[str]) -> None:
@@ -207,4 +217,4 @@ COMMANDS = {"demo": demo, "doctor": doctor}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

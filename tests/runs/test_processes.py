@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -206,3 +207,23 @@ def test_a_rank_that_finds_nobody_says_where_it_looked(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(PaucaError, match=r"rank 1 could not join the others at 127\.0\.0\.1:1 "):
         join_processes("cpu", minutes=0.01)
+
+
+_ENDING = """
+import atexit, threading, time
+from pauca.runs.processes import end_rank
+atexit.register(print, "handler")
+threading.Thread(target=time.sleep, args=(100,)).start()  # Python's own end waits for it
+print("last words")
+end_rank(3)
+raise SystemExit(4)
+"""
+
+
+@pytest.mark.parametrize(("world", "code"), [("2", 3), ("1", 4)])
+def test_one_of_several_ranks_ends_without_dismantling_python(world, code):
+    words = _ENDING if world == "2" else _ENDING.replace("100", "0.1")
+    environment = os.environ | {"WORLD_SIZE": world}
+    result = subprocess.run([sys.executable, "-c", words], env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == code, result.stderr
+    assert result.stdout.split() == ["last", "words", "handler"]
