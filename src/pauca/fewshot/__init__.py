@@ -28,6 +28,8 @@ from pauca.fewshot.evaluation import (
 from pauca.fewshot.intervals import Interval, class_interval, mean_interval
 from pauca.fewshot.latent import LatentConfig, LatentStem, Posterior
 from pauca.fewshot.model import Losses, MCRNet, ModelConfig
+from pauca.fewshot.network import FewShotModel
+from pauca.fewshot.pretrained import Features, Preprocessing, Pretrained, open_backbone
 from pauca.fewshot.training.augment import AugmentConfig
 from pauca.fewshot.training.config import PROTOCOLS, Protocol, TrainConfig
 from pauca.fewshot.training.loop import TrainResult, train
@@ -50,7 +52,9 @@ __all__ = [
     "Episodes",
     "Evaluation",
     "ExampleError",
+    "Features",
     "FewShotClassifier",
+    "FewShotModel",
     "ImageSet",
     "Interval",
     "LatentConfig",
@@ -59,6 +63,8 @@ __all__ = [
     "MCRNet",
     "ModelConfig",
     "Posterior",
+    "Preprocessing",
+    "Pretrained",
     "Protocol",
     "StrongConfig",
     "StrongTrainer",
@@ -80,6 +86,7 @@ __all__ = [
     "make_base_learner",
     "mean_interval",
     "multiply_adds",
+    "open_backbone",
     "parameter_count",
     "prepare_benchmark",
     "read_images",

@@ -10,13 +10,14 @@ from jaxtyping import Float, Shaped
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags, assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 from torch import Tensor
 
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.data import load_images
+from pauca.fewshot.data.features import load_features
 from pauca.fewshot.evaluation import images_per_pass
-from pauca.fewshot.model import MCRNet
+from pauca.fewshot.pretrained import Features, open_backbone
 from pauca.runs import resolve_device
 
 UNKNOWN = "unknown"
@@ -26,7 +27,8 @@ class ExampleError(InputError, ValueError):
     """Examples that cannot be learned from; a ValueError too, because that is what callers of scikit-learn expect."""
 
 
-# Arguments named X and y take what scikit-learn's users have, lists included, so they are checked and not annotated.
+# Arguments named X and y take what scikit-learn's users have, lists included, and those of the constructor whatever
+# `set_params` is given: they are checked by `fit` and not annotated.
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
     """Recognize classes from a few examples each; nothing is trained but the base learner.
 
@@ -35,7 +37,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     array(['cat'], dtype='<U3')
 
     Args:
-        model: a meta-trained model, or the file that holds it.
+        model: a meta-trained model, or the file that holds it; in its place, a `backbone` may be given.
         reject: share of images of known classes that may be called unknown, so that images of other classes can be;
             None never rejects. `fit` sets the threshold by leaving out each example once, for which at least two
             classes need two examples; `calibrate` sets it from further images.
@@ -44,6 +46,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         device: `auto`, `cpu` or `cuda`.
         mirror: average the features of each image and of its mirror image, where left and right mean nothing: a little
             more accurate, in twice the time.
+        backbone: any network in place of a meta-trained model: `timm:NAME`, `hf:NAME_OR_FOLDER`, `onnx:FILE`,
+            `efficientnet-lite0`, a module with `mean`, `std` and `size`, or `features`; `open_backbone` says more. With
+            `features`, what is given for images are features: an array [n, d], or the path of a .npy file with one.
+        base_learner: the classifier, a name or a module, in place of the model's own.
 
     Attributes:
         classes_: the labels, sorted; columns of `predict_proba`.
@@ -54,17 +60,21 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: MCRNet | str | Path,
-        reject: float | None = None,
+        model: Any = None,
+        reject: Any = None,
         unknown_label: Any = None,
-        device: str = "auto",
-        mirror: bool = False,
+        device: Any = "auto",
+        mirror: Any = False,
+        backbone: Any = None,
+        base_learner: Any = None,
     ) -> None:
         self.model = model
         self.reject = reject
         self.unknown_label = unknown_label
         self.device = device
         self.mirror = mirror
+        self.backbone = backbone
+        self.base_learner = base_learner
 
     def fit(self, X: Any, y: Any) -> "FewShotClassifier":
         """Learn the classes from examples, as few as one of each.
@@ -77,7 +87,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """
         self._load_model()
         labels = _labels(y)
-        features = self._embed(X, expected=len(labels))
+        features = self._embed(X, expected=len(labels), first=True)
         self._calibration_features = None
         return self._learn(features, labels)
 
@@ -157,14 +167,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True
-        tags.input_tags.three_d_array = True
+        features = isinstance(self.backbone, str) and self.backbone == "features"
+        tags.input_tags.two_d_array = features
+        tags.input_tags.string = tags.input_tags.three_d_array = not features
         return tags
 
     def _load_model(self) -> None:
-        model = self.model if isinstance(self.model, MCRNet) else MCRNet.load(self.model)
-        self.model_ = model.to(resolve_device(self.device)).eval()
+        given = [part for part in (self.model, self.backbone) if part is not None]
+        if len(given) != 1:
+            raise ConfigError("give a model or a backbone, and not both" if given else "give a model or a backbone")
+        self.model_ = open_backbone(given[0], self.base_learner).to(resolve_device(self.device)).eval()
 
     def _learn(self, features: Float[Tensor, "n d"], labels: Shaped[np.ndarray, "n"]) -> "FewShotClassifier":
         """Fit the base learner, once; predictions only ask it."""
@@ -201,14 +213,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return unknown
 
     @torch.no_grad()
-    def _embed(self, X: Any, expected: int | None = None) -> Float[Tensor, "n d"]:
-        images = self._images(X)
+    def _embed(self, X: Any, expected: int | None = None, first: bool = False) -> Float[Tensor, "n d"]:
+        images = self._rows(X, first) if isinstance(self.model_, Features) else self._images(X)
         if expected is not None and len(images) != expected:
             raise ExampleError(f"{len(images)} images but {expected} labels; give one label for each image")
         device = self.model_.mean.device
         generator = torch.Generator(device).manual_seed(0)
-        batches = images.split(images_per_pass(device, images))
-        features = torch.cat([self.model_.embed(batch.to(device), generator, self.mirror) for batch in batches])
+        at_once = len(images) if images.ndim == 2 else images_per_pass(device, images)
+        features = torch.cat(
+            [self.model_.embed(batch.to(device), generator, self.mirror) for batch in images.split(at_once)]
+        )
         broken = (~features.isfinite()).any(1).nonzero()
         if len(broken):  # base learners check this too, but not on a GPU
             raise InputError(
@@ -221,6 +235,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """Images of the model's size and channels."""
         config = self.model_.config
         return load_images(X, config.image_size, config.channels, config.fitting)
+
+    def _rows(self, X: Any, first: bool) -> Float[Tensor, "n d"]:
+        """Features that were given in place of images; the first ones say how many there are of each."""
+        if isinstance(X, str | Path):
+            X = load_features(X)
+        elif isinstance(X, Tensor):
+            X = X.detach().cpu().numpy()
+        return torch.tensor(validate_data(self, X, reset=first, dtype=np.float64))
 
     @torch.no_grad()
     def _probabilities(self, features: Float[Tensor, "n d"]) -> Float[np.ndarray, "n classes"]:

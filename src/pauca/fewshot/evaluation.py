@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.intervals import Interval, class_interval, mean_interval, p_value
-from pauca.fewshot.model import MCRNet
+from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.types import PADDING, Episodes, ImageSet
 
 CALIBRATION_BINS = 15
@@ -118,7 +118,7 @@ class Comparison:
 
 @torch.no_grad()
 def embed_images(
-    model: MCRNet,
+    model: FewShotModel,
     images: ImageSet,
     device: torch.device | str = "cpu",
     bf16: bool = False,
@@ -162,7 +162,7 @@ def images_per_pass(device: torch.device | str, images: Shaped[Tensor, "n c h w"
     return max(1, _PIXELS_PER_PASS_ON_CPU // (images.shape[2] * images.shape[3]))
 
 
-def check_images(model: MCRNet, images: ImageSet) -> None:
+def check_images(model: FewShotModel, images: ImageSet) -> None:
     """Refuse images of another size or with other channels than the model was made for."""
     expected = (model.config.channels, model.config.image_size, model.config.image_size)
     found = tuple(images.images.shape[1:])
@@ -180,7 +180,7 @@ def check_images(model: MCRNet, images: ImageSet) -> None:
 
 @torch.no_grad()
 def evaluate(
-    model: MCRNet,
+    model: FewShotModel,
     images: ImageSet,
     episodes: Episodes,
     device: torch.device | str = "cpu",

@@ -5,7 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pauca.fewshot.evaluation import embed_images
-from pauca.fewshot.model import MCRNet, episode_cross_entropy
+from pauca.fewshot.model import episode_cross_entropy
+from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.types import Episodes, ImageSet
 
 _EPISODES_AT_ONCE = 128
@@ -15,7 +16,7 @@ _FACTORS = 1.1 ** torch.arange(-120.0, 121.0)
 
 @torch.no_grad()
 def fit_scale(
-    model: MCRNet, images: ImageSet, episodes: Episodes, device: torch.device | str = "cpu", bf16: bool = False
+    model: FewShotModel, images: ImageSet, episodes: Episodes, device: torch.device | str = "cpu", bf16: bool = False
 ) -> None:
     """Set the scale of the model's base learner to what makes the queries' labels likeliest.
 

