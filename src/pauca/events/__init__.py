@@ -19,6 +19,7 @@ from pauca.events.evaluation import (
 from pauca.events.follower import Follower
 from pauca.events.hot_pixels import hot_pixel_mask, remove_hot_pixels
 from pauca.events.io import (
+    EventStream,
     Finding,
     GroundTruth,
     Inertial,
@@ -27,6 +28,7 @@ from pauca.events.io import (
     Recording,
     Remedy,
     TimeUnit,
+    open_events,
     read,
     write,
 )
@@ -52,6 +54,7 @@ __all__ = [
     "Contrast",
     "Estimator",
     "Evaluation",
+    "EventStream",
     "Events",
     "Finding",
     "Follower",
@@ -88,6 +91,7 @@ __all__ = [
     "fit_time_offset",
     "hot_pixel_mask",
     "info",
+    "open_events",
     "read",
     "read_ground_truth",
     "refine",

@@ -127,7 +127,8 @@ def test_flipped_bits(tmp_path):
 
 def test_pickled_objects_are_not_loaded(tmp_path):
     with pytest.raises(InputError, match="cannot be read as NPZ"):
-        read(_write(tmp_path, **EVENTS, extra=np.array([{"code": 1}], object)))
+        read(_write(tmp_path, **{**EVENTS, "p": np.array([{"code": 1}] * len(EVENTS["t_us"]), object)}))
+    read(_write(tmp_path, **EVENTS, extra=np.array([{"code": 1}], object)))  # nobody asks for it
 
 
 @pytest.mark.realdata

@@ -1,11 +1,13 @@
 """What comes from outside: formats of recordings, and all checking of them."""
 
-from pauca.events.io.reader import ReadConfig, read
-from pauca.events.io.repair import TimeUnit
+from pauca.events.io.reader import ReadConfig, open_events, read
+from pauca.events.io.source import TimeUnit
+from pauca.events.io.stream import EventStream
 from pauca.events.io.writer import write
 from pauca.events.recording import Finding, GroundTruth, Inertial, ReadReport, Recording, Remedy
 
 __all__ = [
+    "EventStream",
     "Finding",
     "GroundTruth",
     "Inertial",
@@ -14,6 +16,7 @@ __all__ = [
     "Recording",
     "Remedy",
     "TimeUnit",
+    "open_events",
     "read",
     "write",
 ]

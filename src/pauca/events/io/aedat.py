@@ -3,34 +3,39 @@
 jAER counts rows from the bottom and columns from the right; here x points right and y down.
 """
 
+import os
 import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from pauca.errors import InputError
-from pauca.events.io.repair import RawColumns
+from pauca.events.io.source import Block, Source, read_pieces
 from pauca.events.recording import Finding, Remedy
 
 MAGIC = b"#!AER-DAT"
 _DAVIS_SIZES = {"240": (240, 180), "346": (346, 260), "208": (208, 192), "128": (128, 128), "640": (640, 480)}
+_LONGEST_HEADER = 1 << 20
 _POLARITY_EVENTS = 1  # of AEDAT 3's types of packets
 
 
-def read_aedat(path: Path) -> RawColumns:
-    """Read an AEDAT 2.0 recording of a DVS128 or DAVIS, or the polarity events of an AEDAT 3.1 file.
+def open_aedat(path: Path) -> Source:
+    """Open an AEDAT 2.0 recording of a DVS128 or DAVIS, or the polarity events of an AEDAT 3.1 file.
 
     Raises:
         InputError: another version, or a camera that the header does not name.
     """
-    data = path.read_bytes()
-    version = re.match(rb"#!AER-DAT(\d)\.", data)
+    with path.open("rb") as file:
+        start = file.read(_LONGEST_HEADER)
+    version = re.match(rb"#!AER-DAT(\d)\.", start)
+    header = start[: _after_header(start)]
     if version and version[1] == b"2":
-        return _read_2(data, path)
+        return _open_2(path, header)
     if version and version[1] == b"3":
-        return _read_3(data, path)
-    raise InputError(f"{path}: AEDAT {data[9:12]!r}; supported are 2.0, 3.1 and 4.0: save it again with jAER or DV")
+        return Source("AEDAT 3.1", lambda found: _packets_3(path, len(header), found))
+    raise InputError(f"{path}: AEDAT {start[9:12]!r}; supported are 2.0, 3.1 and 4.0: save it again with jAER or DV")
 
 
 def _after_header(data: bytes) -> int:
@@ -47,54 +52,70 @@ def _after_header(data: bytes) -> int:
     return start
 
 
-def _read_2(data: bytes, path: Path) -> RawColumns:
-    start = _after_header(data)
-    header = data[:start].decode("latin-1")
-    words = np.frombuffer(data, ">u4", (len(data) - start) // 8 * 2, start).reshape(-1, 2)
-    address, ticks = words[:, 0].astype(np.uint32), words[:, 1].astype(np.int64)
-    findings = []
-    if rest := (len(data) - start) % 8:
-        findings.append(Finding(Remedy.LOST, f"the last event, cut short by the end of the file ({rest} bytes of 8)"))
-    chip = re.search(r"# AEChip: \S*(DVS128|DAVIS)(\d*)", header, re.IGNORECASE)
-    if chip is None and len(address) and address.max() >= 1 << 15:
-        raise InputError(f"{path}: an AEDAT 2.0 file that does not name its camera; supported are DVS128 and DAVIS")
-    size = (128, 128)
-    if chip is not None and chip[1].upper() == "DAVIS":
-        if chip[2] not in _DAVIS_SIZES:
-            raise InputError(f"{path}: a DAVIS{chip[2]}; supported are DAVIS {', '.join(_DAVIS_SIZES)}")
-        size = _DAVIS_SIZES[chip[2]]
-        polar = (address >> 31 == 0) & (address >> 10 & 1 == 0)
-        if others := int(np.count_nonzero(~polar)):
-            findings.append(Finding(Remedy.NOTED, f"{others:,} samples of frames, triggers and the inertial sensor"))
-        address, ticks = address[polar], ticks[polar]
+def _open_2(path: Path, header: bytes) -> Source:
+    chip = re.search(r"# AEChip: \S*(DVS128|DAVIS)(\d*)", header.decode("latin-1"), re.IGNORECASE)
+    davis = chip is not None and chip[1].upper() == "DAVIS"
+    if chip is not None and davis and chip[2] not in _DAVIS_SIZES:
+        raise InputError(f"{path}: a DAVIS{chip[2]}; supported are DAVIS {', '.join(_DAVIS_SIZES)}")
+    size = _DAVIS_SIZES[chip[2]] if chip is not None and davis else (128, 128)
+
+    def blocks(found: list[Finding]) -> Iterator[Block]:
+        others, last, wraps, rest = 0, 0, 0, 0
+        for piece in read_pieces(path, len(header)):
+            rest = len(piece) % 8
+            words = np.frombuffer(piece, ">u4", len(piece) // 8 * 2).reshape(-1, 2)
+            address, ticks = words[:, 0].astype(np.uint32), words[:, 1].astype(np.int64)
+            if chip is None and len(address) and address.max() >= 1 << 15:
+                told = "an AEDAT 2.0 file that does not name its camera; supported are DVS128 and DAVIS"
+                raise InputError(f"{path}: {told}")
+            if davis:
+                polar = (address >> 31 == 0) & (address >> 10 & 1 == 0)
+                others += int(np.count_nonzero(~polar))
+                address, ticks = address[polar], ticks[polar]
+            if len(ticks) == 0:
+                continue
+            over = wraps + np.cumsum(np.diff(ticks, prepend=last) < -(1 << 31))
+            last, wraps = int(ticks[-1]), int(over[-1])
+            yield Block(ticks + over * (1 << 32), *_pixels_2(address, davis, size))
+        if rest:
+            told = f"the last event, cut short by the end of the file ({rest} bytes of 8)"
+            found.append(Finding(Remedy.LOST, told))
+        if others:
+            found.append(Finding(Remedy.NOTED, f"{others:,} samples of frames, triggers and the inertial sensor"))
+
+    return Source("AEDAT 2.0", blocks, size=size)
+
+
+def _pixels_2(address: np.ndarray, davis: bool, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    if davis:
         x, y, on = address >> 12 & 0x3FF, address >> 22 & 0x1FF, address >> 11 & 1
     else:
         x, y, on = address >> 1 & 0x7F, address >> 8 & 0x7F, 1 - (address & 1)
-    t_us = ticks + np.concatenate([[0], np.cumsum(np.diff(ticks) < -(1 << 31))]) * (1 << 32) if len(ticks) else ticks
-    columns = (size[0] - 1 - x.astype(np.int32), size[1] - 1 - y.astype(np.int32), on.astype(np.uint8))
-    return RawColumns("AEDAT 2.0", t_us, *columns, unit="us", unit_is_certain=True, size=size, findings=findings)
+    return size[0] - 1 - x.astype(np.int32), size[1] - 1 - y.astype(np.int32), on.astype(np.uint8)
 
 
-def _read_3(data: bytes, path: Path) -> RawColumns:
-    start = _after_header(data)
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
-    findings = []
-    while start < len(data):
-        if start + 28 > len(data):
-            findings.append(Finding(Remedy.LOST, f"all after byte {start:,}: a packet's header cut short"))
-            break
-        kind, _, size, _, overflow, _, number, _ = struct.unpack_from("<hhiiiiii", data, start)
-        end = start + 28 + size * number
-        if size <= 0 or number < 0 or end > len(data) or overflow < 0:
-            findings.append(Finding(Remedy.LOST, f"all after byte {start:,}: a packet cut short or damaged"))
-            break
-        if kind == _POLARITY_EVENTS and size == 8:
-            events = np.frombuffer(data, "<u4", 2 * number, start + 28).reshape(-1, 2)
-            valid = events[events[:, 0] & 1 == 1]
-            parts.append((valid[:, 0], valid[:, 1].astype(np.int64) + (overflow << 31)))
-        start = end
-    if not parts:
+def _packets_3(path: Path, start: int, found: list[Finding]) -> Iterator[Block]:
+    any_events = False
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while start < end:
+            file.seek(start)
+            head = file.read(28)
+            if len(head) < 28:
+                found.append(Finding(Remedy.LOST, f"all after byte {start:,}: a packet's header cut short"))
+                break
+            kind, _, size, _, overflow, _, number, _ = struct.unpack("<hhiiiiii", head)
+            behind = start + 28 + size * number
+            if size <= 0 or number < 0 or behind > end or overflow < 0:
+                found.append(Finding(Remedy.LOST, f"all after byte {start:,}: a packet cut short or damaged"))
+                break
+            if kind == _POLARITY_EVENTS and size == 8:
+                any_events = True
+                events = np.frombuffer(file.read(size * number), "<u4").reshape(-1, 2)
+                valid = events[events[:, 0] & 1 == 1]
+                address, t_us = valid[:, 0], valid[:, 1].astype(np.int64) + (overflow << 31)
+                on = (address >> 1 & 1).astype(np.uint8)
+                yield Block(t_us, address >> 17 & 0x7FFF, address >> 2 & 0x7FFF, on)
+            start = behind
+    if not any_events:
         raise InputError(f"{path}: an AEDAT 3 file without polarity events")
-    address, t_us = (np.concatenate(column) for column in zip(*parts, strict=True))
-    x, y, on = address >> 17 & 0x7FFF, address >> 2 & 0x7FFF, (address >> 1 & 1).astype(np.uint8)
-    return RawColumns("AEDAT 3.1", t_us, x, y, on, unit="us", unit_is_certain=True, findings=findings)

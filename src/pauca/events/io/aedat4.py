@@ -4,11 +4,13 @@ The format: https://docs.inivation.com/software/software-advanced-usage/file-for
 """
 
 import math
+import os
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import lz4.frame
@@ -16,7 +18,7 @@ import numpy as np
 
 from pauca.errors import InputError
 from pauca.events.io.flatbuffer import Table
-from pauca.events.io.repair import RawColumns
+from pauca.events.io.source import Block, Source, choose
 from pauca.events.recording import Finding, Inertial, Remedy
 
 if sys.version_info >= (3, 14):
@@ -26,6 +28,7 @@ else:
 
 MAGIC = b"#!AER-DAT4.0\r\n"
 _EVENT = np.dtype({"names": ["t", "x", "y", "p"], "formats": ["<i8", "<i2", "<i2", "?"], "itemsize": 16})
+_LARGEST_HEADER = 1 << 24
 _LARGEST_PACKET = 1 << 30  # bytes, decompressed; more is damage
 _DAMAGE = (struct.error, ValueError, IndexError, RuntimeError, EOFError, zstd.ZstdError)
 _STANDARD_GRAVITY = 9.80665  # m/s^2; accelerations are stored in it, angular velocities in deg/s
@@ -37,16 +40,8 @@ class _Stream:
     size: tuple[int, int] | None
 
 
-@dataclass
-class _Contents:
-    events: list[np.ndarray] = field(default_factory=list)
-    inertial: list[np.ndarray] = field(default_factory=list)
-    frames: list[int] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-
-
-def read_aedat4(path: Path, stream: str | None = None) -> RawColumns:
-    """Read an AEDAT4 recording; its times are microseconds since 1970.
+def open_aedat4(path: Path, stream: str | None = None) -> Source:
+    """Open an AEDAT4 recording; its times are microseconds since 1970.
 
     Args:
         path: the file.
@@ -55,35 +50,36 @@ def read_aedat4(path: Path, stream: str | None = None) -> RawColumns:
     Raises:
         InputError: where the header is damaged, there are no events, or several streams and none is named.
     """
-    data = path.read_bytes()
     try:
-        compression, end, streams, start = _header(data)
+        compression, end, streams, start = _header(path)
         decompress = _DECOMPRESS[compression]
     except (*_DAMAGE, KeyError, ElementTree.ParseError) as error:
         raise InputError(f"{path}: damaged header of AEDAT4 ({error}); copy it again") from None
-    chosen = _choose(streams, stream, path)
-    found = _read_packets(data, start, end, streams, chosen, decompress)
-    events = np.concatenate(found.events) if found.events else np.empty(0, _EVENT)
-    return RawColumns(
-        "AEDAT4",
-        events["t"],
-        events["x"],
-        events["y"],
-        events["p"].view(np.uint8),
-        unit="us",
-        unit_is_certain=True,
-        size=streams[chosen].size,
-        inertial=_inertial(found.inertial),
-        frame_times_us=np.array(found.frames, np.int64),
-        findings=found.findings,
-    )
+    numbers = [str(number) for number, each in streams.items() if each.kind == "EVTS"]
+    chosen = int(choose(numbers, stream, path, one="stream", several="streams of events"))
+
+    def blocks(found: list[Finding]) -> Iterator[Block]:
+        samples: list[np.ndarray] = []
+        frames: list[int] = []
+        for kind, content in _packets(path, start, end, streams, chosen, decompress, found):
+            if kind == "EVTS":
+                yield Block(content["t"], content["x"], content["y"], content["p"].view(np.uint8))
+            else:
+                (samples if kind == "IMUS" else frames).append(content)
+        source.inertial, source.frame_times_us = _inertial(samples), np.array(frames, np.int64)
+
+    source = Source("AEDAT4", blocks, size=streams[chosen].size)
+    return source
 
 
-def _header(data: bytes) -> tuple[int, int, dict[int, _Stream], int]:
+def _header(path: Path) -> tuple[int, int, dict[int, _Stream], int]:
     """Compression, end of the packets, streams by number, and where the packets begin."""
-    start = len(MAGIC)
-    length = struct.unpack_from("<I", data, start)[0]
-    table = Table.root(data[start : start + 4 + length])
+    with path.open("rb") as file:
+        file.seek(len(MAGIC))
+        said = file.read(4)
+        length = struct.unpack("<I", said)[0]
+        table = Table.root(said + file.read(min(length, _LARGEST_HEADER)))
+        size = file.seek(0, os.SEEK_END)
     after = int(table.scalar(1, "q"))
     streams = {}
     for node in ElementTree.fromstring(table.text(2)).iter("node"):
@@ -92,56 +88,53 @@ def _header(data: bytes) -> tuple[int, int, dict[int, _Stream], int]:
             continue
         info = {attribute.get("key"): attribute.text or "" for attribute in node.findall("node[@name='info']/attr")}
         sized = "sizeX" in info and "sizeY" in info
-        size = (int(info["sizeX"]), int(info["sizeY"])) if sized else None
-        streams[int(node.get("name", ""))] = _Stream(values["typeIdentifier"], size)
-    end = after if 0 < after <= len(data) else len(data)
-    return int(table.scalar(0, "i")), end, streams, start + 4 + length
+        resolution = (int(info["sizeX"]), int(info["sizeY"])) if sized else None
+        streams[int(node.get("name", ""))] = _Stream(values["typeIdentifier"], resolution)
+    return int(table.scalar(0, "i")), after if 0 < after <= size else size, streams, len(MAGIC) + 4 + length
 
 
-def _choose(streams: dict[int, _Stream], named: str | None, path: Path) -> int:
-    numbers = [str(number) for number, stream in streams.items() if stream.kind == "EVTS"]
-    told = ", ".join(numbers) or "none"
-    if named is not None and named not in numbers:
-        raise InputError(f"{path}: no events in stream {named!r}; streams of events: {told}")
-    if len(numbers) != 1 and named is None:
-        raise InputError(f"{path}: streams of events: {told}" + (": say which (group, --group)" if numbers else ""))
-    return int(named or numbers[0])
+def _packets(
+    path: Path,
+    start: int,
+    end: int,
+    streams: dict[int, _Stream],
+    chosen: int,
+    decompress: Callable[[bytes], bytes],
+    found: list[Finding],
+) -> Iterator[tuple[str, Any]]:
+    """All whole packets of events, inertial samples and frames; damage costs what follows it, and its place is said."""
+    with path.open("rb") as file:
+        file.seek(start)
+        while start < end:
+            try:
+                number, length = struct.unpack("<ii", file.read(8))
+                if number not in streams or length < 0 or start + 8 + length > end:
+                    raise ValueError("cut short" if start + 8 + length > end else "no packet")
+                packet, kind = file.read(length), streams[number].kind
+                wanted = number == chosen or kind in ("IMUS", "FRME")
+                content = _CONTENTS[kind](Table.root(decompress(packet))) if wanted else None
+            except _DAMAGE as error:
+                what = f"all after damage at byte {start:,} of {file.seek(0, os.SEEK_END):,} ({str(error)[:80]})"
+                found.append(Finding(Remedy.LOST, what))
+                return
+            if content is not None:
+                yield kind, content
+            start += 8 + length
 
 
-def _read_packets(
-    data: bytes, start: int, end: int, streams: dict[int, _Stream], chosen: int, decompress: Callable[[bytes], bytes]
-) -> _Contents:
-    """All whole packets; what follows damage is lost, and said with its place."""
-    contents = _Contents()
-    while start < end:
-        try:
-            number, length = struct.unpack_from("<ii", data, start)
-            if length < 0 or start + 8 + length > len(data) or number not in streams:
-                raise ValueError("cut short" if start + 8 + length > len(data) else "no packet")
-            kind = streams[number].kind
-            if kind in ("IMUS", "FRME") or number == chosen:
-                _take(Table.root(decompress(data[start + 8 : start + 8 + length])), kind, contents)
-        except _DAMAGE as error:
-            what = f"all after damage at byte {start:,} of {len(data):,} ({str(error)[:80]})"
-            contents.findings.append(Finding(Remedy.LOST, what))
-            break
-        start += 8 + length
-    return contents
-
-
-def _take(table: Table, kind: str, contents: _Contents) -> None:
-    if kind == "EVTS":
-        contents.events.append(table.structs(0, _EVENT))
-    elif kind == "IMUS":
-        contents.inertial.append(np.array(list(_samples(table)), float).reshape(-1, 7))
-    elif kind == "FRME":
-        contents.frames.append(int(table.scalar(0, "q")))
-
-
-def _samples(table: Table) -> Iterator[list[float]]:
+def _samples(table: Table) -> np.ndarray:
     """Time (us), acceleration (g) and angular velocity (deg/s) of each inertial sample."""
-    for sample in table.tables(0):
-        yield [sample.scalar(0, "q"), *(sample.scalar(field, "f") for field in range(2, 8))]
+    rows = [
+        [sample.scalar(0, "q"), *(sample.scalar(field, "f") for field in range(2, 8))] for sample in table.tables(0)
+    ]
+    return np.array(rows, float).reshape(-1, 7)
+
+
+_CONTENTS: dict[str, Callable[[Table], Any]] = {
+    "EVTS": lambda table: table.structs(0, _EVENT),
+    "IMUS": _samples,
+    "FRME": lambda table: int(table.scalar(0, "q")),
+}
 
 
 def _inertial(samples: list[np.ndarray]) -> Inertial | None:

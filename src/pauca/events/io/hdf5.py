@@ -11,7 +11,7 @@ import numpy as np
 
 from pauca.errors import InputError
 from pauca.events.io.npz import camera_of, ground_truth_of, inertial_of, lens_of
-from pauca.events.io.repair import RawColumns, TimeUnit
+from pauca.events.io.source import Block, Source, TimeUnit, check_lengths, choose, holds_plain
 from pauca.events.recording import Finding, Remedy
 
 _NAMES = {
@@ -20,7 +20,7 @@ _NAMES = {
     "y": ("y", "ys"),
     "p": ("p", "ps", "pol", "polarity"),
 }
-_BLOCK = 1 << 22  # events read at a time, so that damage costs what follows it and not the file
+_BLOCK = 1 << 20  # events read at a time, so that damage costs what follows it and not the file
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)  # what h5py makes of flipped bits
 _ECF_FILTER = 36559  # Metavision's own compression, which only its plugin decodes
 
@@ -29,8 +29,8 @@ _TRUNCATED = "this file holds its columns one after the other, and some lie behi
 _Sources = dict[str, tuple[Any, Any]]  # role: dataset, and the field or column in it
 
 
-def read_hdf5(path: Path, time_unit: TimeUnit | None, group: str | None) -> RawColumns:
-    """Read an HDF5 recording.
+def open_hdf5(path: Path, time_unit: TimeUnit | None, group: str | None) -> Source:
+    """Open an HDF5 recording.
 
     Known by what they hold, wherever it stands: a group of arrays t, x, y, p or ts, xs, ys, ps (DSEC, e2vid, M3ED,
     TUM-VIE), a table with fields x, y, p, t (Prophesee CD/events), or a matrix with columns x, y, t, p (MVSEC).
@@ -44,39 +44,43 @@ def read_hdf5(path: Path, time_unit: TimeUnit | None, group: str | None) -> RawC
     Raises:
         InputError: where the file is damaged, holds no events, or several and `group` does not say which.
     """
-    import hdf5plugin  # noqa: F401 - registers the compressions (blosc, zstd) that DSEC and others use
-
-    try:
-        with _open(path) as (file, end):
-            found = dict(_recordings(file))
-            if not found and end is not None:
-                raise InputError(f"{path}: truncated at byte {end:,}, before a whole event: " + _TRUNCATED)
-            name, sources = _choose(found, group, path)
-            columns, findings = _read_columns(sources, path, end)
-            extras = _extras(file)
-            size = _size_of(file, name)
-    except _DAMAGE as error:
-        raise InputError(f"{path}: cannot be read as HDF5 ({_short(error)}); copy it again") from None
+    with _reading(path), _open(path) as (file, end):
+        recordings, extras = _contents(file)
+        if not recordings and end is not None:
+            raise InputError(f"{path}: truncated at byte {end:,}, before a whole event: " + _TRUNCATED)
+        nothing = (
+            "no events found; expected events/t, x, y, p (DSEC), events/ts, xs, ys, ps (e2vid) or CD/events with "
+            "fields x, y, p, t (Prophesee)"
+        )
+        name = choose(list(recordings), group, path, one="group", several="groups of events", nothing=nothing)
+        size = _size_of(file, name)
+        kinds = {role: _kind(*source) for role, source in recordings[name].items()}
+    floating = kinds["t"] == "f"
     found_size, calibration = camera_of(extras, path)
-    floating = columns["t"].dtype.kind == "f"
-    if "t_offset" in extras and not floating:
-        columns["t"] = columns["t"].astype(np.int64) + int(extras["t_offset"])
-    return RawColumns(
+    offset = int(extras["t_offset"]) if "t_offset" in extras and not floating else 0
+    return Source(
         f"HDF5, {name}",
-        columns["t"],
-        columns["x"],
-        columns["y"],
-        columns["p"],
+        lambda found: _blocks(path, name, offset, found),
         unit=time_unit or ("s" if floating else "us"),
         unit_is_certain=time_unit is not None,
+        plain=holds_plain(kinds),
         size=found_size or size,
         calibration=calibration,
         ground_truth=ground_truth_of(extras, path),
         inertial=inertial_of(extras, path),
         frame_times_us=extras.get("frame_t_us"),
         lens=lens_of(extras, path),
-        findings=findings,
     )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    import hdf5plugin  # noqa: F401 - registers the compressions (blosc, zstd) that DSEC and others use
+
+    try:
+        yield
+    except _DAMAGE as error:
+        raise InputError(f"{path}: cannot be read as HDF5 ({_short(error)}); copy it again") from None
 
 
 _EXTRAS = (
@@ -148,19 +152,18 @@ def _rows_before(dataset: Any, end: int) -> int:
     return rows
 
 
-def _extras(file: Any) -> dict[str, np.ndarray]:
+def _contents(file: Any) -> tuple[dict[str, _Sources], dict[str, np.ndarray]]:
+    """Everything in the file that looks like events, by its place, and what stands beside it."""
     import h5py
 
-    nodes = ((name, node) for name, node in _nodes(file) if name in _EXTRAS and isinstance(node, h5py.Dataset))
-    return {name: np.asarray(node) for name, node in nodes}
-
-
-def _recordings(file: Any) -> Iterator[tuple[str, _Sources]]:
-    """Everything in the file that looks like events, by its place."""
+    recordings, extras = {}, {}
     for name, node in [("/", file), *_nodes(file)]:
         sources = _in_group(node) if hasattr(node, "keys") else _in_dataset(node, name)
         if sources:
-            yield name, sources
+            recordings[name] = sources
+        elif name in _EXTRAS and isinstance(node, h5py.Dataset):
+            extras[name] = np.asarray(node)
+    return recordings, extras
 
 
 def _nodes(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -182,6 +185,15 @@ def _is_dataset(group: Any, name: str) -> bool:
         return isinstance(group.get(name), h5py.Dataset)
     except _DAMAGE:
         return False
+
+
+def _sources(file: Any, name: str) -> _Sources:
+    """Where the columns of one recording are."""
+    node = file[name]
+    sources = _in_group(node) if hasattr(node, "keys") else _in_dataset(node, name)
+    if sources is None:
+        raise ValueError(f"{name} is no longer there")
+    return sources
 
 
 def _in_group(group: Any) -> _Sources | None:
@@ -206,56 +218,54 @@ def _in_dataset(dataset: Any, name: str) -> _Sources | None:
     return None
 
 
-def _choose(found: dict[str, _Sources], group: str | None, path: Path) -> tuple[str, _Sources]:
-    names = ", ".join(found)
-    if group is not None:
-        if group.strip("/") in found:
-            return group.strip("/"), found[group.strip("/")]
-        raise InputError(f"{path}: no events in {group!r}; they are in: {names or 'nothing here'}")
-    if not found:
-        raise InputError(
-            f"{path}: no events found; expected events/t, x, y, p (DSEC), events/ts, xs, ys, ps (e2vid) or "
-            "CD/events with fields x, y, p, t (Prophesee)"
-        )
-    if len(found) > 1:
-        raise InputError(f"{path}: holds {len(found)} recordings ({names}); say which (group, --group)")
-    return next(iter(found.items()))
+def _blocks(path: Path, name: str, offset: int, found: list[Finding]) -> Iterator[Block]:
+    """All events, or those before a part that is lacking (after byte `end`) or cannot be decoded."""
+    with _reading(path), _open(path) as (file, end):
+        sources = _sources(file, name)
+        n = _rows(sources, path, end, found)
+        for start in range(0, max(n, 1), _BLOCK):
+            window = slice(start, min(start + _BLOCK, n))
+            try:
+                columns = _read_block(sources, window)
+            except _DAMAGE as error:
+                if start == 0:
+                    raise InputError(f"{path}: events cannot be decoded ({_why_not(sources['t'][0], error)})") from None
+                reason = f"events after damage to the file ({_short(error)})"
+                found.append(Finding(Remedy.LOST, reason, n - start, f"event {start + 1}"))
+                return
+            if offset:
+                columns["t"] = columns["t"].astype(np.int64) + offset
+            yield Block(columns["t"], columns["x"], columns["y"], columns["p"])
 
 
-def _read_columns(sources: _Sources, path: Path, end: int | None) -> tuple[dict[str, np.ndarray], list[Finding]]:
-    """All columns, or the events before a part that is lacking (after byte `end`) or cannot be decoded."""
-    lengths = {role: dataset.shape for role, (dataset, _) in sources.items()}
-    n = min(shape[0] if shape else 0 for shape in lengths.values())
-    if any(len(shape) == 0 or shape[0] != n for shape in lengths.values()):
-        told = ", ".join(f"{role} {shape}" for role, shape in lengths.items())
-        raise InputError(f"{path}: columns of different length ({told}), so which belong together is unknown")
-    blocks: list[dict[str, np.ndarray]] = []
-    findings = []
-    if end is not None:
-        kept = min(_rows_before(dataset, end) for dataset, _ in sources.values())
-        if kept == 0:
-            raise InputError(f"{path}: truncated at byte {end:,}, before a whole event: {_TRUNCATED}")
-        place = f"event {kept + 1}, byte {end:,}"
-        findings.append(Finding(Remedy.LOST, "events after the end of a truncated file", n - kept, place))
-        n = kept
-    for start in range(0, max(n, 1), _BLOCK):
-        window = slice(start, min(start + _BLOCK, max(n, 1)))
-        try:
-            blocks.append({role: _read_block(*source, window) for role, source in sources.items()})
-        except _DAMAGE as error:
-            if not blocks:
-                raise InputError(f"{path}: events cannot be decoded ({_why_not(sources['t'][0], error)})") from None
-            reason = f"events after damage to the file ({_short(error)})"
-            findings.append(Finding(Remedy.LOST, reason, n - start, f"event {start + 1}"))
-            break
-    columns = {role: np.concatenate([block[role] for block in blocks]) for role in sources}
-    return columns, findings
+def _rows(sources: _Sources, path: Path, end: int | None, found: list[Finding]) -> int:
+    """How many events there are to read."""
+    lengths = {role: dataset.shape[0] if dataset.shape else 0 for role, (dataset, _) in sources.items()}
+    check_lengths(lengths, path)
+    n = lengths["t"]
+    if end is None:
+        return n
+    kept = min(_rows_before(dataset, end) for dataset, _ in sources.values())
+    if kept == 0:
+        raise InputError(f"{path}: truncated at byte {end:,}, before a whole event: {_TRUNCATED}")
+    place = f"event {kept + 1}, byte {end:,}"
+    found.append(Finding(Remedy.LOST, "events after the end of a truncated file", n - kept, place))
+    return kept
 
 
-def _read_block(dataset: Any, part: Any, window: slice) -> np.ndarray:
-    if isinstance(part, int):
-        return dataset[window, part]
-    return dataset[window][part] if part else dataset[window]
+def _kind(dataset: Any, part: Any) -> str:
+    """Whether a column holds integers (i, u), floats (f) or something else, as numpy calls it."""
+    return (dataset.dtype[part] if isinstance(part, str) else dataset.dtype).kind
+
+
+def _read_block(sources: _Sources, window: slice) -> dict[str, np.ndarray]:
+    """The columns of some rows; a table that holds several is read once."""
+    rows = {dataset.name: dataset[window] for dataset, _ in sources.values()}
+    columns = {}
+    for role, (dataset, part) in sources.items():
+        read = rows[dataset.name]
+        columns[role] = read[:, part] if isinstance(part, int) else read[part] if part else read
+    return columns
 
 
 def _why_not(dataset: Any, error: Exception) -> str:

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 
 from pauca.errors import InputError
-from pauca.events.io.repair import RawColumns
+from pauca.events.io.source import Block, Source
 from pauca.events.recording import Finding, Remedy
 
 _OVERFLOW_ROW = 240  # an event there says that the clock ran over
 _OVERFLOW_US = 1 << 13
 
 
-def read_nmnist(path: Path) -> RawColumns:
-    """Read a `.bin` file of N-MNIST or N-Caltech101: x, y, then polarity and 23 bits of microseconds, high byte first.
+def open_nmnist(path: Path) -> Source:
+    """Open a `.bin` file of N-MNIST or N-Caltech101: x, y, then polarity and 23 bits of microseconds, high byte first.
 
     Raises:
         InputError: a size that is no whole number of events and more than a cut tail explains.
@@ -31,4 +31,6 @@ def read_nmnist(path: Path) -> RawColumns:
     kept = ~overflow
     x, y, p = words[kept, 0], words[kept, 1], words[kept, 2] >> 7
     size = (34, 34) if x.max(initial=0) < 34 and y.max(initial=0) < 34 else None
-    return RawColumns("N-MNIST", time[kept], x, y, p, unit="us", unit_is_certain=True, size=size, findings=findings)
+    columns = time[kept], x.astype(np.uint16), y.astype(np.uint16), p.astype(np.uint8)
+    # Files of one digit or one object: read at once.
+    return Source("N-MNIST", lambda _: iter([Block(*columns)]), size=size, findings=findings)

@@ -1,16 +1,20 @@
 """NPZ recordings: arrays by name, with camera and ground truth where they are present. What `write` writes."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
+from zipfile import ZipFile
 
 import numpy as np
 
 from pauca.errors import InputError
-from pauca.events.io.repair import RawColumns, TimeUnit
+from pauca.events.io.source import Block, Source, TimeUnit, check_lengths, holds_plain
 from pauca.events.lens import LensModel
 from pauca.events.recording import Finding, GroundTruth, Inertial, Remedy
 
+_BLOCK_EVENTS = 1 << 20
 _NAMES = {
     "t": ("t_us", "t", "ts", "timestamp", "timestamps", "time"),
     "x": ("x", "xs"),
@@ -19,8 +23,8 @@ _NAMES = {
 }
 
 
-def read_npz(path: Path, time_unit: TimeUnit | None) -> RawColumns:
-    """Read an NPZ recording.
+def open_npz(path: Path, time_unit: TimeUnit | None) -> Source:
+    """Open an NPZ recording.
 
     Args:
         path: holds `t_us` (integer microseconds) or `t` (floating point: seconds; integers: microseconds), `x`, `y`,
@@ -32,35 +36,29 @@ def read_npz(path: Path, time_unit: TimeUnit | None) -> RawColumns:
     Raises:
         InputError: where the file is damaged or an array is missing.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:  # numpy parses headers as Python: flipped bits raise anything, even TokenError
+    with _reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        present = archive.files
+        arrays = {name: archive[name] for name in _EXTRAS if name in present}
+        members = {role: next((name for name in known if name in present), None) for role, known in _NAMES.items()}
+        if members["p"] is None and "extra" in present:
+            members["p"] = "extra"
+        kinds = {role: _Column(archive.zip, name).dtype.kind for role, name in members.items() if name}
+    if missing := [role for role, name in members.items() if name is None]:
         raise InputError(
-            f"{path}: damaged or cut short, cannot be read as NPZ ({str(error)[:160]}); copy it again"
-        ) from None
-    if "p" not in arrays and arrays.get("extra", np.empty(0)).ndim == 2 and arrays["extra"].shape[1] > 1:
-        arrays["p"] = arrays["extra"][:, 1]
-    names = {role: next((name for name in known if name in arrays), None) for role, known in _NAMES.items()}
-    if missing := [role for role, name in names.items() if name is None]:
-        raise InputError(
-            f"{path}: no {', '.join(missing)} among its arrays ({', '.join(arrays) or 'none'}); "
+            f"{path}: no {', '.join(missing)} among its arrays ({', '.join(present) or 'none'}); "
             "expected t (or t_us), x, y, p"
         )
-    columns = {role: np.asarray(arrays[name]) for role, name in names.items() if name}
-    in_name = names["t"] == "t_us"
+    kind, in_name = kinds["t"], members["t"] == "t_us"
     findings = []
-    if columns["t"].dtype.kind not in "f" and not time_unit and not in_name:
+    if kind != "f" and not time_unit and not in_name:
         findings.append(Finding(Remedy.NOTED, "times are whole numbers: taken as microseconds"))
     size, calibration = camera_of(arrays, path)
-    return RawColumns(
+    return Source(
         "npz",
-        columns["t"],
-        columns["x"],
-        columns["y"],
-        columns["p"],
-        unit=time_unit or ("s" if columns["t"].dtype.kind == "f" and not in_name else "us"),
+        lambda found: _blocks(path, {role: str(name) for role, name in members.items()}),
+        unit=time_unit or ("s" if kind == "f" and not in_name else "us"),
         unit_is_certain=time_unit is not None or in_name,
+        plain=holds_plain(kinds),
         size=size,
         calibration=calibration,
         ground_truth=ground_truth_of(arrays, path),
@@ -69,6 +67,69 @@ def read_npz(path: Path, time_unit: TimeUnit | None) -> RawColumns:
         lens=lens_of(arrays, path),
         findings=findings,
     )
+
+
+_EXTRAS = (
+    *("size", "K", "D", "calib", "lens", "gt_t", "gt_w", "gt_q"),
+    *("imu_t_us", "imu_gyro", "imu_accel", "frame_t_us"),
+)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # numpy parses headers as Python: flipped bits raise anything, even TokenError
+        raise InputError(
+            f"{path}: damaged or cut short, cannot be read as NPZ ({str(error)[:160]}); copy it again"
+        ) from None
+
+
+class _Column:
+    """An array of an archive, from its first row to its last."""
+
+    def __init__(self, archive: ZipFile, name: str) -> None:
+        self._member = archive.open(f"{name}.npy")
+        version = np.lib.format.read_magic(self._member)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        self.shape, columns_first, self.dtype = read_header(self._member)
+        if self.dtype.hasobject:
+            raise ValueError(f"{name} holds Python objects")
+        self._whole = self._rest(columns_first) if columns_first and len(self.shape) > 1 else None
+        self._at = 0
+
+    def _rest(self, columns_first: bool) -> np.ndarray:
+        values = np.frombuffer(self._member.read(), self.dtype)
+        return values.reshape(self.shape, order="F" if columns_first else "C")
+
+    def __len__(self) -> int:
+        return self.shape[0] if self.shape else 0
+
+    def read(self, rows: int) -> np.ndarray:
+        """The next rows."""
+        rows = min(rows, len(self) - self._at)
+        self._at += rows
+        if self._whole is not None:
+            return self._whole[self._at - rows : self._at]
+        shape = (rows, *self.shape[1:])
+        size = math.prod(shape) * self.dtype.itemsize
+        data = self._member.read(size)
+        if len(data) != size:
+            raise ValueError("an array ends before its time")
+        return np.frombuffer(data, self.dtype).reshape(shape)
+
+
+def _blocks(path: Path, members: dict[str, str]) -> Iterator[Block]:
+    with _reading(path), ZipFile(path) as archive:
+        columns = {role: _Column(archive, name) for role, name in members.items()}
+        check_lengths({role: len(column) for role, column in columns.items()}, path)
+        for _ in range(0, max(len(columns["t"]), 1), _BLOCK_EVENTS):
+            rows = {role: column.read(_BLOCK_EVENTS) for role, column in columns.items()}
+            if members["p"] == "extra" and rows["p"].ndim == 2 and rows["p"].shape[1] > 1:
+                rows["p"] = rows["p"][:, 1]
+            yield Block(rows["t"], rows["x"], rows["y"], rows["p"])
 
 
 def camera_of(arrays: Mapping[str, np.ndarray], path: Path) -> tuple[tuple[int, int] | None, tuple[float, ...] | None]:

@@ -1,15 +1,29 @@
 """Prophesee's binary recordings: RAW (EVT2, EVT2.1, EVT3) and DAT, with their text headers."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from pauca.errors import InputError
-from pauca.events.io.repair import RawColumns
-from pauca.events.kernels.prophesee import count_evt3, count_evt21, decode_dat, decode_evt2, decode_evt3, decode_evt21
+from pauca.events.io.source import Block, Source, read_pieces
+from pauca.events.kernels.prophesee import (
+    EARLY,
+    STATE,
+    UNKNOWN,
+    count_evt3,
+    count_evt21,
+    decode_dat,
+    decode_evt2,
+    decode_evt3,
+    decode_evt21,
+)
 from pauca.events.recording import Finding, Remedy
 
+_LONGEST_HEADER = 1 << 20
+_PIECE_BYTES = 1 << 20  # decoded at a time; a word of EVT3 may hold twelve events
+_DTYPES = (np.int64, np.uint16, np.uint16, np.uint8)
 _DAT_CD_TYPES = (0x00, 0x0C)  # 2D events and CD events, eight bytes each
 
 
@@ -19,40 +33,79 @@ def is_prophesee(start: bytes) -> bool:
     return bool(re.search(r"^% (evt \d|format EVT|Data file|integrator_name|plugin_name)", header, re.MULTILINE))
 
 
-def read_prophesee(path: Path) -> RawColumns:
-    """Read a RAW file in EVT2, EVT2.1 or EVT3, or a DAT file of change-detection events; their times are microseconds.
+def open_prophesee(path: Path) -> Source:
+    """Open a RAW file in EVT2, EVT2.1 or EVT3, or a DAT file of change-detection events; its times are microseconds.
 
     Raises:
         InputError: another encoding, or a header that says none.
     """
-    data = path.read_bytes()
-    header, body = _split(data)
-    encoding = _encoding(header, path)
-    if encoding == "DAT" and len(body) >= 2:
-        kind, size = body[0], body[1]
+    with path.open("rb") as file:
+        header, rest = _split(file.read(_LONGEST_HEADER))
+    encoding, start = _encoding(header, path), len(header)
+    if encoding == "DAT" and len(rest) >= 2:
+        kind, size = rest[0], rest[1]
         if kind not in _DAT_CD_TYPES or size != 8:
             raise InputError(
                 f"{path}: DAT of type {kind} with {size} bytes an event; supported are CD events of 8 bytes"
             )
-        body = body[2:]
-    words, columns, (early, unknown) = decode(encoding, body, legacy="endianness=legacy" in header)
-    findings = []
-    if rest := len(body) - words.nbytes:
-        place = f"at byte {len(data) - rest:,}"
-        findings.append(Finding(Remedy.LOST, f"the last event or word, cut short by the end of the file {place}"))
-    findings += findings_of(early, unknown)
-    t, x, y, p = columns
-    return RawColumns(encoding, t, x, y, p, unit="us", unit_is_certain=True, size=_size(header), findings=findings)
+        start += 2
+    decoder = Decoder(encoding, legacy="endianness=legacy" in header)
+
+    def blocks(found: list[Finding]) -> Iterator[Block]:
+        decoder.reset()
+        end = start
+        for piece in read_pieces(path, start, _PIECE_BYTES):
+            end += len(piece)
+            yield Block(*decoder.decode(piece))
+        if decoder.rest:
+            place = f"at byte {end - len(decoder.rest):,}"
+            found.append(Finding(Remedy.LOST, f"the last event or word, cut short by the end of the file {place}"))
+        found += decoder.findings()
+
+    return Source(encoding, blocks, size=_size(header))
 
 
-def findings_of(early: int, unknown: int) -> list[Finding]:
-    """What a decoder had to leave out: events before the first time, and words of no known type."""
-    found = []
-    if early:
-        found.append(Finding(Remedy.DROPPED, "events before the first time", early, "event 1"))
-    if unknown:
-        found.append(Finding(Remedy.DROPPED, "words of no known type", unknown))
-    return found
+class Decoder:
+    """Decodes a stream piece by piece, wherever it is cut.
+
+    Args:
+        encoding: EVT2, EVT2.1, EVT3 or DAT.
+        legacy: EVT2.1 with the halves of its words swapped.
+    """
+
+    def __init__(self, encoding: str, legacy: bool = False) -> None:
+        self._encoding, self._shifts = encoding, (28, 32) if legacy else (60, 0)
+        self._word = np.dtype({"EVT3": "<u2", "EVT2.1": "<u8"}.get(encoding, "<u4"))
+        self._whole = self._word.itemsize * (2 if encoding == "DAT" else 1)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a stream."""
+        self._state, self.rest = np.zeros(STATE, np.int64), b""
+
+    def decode(self, piece: bytes | memoryview) -> tuple[np.ndarray, ...]:
+        """Events t (us), x, y, p of the next bytes; those of a word that is cut wait for the rest of it."""
+        if self.rest:
+            piece = self.rest + bytes(piece)
+        end = len(piece) // self._whole * self._whole
+        self.rest = bytes(piece[end:])
+        words, state = np.frombuffer(piece, self._word, end // self._word.itemsize), self._state
+        most = {"EVT3": count_evt3, "EVT2.1": lambda words: count_evt21(words, *self._shifts)}
+        columns = tuple(np.empty(most.get(self._encoding, len)(words), dtype) for dtype in _DTYPES)
+        if self._encoding == "EVT2.1":
+            n = decode_evt21(words, *self._shifts, state, *columns)
+        else:
+            n = {"EVT2": decode_evt2, "EVT3": decode_evt3, "DAT": decode_dat}[self._encoding](words, state, *columns)
+        return tuple(column[:n] for column in columns)
+
+    def findings(self) -> list[Finding]:
+        """What had to be left out so far: events before the first time, and words of no known type."""
+        found = []
+        if early := int(self._state[EARLY]):
+            found.append(Finding(Remedy.DROPPED, "events before the first time", early, "event 1"))
+        if unknown := int(self._state[UNKNOWN]):
+            found.append(Finding(Remedy.DROPPED, "words of no known type", unknown))
+        return found
 
 
 def _split(data: bytes) -> tuple[str, bytes]:
@@ -84,26 +137,3 @@ def _size(header: str) -> tuple[int, int] | None:
         return int(geometry[1]), int(geometry[2])
     width, height = (re.search(rf"[ ;]{side}[ =](\d+)", header, re.IGNORECASE) for side in ("width", "height"))
     return (int(width[1]), int(height[1])) if width and height else None
-
-
-def decode(
-    encoding: str, body: bytes, legacy: bool = False
-) -> tuple[np.ndarray, tuple[np.ndarray, ...], tuple[int, int]]:
-    """Whole words of a stream, their events t x y p, and how many came before the first time or are of no known type.
-
-    Args:
-        encoding: EVT2, EVT2.1, EVT3 or DAT.
-        body: the stream, without header.
-        legacy: EVT2.1 with the halves of its words swapped.
-    """
-    word = np.dtype({"EVT3": "<u2", "EVT2.1": "<u8"}.get(encoding, "<u4"))
-    whole = word.itemsize * (2 if encoding == "DAT" else 1)
-    words = np.frombuffer(body, word, len(body) // whole * (whole // word.itemsize))
-    shifts = (28, 32) if legacy else (60, 0)
-    most = {"EVT3": count_evt3, "EVT2.1": lambda words: count_evt21(words, *shifts)}.get(encoding, len)(words)
-    columns = tuple(np.empty(most, dtype) for dtype in (np.int64, np.uint16, np.uint16, np.uint8))
-    if encoding == "EVT2.1":
-        n, early, unknown = decode_evt21(words, *shifts, *columns)
-    else:
-        n, early, unknown = {"EVT2": decode_evt2, "EVT3": decode_evt3, "DAT": decode_dat}[encoding](words, *columns)
-    return words, tuple(column[:n] for column in columns), (early, unknown)

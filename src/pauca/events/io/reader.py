@@ -1,20 +1,18 @@
 """One function for every format: the file's first bytes, not its name, say what it is."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from pauca.errors import InputError
 from pauca.events.io import aedat, aedat4, event_stream, rosbag
-from pauca.events.io.hdf5 import read_hdf5
-from pauca.events.io.nmnist import read_nmnist
-from pauca.events.io.npz import read_npz
-from pauca.events.io.prophesee import is_prophesee, read_prophesee
-from pauca.events.io.repair import MICROSECONDS, RawColumns, TimeUnit, repair
-from pauca.events.io.text import read_text
+from pauca.events.io.hdf5 import open_hdf5
+from pauca.events.io.nmnist import open_nmnist
+from pauca.events.io.npz import open_npz
+from pauca.events.io.prophesee import is_prophesee, open_prophesee
+from pauca.events.io.source import MICROSECONDS, Source, TimeUnit
+from pauca.events.io.stream import CHUNK_EVENTS, EventStream, read_whole
+from pauca.events.io.text import open_text
 from pauca.events.recording import Recording
-
-_log = logging.getLogger(__name__)
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK"
@@ -79,39 +77,63 @@ def read(
         >>> recording.events.t_us, recording.report.summary()
     """
     path = Path(path)
+    config = ReadConfig(time_unit, size, group, columns, sort, strict)
+    return read_whole(path, _open(path, config), size, sort, strict)
+
+
+def open_events(
+    path: str | Path,
+    config: ReadConfig = ReadConfig(),
+    chunk_events: int = CHUNK_EVENTS,
+) -> EventStream:
+    """Open a recording to read it chunk by chunk: what `read` gives at once, in memory for a few chunks.
+
+    Checks and repairs are those of `read`. What only the whole file tells is said at its end: the report is complete,
+    and a file that `read` refuses is refused, when the last chunk is out. Where the file leaves the size of the sensor
+    open, it is gone through once before the first chunk. With `sort`, all events wait for the last one.
+
+    Args:
+        path: as for `read`.
+        config: how the file is read; the same options as those of `read`.
+        chunk_events: events of a chunk; the last may have fewer.
+
+    Raises:
+        InputError: as `read`; here, or while chunks are read.
+    """
+    path = Path(path)
+    if chunk_events < 1:
+        raise InputError(f"chunk_events {chunk_events} must be at least 1")
+    return EventStream(path, _open(path, config), config.size, config.sort, config.strict, chunk_events)
+
+
+def _open(path: Path, config: ReadConfig) -> Source:
+    """The file's source: its first bytes say what it is."""
+    time_unit, group = config.time_unit, config.group
     if time_unit is not None and time_unit not in MICROSECONDS:
         raise InputError(f"time_unit {time_unit!r} is unknown; choose one of {', '.join(MICROSECONDS)}")
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise InputError(f"size {size} is no (width, height) in pixels")
-    raw = _read_columns(path, time_unit, group, columns)
-    recording = repair(raw, path, size, strict, sort)
-    if recording.report and not recording.report.clean:
-        _log.warning("%s", recording.report.summary())
-    return recording
-
-
-def _read_columns(path: Path, time_unit: TimeUnit | None, group: str | None, columns: str | None) -> RawColumns:
+    if config.size is not None and (len(config.size) != 2 or min(config.size) < 1):
+        raise InputError(f"size {config.size} is no (width, height) in pixels")
     if path.is_dir() and (path / "metadata.yaml").is_file():
-        return rosbag.read_rosbag(path, group, ros=2)
+        return rosbag.open_rosbag(path, group, ros=2)
     start = _first_bytes(path)
     if start.startswith(_HDF5_MAGIC):
-        return read_hdf5(path, time_unit, group)
+        return open_hdf5(path, time_unit, group)
     if start.startswith(_ZIP_MAGIC):
-        return read_npz(path, time_unit)
+        return open_npz(path, time_unit)
     if is_prophesee(start):
-        return read_prophesee(path)
+        return open_prophesee(path)
     if start.startswith(aedat4.MAGIC):
-        return aedat4.read_aedat4(path, group)
+        return aedat4.open_aedat4(path, group)
     if start.startswith(aedat.MAGIC):
-        return aedat.read_aedat(path)
+        return aedat.open_aedat(path)
     if start.startswith(event_stream.MAGIC):
-        return event_stream.read_event_stream(path)
+        return event_stream.open_event_stream(path)
     if start.startswith((rosbag.BAG_MAGIC, rosbag.SQLITE_MAGIC, rosbag.MCAP_MAGIC)):
-        return rosbag.read_rosbag(path, group, ros=1 if start.startswith(rosbag.BAG_MAGIC) else 2)
+        return rosbag.open_rosbag(path, group, ros=1 if start.startswith(rosbag.BAG_MAGIC) else 2)
     if path.suffix.lower() == ".bin" and _looks_binary(start):
-        return read_nmnist(path)
+        return open_nmnist(path)
     _refuse_unsupported(path, start)
-    return read_text(path, time_unit, columns)
+    return open_text(path, time_unit, config.columns)
 
 
 def _looks_binary(start: bytes) -> bool:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pauca.events.io.prophesee import decode
 from pauca.events.kernels.libcaer import decode_compressed
 
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # t (ns or us, see where), x, y, p
@@ -148,13 +147,6 @@ def _columns(encoding: str, stream: bytes, base_ns: int, size: tuple[int, int]) 
         t_us, x, y, p = (column[:n].copy() for column in columns)
         return base_ns + t_us * 1000, x, y, p
     raise ValueError(f"encoding {encoding!r} of events; known are evt3, libcaer, libcaer_cmp and mono")
-
-
-def decode_stream(packets: list[Packet]) -> tuple[Columns, tuple[int, int]]:
-    """The events of EVT3 packets, one stream cut into messages, in microseconds of the sensor's clock."""
-    _, columns, lost = decode("EVT3", b"".join(packet.stream for packet in packets))
-    t, x, y, p = columns
-    return (t, x, y, p), lost
 
 
 def read_imu(data: bytes, ros: int) -> tuple[int, list[float], list[float]]:

@@ -2,8 +2,7 @@
 
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import pairwise
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,25 @@ import numpy as np
 from pauca.errors import InputError
 from pauca.events.camera import Camera
 from pauca.events.io.calibration import camera_of_model
-from pauca.events.io.prophesee import findings_of
-from pauca.events.io.repair import RawColumns
+from pauca.events.io.prophesee import Decoder
 from pauca.events.io.ros_messages import (
     CAMERA_INFO,
     EVENT_TYPES,
     IMU,
     Packet,
-    decode_stream,
     read_camera_info,
     read_events,
     read_imu,
 )
+from pauca.events.io.source import Block, Source, choose
 from pauca.events.recording import Finding, Inertial, Remedy
 
+_ENOUGH_INFOS = 100
 BAG_MAGIC, SQLITE_MAGIC, MCAP_MAGIC = b"#ROSBAG", b"SQLite format 3\0", b"\x89MCAP0\r\n"
 
 
-def read_rosbag(path: Path, topic: str | None, ros: int) -> RawColumns:
-    """Read the events of a bag, with its inertial samples and calibration where there is one topic of each.
+def open_rosbag(path: Path, topic: str | None, ros: int) -> Source:
+    """Open a bag of events, with its inertial samples and calibration where there is one topic of each.
 
     Args:
         path: the bag.
@@ -41,29 +40,38 @@ def read_rosbag(path: Path, topic: str | None, ros: int) -> RawColumns:
         InputError: a damaged bag, no events, or several topics of them and none is named.
     """
     with _open(path, ros) as bag:
-        chosen = _choose(bag, topic, path)
-        wanted = [c for c in bag.connections if c.topic == chosen or c.msgtype in (IMU, CAMERA_INFO)]
-        packets, samples, infos, findings = _read(bag, wanted, chosen, ros)
-    if not packets:
-        raise InputError(f"{path}: no events in {chosen!r}" + (f" ({findings[0]})" if findings else ""))
-    missing = sum(b - a - 1 for a, b in pairwise(p.sequence for p in packets if p.sequence is not None) if b > a)
-    if missing:
-        findings.append(Finding(Remedy.NOTED, f"{missing:,} messages of events are missing, by their numbers"))
-    t, x, y, p, unit = _join(packets, bool(samples), findings)
-    size = packets[0].size
-    return RawColumns(
-        f"ROS {ros} bag, {chosen}, {packets[0].encoding}",
-        t,
-        x,
-        y,
-        p,
-        unit=unit,
-        unit_is_certain=True,
-        size=size,
-        inertial=_inertial(samples),
-        camera=_camera(infos, size, path),
-        findings=findings,
+        topics = sorted({c.topic for c in bag.connections if c.msgtype in EVENT_TYPES})
+        told = ", ".join(f"{c.topic} ({c.msgtype})" for c in bag.connections)
+        nothing = f"topics of events: none; topics are: {told}"
+        chosen = choose(topics, topic, path, one="topic", several="topics of events", nothing=nothing)
+        first = _first_packet(bag, chosen, ros, path)
+        camera = _camera(_camera_infos(bag, ros), first.size, path)
+        moved = any(c.msgtype == IMU and c.msgcount for c in bag.connections) and first.encoding == "evt3"
+
+    def blocks(found: list[Finding]) -> Iterator[Block]:
+        messages = _Messages(found, moved)
+        with _open(path, ros) as bag:
+            wanted = [c for c in bag.connections if c.topic == chosen or c.msgtype == IMU]
+            for connection, data in _messages(bag, wanted, found, messages):
+                block = None
+                with messages.passing_over_damage():
+                    if connection.topic == chosen:
+                        block = messages.events(read_events(data, connection.msgtype, ros))
+                    else:
+                        messages.samples.append((connection.topic, *read_imu(data, ros)))
+                if block is not None:
+                    yield block
+        messages.conclude()
+        source.inertial = _inertial(messages.samples)
+
+    source = Source(
+        f"ROS {ros} bag, {chosen}, {first.encoding}",
+        blocks,
+        unit="us" if first.encoding == "evt3" else "ns",
+        size=first.size,
+        camera=camera,
     )
+    return source
 
 
 @contextmanager
@@ -79,56 +87,86 @@ def _open(path: Path, ros: int) -> Iterator[Any]:
         raise InputError(f"{path}: cannot be read as a ROS {ros} bag ({str(error)[:160]}); copy it again") from None
 
 
-def _choose(bag: Any, named: str | None, path: Path) -> str:
-    topics = sorted({c.topic for c in bag.connections if c.msgtype in EVENT_TYPES})
-    told = ", ".join(topics) or "none; topics are: " + ", ".join(f"{c.topic} ({c.msgtype})" for c in bag.connections)
-    if named is not None:
-        matching = [topic for topic in topics if topic.strip("/") == named.strip("/")]
-        if not matching:
-            raise InputError(f"{path}: no events in topic {named!r}; topics of events: {told}")
-        return matching[0]
-    if len(topics) != 1:
-        raise InputError(f"{path}: topics of events: {told}" + (": say which (group, --group)" if topics else ""))
-    return topics[0]
+def _first_packet(bag: Any, chosen: str, ros: int, path: Path) -> Packet:
+    """The first message of events that can be read: of what size and encoding they are."""
+    damage = ""
+    try:
+        for connection, _, data in bag.messages(connections=[c for c in bag.connections if c.topic == chosen]):
+            try:
+                return read_events(bytes(data), connection.msgtype, ros)
+            except (struct.error, ValueError) as error:
+                damage = damage or f" (messages that cannot be read: {str(error)[:120]})"
+    except Exception as error:  # the bag's own structure is damaged
+        damage = f" ({str(error)[:120]})"
+    raise InputError(f"{path}: no events in {chosen!r}{damage}")
 
 
-def _read(
-    bag: Any, wanted: list[Any], chosen: str, ros: int
-) -> tuple[list[Packet], list[Any], list[Any], list[Finding]]:
-    packets: list[Packet] = []
-    samples, infos, findings = [], [], []
-    damaged, first_damage = 0, ""
+def _camera_infos(bag: Any, ros: int) -> list[Any]:
+    infos, connections = [], [c for c in bag.connections if c.msgtype == CAMERA_INFO]
+    if not connections:  # `messages` would take none for all
+        return infos
+    with suppress(Exception):  # damage: the events say where
+        for connection, _, data in bag.messages(connections=connections):
+            with suppress(struct.error, ValueError):
+                infos.append((connection.topic, *read_camera_info(bytes(data), ros)))
+            if len(infos) >= _ENOUGH_INFOS:
+                break
+    return infos
+
+
+def _messages(bag: Any, wanted: list[Any], found: list[Finding], read: "_Messages") -> Iterator[tuple[Any, bytes]]:
     try:
         for connection, _, data in bag.messages(connections=wanted):
-            try:
-                if connection.topic == chosen:
-                    packets.append(read_events(bytes(data), connection.msgtype, ros))
-                elif connection.msgtype == IMU:
-                    samples.append((connection.topic, *read_imu(bytes(data), ros)))
-                elif len(infos) < 100:
-                    infos.append((connection.topic, *read_camera_info(bytes(data), ros)))
-            except (struct.error, ValueError) as error:
-                damaged, first_damage = damaged + 1, first_damage or str(error)
+            yield connection, bytes(data)
     except Exception as error:  # the bag's own structure is damaged from here on
-        findings.append(Finding(Remedy.LOST, f"all after {len(packets):,} messages of events ({str(error)[:120]})"))
-    if damaged:
-        findings.append(Finding(Remedy.LOST, f"{damaged:,} messages that cannot be read ({first_damage[:120]})"))
-    return packets, samples, infos, findings
+        found.append(Finding(Remedy.LOST, f"all after {read.count:,} messages of events ({str(error)[:120]})"))
 
 
-def _join(packets: list[Packet], has_inertial: bool, findings: list[Finding]) -> tuple[Any, ...]:
-    """Columns t x y p of all packets, and the unit of t."""
-    if packets[0].encoding != "evt3":
-        columns = [packet.columns_ns for packet in packets if packet.columns_ns is not None]
-        return *(np.concatenate(column) for column in zip(*columns, strict=True)), "ns"
-    (t, x, y, p), (early, unknown) = decode_stream([packet for packet in packets if packet.encoding == "evt3"])
-    findings += findings_of(early, unknown)
-    if has_inertial and len(t):
-        offset = packets[0].stamp_ns // 1000 - int(t[0])
-        t = t + offset
-        told = "times moved from the sensor's clock to that of ROS by the first message's stamp, good to milliseconds"
-        findings.append(Finding(Remedy.NOTED, told))
-    return t, x, y, p, "us"
+class _Messages:
+    """What one pass over a bag has met."""
+
+    def __init__(self, found: list[Finding], moved: bool) -> None:
+        self._found, self._moved = found, moved  # whether times move from the sensor's clock to that of ROS
+        self._decoder, self._offset_us = Decoder("EVT3"), 0
+        self._damaged, self._first_damage, self._missing, self._last = 0, "", 0, None
+        self.count, self.samples = 0, []
+
+    def events(self, packet: Packet) -> Block:
+        """The events of one message."""
+        self.count += 1
+        if packet.sequence is not None:
+            if self._last is not None and packet.sequence > self._last:
+                self._missing += packet.sequence - self._last - 1
+            self._last = packet.sequence
+        if packet.columns_ns is not None:
+            return Block(*packet.columns_ns)
+        t, x, y, p = self._decoder.decode(packet.stream)
+        if self._moved and len(t):
+            if not self._offset_us:
+                self._offset_us = packet.stamp_ns // 1000 - int(t[0])
+            t = t + self._offset_us
+        return Block(t, x, y, p)
+
+    @contextmanager
+    def passing_over_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except (struct.error, ValueError) as error:
+            self._damaged, self._first_damage = self._damaged + 1, self._first_damage or str(error)
+
+    def conclude(self) -> None:
+        if self._damaged:
+            told = f"{self._damaged:,} messages that cannot be read ({self._first_damage[:120]})"
+            self._found.append(Finding(Remedy.LOST, told))
+        if self._missing:
+            told = f"{self._missing:,} messages of events are missing, by their numbers"
+            self._found.append(Finding(Remedy.NOTED, told))
+        self._found += self._decoder.findings()
+        if self._offset_us:
+            told = (
+                "times moved from the sensor's clock to that of ROS by the first message's stamp, good to milliseconds"
+            )
+            self._found.append(Finding(Remedy.NOTED, told))
 
 
 def _inertial(samples: list[Any]) -> Inertial | None:

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from pauca.errors import InputError
-from pauca.events.io.repair import RawColumns, TimeUnit
+from pauca.events.io.source import Block, Source, StartAgain, TimeUnit
 from pauca.events.kernels.text import NO_NUMBER, NO_TIME, TOO_FEW, TOO_MANY, parse_lines
 from pauca.events.recording import Finding, Remedy
 
-_BLOCK_BYTES = 1 << 26  # parsed at a time, so memory holds the events and not the text
+_BLOCK_BYTES = 1 << 24  # parsed at a time, so memory holds the events and not the text
 _GZIP_BYTES = 1 << 10  # decompressed at a time: what a damaged file loses before the damage
 _HEADER_LINES = 50  # looked at in search of the first event
 _POWER: dict[TimeUnit, int] = {"s": 6, "ms": 3, "us": 0, "ns": -3}
@@ -36,8 +36,8 @@ _REASONS = {
 }
 
 
-def read_text(path: Path, time_unit: TimeUnit | None, columns: str | None = None) -> RawColumns:
-    """Read a text recording. Decimal seconds become microseconds by their digits, without rounding errors.
+def open_text(path: Path, time_unit: TimeUnit | None, columns: str | None = None) -> Source:
+    """Open a text recording. Decimal seconds become microseconds by their digits, without rounding errors.
 
     Args:
         path: plain text or gzip; separators are blanks, tabs, commas or semicolons; `#` and `%` begin comments. A
@@ -48,38 +48,42 @@ def read_text(path: Path, time_unit: TimeUnit | None, columns: str | None = None
     Raises:
         InputError: where no line is an event.
     """
-    findings: list[Finding] = []
     header = _read_header(path, _named_columns(columns))
+
+    def blocks(found: list[Finding]) -> Iterator[Block]:
+        unit = source.said_unit or "us"
+        for block, fractional in _parse(path, header, unit, found):
+            if fractional and time_unit is None and unit == "us":
+                # The first times were whole (0, 1), later ones are not: the guess was wrong.
+                source.said_unit, source.findings = "s", _notes(header)
+                raise StartAgain
+            yield block
+
     unit: TimeUnit = time_unit or ("s" if header.decimal_times else "us")
-    parsed = _parse(path, header, unit, findings)
-    if parsed.fractional and time_unit is None and unit == "us":
-        # The first times were whole (0, 1), later ones are not: the guess was wrong.
-        unit, findings = "s", []
-        parsed = _parse(path, header, unit, findings)
-    for reason, text in _REASONS.items():
-        if count := int(parsed.bad_count[reason]):
-            findings.append(Finding(Remedy.DROPPED, text, count, f"line {parsed.bad_line[reason] + 1}"))
+    notes = _notes(header)
+    if time_unit is None and unit == "us":
+        notes.append(Finding(Remedy.NOTED, "times are whole numbers: taken as microseconds"))
+    certain = time_unit is not None
+    source = Source(
+        "text",
+        blocks,
+        unit_is_certain=certain,
+        said_unit=unit,
+        plain=False,  # a pixel may have a fraction, a polarity be -1
+        size=header.size,
+        findings=notes,
+    )
+    return source
+
+
+def _notes(header: "_Header") -> list[Finding]:
+    notes = []
     if header.guessed:
         told = " ".join("txyp"[role] for role in header.columns)
-        findings.append(Finding(Remedy.NOTED, f"columns taken as {told}, from the look of the first lines"))
+        notes.append(Finding(Remedy.NOTED, f"columns taken as {told}, from the look of the first lines"))
     if header.skipped:
-        findings.append(Finding(Remedy.NOTED, "header lines skipped", header.skipped, "line 1"))
-    if time_unit is None and unit == "us":
-        findings.append(Finding(Remedy.NOTED, "times are whole numbers: taken as microseconds"))
-    t, x, y, p = parsed.columns
-    return RawColumns(
-        "text",
-        t,
-        x,
-        y,
-        p,
-        unit="us",
-        unit_is_certain=time_unit is not None,
-        said_unit=unit,
-        size=header.size,
-        findings=findings,
-        first_line=header.lines + 1 if parsed.lines == len(t) else None,
-    )
+        notes.append(Finding(Remedy.NOTED, "header lines skipped", header.skipped, "line 1"))
+    return notes
 
 
 @dataclass
@@ -90,15 +94,6 @@ class _Header:
     columns: tuple[int, ...] = (0, 1, 2, 3)
     decimal_times: bool = False
     guessed: bool = False
-
-
-@dataclass
-class _Parsed:
-    columns: list[np.ndarray]
-    bad_count: np.ndarray
-    bad_line: np.ndarray  # counted from 0, of the whole file
-    lines: int  # after the header
-    fractional: bool
 
 
 def _named_columns(columns: str | None) -> tuple[int, ...] | None:
@@ -199,11 +194,11 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _parse(path: Path, header: _Header, unit: TimeUnit, findings: list[Finding]) -> _Parsed:
-    parts: list[list[np.ndarray]] = []
+def _parse(path: Path, header: _Header, unit: TimeUnit, findings: list[Finding]) -> Iterator[tuple[Block, bool]]:
+    """Events in blocks, and whether a time among them has a fraction of a unit."""
     columns = np.asarray(header.columns, np.int64)
     total_count, total_line = np.zeros(4, np.int64), np.full(4, -1, np.int64)
-    line, fractional, skip = header.lines, False, header.lines
+    line = skip = header.lines
     for block in _blocks(path, findings, _BLOCK_BYTES):
         text = np.frombuffer(block, np.uint8)
         if skip:
@@ -211,16 +206,16 @@ def _parse(path: Path, header: _Header, unit: TimeUnit, findings: list[Finding])
         n_lines = int(np.count_nonzero(text == ord("\n")))
         out = [np.empty(n_lines, dtype) for dtype in (np.int64, np.float32, np.float32, np.float32)]
         count, first = np.zeros(4, np.int64), np.full(4, -1, np.int64)
-        n, parsed_lines, block_fractional = parse_lines(
+        n, parsed_lines, fractional = parse_lines(
             text, columns, _POWER[unit], out[0], out[1], out[2], out[3], count, first
         )
         total_line = np.where((total_line < 0) & (first >= 0), first + line, total_line)
         total_count += count
+        yield Block(*(column[:n] for column in out), line=line + 1 if parsed_lines == n else None), fractional
         line += parsed_lines
-        fractional |= block_fractional
-        parts.append([column[:n] for column in out])
-    joined = [np.concatenate(column) for column in zip(*parts, strict=True)] if len(parts) != 1 else parts[0]
-    return _Parsed(joined, total_count, total_line, line - header.lines, fractional)
+    for reason, text in _REASONS.items():
+        if count := int(total_count[reason]):
+            findings.append(Finding(Remedy.DROPPED, text, count, f"line {total_line[reason] + 1}"))
 
 
 def _without_lines(text: np.ndarray, lines: int) -> np.ndarray:

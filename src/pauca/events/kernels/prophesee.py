@@ -1,11 +1,17 @@
 """Prophesee's binary streams, EVT2, EVT2.1, EVT3 and DAT, to events, one word after the other.
 
-Each decoder returns how many events it wrote, how many it had to skip because no time had come before them, and how
-many words are of no known type.
+Each decoder takes a part of a stream and the `state` (int64) that the part before it left, zeros at first, and returns
+how many events it wrote. In the state it counts the events that it had to skip because no time had come before them,
+and the words of no known type.
 """
 
 import numpy as np
 from numba import njit
+
+STATE = 9
+"""Numbers of a decoder's state: two counts, then what the words before have said."""
+
+EARLY, UNKNOWN = 0, 1
 
 # Types of words, the four highest bits. EVT2: 32 bits; EVT3: 16 bits.
 _EVT2_OFF, _EVT2_ON, _EVT2_TIME_HIGH = 0x0, 0x1, 0x8
@@ -17,10 +23,10 @@ _EVT3_IGNORED = (0x7, 0xA, 0xE, 0xF)  # continued 4, external trigger, others, c
 
 
 @njit(cache=True, nogil=True)
-def decode_evt2(words, t, x, y, p):
+def decode_evt2(words, state, t, x, y, p):
     """EVT2: type 4, low time 6, x 11, y 11 bits; or type 4, high time 28 bits."""
-    n, early, unknown = 0, 0, 0
-    high, rollover, has_time = 0, 0, False
+    n, early, unknown = 0, state[0], state[1]
+    high, rollover, has_time = state[2], state[3], state[4] != 0
     for word in words:
         kind = word >> 28
         if kind in (_EVT2_OFF, _EVT2_ON):
@@ -39,7 +45,8 @@ def decode_evt2(words, t, x, y, p):
             high, has_time = new, True
         elif kind not in _EVT2_IGNORED:
             unknown += 1
-    return n, early, unknown
+    state[0], state[1], state[2], state[3], state[4] = early, unknown, high, rollover, int(has_time)
+    return n
 
 
 @njit(cache=True, nogil=True)
@@ -56,15 +63,16 @@ def count_evt21(words, type_shift, valid_shift):
 
 
 @njit(cache=True, nogil=True)
-def decode_evt21(words, type_shift, valid_shift, t, x, y, p):
+def decode_evt21(words, type_shift, valid_shift, state, t, x, y, p):
     """EVT2.1: type 4, low time 6, x 11, y 11 bits, and which of the 32 pixels from x on had an event.
 
     Args:
         words: uint64.
+        state: see above.
         type_shift, valid_shift: 60 and 0; 28 and 32 in files of the legacy order of the halves.
     """
-    n, early, unknown = 0, 0, 0
-    high, rollover, has_time = 0, 0, False
+    n, early, unknown = 0, state[0], state[1]
+    high, rollover, has_time = state[2], state[3], state[4] != 0
     for word in words:
         kind = np.int64((word >> np.uint64(type_shift)) & np.uint64(0xF))
         said = np.int64((word >> np.uint64(type_shift - 28)) & np.uint64(0xFFFFFFF))
@@ -85,7 +93,8 @@ def decode_evt21(words, type_shift, valid_shift, t, x, y, p):
             high, has_time = said, True
         elif kind not in _EVT2_IGNORED:
             unknown += 1
-    return n, early, unknown
+    state[0], state[1], state[2], state[3], state[4] = early, unknown, high, rollover, int(has_time)
+    return n
 
 
 @njit(cache=True, nogil=True)
@@ -102,11 +111,11 @@ def count_evt3(words):
 
 
 @njit(cache=True, nogil=True)
-def decode_evt3(words, t, x, y, p):
+def decode_evt3(words, state, t, x, y, p):
     """EVT3: a word sets the row, the base of a vector or a part of the time; or it is one event, or up to twelve."""
-    n, early, unknown = 0, 0, 0
-    high, low, rollover, has_time = 0, 0, 0, False
-    row, base, polarity = 0, 0, 0
+    n, early, unknown = 0, state[0], state[1]
+    high, rollover, has_time, low = state[2], state[3], state[4] != 0, state[5]
+    row, base, polarity = state[6], state[7], state[8]
     for word in words:
         kind = word >> 12
         if kind == _EVT3_X:
@@ -141,17 +150,20 @@ def decode_evt3(words, t, x, y, p):
             high, has_time = new, True
         elif kind not in _EVT3_IGNORED:
             unknown += 1
-    return n, early, unknown
+    state[0], state[1], state[2], state[3], state[4] = early, unknown, high, rollover, int(has_time)
+    state[5], state[6], state[7], state[8] = low, row, base, polarity
+    return n
 
 
 @njit(cache=True, nogil=True)
-def decode_dat(words, t, x, y, p):
+def decode_dat(words, state, t, x, y, p):
     """DAT: pairs of 32 bits: the time, then x 14, y 14 and polarity 4 bits."""
-    rollover, last = 0, 0
+    rollover, last = state[3], state[2]
     for i in range(len(words) // 2):
         time, address = np.int64(words[2 * i]), words[2 * i + 1]
         if time < last - (1 << 31):
             rollover += 1 << 32
         last = time
         t[i], x[i], y[i], p[i] = rollover + time, address & 0x3FFF, (address >> 14) & 0x3FFF, (address >> 28) & 0xF
-    return len(words) // 2, 0, 0
+    state[2], state[3] = last, rollover
+    return len(words) // 2
