@@ -1,9 +1,10 @@
 """From events to velocities: cut a stream into packets, align each, warm-started from the one before."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from threading import Lock
 
 import numpy as np
@@ -33,6 +34,18 @@ _MUCH_LONGER = 1.3  # times as many events: what the motion found asks for, for 
 _UNEVEN = 2  # times as many events in one half as in the other: there a motion may start or stop
 
 
+class _Known(Enum):
+    """What is known of a stream's end, when a packet is cut."""
+
+    ALL = auto()  # the stream ends with these events
+    ALL_BUT_END = auto()  # more will come, and packets are to be those of the whole stream
+    SO_FAR = auto()  # more will come, and packets are wanted as soon as they end
+
+
+class _MoreNeeded(Exception):
+    """Where a packet ends depends on events to come."""
+
+
 @dataclass(eq=False)
 class Aligner:
     """Aligns windows one after the other, as they come: for a loop of one's own, or a live camera.
@@ -51,6 +64,8 @@ class Aligner:
     _last: Alignment | None = field(default=None, init=False, repr=False)
     _shape: Float[np.ndarray, "n n"] | None = field(default=None, init=False, repr=False)
     _flow: Flow | None = field(default=None, init=False, repr=False)
+    _waiting: Events | None = field(default=None, init=False, repr=False)
+    _known_rest: dict[tuple[int, int], bool] = field(default_factory=dict, init=False, repr=False)
     _recent: list[Events] = field(default_factory=list, init=False, repr=False)
     _busy: Lock = field(default_factory=Lock, init=False, repr=False)
 
@@ -105,24 +120,100 @@ class Aligner:
             return scorer.images(packet, np.zeros(self._estimator.velocities))
         return scorer.images(packet, alignment.velocity, alignment.acceleration)
 
-    def follow(self, events: Events) -> Iterator[Alignment]:
+    def follow(self, events: Events | Iterable[Events]) -> Iterator[Alignment]:
         """Alignments of a whole stream, one by one as they are found; every event is in one packet.
 
         A packet that nothing tells from rest waits for the next ones, up to `slowest_s`: a slow motion shows then.
+
+        Args:
+            events: the stream, or its parts in order, of any size; the alignments are the same.
+        """
+        waiting = None
+        for part in [events] if isinstance(events, Events) else events:
+            self._check(part)
+            waiting = part if waiting is None else joined([waiting, part])
+            first = 0
+            while (step := self._next(waiting, first, _Known.ALL_BUT_END)) is not None:
+                yield from step[1]
+                first = step[0]
+            waiting = waiting[first:]
+        first = 0
+        while waiting is not None and (step := self._next(waiting, first, _Known.ALL)) is not None:
+            yield from step[1]
+            first = step[0]
+
+    def push(self, events: Events, deadline_s: int | float = np.inf) -> list[Alignment]:
+        """Take in events as they come, and give the packets that end with them: none, one or more.
+
+        Packets are those of `follow`, without what is left at the end: `flush` gives that.
+
+        Args:
+            events: what came since the last call; any number.
+            deadline_s: an event waits for its packet's end no longer than this, seconds of the stream's own time. A
+                packet that is cut by it may be too short to tell a motion. By default, only a camera at rest is waited
+                for, `slowest_s` at most.
+
+        Raises:
+            InputError: as of `align`, and if the events are older than those before.
         """
         self._check(events)
-        first = 0
-        while first < len(events):
-            with self._alone():
-                end = self._cut.end(events.t_us, first, self._flow)
-                end = self._extended(events, first, end)
+        if not deadline_s > 0:
+            raise InputError(f"deadline_s {deadline_s} must be positive")
+        waiting = self._waiting
+        if waiting is not None and len(waiting) and len(events) and events.t_us[0] < waiting.t_us[-1]:
+            raise InputError(
+                f"events begin at {events.t_us[0]} us, before the end of those pushed last ({waiting.t_us[-1]} us)"
+            )
+        stream = events if waiting is None else joined([waiting, events])
+        first, found = 0, []
+        while (step := self._next(stream, first, _Known.SO_FAR)) is not None or (
+            first < len(stream)
+            and stream.t_us[-1] - stream.t_us[first] >= deadline_s * 1e6
+            and (step := self._next(stream, first, _Known.ALL)) is not None
+        ):
+            first = step[0]
+            found += step[1]
+        self._waiting = stream[first:]
+        return found
+
+    def flush(self) -> list[Alignment]:
+        """What is left of the stream that was pushed; another may follow."""
+        stream, self._waiting = self._waiting, None
+        first, found = 0, []
+        while stream is not None and (step := self._next(stream, first, _Known.ALL)) is not None:
+            first = step[0]
+            found += step[1]
+        return found
+
+    def _next(self, events: Events, first: int, known: "_Known") -> tuple[int, list[Alignment]] | None:
+        """End of the packet that begins with event `first`, and its alignments; None if that needs events to come."""
+        if first == len(events):
+            return None
+        with self._alone():
+            try:
+                end = self._extended(events, first, self._end(events, first, self._flow, known), known)
+                before = self._last, self._shape, self._flow
                 alignments = self._pieces(events[first:end])
                 if self.config.rest_test and alignments[-1].start_us == events.t_us[first]:  # one piece: its flow
-                    longer = min(self._cut.end(events.t_us, first, self._flow), first + self._cut.most)
+                    try:
+                        longer = min(self._end(events, first, self._flow, known), first + self._cut.most)
+                    except _MoreNeeded:
+                        self._last, self._shape, self._flow = before
+                        raise
                     if longer - first > _MUCH_LONGER * (end - first):
                         end, alignments = longer, self._pieces(events[first:longer])
-            yield from alignments
-            first = end
+            except _MoreNeeded:
+                return None
+            self._known_rest.clear()
+        return end, alignments
+
+    def _end(self, events: Events, first: int, flow: Flow | None, known: "_Known") -> int:
+        if known is _Known.ALL:
+            return self._cut.end(events.t_us, first, flow)
+        end = self._cut.end(events.t_us, first, flow, more=True)
+        if end == len(events) or (known is _Known.ALL_BUT_END and end != self._cut.end(events.t_us, first, flow)):
+            raise _MoreNeeded
+        return end
 
     def _check(self, events: Events) -> None:
         if events.size != self.camera.size:
@@ -139,11 +230,11 @@ class Aligner:
         finally:
             self._busy.release()
 
-    def _extended(self, events: Events, first: int, end: int) -> int:
+    def _extended(self, events: Events, first: int, end: int, known: "_Known") -> int:
         """End of a packet that rests, with as much of what follows as rests, too, or only together shows a motion."""
         longest_us = self.config.slowest_s * 1e6
         while self.config.rest_test and end < len(events) and self._rests(events[first:end]):
-            further = self._cut.end(events.t_us, end)
+            further = self._end(events, end, None, known)
             late = events.t_us[further - 1] - events.t_us[first] > longest_us
             if late or not self._rests(events[end:further]):
                 break
@@ -151,7 +242,12 @@ class Aligner:
         return end
 
     def _rests(self, events: Events) -> bool:
-        return not _too_little(events) and self._estimator.rest_statistic(self.packet(events)) < REST_CHI2
+        if _too_little(events):
+            return False
+        key = int(events.t_us[0]), len(events)
+        if key not in self._known_rest:  # asked again with every push
+            self._known_rest[key] = self._estimator.rest_statistic(self.packet(events)) < REST_CHI2
+        return self._known_rest[key]
 
     def _with_recent(self, events: Events) -> Events:
         """The window, after as many of the events just before it as it needs to tell a motion."""

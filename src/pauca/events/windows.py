@@ -38,13 +38,14 @@ class Cut:
     least_pixels: float
     most_pixels: float
 
-    def end(self, t_us: Int64[np.ndarray, "n"], first: int = 0, flow: Flow | None = None) -> int:
+    def end(self, t_us: Int64[np.ndarray, "n"], first: int = 0, flow: Flow | None = None, more: bool = False) -> int:
         """Index after the last event of the packet that begins with event `first`.
 
         Args:
             t_us: times of the stream, microseconds.
             first: index of an event.
             flow: how the image is expected to move, if that is known.
+            more: whether further events will come; a result of n then means that the packet may not end here.
         """
         enough = max(_within(t_us, first, self.packet_s), first + self.fewest)
         longest_s = self.longest_s
@@ -57,7 +58,7 @@ class Cut:
         end = max(first + 1, min(first + self.most, enough, at_latest))
         # What little is left at the end joins this packet: on its own it could not tell a motion.
         rest = len(t_us) - end
-        if self.fewest < self.most and rest < max(self.fewest, (end - first) // 2) and rest < self.most:
+        if not more and self.fewest < self.most and rest < max(self.fewest, (end - first) // 2) and rest < self.most:
             return len(t_us) if _within(t_us, first, 1.5 * longest_s) == len(t_us) else end
         return min(end, len(t_us))
 
