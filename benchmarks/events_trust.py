@@ -415,7 +415,7 @@ def main() -> None:
         options.plot = PAGE.parents[1] / "images" / "events-reliability.png"
     if options.plot:
         moving = [outcome for trial, outcome in outcomes.items() if trial.kind == "moving"]
-        reliability_figure(moving).savefig(options.plot, dpi=120)
+        save_figure(reliability_figure(moving), options.plot, force=True)
 
 
 if __name__ == "__main__":

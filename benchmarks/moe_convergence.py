@@ -409,7 +409,7 @@ def draw(stored: dict, path: Path) -> None:
     for axes in (left, right):
         axes.legend()
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, force=True)
     print(f"figure: {path}")
 
 

@@ -11,9 +11,10 @@ from PIL import Image
 
 from pauca.cli import main
 from pauca.fewshot import FewShotClassifier, draw_glyphs, evaluate, load_episodes, read_images
-from pauca.fewshot.commands import EvalSettings, TrainSettings, _override
 from pauca.fewshot.model import MCRNet
+from pauca.fewshot.tasks import EvalSettings
 from pauca.fewshot.training.config import PROTOCOLS, TrainConfig
+from pauca.fewshot.training.settings import TrainSettings, override
 from pauca.runs import from_yaml
 
 QUICK = [
@@ -433,12 +434,12 @@ def test_an_unknown_backbone_is_answered_with_the_known_ones(folder, tmp_path, c
 def test_a_protocol_gives_way_to_what_is_given():
     preset = PROTOCOLS["miniimagenet"].train
     given = TrainConfig(steps=100)
-    merged = _override(preset, given, TrainConfig())
+    merged = override(preset, given, TrainConfig())
     assert (merged.steps, merged.episode.shot, merged.label_smoothing) == (100, 15, 0.1)
 
 
 def test_configs_survive_yaml(tmp_path):
-    from pauca.fewshot.commands import TrainSettings
+    from pauca.fewshot.training.settings import TrainSettings
     from pauca.runs import to_yaml
 
     settings = TrainSettings("glyphs", PROTOCOLS["fc100"].model, PROTOCOLS["fc100"].train)

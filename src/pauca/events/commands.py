@@ -6,17 +6,14 @@ import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from tyro.conf import Positional, arg
 
 from pauca import events
 from pauca.errors import ConfigError, InputError
-from pauca.runs import Progress, atomic_write, check_can_write
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from pauca.runs import Progress, check_can_write, check_picture, save_figure
 
 
 @dataclass(frozen=True)
@@ -199,7 +196,7 @@ def evaluate(
     if fit_offset and offset_s is not None:
         raise ConfigError("--offset-s gives the offset and --fit-offset looks for it: choose one")
     if plot is not None:
-        _check_picture(plot, force)
+        check_picture(plot, force)
     estimates, true = _trajectory(trajectory), events.read_ground_truth(truth)
     rules = {"stated": events.STATED, "packet-middle": events.PACKET_MIDDLE, "packet-end": events.PACKET_END}[protocol]
     fitted = None
@@ -212,7 +209,7 @@ def evaluate(
     if plot is not None:
         from pauca.events.plots import error_figure
 
-        _save(error_figure(found, f"{trajectory} beside {truth.name}"), plot, force)
+        save_figure(error_figure(found, f"{trajectory} beside {truth.name}"), plot, force)
     if as_json:
         numbers = found.as_dict() | {"truth_offset_s": rules.truth_offset_s} | (fitted.as_dict() if fitted else {})
         print(json.dumps(numbers, indent=2))
@@ -332,18 +329,7 @@ def _write_figures(
         before, after = aligner.images(window), aligner.images(window, alignment)
         figures[f"aligned_{i:05d}.png"] = plots.warped_figure(before, after, title)
     for name, figure in figures.items():
-        _save(figure, out / name, force)
-
-
-def _save(figure: Figure, path: Path, force: bool) -> None:
-    with atomic_write(path, force) as temporary:
-        figure.savefig(temporary, dpi=120)
-
-
-def _check_picture(path: Path, force: bool) -> None:
-    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise ConfigError(f"{path}: pictures are written as .png, .pdf or .svg")
-    check_can_write(path, force)
+        save_figure(figure, out / name, force)
 
 
 def _summary(

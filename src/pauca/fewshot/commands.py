@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from tyro.conf import Positional, arg
 
 from pauca import fewshot
-from pauca.errors import ConfigError, InputError
+from pauca.errors import InputError
 from pauca.fewshot import plots
 from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.data.folder import Unreadable, list_images, read_files
 from pauca.fewshot.data.sources import open_test, open_training
-from pauca.fewshot.latent import LATENT_CHANNELS
-from pauca.fewshot.reports import describe_evaluation, evaluation_numbers, training_report
-from pauca.fewshot.training.loop import check_settings
-from pauca.fewshot.training.strong_trainer import check_strong
+from pauca.fewshot.reports import (
+    comparison_numbers,
+    comparison_sentence,
+    describe_evaluation,
+    evaluation_numbers,
+    predictions_report,
+    training_report,
+    write_predictions,
+)
+from pauca.fewshot.tasks import EvalSettings, Tasks, episode_file
+from pauca.fewshot.training.settings import ProtocolName, RecipeName, TrainSettings, check_asked, settings_from
 from pauca.runs import (
     Report,
     Run,
@@ -37,25 +43,6 @@ from pauca.runs import (
 )
 from pauca.runs.loop import opened_run, reported
 from pauca.runs.processes import joined, own_rank
-
-ProtocolName = Literal["cifar-fs", "fc100", "miniimagenet", "tieredimagenet"]
-RecipeName = Literal["episodes", "strong"]
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """Everything that repeats a training: what stands in a run's config.yaml."""
-
-    data: str = "glyphs"
-    """A prepared data set, a folder or zip archive of class folders, or `glyphs` (drawn on the spot)."""
-    model: fewshot.ModelConfig = field(default_factory=fewshot.ModelConfig)
-    """Size and channels, where they stand at their defaults, are those of a prepared data set."""
-    train: fewshot.TrainConfig = field(default_factory=fewshot.TrainConfig)
-    """How to train."""
-    recipe: RecipeName = "episodes"
-    """`episodes`: the paper's; `strong`: all base classes at once, as `strong` says."""
-    strong: fewshot.StrongConfig = field(default_factory=fewshot.StrongConfig)
-    """What the recipe `strong` adds."""
 
 
 def train(
@@ -97,7 +84,7 @@ def train(
             its steps end it.
         timeout: with torchrun, minutes that one process may keep the others waiting before all stop and say so.
     """
-    settings = _settings(data, protocol, recipe, model, training, strong)
+    settings = settings_from(data, protocol, recipe, model, training, strong)
     if resume:
         out = out or Path("runs/fewshot") / Path(data).stem
         config = Run(out).config_path
@@ -113,17 +100,6 @@ def train(
         _train(settings, settings.model if config else model, out, resume, force, quiet, minutes)
 
 
-def _fit_threads(network: fewshot.MCRNet, settings: TrainSettings) -> None:
-    model = settings.model
-    channels = model.channels if model.latent.mode == "none" else LATENT_CHANNELS
-    if settings.recipe == "strong":
-        images = settings.strong.images_per_step
-    else:
-        episode = settings.train.episode
-        images = settings.train.episodes_per_step * episode.way_range[1] * (episode.shot_range[1] + episode.query)
-    fit_threads(6 * images * fewshot.multiply_adds(network.backbone, (channels, model.image_size, model.image_size)))
-
-
 def _train(
     settings: TrainSettings,
     asked: fewshot.ModelConfig,
@@ -135,24 +111,17 @@ def _train(
 ) -> None:
     given = settings.model
     train_images, validation_images = open_training(settings.data, given.image_size, given.channels, given.fitting)
-    _check_asked(asked, train_images)
-    _, channels, size, _ = train_images.images.shape
-    fitting = train_images.fitting or settings.model.fitting
-    settings = replace(settings, model=replace(settings.model, image_size=size, channels=channels, fitting=fitting))
-    augmentation = settings.train.augmentation.fitted_to(train_images)
-    settings = replace(settings, train=replace(settings.train, augmentation=augmentation))
+    check_asked(asked, train_images)
+    settings = settings.fitted_to(train_images)
     seed_all(settings.train.seed)
     network = fewshot.MCRNet(settings.model)
-    _fit_threads(network, settings)
-    if settings.recipe == "strong":
-        check_strong(train_images, settings.strong, settings.train, validation_images)
-    else:
-        check_settings(settings.train, train_images, validation_images)
+    fit_threads(settings.operations_per_step(network))
+    settings.check_images(train_images, validation_images)
 
     # Only now, so that settings that are refused neither leave a run behind nor, with --force, cost an earlier one.
     with opened_run(out, settings, force, resume) as run:
         if own_rank() == 0 and not quiet:
-            print(f"train on {train_images}; augmentation: {augmentation.describe()}")
+            print(f"train on {train_images}; augmentation: {settings.train.augmentation.describe()}")
         where = train_images, validation_images, run, resume, quiet, minutes
         words = run, settings.data, settings.train.steps, network
         with reported(lambda why: training_report(*words, None, why).save(out / "report.html")):
@@ -171,47 +140,11 @@ def _train(
         print(f"report: {out / 'report.html'}")
 
 
-@dataclass(frozen=True)
-class Tasks:
-    """The episodes of an evaluation."""
-
-    way: int = 5
-    """Classes in an episode."""
-    shots: tuple[int, ...] = (1, 5)
-    """Support images of a class, one table row for each."""
-    query: int = 15
-    """Query images of a class."""
-    episodes: int = 2000
-    """Number of episodes."""
-    seed: int = 0
-    """Seed of the draw of episodes: the same one draws the same episodes of the same data."""
-    small_classes: Literal["refuse", "skip"] = "refuse"
-    """Classes with fewer than shot + query images: stop and name them, or leave them out."""
-
-    def __post_init__(self) -> None:
-        if not self.shots:
-            raise ConfigError("shots is empty; give at least one number, such as --shots 1 5")
-
-
-@dataclass(frozen=True)
-class EvalSettings:
-    """What was tested on what: the config.yaml of an evaluation."""
-
-    model: Path
-    data: str
-    split: str
-    test_code: str | None
-    mirror: bool
-    crops: bool
-    episodes_from: Path | None
-    tasks: Tasks
-
-
 def evaluate(
     model: Positional[Path],
     data: Positional[str],
     out: Path | None = None,
-    tasks: Tasks = Tasks(),
+    tasks: Tasks = Tasks(),  # noqa: B008 - frozen
     split: str = "test",
     episodes_from: Path | None = None,
     test_code: str | None = None,
@@ -249,7 +182,7 @@ def evaluate(
     network = _load_model(model, test_code)
     config = network.config
     images = open_test(data, config.image_size, config.channels, config.fitting, split)
-    episodes = _episodes(images, tasks, episodes_from)
+    episodes = tasks.episodes_of(images, episodes_from)
     place = resolve_device(device)
     # Every training calls its model best.safetensors; the name of its run says more.
     name = model.parent.parent.name if model.parent.name == "checkpoints" else model.stem
@@ -264,7 +197,7 @@ def evaluate(
         run = Run.create(out, settings, force)
         results = {}
         for shot, drawn in episodes.items():
-            fewshot.save_episodes(_episode_file(out, shot), drawn, images, force)
+            fewshot.save_episodes(episode_file(out, shot), drawn, images, force)
             results[shot] = fewshot.evaluate(network, images, drawn, place, features)
             run.log(shot=shot, **evaluation_numbers(results[shot]))
         with atomic_write(out / "evaluation.json", force=True) as path:
@@ -288,7 +221,7 @@ def compare(
     first: Positional[Path],
     second: Positional[Path],
     data: Positional[str],
-    tasks: Tasks = Tasks(),
+    tasks: Tasks = Tasks(),  # noqa: B008 - frozen
     split: str = "test",
     episodes_from: Path | None = None,
     mirror: bool = False,
@@ -316,7 +249,7 @@ def compare(
     config = networks[0].config
     images = open_test(data, config.image_size, config.channels, config.fitting, split)
     place = resolve_device(device)
-    episodes = _episodes(images, tasks, episodes_from)
+    episodes = tasks.episodes_of(images, episodes_from)
     features = [fewshot.embed_images(network, images, place, mirror=mirror, crops=crops) for network in networks]
     rows: dict[str, Any] = {}
     for shot, drawn in episodes.items():
@@ -327,25 +260,9 @@ def compare(
         found = fewshot.compare(one, other)
         if shot == min(episodes):
             _warn(one, other)
-        rows[f"{shot}-shot"] = {
-            "first": one.accuracy.mean,
-            "second": other.accuracy.mean,
-            "difference": found.difference.mean,
-            "half_width": found.difference.half_width,
-            "p_value": found.p_value,
-            "half_width_over_classes": found.over_classes.half_width,
-            "p_value_over_classes": found.p_value_over_classes,
-            "significant": found.significant,
-            "wins": found.wins,
-            "losses": found.losses,
-        }
+        rows[f"{shot}-shot"] = comparison_numbers(one, other, found)
         if not as_json:
-            verdict = "a significant difference" if found.significant else "no significant difference"
-            print(
-                f"{shot}-shot: {one.accuracy} % and {other.accuracy} %; difference {found.difference} points over "
-                f"{len(drawn)} episodes (p = {found.p_value:.2g}), ± {100 * found.over_classes.half_width:.2f} over "
-                f"{one.class_count} classes (p = {found.p_value_over_classes:.2g}): {verdict}"
-            )
+            print(f"{shot}-shot: {comparison_sentence(one, other, found)}")
     if as_json:
         print(json.dumps(rows, indent=2))
 
@@ -390,18 +307,10 @@ def predict(
     pixels, files = read_files(list_images(query), size, channels, unreadable, fitting)
     probabilities = classifier.predict_proba(pixels)
     predicted = classifier.labels_of(probabilities)
-    with atomic_write(out, force) as path, path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "label", *classifier.classes_])
-        for image, label, row in zip(files, predicted, probabilities, strict=True):
-            writer.writerow([image.name, label, *(f"{value:.4f}" for value in row)])
-    report = Report("Predictions", f"{len(files)} images of {query}, {len(examples)} examples of {support}")
-    shown = f"The first {plots.LARGEST_GALLERY} images" if len(files) > plots.LARGEST_GALLERY else "The images"
-    report.figure(
-        plots.prediction_gallery(examples, pixels, predicted, probabilities),
-        f"{shown} with label and probability, as the model sees them, below one example of each class.",
-    )
-    report.save(page, force)
+    names = [image.name for image in files]
+    write_predictions(out, list(classifier.classes_), names, predicted, probabilities, force)
+    words = f"{len(files)} images of {query}, {len(examples)} examples of {support}"
+    predictions_report(words, examples, pixels, predicted, probabilities).save(page, force)
     print(f"classified {len(files)} images: {out} and {page}")
 
 
@@ -465,56 +374,6 @@ COMMANDS = {
 }
 
 
-def _settings(
-    data: str,
-    protocol: ProtocolName | None,
-    recipe: RecipeName,
-    model: fewshot.ModelConfig,
-    training: fewshot.TrainConfig,
-    strong: fewshot.StrongConfig,
-) -> TrainSettings:
-    if recipe == "strong" and protocol is not None:
-        raise ConfigError(
-            f"--protocol {protocol} is the paper's training by episodes, --recipe strong another one; leave one out"
-        )
-    if recipe == "episodes" and protocol is None:
-        return TrainSettings(data, model, training, recipe, strong)
-    preset = fewshot.STRONG if recipe == "strong" else fewshot.PROTOCOLS[protocol or ""]
-    return TrainSettings(
-        data,
-        _override(preset.model, model, fewshot.ModelConfig()),
-        _override(preset.train, training, fewshot.TrainConfig()),
-        recipe,
-        strong,
-    )
-
-
-def _override(preset: Any, given: Any, default: Any) -> Any:
-    """The preset, with every field that was given another value than its default."""
-    changes = {}
-    for name in (f.name for f in fields(preset)):
-        ours, theirs, usual = (getattr(config, name) for config in (preset, given, default))
-        changes[name] = _override(ours, theirs, usual) if is_dataclass(ours) else ours if theirs == usual else theirs
-    return replace(preset, **changes)
-
-
-def _check_asked(model: fewshot.ModelConfig, images: fewshot.ImageSet) -> None:
-    """Refuse a size or channels that were asked for and that a prepared data set does not have."""
-    _, channels, size, _ = images.images.shape
-    usual = fewshot.ModelConfig()
-    fitting = images.fitting or model.fitting
-    for option, asked, default, found in (
-        ("fitting", model.fitting, usual.fitting, fitting),
-        ("image-size", model.image_size, usual.image_size, size),
-        ("channels", model.channels, usual.channels, channels),
-    ):
-        if asked not in (default, found):
-            raise ConfigError(
-                f"--{option} {asked}: {images.name} was prepared with {found}; leave the option out, or prepare the "
-                f"data again (`pauca fewshot data prepare` has --size and --fitting)"
-            )
-
-
 def _warn(*results: fewshot.Evaluation) -> None:
     """Say, once each, that a model was tested on classes that it was trained on."""
     for warning in dict.fromkeys(filter(None, (result.seen_warning() for result in results))):
@@ -526,18 +385,3 @@ def _load_model(path: Path, test_code: str | None) -> fewshot.MCRNet:
     if test_code is not None:
         model.config = replace(model.config, latent=replace(model.config.latent, test_code=test_code))
     return model
-
-
-def _episodes(images: fewshot.ImageSet, tasks: Tasks, saved: Path | None) -> dict[int, fewshot.Episodes]:
-    """Episodes by shot: those that an earlier eval saved, or new ones."""
-    if saved is not None:
-        return {shot: fewshot.load_episodes(_episode_file(saved, shot), images) for shot in tasks.shots}
-    shapes = {
-        shot: fewshot.EpisodeConfig(tasks.way, shot, tasks.query, small_classes=tasks.small_classes)
-        for shot in tasks.shots
-    }
-    return {shot: fewshot.sample_episodes(images, s, tasks.episodes, tasks.seed) for shot, s in shapes.items()}
-
-
-def _episode_file(folder: Path, shot: int) -> Path:
-    return folder / f"episodes-{shot}shot.npz"

@@ -1,17 +1,21 @@
 """What the commands write about a training and an evaluation: pages for people, numbers for machines."""
 
+import csv
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from pauca.fewshot import plots
 from pauca.fewshot.backbones import parameter_count
-from pauca.fewshot.evaluation import Evaluation
+from pauca.fewshot.evaluation import Comparison, Evaluation
 from pauca.fewshot.model import MCRNet
 from pauca.fewshot.training.loop import TrainResult
 from pauca.fewshot.types import ImageSet
-from pauca.runs import Report, Run
+from pauca.runs import Report, Run, atomic_write
 
 
 def evaluation_numbers(result: Evaluation) -> dict[str, Any]:
@@ -28,6 +32,65 @@ def evaluation_numbers(result: Evaluation) -> dict[str, Any]:
         "class_accuracy": {name: value for name, value in by_class if not np.isnan(value)},
         "confused_pairs": result.confused_pairs(),
     }
+
+
+def comparison_numbers(first: Evaluation, second: Evaluation, found: Comparison) -> dict[str, Any]:
+    """A comparison of two models as plain numbers."""
+    return {
+        "first": first.accuracy.mean,
+        "second": second.accuracy.mean,
+        "difference": found.difference.mean,
+        "half_width": found.difference.half_width,
+        "p_value": found.p_value,
+        "half_width_over_classes": found.over_classes.half_width,
+        "p_value_over_classes": found.p_value_over_classes,
+        "significant": found.significant,
+        "wins": found.wins,
+        "losses": found.losses,
+    }
+
+
+def comparison_sentence(first: Evaluation, second: Evaluation, found: Comparison) -> str:
+    """A comparison of two models in words."""
+    verdict = "a significant difference" if found.significant else "no significant difference"
+    return (
+        f"{first.accuracy} % and {second.accuracy} %; difference {found.difference} points over "
+        f"{len(first.episodes)} episodes (p = {found.p_value:.2g}), ± {100 * found.over_classes.half_width:.2f} over "
+        f"{first.class_count} classes (p = {found.p_value_over_classes:.2g}): {verdict}"
+    )
+
+
+def write_predictions(
+    path: Path,
+    class_names: Sequence[str],
+    files: Sequence[str],
+    labels: Shaped[np.ndarray, "n"],
+    probabilities: Float[np.ndarray, "n classes"],
+    force: bool = False,
+) -> None:
+    """Write a table (.csv) with a line for each image: file, label, probability of each class."""
+    with atomic_write(path, force) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "label", *class_names])
+        for name, label, row in zip(files, labels, probabilities, strict=True):
+            writer.writerow([name, label, *(f"{value:.4f}" for value in row)])
+
+
+def predictions_report(
+    words: str,
+    examples: ImageSet,
+    pixels: UInt8[Tensor, "n c h w"],
+    labels: Shaped[np.ndarray, "n"],
+    probabilities: Float[np.ndarray, "n classes"],
+) -> Report:
+    """The page of predictions: what `words` say, and the pictures with their labels."""
+    report = Report("Predictions", words)
+    shown = f"The first {plots.LARGEST_GALLERY} images" if len(pixels) > plots.LARGEST_GALLERY else "The images"
+    report.figure(
+        plots.prediction_gallery(examples, pixels, labels, probabilities),
+        f"{shown} with label and probability, as the model sees them, below one example of each class.",
+    )
+    return report
 
 
 def training_report(

@@ -11,7 +11,7 @@ import torch
 from tyro.conf import Positional, arg
 
 from pauca import moe
-from pauca.errors import ConfigError, InputError
+from pauca.errors import InputError
 from pauca.moe import plots
 from pauca.moe.data import BpeTokenizer
 from pauca.moe.plan import Assumptions, PlanTask, find_plans, model_shape, parse_memory
@@ -21,11 +21,12 @@ from pauca.moe.training.trainer import check_fit
 from pauca.runs import (
     Report,
     Run,
-    atomic_write,
     check_obeyed,
+    check_picture,
     fit_threads,
     from_yaml,
     resolve_device,
+    save_figure,
     seed_all,
     to_dict,
     write_text,
@@ -110,8 +111,8 @@ def plan(
         force: replace the chart if it is there already.
         as_json: print JSON for programs, in bytes and seconds.
     """
-    if out is not None and out.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise ConfigError(f"{out}: charts are written as .png, .pdf or .svg")
+    if out is not None:
+        check_picture(out, force)
     task = PlanTask(model_shape(model), gpus, parse_memory(memory), tokens, context, ep, pp, dp, assumptions)
     plans = find_plans(task)
     if as_json:
@@ -119,8 +120,7 @@ def plan(
     else:
         print("\n".join(plan_lines(task, plans)))
     if out is not None:
-        with atomic_write(out, force) as temporary:
-            plots.plan_figure(task, plans).savefig(temporary, dpi=120)
+        save_figure(plots.plan_figure(task, plans), out, force)
 
 
 @dataclass(frozen=True)

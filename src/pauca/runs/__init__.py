@@ -5,6 +5,7 @@ from pauca.runs.devices import resolve_device
 from pauca.runs.files import atomic_write, check_can_write, sha256_of, write_text
 from pauca.runs.folder import Run, describe_machine, processor_name
 from pauca.runs.lock import lock_folder
+from pauca.runs.pictures import check_picture, save_figure
 from pauca.runs.progress import Progress
 from pauca.runs.report import Report
 from pauca.runs.seeds import seed_all, seed_of
@@ -17,6 +18,7 @@ __all__ = [
     "atomic_write",
     "check_can_write",
     "check_obeyed",
+    "check_picture",
     "describe_machine",
     "fit_threads",
     "from_dict",
@@ -24,6 +26,7 @@ __all__ = [
     "lock_folder",
     "processor_name",
     "resolve_device",
+    "save_figure",
     "seed_all",
     "seed_of",
     "sha256_of",

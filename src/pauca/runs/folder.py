@@ -21,7 +21,7 @@ from pauca.runs.files import write_text
 
 @dataclass(frozen=True)
 class Run:
-    """A folder `runs/SYSTEM/NAME/` with `config.yaml`, `machine.json`, `metrics.jsonl`, `checkpoints/`, `figures/`."""
+    """A folder `runs/SYSTEM/NAME/` with `config.yaml`, `machine.json`, `metrics.jsonl` and `checkpoints/`."""
 
     path: Path
 
@@ -32,7 +32,7 @@ class Run:
         """Open `path` for a run of `config` (a dataclass).
 
         A new folder is made, or an old one is continued with `resume` (its config must be the same) or replaced with
-        `force`: metrics, checkpoints and figures of the earlier run are deleted.
+        `force`: metrics and checkpoints of the earlier run are deleted.
 
         Raises:
             InputError: the folder holds a run already and neither `force` nor `resume` is set, or is a file.
@@ -55,10 +55,8 @@ class Run:
         # without it there is no run, should this process be killed meanwhile.
         for stale in (run.config_path, run.metrics_path):
             stale.unlink(missing_ok=True)
-        for folder in (run.checkpoints, run.figures):
-            shutil.rmtree(folder, ignore_errors=True)
-        for folder in (run.path, run.checkpoints, run.figures):
-            folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+        run.checkpoints.mkdir(parents=True)
         write_text(run.path / "machine.json", json.dumps(describe_machine(command), indent=2) + "\n", force=True)
         write_text(run.config_path, text, force=True)
         return run
@@ -74,10 +72,6 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
-
-    @property
-    def figures(self) -> Path:
-        return self.path / "figures"
 
     def log(self, **metrics: Any) -> None:
         """Append one line to `metrics.jsonl`; a line is written whole, so a killed run leaves whole lines."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pauca.runs.files import write_text
+from pauca.runs.pictures import png_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,9 +53,7 @@ class Report:
 
     def figure(self, figure: Figure, caption: str) -> None:
         """A matplotlib figure, embedded as PNG; `caption` also serves as its description for screen readers."""
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-        data = base64.b64encode(buffer.getvalue()).decode("ascii")
+        data = base64.b64encode(png_of(figure)).decode("ascii")
         words = html.escape(caption)
         self._parts.append(
             f'<figure><img alt="{words}" src="data:image/png;base64,{data}"><figcaption>{words}</figcaption></figure>'

@@ -1,0 +1,124 @@
+"""Everything that a training was asked for: options on top of a preset, and the config.yaml that repeats it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
+
+from pauca.errors import ConfigError
+from pauca.fewshot.backbones import multiply_adds
+from pauca.fewshot.latent import LATENT_CHANNELS
+from pauca.fewshot.model import MCRNet, ModelConfig
+from pauca.fewshot.training.config import PROTOCOLS, TrainConfig
+from pauca.fewshot.training.loop import check_settings
+from pauca.fewshot.training.strong import STRONG, StrongConfig
+from pauca.fewshot.training.strong_trainer import check_strong
+from pauca.fewshot.types import ImageSet
+
+ProtocolName = Literal["cifar-fs", "fc100", "miniimagenet", "tieredimagenet"]
+RecipeName = Literal["episodes", "strong"]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that repeats a training: what stands in a run's config.yaml."""
+
+    data: str = "glyphs"
+    """A prepared data set, a folder or zip archive of class folders, or `glyphs` (drawn on the spot)."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Size and channels, where they stand at their defaults, are those of a prepared data set."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """How to train."""
+    recipe: RecipeName = "episodes"
+    """`episodes`: the paper's; `strong`: all base classes at once, as `strong` says."""
+    strong: StrongConfig = field(default_factory=StrongConfig)
+    """What the recipe `strong` adds."""
+
+    def fitted_to(self, images: ImageSet) -> TrainSettings:
+        """The settings with the size, channels and fitting of the images, and an augmentation that suits them."""
+        _, channels, size, _ = images.images.shape
+        fitting = images.fitting or self.model.fitting
+        model = replace(self.model, image_size=size, channels=channels, fitting=fitting)
+        augmentation = self.train.augmentation.fitted_to(images)
+        return replace(self, model=model, train=replace(self.train, augmentation=augmentation))
+
+    def check_images(self, train: ImageSet, validation: ImageSet | None) -> None:
+        """Refuse images that this training cannot use.
+
+        Raises:
+            ConfigError, InputError: as `train` and `train_strong`.
+        """
+        if self.recipe == "strong":
+            check_strong(train, self.strong, self.train, validation)
+        else:
+            check_settings(self.train, train, validation)
+
+    def operations_per_step(self, network: MCRNet) -> int:
+        """Floating-point operations of the backbone in one step, forward and backward."""
+        model = self.model
+        channels = model.channels if model.latent.mode == "none" else LATENT_CHANNELS
+        if self.recipe == "strong":
+            images = self.strong.images_per_step
+        else:
+            episode = self.train.episode
+            images = self.train.episodes_per_step * episode.way_range[1] * (episode.shot_range[1] + episode.query)
+        return 6 * images * multiply_adds(network.backbone, (channels, model.image_size, model.image_size))
+
+
+def settings_from(
+    data: str,
+    protocol: ProtocolName | None,
+    recipe: RecipeName,
+    model: ModelConfig,
+    training: TrainConfig,
+    strong: StrongConfig,
+) -> TrainSettings:
+    """The settings of a protocol or a recipe; what was given another value than its default wins over them.
+
+    Raises:
+        ConfigError: both a protocol and the recipe `strong` were asked for.
+    """
+    if recipe == "strong" and protocol is not None:
+        raise ConfigError(
+            f"--protocol {protocol} is the paper's training by episodes, --recipe strong another one; leave one out"
+        )
+    if recipe == "episodes" and protocol is None:
+        return TrainSettings(data, model, training, recipe, strong)
+    preset = STRONG if recipe == "strong" else PROTOCOLS[protocol or ""]
+    return TrainSettings(
+        data,
+        override(preset.model, model, ModelConfig()),
+        override(preset.train, training, TrainConfig()),
+        recipe,
+        strong,
+    )
+
+
+def override(preset: Any, given: Any, default: Any) -> Any:
+    """The preset, with every field that was given another value than its default."""
+    changes = {}
+    for name in (f.name for f in fields(preset)):
+        ours, theirs, usual = (getattr(config, name) for config in (preset, given, default))
+        changes[name] = override(ours, theirs, usual) if is_dataclass(ours) else ours if theirs == usual else theirs
+    return replace(preset, **changes)
+
+
+def check_asked(model: ModelConfig, images: ImageSet) -> None:
+    """Refuse what was asked of a model and differs from a prepared data set: size, channels, fitting.
+
+    Raises:
+        ConfigError: the first such option, with the data set's value.
+    """
+    _, channels, size, _ = images.images.shape
+    usual = ModelConfig()
+    fitting = images.fitting or model.fitting
+    for option, asked, default, found in (
+        ("fitting", model.fitting, usual.fitting, fitting),
+        ("image-size", model.image_size, usual.image_size, size),
+        ("channels", model.channels, usual.channels, channels),
+    ):
+        if asked not in (default, found):
+            raise ConfigError(
+                f"--{option} {asked}: {images.name} was prepared with {found}; leave the option out, or prepare the "
+                f"data again (`pauca fewshot data prepare` has --size and --fitting)"
+            )
