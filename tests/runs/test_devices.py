@@ -34,9 +34,7 @@ def test_each_rank_of_a_machine_takes_the_gpu_of_its_number(monkeypatch):
     assert resolve_device("cuda") == resolve_device("auto") == torch.device("cuda", 1)
     assert taken == [torch.device("cuda", 1)] * 2
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(
-        DeviceError, match="process 2 of this machine, counted from 0, which has 2 GPUs; start at most 2"
-    ):
+    with pytest.raises(DeviceError, match="rank 2 of this machine, counted from 0, which has 2 GPUs; start at most 2"):
         resolve_device("cuda")
 
 

@@ -14,7 +14,7 @@ from torch import distributed as dist
 from pauca.errors import ConfigError, PaucaError
 from pauca.runs.processes import (
     average,
-    count_processes,
+    count_ranks,
     first_then_all,
     gather,
     join_processes,
@@ -39,7 +39,7 @@ def test_a_process_alone_waits_for_nobody(monkeypatch):
 
 def _tell(rank: int, folder: Path) -> None:
     with joined("cpu", 1.0) as (own, count):
-        assert (own, count) == (own_rank(), count_processes()) == (rank, 2)
+        assert (own, count) == (own_rank(), count_ranks()) == (rank, 2)
         assert gather(10 * rank) == [0, 10]
         tensors = [torch.full((2, 2), float(rank)), torch.arange(3.0) * rank]
         average(tensors)

@@ -82,7 +82,7 @@ def train(
         quiet: print only errors.
         minutes: end the training when this time is up, with a checkpoint that --resume goes on from; otherwise only
             its steps end it.
-        timeout: with torchrun, minutes that one process may keep the others waiting before all stop and say so.
+        timeout: with torchrun, minutes that one rank may keep the others waiting before all stop and say so.
     """
     settings = settings_from(data, protocol, recipe, model, training, strong)
     if resume:

@@ -32,7 +32,7 @@ from pauca.runs import (
     write_text,
 )
 from pauca.runs.loop import opened_run, reported
-from pauca.runs.processes import count_processes, first_then_all, joined, own_rank
+from pauca.runs.processes import count_ranks, first_then_all, joined, own_rank
 
 _VARIANTS = {  # the named recipes, and what else is kept of z
     "bf16": moe.RECIPES["bf16"],
@@ -190,7 +190,7 @@ def train(
         quiet: print only errors.
         minutes: end the training when this time is up, with a checkpoint that --resume goes on from; otherwise only
             its steps end it.
-        timeout: with torchrun, minutes that one process may keep the others waiting (for tokens, too) before all stop
+        timeout: with torchrun, minutes that one rank may keep the others waiting (for tokens, too) before all stop
             and say so.
     """
     out = out or Path("runs/moe") / f"{model.size}-{model.recipe}"
@@ -203,7 +203,7 @@ def train(
 def _train(settings: TrainSettings, out: Path, resume: bool, force: bool, quiet: bool, minutes: float | None) -> None:
     tokens = first_then_all(lambda: moe.prepare_tokens(settings.data, out.parent / "tokens"))
     settings = replace(settings, model=replace(settings.model, vocabulary=tokens.tokenizer.vocabulary))
-    check_fit(settings.model, tokens, settings.train, count_processes())
+    check_fit(settings.model, tokens, settings.train, count_ranks())
     seed_all(settings.train.seed)
     network = moe.MoELM(settings.model)
     fit_threads(settings.model.flops_per_token * settings.train.batch_size * settings.model.context)

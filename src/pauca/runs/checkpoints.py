@@ -1,6 +1,6 @@
 """Checkpoints of a training, each a folder that is whole or not there at all.
 
-A checkpoint is written by `torch.distributed.checkpoint` under a hidden name, by every process its part, sealed with
+A checkpoint is written by `torch.distributed.checkpoint` under a hidden name, by every rank its part, sealed with
 the checksums of its files, and only then renamed. One that is no longer wanted is first renamed and then removed. So a
 process may be killed at any moment.
 """
@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from pauca.errors import ConfigError, PaucaError
 from pauca.renamed import text_with_new_names
 from pauca.runs import sha256_of, write_text
-from pauca.runs.processes import OtherStopped, count_processes, gather, own_rank, wait_for_all
+from pauca.runs.processes import OtherStopped, count_ranks, gather, own_rank, wait_for_all
 
 _SEAL = "checksums.json"
 _ORIGIN = "origin.json"
@@ -29,7 +29,7 @@ _ORIGIN = "origin.json"
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], origin: dict[str, str], keep: int = 2) -> Path:
     """Write the state after a step, then remove all but the latest `keep` checkpoints.
 
-    Of several processes all must call it.
+    Of several ranks all must call it.
 
     Args:
         folder: holds the checkpoints.
@@ -118,25 +118,25 @@ def _alone_is_fine() -> Iterator[None]:
 
 
 def _seal(folder: Path) -> None:
-    """Write the checksums of all files, of which each process reads its share."""
+    """Write the checksums of all files, of which each rank reads its share."""
     files = sorted(folder.iterdir())
-    shares = gather({path.name: sha256_of(path) for path in files[own_rank() :: count_processes()]})
+    shares = gather({path.name: sha256_of(path) for path in files[own_rank() :: count_ranks()]})
     if own_rank() == 0:
         checksums = {name: checksum for share in shares for name, checksum in share.items()}
         write_text(folder / _SEAL, json.dumps(checksums, indent=1))
 
 
 def _check_seal(path: Path) -> None:
-    damage = next(filter(None, gather(_damage(path))), "")  # so that no process waits for one that has stopped
+    damage = next(filter(None, gather(_damage(path))), "")  # so that no rank waits for one that has stopped
     if damage:
         raise PaucaError(f"{path}: {damage}; remove that folder to go on from {_before(path)}")
 
 
 def _damage(path: Path) -> str:
-    """What is wrong with the files of which this process reads the checksums, in words."""
+    """What is wrong with the files of which this rank reads the checksums, in words."""
     try:
         checksums = json.loads((path / _SEAL).read_text(encoding="utf-8"))
-        for name in sorted(checksums)[own_rank() :: count_processes()]:
+        for name in sorted(checksums)[own_rank() :: count_ranks()]:
             if sha256_of(path / name) != checksums[name]:
                 return f"{name} is damaged (another checksum than was written)"
     except (OSError, ValueError) as error:
@@ -192,7 +192,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those inside it; checkpointing keeps what went wrong in each process in `failures`."""
+    """An error and those inside it; checkpointing keeps what went wrong in each rank in `failures`."""
     yield error
     inside = [failure[0] for failure in getattr(error, "failures", {}).values()]
     for inner in (*inside, error.__cause__ or error.__context__):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a config's name; under torchrun, `auto` and `cuda` are the GPU of this process.
+    """The device of a config's name; under torchrun, `auto` and `cuda` are the GPU of this rank.
 
     Raises:
         ConfigError: torch knows no such device.
@@ -43,7 +43,7 @@ def _gpu(name: str, index: int | None, count: int) -> torch.device:
         index = int(os.environ.get("LOCAL_RANK", "0"))
         if index >= count:
             raise DeviceError(
-                f"device {name}: this is process {index} of this machine, counted from 0, which has {count} GPUs; "
+                f"device {name}: this is rank {index} of this machine, counted from 0, which has {count} GPUs; "
                 f"start at most {count} (torchrun --nproc-per-node {count})"
             )
     if index >= count:

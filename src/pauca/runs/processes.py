@@ -91,7 +91,7 @@ def join_processes(device: str = "auto", minutes: float = TIMEOUT_MINUTES) -> tu
                 f"rank {os.environ.get('RANK', '?')} could not join the others at {where} ({first_line(error)}); start "
                 "all ranks with torchrun, and see what the others say"
             ) from error
-    return own_rank(), count_processes()
+    return own_rank(), count_ranks()
 
 
 @contextmanager
@@ -134,7 +134,7 @@ def own_rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def count_processes() -> int:
+def count_ranks() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -184,12 +184,12 @@ def first_locks(path: Path) -> Iterator[None]:
 
 def average(tensors: list[torch.Tensor]) -> None:
     """Replace tensors of one type by their mean over all ranks, in one message."""
-    if count_processes() == 1 or not tensors:
+    if count_ranks() == 1 or not tensors:
         return
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     with peers_answer():
         dist.all_reduce(flat)
-    flat /= count_processes()
+    flat /= count_ranks()
     for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(mean.view_as(tensor))
 
@@ -265,7 +265,7 @@ def _comes(store: Store, word: str, wait_s: float) -> bool:
 
 def shared_store() -> Store | None:
     """Where ranks leave words for each other, even when one of them no longer answers; None in a process alone."""
-    if count_processes() == 1:
+    if count_ranks() == 1:
         return None
     # torch has no public name for the store that it met the other ranks in. A clone has a connection of its own.
     return PrefixStore("pauca", dist.distributed_c10d._get_default_store().clone())  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ from typing import Any
 import pauca
 from pauca.runs.processes import (
     OtherStopped,
-    count_processes,
+    count_ranks,
     duration,
     own_rank,
     shared_store,
@@ -62,7 +62,7 @@ class Watch:
         is_main = threading.current_thread() is threading.main_thread()
         if is_main:
             self._handler = signal.signal(signal.SIGTERM, stop_by_signal)
-        if count_processes() > 1:
+        if count_ranks() > 1:
             self._store = shared_store()
             if is_main:
                 self._ear, self._bell = socket.socketpair()
@@ -127,7 +127,7 @@ class Watch:
 
     def _listen(self, now: float) -> None:
         assert self._store is not None
-        for rank in range(count_processes()):
+        for rank in range(count_ranks()):
             name = f"alive/{rank}"
             word = self._store.get(name) if self._store.check([name]) else b""
             if rank not in self._heard or self._heard[rank][0] != word:

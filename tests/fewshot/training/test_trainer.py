@@ -90,7 +90,7 @@ def test_variable_way_and_unbalanced_shots_train(images):
 
 
 def test_episodes_that_cannot_be_shared_are_refused(images):
-    with pytest.raises(ConfigError, match="2 episodes a step cannot be shared evenly by 3 processes"):
+    with pytest.raises(ConfigError, match="2 episodes a step cannot be shared evenly by 3 ranks"):
         Trainer(fresh(), images, CONFIG, Workers(0, 3))
     with pytest.raises(ConfigError, match="with 4 episodes a pass"):
         Trainer(fresh(), images, dataclasses.replace(CONFIG, episodes_per_pass=4))

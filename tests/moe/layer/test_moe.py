@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pauca.errors import ConfigError, InputError, PaucaError
+from pauca.moe.layer import experts
 from pauca.moe.layer import weights as weights_module
 from pauca.moe.layer.experts import Experts
 from pauca.moe.layer.moe import MoE, auxiliary_loss, frozen_weights, update_biases
@@ -402,3 +403,34 @@ def test_the_gpu_computes_what_the_cpu_computes(precision):
     # Sums in another order move a few values over to a neighboring FP8 or MXFP4 code.
     for actual, expected in zip(results[1], results[0], strict=True):
         assert ((actual - expected).norm() / expected.norm()).item() < 0.05
+
+
+@pytest.mark.parametrize("shared_experts", [0, 1])
+def test_a_tensor_is_checked_once_on_its_way_in(monkeypatch, shared_experts):
+    layer = MoE(64, 32, 4, 2, shared_experts=shared_experts)
+    seen = []
+    for module, name in ((experts.ExpertBank, "check_tokens"), (experts, "check_routing")):
+        check = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, name=name, check=check: (seen.append(name), check(*given))[1])
+    x = torch.randn(3, 64)
+    layer(x)
+    assert seen == ["check_tokens"]
+    seen.clear()
+    layer.experts(x, torch.zeros(3, 1, dtype=torch.int64), torch.ones(3, 1))
+    assert seen == ["check_tokens", "check_routing"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "probabilities", "message"),
+    [
+        (torch.zeros(3, 1), torch.ones(3, 1), "int32 or int64"),
+        (torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1), "for 3 tokens"),
+        (torch.zeros(3, 2, dtype=torch.int64), torch.ones(3, 1), "for 3 tokens"),
+    ],
+)
+def test_a_bank_that_is_called_by_itself_checks_the_routing(ids, probabilities, message):
+    bank = Experts(64, 32, 4)
+    with pytest.raises(InputError, match=message):
+        bank._check_call(torch.randn(3, 64), ids, probabilities)  # below the type checks of the test suite
+    with pytest.raises(InputError, match=r"\[tokens, hidden\], got \(1, 3, 64\)"):
+        bank._check_call(torch.randn(1, 3, 64), ids, probabilities)

@@ -180,10 +180,10 @@ def test_text_that_does_not_fit_the_model_is_refused(data):
 
 
 def test_batches_that_cannot_be_shared_are_refused(data):
-    with pytest.raises(ConfigError, match="batch_size 6 cannot be shared evenly by 1 processes with 4"):
+    with pytest.raises(ConfigError, match="batch_size 6 cannot be shared evenly by 1 ranks with 4"):
         Trainer(fresh(), data, replace(CONFIG, batch_size=6, passes=4))
-    with pytest.raises(ConfigError, match=r"ep 3 must divide both the 6 processes .* and the 4 experts"):
-        check_fit(MODEL, data, replace(CONFIG, ep=3, batch_size=6), processes=6)
+    with pytest.raises(ConfigError, match=r"ep 3 must divide both the 6 ranks .* and the 4 experts"):
+        check_fit(MODEL, data, replace(CONFIG, ep=3, batch_size=6), ranks=6)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ class TrainConfig:
     steps: int = 60_000
     """Steps of SGD: 60 epochs of 1000."""
     episodes_per_step: int = 8
-    """Episodes whose gradients make one step, over all processes."""
+    """Episodes whose gradients make one step, over all ranks."""
     episode: EpisodeConfig = field(default_factory=lambda: EpisodeConfig(way=5, shot=5, query=6))
     """Shape of the training episodes."""
     learning_rate: float = 0.1

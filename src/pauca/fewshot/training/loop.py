@@ -140,7 +140,7 @@ def last_state(run: Run) -> dict[str, Tensor]:
 
 
 class _MetaTraining:
-    """A trainer of few-shot models as the loop of the house wants it; the first process alone validates."""
+    """A trainer of few-shot models as the loop of the house wants it; the first rank alone validates."""
 
     def __init__(self, trainer: Trains, images: ImageSet | None) -> None:
         self.trainer, self.images = trainer, images
@@ -183,7 +183,7 @@ class _MetaTraining:
         return {}
 
     def validate(self) -> Validation | None:
-        self._state_now()  # which readies the model: running statistics are averaged over the processes
+        self._state_now()  # which readies the model: running statistics are averaged over the ranks
         if self.images is None:
             return None
         found = (0.0, 0.0)

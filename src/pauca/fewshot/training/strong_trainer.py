@@ -56,7 +56,7 @@ def train_strong(
 
     Raises:
         Diverged: the loss is no longer finite or leaps up; the message names the step.
-        ConfigError: fewer training images than a step takes, or several processes.
+        ConfigError: fewer training images than a step takes, or several ranks.
     """
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
@@ -225,10 +225,10 @@ class StrongTrainer:
 def check_strong(
     images: ImageSet, strong: StrongConfig, config: TrainConfig, validation_images: ImageSet | None = None
 ) -> None:
-    """Raise before anything is written what training would raise for images too few or several processes."""
+    """Raise before anything is written what training would raise for images too few or several ranks."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(
-            "the recipe strong trains on one GPU, but torchrun has started several processes; run it without torchrun, "
+            "the recipe strong trains on one GPU, but torchrun has started several ranks; run it without torchrun, "
             "one seed on each GPU"
         )
     if len(images) < strong.images_per_step:

@@ -6,7 +6,7 @@ sees the images of one pass: 440 on a GPU, 55 on a CPU.
 
 All randomness is a function of (seed, step, pass): every pass seeds torch anew, every block of steps its episode
 sampler. So a resumed run repeats bit for bit with nothing but weights, momentum and the step in its checkpoint, and two
-processes that share the passes of a step draw what one process would.
+ranks that share the passes of a step draw what one process would.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,18 +39,18 @@ _STEPS_PER_BLOCK = 16
 
 @dataclass(frozen=True)
 class Workers:
-    """The processes that share the passes of a step, as torchrun starts them; alone without it."""
+    """The ranks that share the passes of a step, as torchrun starts them; alone without it."""
 
     rank: int = 0
     count: int = 1
 
     @classmethod
     def join(cls, device: str = "auto") -> "Workers":
-        """Join the processes that torchrun has started, if it has, each with the GPU of its own that `device` means."""
+        """Join the ranks that torchrun has started, if it has, each with the GPU of its own that `device` means."""
         return cls(*join_processes(device))
 
     def average(self, tensors: list[Tensor]) -> None:
-        """Replace tensors of one type by their mean over all processes, in one message."""
+        """Replace tensors of one type by their mean over all ranks, in one message."""
         if self.count > 1:
             average(tensors)
 
@@ -62,7 +62,7 @@ class Trainer:
         model: trained in place; moved to the device, channels last.
         images: training split, of the model's size.
         config: how to train.
-        workers: the processes that share the work.
+        workers: the ranks that share the work.
     """
 
     def __init__(self, model: MCRNet, images: ImageSet, config: TrainConfig, workers: Workers | None = None) -> None:
@@ -104,7 +104,7 @@ class Trainer:
         return self.config.learning_rate_at(max(self.steps_done - 1, 0))
 
     def step(self) -> Losses:
-        """One step of SGD; the losses are those of this process, averaged over its passes.
+        """One step of SGD; the losses are those of this rank, averaged over its passes.
 
         Raises:
             Diverged: a gradient is not finite, on a CPU; the weights are still those from before the step. A GPU is not
@@ -156,15 +156,15 @@ class Trainer:
             return describe_divergence(self.steps_done + 1, values, first_not_finite(self.model, forward))
 
     def _passes(self) -> int:
-        """Passes of this process in a step."""
-        of_process, remainder = divmod(self.config.episodes_per_step, self.workers.count)
-        per_pass = self.config.episodes_per_pass or (of_process if self.on_gpu else 1)
-        if remainder or not of_process or of_process % per_pass:
+        """Passes of this rank in a step."""
+        of_rank, remainder = divmod(self.config.episodes_per_step, self.workers.count)
+        per_pass = self.config.episodes_per_pass or (of_rank if self.on_gpu else 1)
+        if remainder or not of_rank or of_rank % per_pass:
             raise ConfigError(
                 f"{self.config.episodes_per_step} episodes a step cannot be shared evenly by {self.workers.count} "
-                f"processes with {per_pass} episodes a pass; choose numbers that divide"
+                f"ranks with {per_pass} episodes a pass; choose numbers that divide"
             )
-        return of_process // per_pass
+        return of_rank // per_pass
 
     def _compiled(self, function: Callable) -> Callable:
         mode = self.config.compile
@@ -176,7 +176,7 @@ class Trainer:
         return self.model.encode(augment(images, self.augmentation))
 
     def _episodes_of_passes(self) -> Iterator[tuple[int, Episodes]]:
-        """This step's passes of this process, each with its number among all passes of the step."""
+        """This step's passes of this rank, each with its number among all passes of the step."""
         block, place = divmod(self.steps_done, _STEPS_PER_BLOCK)
         if self._block is None or self._block[0] != block:
             count = _STEPS_PER_BLOCK * self.config.episodes_per_step

@@ -77,7 +77,7 @@ class TokenFile:
         """Windows `first` to `first + count` of an endless, shuffled reading, and the same windows one token later.
 
         Each epoch cuts the text anew, at a random offset, and visits every window once in random order. The result is a
-        function of the arguments alone: processes take different `first`, and a resumed run goes on where it stopped.
+        function of the arguments alone: ranks take different `first`, and a resumed run goes on where it stopped.
         """
         self.check_context(context)
         # One window fewer than fit leaves room for the offset; a text of one window has no choice.
@@ -242,7 +242,7 @@ def read_documents(path: Path, blank_is_fine: bool = False) -> Iterator[str]:
 
 
 def _files(sources: Sequence[str]) -> list[tuple[str, Path]]:
-    """All text files, each with the name by which its checksum is kept."""
+    """All text files, each with the name by which its checksum is known."""
     if not sources:
         root = Path(sysconfig.get_path("stdlib"))
         found = [path for path in root.rglob("*.py") if not _NOT_LIBRARY & set(path.relative_to(root).parts)]
@@ -334,13 +334,13 @@ class _Writer:
     def move_end(self, other: "_Writer", share: float) -> None:
         """Move the last `share` of the tokens to the other, empty, file."""
         moved = round(share * self.count)
-        kept = self.count - moved
-        other.path.write_bytes(np.fromfile(self.path, self.type, offset=kept * self.type.itemsize).tobytes())
+        left = self.count - moved
+        other.path.write_bytes(np.fromfile(self.path, self.type, offset=left * self.type.itemsize).tobytes())
         with self.path.open("r+b") as file:
-            file.truncate(kept * self.type.itemsize)
+            file.truncate(left * self.type.itemsize)
         other.bytes = round(self.bytes * moved / self.count)
         self.bytes -= other.bytes
-        self.count, other.count = kept, moved
+        self.count, other.count = left, moved
 
     def facts(self) -> dict[str, object]:
         return {

@@ -44,6 +44,20 @@ def apply_experts(
             pass quantizes them for itself.
     """
     _check_arguments(x, gate_up, down, expert_ids, probabilities)
+    return compute_experts(x, gate_up, down, expert_ids, probabilities, recipe, recompute, prepared_weights)
+
+
+def compute_experts(
+    x: BFloat16[Tensor, "tokens hidden"],
+    gate_up: Float[Tensor, "experts twice_width hidden"],
+    down: Float[Tensor, "experts hidden width"],
+    expert_ids: Int[Tensor, "tokens top_k"],
+    probabilities: Float[Tensor, "tokens top_k"],
+    recipe: str,
+    recompute: Recompute = "none",
+    prepared_weights: Sequence[Tensor] = (),
+) -> BFloat16[Tensor, "tokens hidden"]:
+    """`apply_experts` of tensors that were checked on their way in."""
     if len(x) == 0:  # nothing to compute, but every parameter still gets a gradient, of zeros
         return x + (gate_up[:0].sum() + down[:0].sum() + probabilities.sum()).to(x.dtype)
     permutation = sort_by_expert(expert_ids, gate_up.shape[0])
@@ -67,6 +81,15 @@ def _check_arguments(x: Tensor, gate_up: Tensor, down: Tensor, expert_ids: Tenso
         )
     if any(weights.dtype not in (torch.bfloat16, torch.float32) for weights in (gate_up, down)):
         raise InputError(f"weights must be bfloat16 or float32, got {gate_up.dtype} and {down.dtype}")
+    check_routing(x, expert_ids, probabilities)
+
+
+def check_routing(x: Tensor, expert_ids: Tensor, probabilities: Tensor) -> None:
+    """Refuse a routing that does not belong to the tokens x.
+
+    Raises:
+        InputError: other types than int32 or int64 and float32, or other shapes than [tokens, top_k].
+    """
     if expert_ids.dtype not in (torch.int32, torch.int64) or probabilities.dtype != torch.float32:
         raise InputError(
             f"expert_ids must be int32 or int64 and probabilities float32, got {expert_ids.dtype} and "

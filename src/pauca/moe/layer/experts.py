@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pauca.errors import ConfigError, InputError, PaucaError
-from pauca.moe.layer.autograd import apply_experts
+from pauca.moe.layer.autograd import check_routing, compute_experts
 from pauca.moe.layer.kept import kept_formats
 from pauca.moe.layer.recipe import Recipe, Recompute
 from pauca.moe.layer.weights import FrozenWeights
@@ -49,15 +49,20 @@ class ExpertBank(nn.Module):
         expert_ids: Int[Tensor, "tokens top_k"],
         probabilities: Float[Tensor, "tokens top_k"],
         shared: Callable[[Tensor], Tensor] | None = None,
+        *,
+        checked: bool = False,
     ) -> Float[Tensor, "tokens hidden"]:
         """The sum of each token's experts, weighted by the FP32 `probabilities`; computed in BF16, returned like x.
 
-        With `shared`, the sum of that and `shared(x)`: what experts that are divided over ranks compute while tokens
-        travel.
+        Args:
+            shared: its result is added, `shared(x)`: what experts that are divided over ranks compute while tokens
+                travel.
+            checked: the caller has called `check_tokens`, and routed the tokens by a `Router`.
         """
-        self._check_input(x)
+        if not checked:
+            self._check_call(x, expert_ids, probabilities)
         with torch.autocast(x.device.type, enabled=False):
-            y = apply_experts(
+            y = compute_experts(
                 x.bfloat16().contiguous(),
                 self.gate_up,
                 self.down,
@@ -70,7 +75,19 @@ class ExpertBank(nn.Module):
             y = y.to(x.dtype)
         return y if shared is None else y + shared(x)
 
-    def _check_input(self, x: Tensor) -> None:
+    def _check_call(self, x: Tensor, expert_ids: Tensor, probabilities: Tensor) -> None:
+        self.check_tokens(x)
+        if x.ndim != 2:
+            raise InputError(f"tokens must be [tokens, hidden], got {tuple(x.shape)}")
+        check_routing(x, expert_ids, probabilities.float())  # whose type is converted
+
+    def check_tokens(self, x: Tensor) -> None:
+        """Refuse tokens [..., hidden] that these experts cannot take.
+
+        Raises:
+            InputError: other channels or another device than the experts', or neither BF16 nor FP32.
+            DeviceError: a GPU that has no FP8 products, under a recipe that needs them.
+        """
         channels = x.shape[-1] if x.ndim else 0
         if channels != self.down.shape[1]:
             raise InputError(f"tokens have {channels} channels, but the experts were built for {self.down.shape[1]}")

@@ -85,7 +85,7 @@ class MoE(nn.Module):
             mask: True where a token counts, False for padding: that is computed too, but has no part in the auxiliary
                 loss and in the load of the experts.
         """
-        self.experts._check_input(x)
+        self.experts.check_tokens(x)
         tokens = x.reshape(-1, x.shape[-1])
         if mask is not None and (mask.shape != x.shape[:-1] or mask.dtype != torch.bool):
             raise InputError(
@@ -95,7 +95,7 @@ class MoE(nn.Module):
         routing = self.router(tokens, None if mask is None else mask.reshape(-1))
         self.auxiliary_loss = routing.auxiliary_loss
         shared = None if self.shared is None else self._visit_shared
-        y = self.experts(tokens, routing.expert_ids, routing.probabilities, shared).view(x.shape)
+        y = self.experts(tokens, routing.expert_ids, routing.probabilities, shared, checked=True).view(x.shape)
         # The balancing loss has a gradient under a reentrant checkpoint, too.
         if not torch.is_grad_enabled() and self.training and not torch.is_inference_mode_enabled():
             self.auxiliary_loss = self._balance_gradients.of_later(routing.auxiliary_loss)
@@ -106,7 +106,7 @@ class MoE(nn.Module):
     def _visit_shared(self, tokens: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens hidden"]:
         assert self.shared is not None
         everyone = torch.zeros(len(tokens), 1, dtype=torch.int64, device=tokens.device)
-        return self.shared(tokens, everyone, torch.ones_like(everyone, dtype=torch.float32))
+        return self.shared(tokens, everyone, torch.ones_like(everyone, dtype=torch.float32), checked=True)
 
     def __getstate__(self) -> dict[str, object]:
         # The latest loss holds the graph of its forward, which can be neither copied nor stored.
@@ -124,7 +124,7 @@ class MoE(nn.Module):
         Returns:
             The share of the nonzero elements that lost bits: "fc1_rows" and "fc1_columns". On the device.
         """
-        self.experts._check_input(x)
+        self.experts.check_tokens(x)
         tokens = x.reshape(-1, x.shape[-1])
         permutation = sort_by_expert(self.router.route(tokens).expert_ids, len(self.router.weight))
         blocks = ops.quantize_mxfp4(tokens.bfloat16(), ScaleRule(self.experts.recipe.scale_rule))
@@ -143,19 +143,19 @@ def auxiliary_loss(model: nn.Module) -> Tensor | int:
 
 @torch.no_grad()
 def update_biases(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
-    """`Router.update_bias` on all routers of a model; call it after each optimizer step, on all processes together.
+    """`Router.update_bias` on all routers of a model; call it after each optimizer step, on all ranks together.
 
     Processes that share a router must move its bias alike, so their loads are added up first: over the ranks given to
-    `parallelize`; without that, over all processes of the default group (there is none in a script of one process),
+    `parallelize`; without that, over all ranks of the default group (there is none in a script of one process),
     whether DDP, FSDP or nothing wraps the model. Routers without a `bias_rate` exchange nothing.
 
     Args:
         model: holds routers.
-        group: the processes that share the model, where these are not all; `dist.new_group([own_rank])` for a process
+        group: the ranks that share the model, where these are not all; `dist.new_group([own_rank])` for a rank
             that trains a model of its own.
 
     Raises:
-        PaucaError: another process has stopped, or does not call this within the process group's timeout.
+        PaucaError: another rank has stopped, or does not call this within the process group's timeout.
     """
     modules = list(model.modules())
     banks = {id(module.router): module.experts for module in modules if isinstance(module, MoE)}
@@ -176,14 +176,14 @@ def update_biases(model: nn.Module, group: dist.ProcessGroup | None = None) -> N
 
 
 def _sum_loads(routers: list[Router], over: Any) -> None:
-    """Add up what each process has counted, of all routers in one message."""
+    """Add up what each rank has counted, of all routers in one message."""
     loads = torch.cat([router.load for router in routers])
     if isinstance(over, dist.ProcessGroup | None):
         try:
             dist.all_reduce(loads, group=over)
         except RuntimeError as error:  # names a socket
             raise PaucaError(
-                "summing the loads of the experts over the processes: one of them has stopped, or does not call "
+                "summing the loads of the experts over the ranks: one of them has stopped, or does not call "
                 f"update_biases ({str(error).strip().splitlines()[0]})"
             ) from error
     else:

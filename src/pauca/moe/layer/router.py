@@ -104,7 +104,7 @@ class Router(nn.Module):
     """
 
     bias: Tensor
-    load: Tensor  # no buffer: DistributedDataParallel would overwrite each process's count by the first one's
+    load: Tensor  # no buffer: DistributedDataParallel would overwrite each rank's count by the first one's
 
     def __init__(self, hidden: int, experts: int, top_k: int, config: RouterConfig | None = None) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ class Router(nn.Module):
     def update_bias(self) -> None:
         """Move the bias towards equal load and start counting anew.
 
-        By the loads that this process has counted: processes that share a router call `update_biases`, which adds
+        By the loads that this rank has counted: ranks that share a router call `update_biases`, which adds
         theirs up first.
         """
         load = self.load.float()

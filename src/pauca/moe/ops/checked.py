@@ -126,11 +126,11 @@ def swiglu(z: Stored, probability: Float[Tensor, "rows"]) -> BFloat16[Tensor, "r
 
 
 def swiglu_fp8(
-    z: Stored, probability: Float[Tensor, "rows"], keep: ScaleRule | None = None
+    z: Stored, probability: Float[Tensor, "rows"], rule: ScaleRule | None = None
 ) -> tuple[Fp8Tensor, MxFp4Tensor | None]:
-    """`swiglu` in FP8 with one scale per row, and with `keep` also in MXFP4, both rounded from the BF16 result."""
-    _check_swiglu(z, probability, BLOCK if keep else _VECTOR)
-    return _backend(probability).swiglu_fp8(z, probability, keep)
+    """`swiglu` in FP8 with one scale per row, and with a `rule` also in MXFP4, both rounded from the BF16 result."""
+    _check_swiglu(z, probability, BLOCK if rule else _VECTOR)
+    return _backend(probability).swiglu_fp8(z, probability, rule)
 
 
 def swiglu_backward(

@@ -366,11 +366,11 @@ def swiglu(z: Stored, probability: Float[Tensor, "rows"]) -> BFloat16[Tensor, "r
 
 
 def swiglu_fp8(
-    z: Stored, probability: Float[Tensor, "rows"], keep: ScaleRule | None = None
+    z: Stored, probability: Float[Tensor, "rows"], rule: ScaleRule | None = None
 ) -> tuple[Fp8Tensor, MxFp4Tensor | None]:
-    """`swiglu` [rows, width] in FP8 with one scale a row; and in MXFP4, by the rule `keep`, unless that is None."""
+    """`swiglu` [rows, width] in FP8 with one scale a row; and in MXFP4, by `rule`, unless that is None."""
     activation = swiglu(z, probability)
-    return quantize_fp8_rowwise(activation), None if keep is None else quantize_mxfp4(activation, keep)
+    return quantize_fp8_rowwise(activation), None if rule is None else quantize_mxfp4(activation, rule)
 
 
 def swiglu_backward(

@@ -96,12 +96,15 @@ class ParallelExperts(ExpertBank):
         expert_ids: Int[Tensor, "tokens top_k"],
         probabilities: Float[Tensor, "tokens top_k"],
         shared: Callable[[Tensor], Tensor] | None = None,
+        *,
+        checked: bool = False,
     ) -> Float[Tensor, "tokens hidden"]:
         """What `Experts` computes; all ranks along "ep" must call it together, with any number of tokens, even none.
 
         `expert_ids` count over all ranks' experts. Waits for the device once, to learn how much arrives.
         """
-        self._check_input(x)
+        if not checked:
+            self._check_call(x, expert_ids, probabilities)
         with torch.autocast(x.device.type, enabled=False):
             tokens, weights = x.bfloat16().contiguous(), probabilities.float()
             dispatched = self._send(tokens, expert_ids, weights, self._fingerprint(tokens, weights))

@@ -1,7 +1,7 @@
 """What fits: the memory and speed of training a model on given GPUs, recipe by recipe, before anything is bought.
 
 A plan is a layout (pipeline stages, expert parallelism, the rest data parallel), a recipe, and what backward computes
-again. `find_plans` tries all of them and keeps, for each recipe, the fastest that fits. Layers are spread over the
+again. `find_plans` tries all of them and finds, for each recipe, the fastest that fits. Layers are spread over the
 stages as evenly as whole layers allow; stages run one forward, one backward (1F1B), so that the first of P stages
 holds the activations of P micro-batches; the optimizer's state is divided among all GPUs that hold the same weights
 (ZeRO 1). Not modeled: tensor and context parallelism, the traffic between stages, fragmentation beyond `reserved_gb`.

@@ -94,13 +94,13 @@ def _moved(recipe: Recipe, load: Load, hidden: int, width: int) -> int | float:
     if recipe.precision == "bf16":
         gather = 2 * (2 * x + 2 * rows)
         return gather + 6 * h_rows + 12 * h_rows + combine
-    kept = {"bf16": 2.0, "fp8": 1.0, "mxfp4": 17 / 32}
-    stored = kept["mxfp4"] if recipe.precision == "fp4" else 1.0
+    bytes_each = {"bf16": 2.0, "fp8": 1.0, "mxfp4": 17 / 32}
+    stored = bytes_each["mxfp4"] if recipe.precision == "fp4" else 1.0
     z = 2 * h_rows
-    keep_z = {"bf16": 0.0, "fp8": 3.0, "mxfp4": kept["mxfp4"]}[recipe.kept_z] * z  # MXFP4 shares SwiGLU's read
+    keep_z = {"bf16": 0.0, "fp8": 3.0, "mxfp4": bytes_each["mxfp4"]}[recipe.kept_z] * z  # MXFP4 shares SwiGLU's read
     forward = (2 + stored) * x + (stored + 1) * rows + keep_z + 2 * z + h_rows
     d_rows = 3 * x + 4 * rows  # dy: quantized, gathered, transposed
-    swiglu = kept[recipe.kept_z] * z + 2 * h_rows + 3 * z  # z's gradient by row, then by column
+    swiglu = bytes_each[recipe.kept_z] * z + 2 * h_rows + 3 * z  # z's gradient by row, then by column
     fc2_input = (2 if recipe.keep_fc2_input else 3) * h_rows
     return forward + d_rows + swiglu + fc2_input + (stored + 1) * rows + combine
 

@@ -20,7 +20,7 @@ from pauca.runs.processes import gather
 def diagnose(model: nn.Module, forward: Callable[[], Any]) -> str:
     """Say in words where a loss or a gradient that is not finite comes from.
 
-    Of several processes that share the model all must call it.
+    Of several ranks that share the model all must call it.
 
     Args:
         model: with the weights that were used, and the gradients, as backward left them.
@@ -33,9 +33,9 @@ def diagnose(model: nn.Module, forward: Callable[[], Any]) -> str:
 def largest_gradient(model: nn.Module) -> str:
     """The parameter (and expert) whose gradient is the largest, in words: where a loss that leaps up is driven from.
 
-    Of several processes that share the model all must call it.
+    Of several ranks that share the model all must call it.
     """
-    # Each process has the experts that are its own, and of all else the whole.
+    # Each rank has the experts that are its own, and of all else the whole.
     norms = {name: norm for part in gather(dict(_norms(model))) for name, norm in part.items()}
     if not norms:
         return "there are no gradients"
@@ -54,7 +54,7 @@ def _activations(model: nn.Module, forward: Callable[[], Any]) -> str:
     watch = _Watch()
     hooks = [hook for name, module in model.named_modules() for hook in watch.attach(name or "the model", module)]
     try:
-        forward()  # to its end: other processes may depend on this one
+        forward()  # to its end: other ranks may depend on this one
     finally:
         for hook in hooks:
             hook.remove()
@@ -74,7 +74,7 @@ class _Watch:
 
         def after(module: nn.Module, inputs: tuple, output: Any) -> None:
             if not self.found and _is_bad(output.probabilities if isinstance(output, Routing) else output):
-                # Experts that are divided over processes answer only if all of them ask.
+                # Experts that are divided over ranks answer only if all of them ask.
                 which = _expert_of_output(module, inputs) if type(module) is Experts else ""
                 self.found = f"activations: the output of {name}{which}"
 
@@ -130,13 +130,13 @@ def _bad_part(name: str, tensor: Tensor, firsts: dict[str, int]) -> str:
 
 
 def _first_experts(model: nn.Module) -> dict[str, int]:
-    """The number of the first expert in each tensor of which this process holds only some experts."""
+    """The number of the first expert in each tensor of which this rank holds only some experts."""
     banks = ((prefix, bank) for prefix, bank in model.named_modules() if isinstance(bank, ParallelExperts))
     return {f"{prefix}.{name}": bank._own.start for prefix, bank in banks for name, _ in bank.named_parameters()}
 
 
 def _agree(found: str) -> str:
-    """What the first of all processes has found that has found anything."""
+    """What the first of all ranks has found that has found anything."""
     return next(filter(None, gather(found)), "")
 
 
@@ -149,5 +149,5 @@ def _is_bad(value: Any) -> bool:
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    """A tensor of which each process may hold a part."""
+    """A tensor of which each rank may hold a part."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[operator]

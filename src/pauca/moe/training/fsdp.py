@@ -1,8 +1,8 @@
-"""A language model over several processes: its parameters by FSDP2, its experts by expert parallelism.
+"""A language model over several ranks: its parameters by FSDP2, its experts by expert parallelism.
 
-With `ep` processes that share one set of experts, a mesh of (processes / ep, ep). The experts are divided along the
+With `ep` ranks that share one set of experts, a mesh of (ranks / ep, ep). The experts are divided along the
 second dimension and sharded by FSDP2 along the first; the rest is sharded along the second and repeated along the
-first. Without expert parallelism everything is sharded over all processes.
+first. Without expert parallelism everything is sharded over all ranks.
 """
 
 from typing import Any
@@ -22,19 +22,19 @@ from pauca.moe.parallel.model import parallelize
 
 
 def divide(model: MoELM, device: torch.device, ep: int) -> None:
-    """Divide a model, in place, over the processes of the default group, a multiple of `ep`.
+    """Divide a model, in place, over the ranks of the default group, a multiple of `ep`.
 
     All must call it, and then the model, its `loss` and its `generate` together.
     """
-    processes = dist.get_world_size()
+    ranks = dist.get_world_size()
     if ep == 1:
-        mesh, whole = init_device_mesh(device.type, (processes,)), set()
-    elif ep == processes:
+        mesh, whole = init_device_mesh(device.type, (ranks,)), set()
+    elif ep == ranks:
         mesh = init_device_mesh(device.type, (ep,), mesh_dim_names=("ep",))
         parallelize(model, mesh)
         whole = experts_of(model)
     else:
-        mesh, whole = init_device_mesh(device.type, (processes // ep, ep), mesh_dim_names=("dp", "ep")), set()
+        mesh, whole = init_device_mesh(device.type, (ranks // ep, ep), mesh_dim_names=("dp", "ep")), set()
         parallelize(model, mesh)
         for layer in moe_layers(model).values():
             fully_shard(layer.experts, mesh=mesh["dp"])
@@ -61,7 +61,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def experts_of(model: nn.Module) -> set[nn.Parameter]:
-    """The parameters of which each process holds those of its own experts."""
+    """The parameters of which each rank holds those of its own experts."""
     banks = (module for module in model.modules() if isinstance(module, ParallelExperts))
     return {parameter for bank in banks for parameter in bank.parameters()}
 

@@ -156,7 +156,7 @@ class _Watch:
         rule = ScaleRule(recipe.scale_rule)
         x = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).bfloat16()
         self._note("x", format_losses(x, "mxfp4" if recipe.precision == "fp4" else "fp8", rule))
-        if recipe.kept_z != "bf16" and type(layer.experts) is Experts:  # not where they are divided over processes
+        if recipe.kept_z != "bf16" and type(layer.experts) is Experts:  # not where they are divided over ranks
             self._note("z", format_losses(_fc1_output(layer, x), recipe.kept_z, rule))
         if recipe.precision == "fp4":
             for measure, share in layer.inexact_shares(x).items():

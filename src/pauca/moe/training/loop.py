@@ -134,7 +134,7 @@ class _LanguageModel:
         flops = tokens_per_second * trainer.model.config.flops_per_token
         rates = {"tokens_per_second": tokens_per_second, "model_flops": flops, "memory_bytes": _memory(trainer.device)}
         if self._peak is not None:
-            rates["share_of_matrix_rate"] = flops / (self._peak * trainer.processes)
+            rates["share_of_matrix_rate"] = flops / (self._peak * trainer.ranks)
         return rates
 
 

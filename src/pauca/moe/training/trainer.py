@@ -1,10 +1,10 @@
 """One step of training a mixture-of-experts language model, and everything that such a step depends on.
 
 All randomness is a function of (seed, step, pass): the batches, and what stochastic rounding draws. So a resumed run
-repeats bit for bit with nothing but weights, moments and the step in its checkpoint, and several processes that share
+repeats bit for bit with nothing but weights, moments and the step in its checkpoint, and several ranks that share
 the passes of a step draw what one process would.
 
-Under torchrun the model is sharded over the processes by FSDP2 (`fully_shard`), each of which takes its share of the
+Under torchrun the model is sharded over the ranks by FSDP2 (`fully_shard`), each of which takes its share of the
 passes of every step.
 """
 
@@ -134,7 +134,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainStep:
-    """What one step of training came to, averaged over its passes and processes."""
+    """What one step of training came to, averaged over its passes and ranks."""
 
     loss: float  # what was minimized
     cross_entropy: float  # nats per token
@@ -146,14 +146,14 @@ class Trainer:
     """The state of a training: model, optimizer, step.
 
     Args:
-        model: trained in place; moved to the device, and sharded where there are several processes.
+        model: trained in place; moved to the device, and sharded where there are several ranks.
         data: text to train on.
         config: how to train.
     """
 
     def __init__(self, model: MoELM, data: TokenData, config: TrainConfig) -> None:
-        self.rank, self.processes = join_processes(config.device)
-        check_fit(model.config, data, config, self.processes)
+        self.rank, self.ranks = join_processes(config.device)
+        check_fit(model.config, data, config, self.ranks)
         self.device = resolve_device(config.device)
         self.config = config = config.suited_to(model.config)
         self.data = data
@@ -161,7 +161,7 @@ class Trainer:
         if config.compile:
             for block in model.blocks:
                 block.compile()
-        if self.processes > 1:
+        if self.ranks > 1:
             divide(model, self.device, config.ep)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, config.weight_decay),
@@ -173,7 +173,7 @@ class Trainer:
         self.rise = Rise(config.spike)
         self.seconds = 0.0  # spent in `step`
         self.loads: dict[str, Tensor] = {}  # of each layer's experts in the latest step
-        self._sequences = _sequences_per_pass(config, self.processes)
+        self._sequences = _sequences_per_pass(config, self.ranks)
 
     def step(self) -> TrainStep:
         """One step of AdamW.
@@ -200,7 +200,7 @@ class Trainer:
         return found
 
     def load_metrics(self) -> dict[str, float]:
-        """How busy the experts were in the latest step, over all processes."""
+        """How busy the experts were in the latest step, over all ranks."""
         loads = {name: router_load(copies.cpu()) for name, copies in self.loads.items()}
         metrics = {f"load_imbalance/{name}": load.imbalance for name, load in loads.items()}
         return metrics | {f"load_entropy/{name}": load.entropy for name, load in loads.items()}
@@ -217,7 +217,7 @@ class Trainer:
     def validate(self) -> float | None:
         """Mean cross entropy, in nats per token, of the validation text; None where there is none.
 
-        Of the same windows, whatever the number of processes and passes: every process computes all of them.
+        Of the same windows, whatever the number of ranks and passes: every rank computes all of them.
         """
         if self.data.validation is None:
             return None
@@ -231,12 +231,12 @@ class Trainer:
             losses = self.model.loss(tokens.to(self.device), targets.to(self.device))
             total += losses.cross_entropy * len(tokens)
             sequences += len(tokens)
-        if self.processes > 1:  # a last bit that differs between GPUs would be the best model on some of them alone
+        if self.ranks > 1:  # a last bit that differs between GPUs would be the best model on some of them alone
             dist.broadcast(total, 0)
         return float(total) / sequences
 
     def state(self) -> dict[str, Any]:
-        """Everything that decides how training goes on; tensors are this process's parts."""
+        """Everything that decides how training goes on; tensors are this rank's parts."""
         return {
             "model": self.model.state_dict(),
             "optimizer": optimizer_state(self.model, self.optimizer),
@@ -252,7 +252,7 @@ class Trainer:
         self.steps_done = int(state["step"])
 
     def weights(self) -> dict[str, Tensor]:
-        """All weights, whole, on the CPU; of several processes, in the first."""
+        """All weights, whole, on the CPU; of several ranks, in the first."""
         whole = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
         return cast(dict[str, Tensor], whole)
 
@@ -265,7 +265,7 @@ class Trainer:
         passes = self.config.passes
         # FSDP gathers the weights anew for each pass, so quantized ones cannot be shared; and the compiler would try to
         # compile their quantization, too.
-        share = passes > 1 and self.processes == 1 and not self.config.compile
+        share = passes > 1 and self.ranks == 1 and not self.config.compile
         frozen = frozen_weights(self.model) if share else nullcontext()
         losses = []
         with frozen:
@@ -276,7 +276,7 @@ class Trainer:
         return losses
 
     def _pass(self, number: int) -> LMLosses:
-        """Forward on the batch of one of this process's passes of the next step."""
+        """Forward on the batch of one of this rank's passes of the next step."""
         number += self.rank * self.config.passes
         torch.manual_seed(seed_of(self.config.seed, 1, self.steps_done, number))
         return self.model.loss(*self._batch(self.steps_done * self.config.batch_size + number * self._sequences))
@@ -298,15 +298,15 @@ class Trainer:
         norm = clip(self.model, self.config.clip)
         parts = [torch.stack([loss.total, loss.cross_entropy, loss.balance]).detach() for loss in losses]
         means = torch.stack(parts).float().mean(0)
-        if self.processes > 1:
+        if self.ranks > 1:
             dist.all_reduce(means)
-            means /= self.processes
+            means /= self.ranks
         return TrainStep(*torch.cat([means, norm.reshape(1).to(means)]).tolist())
 
     def _balance(self) -> None:
-        """Move the routers' biases by their loads over all processes, and remember those."""
+        """Move the routers' biases by their loads over all ranks, and remember those."""
         for name, layer in moe_layers(self.model).items():
-            if self.processes > 1:
+            if self.ranks > 1:
                 dist.all_reduce(layer.router.load)
             self.loads[name] = layer.router.load.clone()
             layer.router.update_bias()
@@ -333,7 +333,7 @@ class Trainer:
         )
 
 
-def check_fit(model: LMConfig, data: TokenData, config: TrainConfig, processes: int = 1) -> None:
+def check_fit(model: LMConfig, data: TokenData, config: TrainConfig, ranks: int = 1) -> None:
     """Raise before anything is written what a `Trainer` would raise for text that does not fit the model.
 
     Raises:
@@ -349,20 +349,20 @@ def check_fit(model: LMConfig, data: TokenData, config: TrainConfig, processes: 
     for part in (data.train, data.validation):
         if part is not None:
             part.check_context(model.context)
-    if processes % config.ep or model.experts % config.ep:
+    if ranks % config.ep or model.experts % config.ep:
         raise ConfigError(
-            f"ep {config.ep} must divide both the {processes} processes (torchrun --nproc-per-node) and the "
+            f"ep {config.ep} must divide both the {ranks} ranks (torchrun --nproc-per-node) and the "
             f"{model.experts} experts"
         )
-    _sequences_per_pass(config, processes)
+    _sequences_per_pass(config, ranks)
     resolve_device(config.device)
 
 
-def _sequences_per_pass(config: TrainConfig, processes: int) -> int:
-    sequences, remainder = divmod(config.batch_size, processes * config.passes)
+def _sequences_per_pass(config: TrainConfig, ranks: int) -> int:
+    sequences, remainder = divmod(config.batch_size, ranks * config.passes)
     if remainder or not sequences:
         raise ConfigError(
-            f"batch_size {config.batch_size} cannot be shared evenly by {processes} processes with {config.passes} "
+            f"batch_size {config.batch_size} cannot be shared evenly by {ranks} ranks with {config.passes} "
             "passes each; choose numbers that divide"
         )
     return sequences

@@ -306,11 +306,11 @@ def swiglu(z: Stored, probability: Tensor) -> Tensor:
     return out
 
 
-def swiglu_fp8(z: Stored, probability: Tensor, keep: ScaleRule | None = None) -> tuple[Fp8Tensor, MxFp4Tensor | None]:
+def swiglu_fp8(z: Stored, probability: Tensor, rule: ScaleRule | None = None) -> tuple[Fp8Tensor, MxFp4Tensor | None]:
     rows, width = z.shape[0], z.shape[1] // 2
     out = empty_fp8_rows(rows, width, probability.device)
-    kept = MxFp4Tensor.empty(rows, width, probability.device) if keep else None
-    _launch(z, probability, fp8=out, kept=kept, rule=keep or ScaleRule.EVEN)
+    kept = MxFp4Tensor.empty(rows, width, probability.device) if rule else None
+    _launch(z, probability, fp8=out, kept=kept, rule=rule or ScaleRule.EVEN)
     return out, kept
 
 
