@@ -35,6 +35,58 @@ def test_methods_do_not_import_commands(system):
             assert f"pauca.{system}.commands" not in _imported(path), path
 
 
+@pytest.mark.parametrize("part", [*SYSTEMS, "runs"])
+def test_rooms_and_files_import_in_no_circle(part):
+    """A room is a folder, or a file that lies in none. Imports inside functions count, so that they hide no circle."""
+    modules = {_module(path): path for path in (SOURCE / part).rglob("*.py")}
+    rooms: dict[str, set[str]] = {}
+    files: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        targets = {name for name in _modules_imported(path, modules) if name in modules} - {module}
+        room = _room(module)
+        rooms.setdefault(room, set()).update({_room(target) for target in targets} - {room})
+        if path.name != "__init__.py":
+            files[module] = {target for target in targets if modules[target].name != "__init__.py"}
+    _require_no_circle(rooms)
+    _require_no_circle(files)
+
+
+def _module(path: Path) -> str:
+    return ".".join(["pauca", *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__")
+
+
+def _room(module: str) -> str:
+    """`layer` of `pauca.moe.layer.router`; the system's own face is a room, too."""
+    return [*module.split("."), "its face"][2]
+
+
+def _modules_imported(path: Path, modules: dict[str, Path]) -> set[str]:
+    """Modules that a file imports: of `from a import b` that is b if b is a module, and else a."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules else str(node.module) for name in names}
+    return found
+
+
+def test_a_circle_is_found():
+    with pytest.raises(AssertionError, match="a circle among b, c"):
+        _require_no_circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()})
+
+
+def _require_no_circle(arrows: dict[str, set[str]]) -> None:
+    """Take away what imports nothing that is left, and then what nothing imports: nothing must remain."""
+    waiting = {name: targets & arrows.keys() for name, targets in arrows.items()}
+    while free := {name for name, targets in waiting.items() if not targets & waiting.keys()}:
+        waiting = {name: targets for name, targets in waiting.items() if name not in free}
+    while above := waiting.keys() - set().union(*waiting.values()):
+        waiting = {name: targets for name, targets in waiting.items() if name not in above}
+    assert not waiting, f"a circle among {', '.join(sorted(waiting))}"
+
+
 def _imported(path: Path) -> list[str]:
     names: list[str] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -35,17 +35,6 @@ def test_rooms_import_downwards(room):
         assert not upwards, f"{path.relative_to(HOME)} imports {', '.join(sorted(upwards))}"
 
 
-@pytest.mark.parametrize("room", [*BELOW, "top"])
-def test_files_of_a_room_import_in_no_circle(room):
-    paths = [HOME / f"{name}.py" for name in sorted(TOP)] if room == "top" else sorted((HOME / room).rglob("*.py"))
-    arrows = {_module(path): set(_imported(path)) for path in paths if path.name != "__init__.py"}
-    waiting = {module: targets & arrows.keys() for module, targets in arrows.items()}
-    while waiting:
-        free = {module for module, targets in waiting.items() if not targets & waiting.keys()}
-        assert free, f"a circle among {', '.join(sorted(waiting))}"
-        waiting = {module: targets for module, targets in waiting.items() if module not in free}
-
-
 OLD_FACE = [
     "Assumptions",
     "BpeTokenizer",
@@ -175,7 +164,3 @@ def _imported(path: Path) -> list[str]:
             if node.module not in ("pauca", "pauca.moe"):
                 names.append(str(node.module))
     return names
-
-
-def _module(path: Path) -> str:
-    return ".".join(["pauca", "moe", *path.relative_to(HOME).with_suffix("").parts])

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pauca.errors import InputError
+from pauca.events.calibration import Calibration, read_calibration
 from pauca.events.lens import LensModel, distort, undistort
 
 
@@ -79,9 +80,19 @@ class Camera:
         Raises:
             InputError: where the file is none of these, or its lens model neither radtan nor equidistant.
         """
-        from pauca.events.io.calibration import read_camera  # above this file: `io` builds cameras
+        return cls.from_calibration(read_calibration(Path(path), size, name), Path(path))
 
-        return read_camera(Path(path), size, name)
+    @classmethod
+    def from_calibration(cls, calibration: Calibration, where: Path) -> "Camera":
+        """The camera of a calibration that knows its size.
+
+        Raises:
+            InputError: where its lens model is neither radtan nor equidistant; `where` is the file that said so.
+        """
+        assert calibration.size is not None
+        lens, (k1, k2, p1, p2, k3) = calibration.lens(where)
+        fx, fy, cx, cy = calibration.intrinsics
+        return cls(calibration.size, fx, fy, cx, cy, k1, k2, p1, p2, k3, lens)
 
     def distort(self, x: Float[np.ndarray, "*n"], y: Float[np.ndarray, "*n"]) -> tuple[np.ndarray, np.ndarray]:
         """Bearings (x, y, 1) to the distorted pixels at which the sensor sees them (OpenCV's formula)."""

@@ -10,15 +10,12 @@ from pauca.events.camera import Camera
 from pauca.events.consistency import consistencies
 from pauca.events.likelihood import Contrast, NegativeBinomial, PixelScore
 from pauca.events.newton import Optimum, Trial, maximize, scaled_cholesky
-from pauca.events.score import Score, Scorer
+from pauca.events.score import REST_CHI2, Score, Scorer
 from pauca.events.settings import AlignConfig
 from pauca.events.types import Packet, Status
 from pauca.events.uncertainty import CALIBRATION, covariance_of, noise_of, sharpness_of
 from pauca.events.warp import Frame, Warp
 from pauca.events.windows import Flow
-
-REST_CHI2 = 16.27
-"""Above this the score test tells a motion from rest: the 99.9 % quantile of chi-squared with 3 degrees of freedom."""
 
 _STEP_PIXELS = 8.0  # longest step of the solver, as displacement of events at the ends of the packet
 _LOST_PIXELS = 1.0  # DEGENERATE from this standard deviation on: the likelihood knows nothing beyond its blur

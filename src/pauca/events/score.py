@@ -14,6 +14,9 @@ from pauca.events.likelihood import NegativeBinomial, PixelScore, tabulate
 from pauca.events.types import Packet, VoteKernel
 from pauca.events.warp import Frame, Warp
 
+REST_CHI2 = 16.27
+"""Above this the score test tells a motion from rest: the 99.9 % quantile of chi-squared with 3 degrees of freedom."""
+
 PAD = 4  # margin of the images around the frame: two blurs of radius two
 
 KERNELS = {"bilinear": (vote_bilinear, gather_bilinear), "quadratic": (vote_quadratic, gather_quadratic)}

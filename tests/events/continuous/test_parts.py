@@ -14,7 +14,7 @@ from pauca.events.continuous.knots import SMOOTH_JERK, knot_time, place_knots
 from pauca.events.continuous.prior import jerk_strength, precision
 from pauca.events.continuous.rest import rest_information, resting_intervals, runs, score_test
 from pauca.events.continuous.window import Window
-from pauca.events.packets import REST_CHI2
+from pauca.events.score import REST_CHI2
 
 from ..scenes import CAMERA, rotating_events
 

@@ -16,7 +16,7 @@ from pauca.events.continuous.knots import interpolate, knot_time, place_knots
 from pauca.events.continuous.prior import jerk_strength
 from pauca.events.continuous.rest import rest_information, resting_intervals, score_test
 from pauca.events.continuous.window import Window, WindowScorer
-from pauca.events.packets import REST_CHI2
+from pauca.events.score import REST_CHI2
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Events, Packet, Status
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pauca.errors import InputError
+from pauca.events.calibration import Calibration
 from pauca.events.camera import Camera
-from pauca.events.io.calibration import camera_of_model
 from pauca.events.io.prophesee import Decoder
 from pauca.events.io.ros_messages import (
     CAMERA_INFO,
@@ -183,4 +183,5 @@ def _camera(infos: list[Any], size: tuple[int, int], path: Path) -> Camera | Non
     if len(fitting) != 1:
         return None
     model, coefficients, matrix = next(iter(fitting.values()))
-    return camera_of_model(size, [matrix[0], matrix[4], matrix[2], matrix[5]], list(coefficients), model, path)
+    intrinsics = [matrix[0], matrix[4], matrix[2], matrix[5]]
+    return Camera.from_calibration(Calibration(size, intrinsics, list(coefficients), model), path)

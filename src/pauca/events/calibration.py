@@ -1,7 +1,7 @@
-"""Calibration files to a `Camera`: UZH `calib.txt`; YAML of ROS camera_info, Kalibr, DSEC or OpenCV; OpenCV's XML."""
+"""Calibration files: UZH `calib.txt`; YAML of ROS camera_info, Kalibr, DSEC or OpenCV; OpenCV's XML."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -10,7 +10,6 @@ import numpy as np
 import yaml
 
 from pauca.errors import InputError
-from pauca.events.camera import Camera
 from pauca.events.lens import LensModel
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -21,15 +20,35 @@ _LENSES: dict[str, LensModel] = {
 
 
 @dataclass(frozen=True)
-class _Calibration:
-    size: tuple[int, int] | None
-    intrinsics: list[float]  # fx fy cx cy
+class Calibration:
+    """What a calibration says of a camera, under the names that ROS, Kalibr and OpenCV give to lens models."""
+
+    size: tuple[int, int] | None  # width, height; None where the file does not say it
+    intrinsics: list[float]  # fx fy cx cy, pixels
     coefficients: list[float]
     model: str = "radtan"
 
+    def lens(self, where: Path) -> tuple[LensModel, list[float]]:
+        """The lens model by our name, and five coefficients, the missing ones 0.
 
-def read_camera(path: Path, size: tuple[int, int] | None = None, name: str | None = None) -> Camera:
-    """What `Camera.from_file` reads; arguments and errors as there."""
+        Raises:
+            InputError: another model, or other coefficients than it has; `where` is the file that said so.
+        """
+        lens = _LENSES.get(self.model.lower())
+        if lens is None:
+            raise InputError(
+                f"{where}: the lens model {self.model} is not supported; supported are plumb_bob (radtan) and "
+                "equidistant (fisheye): calibrate anew, or undistort the events before and use float32 pixels"
+            )
+        given, expected = self.coefficients, (0, 4) if lens == "equidistant" else (0, 4, 5)
+        if len(given) not in expected and any(given[expected[-1] :]):
+            names = "k1 k2 k3 k4" if lens == "equidistant" else "k1 k2 p1 p2 and k3"
+            raise InputError(f"{where}: {len(given)} distortion coefficients; supported are {names}")
+        return lens, [*given, 0.0, 0.0, 0.0, 0.0, 0.0][:5]
+
+
+def read_calibration(path: Path, size: tuple[int, int] | None = None, name: str | None = None) -> Calibration:
+    """What `Camera.from_file` reads, with its size; arguments and errors as there."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -52,33 +71,10 @@ def read_camera(path: Path, size: tuple[int, int] | None = None, name: str | Non
     chosen = found.size or size
     if chosen is None:
         raise InputError(f"{path}: does not say the size of the sensor; give it, such as size=(240, 180)")
-    return camera_of_model((int(chosen[0]), int(chosen[1])), found.intrinsics, found.coefficients, found.model, path)
+    return replace(found, size=(int(chosen[0]), int(chosen[1])))
 
 
-def camera_of_model(
-    size: tuple[int, int], intrinsics: list[float], coefficients: list[float], model: str, path: Path
-) -> Camera:
-    """A camera of a lens model by the name that ROS, Kalibr and OpenCV give it.
-
-    Raises:
-        InputError: another model, or other coefficients than it has.
-    """
-    lens = _LENSES.get(model.lower())
-    if lens is None:
-        raise InputError(
-            f"{path}: the lens model {model} is not supported; supported are plumb_bob (radtan) and equidistant "
-            "(fisheye): calibrate anew, or undistort the events before and use float32 pixels"
-        )
-    expected = (0, 4) if lens == "equidistant" else (0, 4, 5)
-    if len(coefficients) not in expected and any(coefficients[expected[-1] :]):
-        names = "k1 k2 k3 k4" if lens == "equidistant" else "k1 k2 p1 p2 and k3"
-        raise InputError(f"{path}: {len(coefficients)} distortion coefficients; supported are {names}")
-    fx, fy, cx, cy = intrinsics
-    k1, k2, p1, p2, k3 = ([*coefficients, 0.0, 0.0, 0.0, 0.0, 0.0])[:5]
-    return Camera(size, fx, fy, cx, cy, k1, k2, p1, p2, k3, lens)
-
-
-def _parse_numbers(text: str, path: Path) -> _Calibration | None:
+def _parse_numbers(text: str, path: Path) -> Calibration | None:
     """UZH calib.txt: fx fy cx cy k1 k2 p1 p2 k3 on one line; None where the text is something else."""
     try:
         numbers = [float(word) for word in text.split()]
@@ -86,7 +82,7 @@ def _parse_numbers(text: str, path: Path) -> _Calibration | None:
         return None
     if len(numbers) not in (4, 8, 9):
         raise InputError(f"{path}: {len(numbers)} numbers, expected fx fy cx cy k1 k2 p1 p2 k3")
-    return _Calibration(None, numbers[:4], numbers[4:])
+    return Calibration(None, numbers[:4], numbers[4:])
 
 
 def _yaml_cameras(text: str, path: Path) -> dict[str, dict[str, Any]]:
@@ -136,7 +132,7 @@ def _choose(cameras: dict[str, dict[str, Any]], name: str | None, path: Path) ->
     return cameras[name if name is not None else "cam0" if "cam0" in cameras else next(iter(cameras))]
 
 
-def _from_tree(tree: dict[str, Any], path: Path) -> _Calibration:
+def _from_tree(tree: dict[str, Any], path: Path) -> Calibration:
     projection = str(tree.get("camera_model", "pinhole")).lower()
     if projection != "pinhole":
         raise InputError(
@@ -144,7 +140,7 @@ def _from_tree(tree: dict[str, Any], path: Path) -> _Calibration:
             "distortion, or undistort the events before and use float32 pixels"
         )
     model = str(tree.get("distortion_model", "plumb_bob"))
-    return _Calibration(_size_of(tree), _intrinsics_of(tree, path), _distortion_of(tree), model)
+    return Calibration(_size_of(tree), _intrinsics_of(tree, path), _distortion_of(tree), model)
 
 
 class _CalibrationLoader(yaml.SafeLoader):
