@@ -19,6 +19,7 @@ from pauca.events.evaluation import (
 from pauca.events.follower import Follower
 from pauca.events.hot_pixels import hot_pixel_mask, remove_hot_pixels
 from pauca.events.io import (
+    Conversion,
     EventStream,
     Finding,
     GroundTruth,
@@ -28,6 +29,8 @@ from pauca.events.io import (
     Recording,
     Remedy,
     TimeUnit,
+    WriteConfig,
+    convert,
     open_events,
     read,
     write,
@@ -52,6 +55,7 @@ __all__ = [
     "Alignment",
     "Camera",
     "Contrast",
+    "Conversion",
     "Estimator",
     "Evaluation",
     "EventStream",
@@ -83,8 +87,10 @@ __all__ = [
     "ViewBuilder",
     "ViewConfig",
     "Warp",
+    "WriteConfig",
     "align",
     "align_packets",
+    "convert",
     "cut_windows",
     "evaluate",
     "find_time_offset",

@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 
 from pauca import events
 from pauca.errors import ConfigError, InputError
+from pauca.events.verbs.convert import convert
 from pauca.runs import Progress, check_can_write, check_picture, save_figure
 
 
@@ -230,7 +231,7 @@ def evaluate(
     )
 
 
-COMMANDS = {"align": align, "info": info, "evaluate": evaluate, "simulate": simulate}
+COMMANDS = {"align": align, "info": info, "convert": convert, "evaluate": evaluate, "simulate": simulate}
 
 
 def _trajectory(path: Path) -> events.Trajectory:

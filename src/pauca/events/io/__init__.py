@@ -3,10 +3,11 @@
 from pauca.events.io.reader import ReadConfig, open_events, read
 from pauca.events.io.source import TimeUnit
 from pauca.events.io.stream import EventStream
-from pauca.events.io.writer import write
+from pauca.events.io.writer import Conversion, WriteConfig, convert, write
 from pauca.events.recording import Finding, GroundTruth, Inertial, ReadReport, Recording, Remedy
 
 __all__ = [
+    "Conversion",
     "EventStream",
     "Finding",
     "GroundTruth",
@@ -16,6 +17,8 @@ __all__ = [
     "Recording",
     "Remedy",
     "TimeUnit",
+    "WriteConfig",
+    "convert",
     "open_events",
     "read",
     "write",

@@ -1,71 +1,156 @@
-"""Recordings to files that `read` gives back bit for bit."""
+"""Recordings to files, at once or chunk by chunk; a file is whole or not there at all."""
 
-import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from pauca.errors import ConfigError, InputError
+from pauca.events.io.encoders import DatEncoder, Hdf5Encoder, NpzEncoder, RawEncoder, TextEncoder
+from pauca.events.io.encoders.base import About, Encoder
+from pauca.events.io.encoders.hdf5 import Compression
+from pauca.events.io.encoders.prophesee import RawEncoding
+from pauca.events.io.reader import ReadConfig, open_events
+from pauca.events.recording import ReadReport, Recording
+from pauca.events.types import Events
+from pauca.runs import atomic_write, check_can_write
 
-from pauca.errors import InputError
-from pauca.events.recording import Recording
-from pauca.runs import atomic_write
+
+@dataclass(frozen=True)
+class WriteConfig:
+    """How a recording is written, where a format leaves a choice."""
+
+    encoding: RawEncoding = "evt3"
+    """Of RAW: evt3 or evt2."""
+    compression: Compression = "gzip"
+    """Of HDF5: gzip, which everybody reads; blosc, which is faster and needs hdf5plugin; or none."""
 
 
-def write(path: str | Path, recording: Recording, *, force: bool = False) -> Path:
-    """Write events, camera and ground truth to NPZ or HDF5, in one step: the file is whole or not there at all.
+@dataclass(frozen=True)
+class Conversion:
+    """What became of a file."""
+
+    path: Path  # what was written
+    report: ReadReport  # of the reading: what was repaired
+    notes: tuple[str, ...]  # what the format could not hold as it was
+
+    def summary(self) -> str:
+        """One line for people."""
+        told = "; ".join((*(str(finding) for finding in self.report.findings), *self.notes))
+        return f"{self.report.path} -> {self.path}: {self.report.kept:,} events" + (f"; {told}" if told else "")
+
+
+_ENCODERS: dict[str, Callable[[Path, WriteConfig], Encoder]] = {
+    ".txt": lambda path, config: TextEncoder(path, table=False, compressed=False),
+    ".csv": lambda path, config: TextEncoder(path, table=True, compressed=False),
+    ".txt.gz": lambda path, config: TextEncoder(path, table=False, compressed=True),
+    ".csv.gz": lambda path, config: TextEncoder(path, table=True, compressed=True),
+    ".npz": lambda path, config: NpzEncoder(path),
+    ".h5": lambda path, config: Hdf5Encoder(path, config.compression),
+    ".hdf5": lambda path, config: Hdf5Encoder(path, config.compression),
+    ".raw": lambda path, config: RawEncoder(path, config.encoding),
+    ".dat": lambda path, config: DatEncoder(path),
+}
+
+ENDINGS = tuple(_ENCODERS)
+"""Endings of files that can be written; they say the format."""
+
+
+def ending_of(path: Path) -> str:
+    """The ending that says the format, or an empty one.
+
+    >>> ending_of(Path("boxes.rotation.txt.gz"))
+    '.txt.gz'
+    """
+    name = path.name.lower()
+    return max((ending for ending in ENDINGS if name.endswith(ending)), key=len, default="")
+
+
+def check_target(path: Path, force: bool = False) -> None:
+    """Refuse early what `write` and `convert` would refuse after long work.
+
+    Raises:
+        InputError: another ending, a file that exists, or a folder that takes none.
+    """
+    if not ending_of(path):
+        raise InputError(f"{path}: recordings are written as {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+    check_can_write(path, force)
+
+
+def write(path: str | Path, recording: Recording, *, config: WriteConfig = WriteConfig(), force: bool = False) -> Path:
+    """Write a recording in one step: the file is whole or not there at all.
 
     Args:
-        path: ends in .npz, .h5 or .hdf5. HDF5 has DSEC's layout (events/t, x, y, p), which other tools read.
+        path: .npz and .h5 (or .hdf5) hold all of it, bit for bit; HDF5 has DSEC's layout, which other tools read. Text
+            (.txt, .csv, both also .gz), .raw and .dat hold the events alone; `convert` says what was left out.
         recording: what to write; the report is not kept.
+        config: how, where the format leaves a choice.
         force: replace a file that exists.
 
     Raises:
-        InputError: another ending, or the file exists and `force` is not set.
+        InputError: another ending, the file exists and `force` is not set, or the format cannot hold these events.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in (".npz", ".h5", ".hdf5"):
-        raise InputError(f"{path}: recordings are written as .npz, .h5 or .hdf5")
-    events = recording.events
-    columns = {"x": events.x, "y": events.y, "p": events.p}
-    with atomic_write(path, force) as temporary:
-        if suffix == ".npz":
-            _write_npz(temporary, {"t_us": events.t_us, **columns, **_extras(recording)})
-        else:
-            _write_hdf5(temporary, {"t": events.t_us, **columns}, _extras(recording))
+    check_target(path, force)
+    _write(path, [recording.events], recording, config, force)
     return path
 
 
-def _extras(recording: Recording) -> dict[str, np.ndarray]:
-    extras = {"size": np.asarray(recording.events.size)}
-    if recording.camera:
-        extras |= {"K": np.asarray(recording.camera.intrinsics), "D": np.asarray(recording.camera.distortion)}
-        extras["lens"] = np.asarray(recording.camera.lens.encode())
-    if inertial := recording.inertial:
-        extras |= {"imu_t_us": inertial.t_us, "imu_gyro": inertial.angular_velocity_rad_s}
-        extras["imu_accel"] = inertial.acceleration_m_s2
-    if recording.frame_times_us is not None:
-        extras["frame_t_us"] = recording.frame_times_us
-    if truth := recording.ground_truth:
-        extras |= {"gt_t": truth.t_s, "gt_w": truth.omega_rad_s}
-        if truth.quat_xyzw is not None:
-            extras["gt_q"] = truth.quat_xyzw
-    return extras
+def convert(
+    source: str | Path,
+    target: str | Path,
+    reading: ReadConfig = ReadConfig(),  # noqa: B008 - frozen
+    *,
+    config: WriteConfig = WriteConfig(),
+    force: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Conversion:
+    """Write a recording in another format, chunk by chunk: memory does not grow with the file.
+
+    Args:
+        source: what `read` reads.
+        target: what `write` writes.
+        reading: how the source is read.
+        config: how the target is written.
+        force: replace a file that exists.
+        progress: called with how many more events are done with.
+
+    Raises:
+        InputError: as `read` and `write`; nothing is left behind.
+    """
+    target = Path(target)
+    check_target(target, force)
+    stream = open_events(source, reading)
+
+    def chunks() -> Iterable[Events]:
+        for chunk in stream:
+            yield chunk
+            if progress is not None:
+                progress(len(chunk))
+
+    notes = _write(target, chunks(), stream, config, force)
+    assert stream.report is not None  # the stream has come to its end
+    return Conversion(target, stream.report, tuple(notes))
 
 
-def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """What numpy.savez_compressed writes, at level 1: five times as fast, a tenth larger (3.3 bytes an event)."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
+def _write(path: Path, chunks: Iterable[Events], about: About, config: WriteConfig, force: bool) -> list[str]:
+    with atomic_write(path, force) as temporary:
+        encoder = _ENCODERS[ending_of(path)](temporary, config)
+        try:
+            for chunk in chunks:
+                encoder.write(chunk)
+            encoder.finish(about)
+        finally:
+            encoder.close()
+    return encoder.notes
 
 
-def _write_hdf5(path: Path, columns: dict[str, np.ndarray], extras: dict[str, np.ndarray]) -> None:
-    import h5py
+def check_write_config(config: WriteConfig, ending: str) -> None:
+    """Refuse settings of another format than the one that is written.
 
-    with h5py.File(path, "w") as file:
-        for name, column in columns.items():
-            # gzip is the one compression that every HDF5 build reads; shuffle makes times a fifth of their size.
-            file.create_dataset(f"events/{name}", data=column, chunks=True, compression="gzip", shuffle=True)
-        for name, array in extras.items():
-            file[name] = array
+    Raises:
+        ConfigError: which names the setting.
+    """
+    if config.encoding != WriteConfig.encoding and ending != ".raw":
+        raise ConfigError(f"--encoding {config.encoding} is for .raw, and {ending} is written")
+    if config.compression != WriteConfig.compression and ending not in (".h5", ".hdf5"):
+        raise ConfigError(f"--compression {config.compression} is for .h5, and {ending} is written")

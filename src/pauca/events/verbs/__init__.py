@@ -1,0 +1,1 @@
+"""Verbs of `pauca events`, one a file; `commands.py` lists them."""
