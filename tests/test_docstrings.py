@@ -62,7 +62,10 @@ def _at_hand(name: str) -> dict[str, object]:
         recording = events.simulate(events.SimulateConfig(duration_s=0.06, seed=3))
         events.write("recording.npz", recording)
         window = recording.events[:5000]
-        return {"camera": recording.camera, "live": [window], "read": events.read}
+        assert recording.camera is not None
+        aligner = events.Aligner(recording.camera)
+        at_hand = {"camera": recording.camera, "recording": recording, "window": window, "aligner": aligner}
+        return at_hand | {"live": [window], "read": events.read, "count": 0}
     if name.endswith("frozen_weights"):
         import torch
 

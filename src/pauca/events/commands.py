@@ -14,6 +14,7 @@ from tyro.conf import Positional, arg
 from pauca import events
 from pauca.errors import ConfigError, InputError
 from pauca.events.verbs.convert import convert
+from pauca.events.verbs.live import live
 from pauca.runs import Progress, check_can_write, check_picture, save_figure
 
 
@@ -231,7 +232,14 @@ def evaluate(
     )
 
 
-COMMANDS = {"align": align, "info": info, "convert": convert, "evaluate": evaluate, "simulate": simulate}
+COMMANDS = {
+    "align": align,
+    "live": live,
+    "info": info,
+    "convert": convert,
+    "evaluate": evaluate,
+    "simulate": simulate,
+}
 
 
 def _trajectory(path: Path) -> events.Trajectory:

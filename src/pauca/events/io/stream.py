@@ -28,7 +28,7 @@ CHUNK_EVENTS = 1 << 20
 class EventStream:
     """The events of a file, chunk after chunk, in order of time; each `for` over it reads the file anew.
 
-    >>> stream = open_events("recording.raw")
+    >>> stream = open_events("recording.npz")
     >>> for events in stream:
     ...     count += len(events)
     >>> stream.report.summary()
