@@ -28,7 +28,17 @@ def test_a_system_never_imports_another(system):
             assert not name.startswith(tuple(others)), f"{path.relative_to(SOURCE)} imports {name}"
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+def test_recognize_uses_the_faces_of_the_others_alone():
+    """What stands in their rooms may move; only drawings of their own may be used beside the face."""
+    allowed = {"pauca.events", "pauca.fewshot", "pauca.moe", "pauca.events.plots", "pauca.fewshot.plots"}
+    for path in (SOURCE / "recognize").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            if module and module.startswith(tuple(f"pauca.{system}" for system in SYSTEMS)):
+                assert module in allowed, f"{path.relative_to(SOURCE)} imports from {module}"
+
+
+@pytest.mark.parametrize("system", [*SYSTEMS, "recognize"])
 def test_methods_do_not_import_commands(system):
     for path in (SOURCE / system).rglob("*.py"):
         if path.name not in ("commands.py", "demo.py"):

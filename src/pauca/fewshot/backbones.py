@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from pauca.errors import ConfigError
+from pauca.fewshot.descriptors import BlurredPixels, EdgeDirections
 
 DROP_RATE = 0.1
 # keep = max(1 - 0.1 n / 40000, 0.9) in the authors' code, of 60,000 steps; shorter trainings need it sooner.
@@ -182,6 +183,8 @@ BACKBONES: dict[str, Callable[[int, int], nn.Module]] = {
     "conv4": lambda channels_in, image_size: Conv4(channels_in),
     "conv4-32": lambda channels_in, image_size: Conv4(channels_in, width=32),
     "r2d2": lambda channels_in, image_size: R2D2Net(channels_in),
+    "edges": EdgeDirections,  # these two have nothing to train
+    "pixels": BlurredPixels,
 }
 
 

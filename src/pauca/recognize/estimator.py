@@ -1,0 +1,199 @@
+"""`EventClassifier`: a scikit-learn estimator that recognizes things in recordings of an event camera."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int64, Shaped
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from pauca import events, fewshot
+from pauca.errors import InputError
+from pauca.recognize.pictures import Picture, pictures_of
+from pauca.recognize.settings import Moving, PictureConfig
+
+_log = logging.getLogger(__name__)
+
+UNTRAINED = ("edges", "pixels")
+_SIDE = 32  # pixels of the pictures of what is not trained
+
+RecordingLike = events.Recording | events.Events | str | Path
+
+
+# Arguments named X and y take what scikit-learn's users have, so they are checked and not annotated.
+class EventClassifier(ClassifierMixin, BaseEstimator):
+    """Recognize things in recordings of an event camera from a few recordings of each.
+
+    The pictures of a recording (`PictureConfig`) are the examples of a `FewShotClassifier`, and vote when it is asked.
+
+    >>> classifier = EventClassifier().fit(["cup1.raw", "cup2.raw", "pen1.raw"], ["cup", "cup", "pen"])
+    >>> classifier.predict(["what.raw"])
+    array(['cup'], dtype='<U3')
+
+    Args:
+        model: what makes features of pictures: `edges` (directions of edges, needs no training), `pixels`, a model that
+            `pauca recognize train` or `pauca fewshot train` wrote, or its file.
+        align: align the events of each picture.
+        motion: what moves, see `PictureConfig`.
+        views: most pictures of a recording.
+        view_s: longest time in one picture, in seconds.
+        center: cut pictures around what moves.
+        camera: calibration of all recordings, in place of what they bring.
+        reject: share of recordings of known things that may be called unknown, as for `FewShotClassifier`.
+        unknown_label: what unknown things are called.
+        device: `auto`, `cpu` or `cuda`.
+
+    Attributes:
+        classifier_: the `FewShotClassifier` of the pictures.
+        classes_: the labels, sorted.
+    """
+
+    def __init__(
+        self,
+        model: fewshot.MCRNet | str | Path = "edges",
+        align: bool = True,
+        motion: Moving = "auto",
+        views: int = 5,
+        view_s: float = 0.35,
+        center: bool = True,
+        camera: events.Camera | None = None,
+        reject: float | None = None,
+        unknown_label: Any = None,
+        device: str = "auto",
+    ) -> None:
+        self.model = model
+        self.align = align
+        self.motion: Moving = motion
+        self.views = views
+        self.view_s = view_s
+        self.center = center
+        self.camera = camera
+        self.reject = reject
+        self.unknown_label = unknown_label
+        self.device = device
+
+    @property
+    def picture_config(self) -> PictureConfig:
+        """How recordings become pictures."""
+        return PictureConfig(self.align, self.motion, self.views, self.view_s, self.center)
+
+    def fit(self, X: Any, y: Any) -> "EventClassifier":
+        """Learn from recordings, as few as one of each thing.
+
+        Args:
+            X: recordings, events, or paths of any format that `events.read` reads; an iterable, taken one by one.
+            y: a label for each: strings or numbers.
+
+        Raises:
+            InputError: a recording without events, labels of another number, or of one thing only.
+        """
+        self.classifier_ = fewshot.FewShotClassifier(
+            open_model(self.model), self.reject, self.unknown_label, self.device
+        )
+        return self._learn(X, y, self.classifier_.fit)
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> "EventClassifier":
+        """Add recordings of known things or of new ones, as `fit` takes them; `classes` changes nothing."""
+        if not hasattr(self, "classifier_"):
+            return self.fit(X, y)
+        return self._learn(X, y, self.classifier_.partial_fit)
+
+    def predict_proba(self, X: Any) -> Float[np.ndarray, "n classes"]:
+        """Probability of each known label for each recording; its pictures vote by what they hold."""
+        check_is_fitted(self)
+        return self.probabilities_of([self.pictures(recording) for recording in X])
+
+    def predict(self, X: Any) -> Shaped[np.ndarray, "n"]:
+        """The most probable label of each recording, or `unknown_label` where it is rejected."""
+        return self.labels_of(self.predict_proba(X))
+
+    def labels_of(self, probabilities: Float[np.ndarray, "n classes"]) -> Shaped[np.ndarray, "n"]:
+        """What `predict` answers where `predict_proba` has given these."""
+        check_is_fitted(self)
+        return self.classifier_.labels_of(probabilities)
+
+    def pictures(self, recording: RecordingLike) -> list[Picture]:
+        """The pictures of one recording, as the model sees them."""
+        side = open_model(self.model).config.image_size
+        recording = _opened(recording)
+        self._compare_sensor(recording)
+        return pictures_of(recording, side, self.picture_config, self.camera)
+
+    def probabilities_of(self, pictures: Sequence[Sequence[Picture]]) -> Float[np.ndarray, "n classes"]:
+        """What `predict_proba` answers for recordings with these pictures."""
+        check_is_fitted(self)
+        shown = np.stack([picture.pixels for few in pictures for picture in few])
+        weights = np.array([picture.weight for few in pictures for picture in few])
+        owners = np.repeat(np.arange(len(pictures)), [len(few) for few in pictures])
+        return vote(self.classifier_.predict_proba(shown), weights, owners)
+
+    @property
+    def classes_(self) -> Shaped[np.ndarray, "classes"]:
+        return self.classifier_.classes_
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(getattr(self, "classifier_", None), "features_")
+
+    def _learn(self, X: Any, y: Any, learn: Any) -> "EventClassifier":
+        labels, shown, owners = np.asarray(y), [], []
+        count = 0
+        for count, recording in enumerate(X, 1):
+            pictures = self.pictures(recording)
+            shown += [picture.pixels for picture in pictures]
+            owners += [count - 1] * len(pictures)
+        if count != len(labels):
+            raise InputError(f"{count} recordings but {len(labels)} labels; give one label for each recording")
+        if not count:
+            raise InputError("no recordings; give at least one of each of two things")
+        learn(np.stack(shown), labels[owners])
+        return self
+
+    def _compare_sensor(self, recording: events.Recording) -> None:
+        """Say that a recording is from another sensor than the first one was."""
+        size = recording.events.size
+        first = getattr(self, "_size", None) or size
+        self._size = first
+        if size != first:
+            _log.warning(
+                "%s: its sensor has %d x %d pixels, that of the first recording %d x %d; pictures are scaled, but show "
+                "other details", recording.name or "recording", *size, *first
+            )  # fmt: skip
+
+
+def open_model(model: fewshot.MCRNet | str | Path) -> fewshot.MCRNet:
+    """A model, from what `EventClassifier` takes as one.
+
+    Raises:
+        InputError: a file that holds none.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    if str(model) not in UNTRAINED:
+        return fewshot.MCRNet.load(model)
+    plain = fewshot.LatentConfig(mode="none")
+    return fewshot.MCRNet(fewshot.ModelConfig(str(model), image_size=_SIDE, channels=1, latent=plain)).eval()
+
+
+def vote(
+    probabilities: Float[np.ndarray, "m classes"], weights: Float[np.ndarray, "m"], owners: Int64[np.ndarray, "m"]
+) -> Float[np.ndarray, "n classes"]:
+    """The weighted geometric mean of the probabilities of each owner's pictures.
+
+    The mean and not the product: pictures of one recording err together.
+    """
+    logs = np.log(np.maximum(probabilities, 1e-12)) * weights[:, None]
+    sums = np.zeros((int(owners.max()) + 1, probabilities.shape[1]))
+    np.add.at(sums, owners, logs)
+    means = sums / np.bincount(owners, weights)[:, None]
+    shares = np.exp(means - means.max(1, keepdims=True))
+    return shares / shares.sum(1, keepdims=True)
+
+
+def _opened(recording: RecordingLike) -> events.Recording:
+    if isinstance(recording, events.Events):
+        return events.Recording(recording)
+    return recording if isinstance(recording, events.Recording) else events.read(recording)

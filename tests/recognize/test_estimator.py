@@ -1,0 +1,121 @@
+"""`EventClassifier`: things seen once or twice are recognized, whatever the recordings come as."""
+
+import logging
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from pauca import events, fewshot
+from pauca.errors import InputError
+from pauca.recognize import EventClassifier, open_model
+from pauca.recognize.estimator import vote
+
+from .scenes import CAMERA, recording, recordings
+
+
+@pytest.fixture(scope="module")
+def fitted() -> EventClassifier:
+    return EventClassifier().fit(*recordings(range(2)))
+
+
+def test_new_recordings_of_known_things_are_recognized(fitted):
+    asked, labels = recordings(range(2, 4))
+    assert fitted.score(asked, labels) >= 0.85
+    probabilities = fitted.predict_proba(asked)
+    assert probabilities.shape == (8, 4)
+    np.testing.assert_allclose(probabilities.sum(1), 1)
+
+
+@pytest.mark.slow
+def test_alignment_helps_where_motion_blurs():
+    """At 600 degrees a second the sensor's own picture of a character is a cloud."""
+    examples, names = recordings(range(2), 60.0)
+    asked, labels = recordings(range(2, 8), 600.0)
+    shares = [EventClassifier(align=align).fit(examples, names).score(asked, labels) for align in (False, True)]
+    assert shares[1] > shares[0]
+
+
+def test_paths_events_and_recordings_give_the_same_answer(fitted, tmp_path):
+    asked = recording(1, 3)
+    events.write(tmp_path / "what.npz", asked)
+    answers = fitted.predict_proba([asked, asked.events, tmp_path / "what.npz", str(tmp_path / "what.npz")])
+    np.testing.assert_allclose(answers, answers[:1].repeat(4, 0))
+
+
+def test_things_are_added_one_recording_at_a_time():
+    examples, labels = recordings(range(2))
+    added = EventClassifier().partial_fit(examples[:4], labels[:4])
+    for one, label in zip(examples[4:], labels[4:], strict=True):
+        added.partial_fit([one], [label])
+    assert added.classes_.tolist() == sorted(set(labels))
+    whole = EventClassifier().fit(examples, labels)
+    asked, _ = recordings(range(2, 3))
+    np.testing.assert_allclose(added.predict_proba(asked), whole.predict_proba(asked), atol=1e-6)
+
+
+def test_an_unknown_thing_is_called_unknown():
+    examples, labels = recordings(range(4))
+    known = labels != "thing 1"
+    learned = [one for one, is_known in zip(examples, known, strict=True) if is_known]
+    classifier = EventClassifier(reject=0.1).fit(learned, labels[known])
+    answers = classifier.predict([recording(1, number) for number in range(4)])
+    assert (answers == "unknown").sum() >= 2
+
+
+def test_any_model_takes_the_place_of_the_default(fitted, tmp_path):
+    config = fewshot.ModelConfig("conv4-32", image_size=16, channels=3)
+    fewshot.MCRNet(config).save(tmp_path / "model.safetensors")
+    examples, labels = recordings(range(1))
+    classifier = EventClassifier(tmp_path / "model.safetensors").fit(examples, labels)
+    assert classifier.pictures(examples[0])[0].pixels.shape == (16, 16)
+    assert classifier.predict(examples[:1]).shape == (1,)
+    assert open_model("pixels").config.backbone == "pixels"
+    with pytest.raises(InputError, match="no such model"):
+        EventClassifier("no such model").fit(examples, labels)
+
+
+def test_it_is_an_estimator_that_is_cloned_and_pickled(fitted):
+    asked, _ = recordings(range(2, 3))
+    copy = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_allclose(copy.predict_proba(asked), fitted.predict_proba(asked))
+    assert clone(EventClassifier(views=3, camera=CAMERA)).get_params()["views"] == 3
+
+
+def test_a_label_that_occurs_once_is_enough_unless_unknown_things_shall_be_told():
+    examples, labels = recordings(range(1))
+    assert EventClassifier().fit(examples, labels).score(examples, labels) == 1
+    with pytest.raises(InputError, match="two examples in at least two classes"):
+        EventClassifier(reject=0.1).fit(examples, labels)
+
+
+def test_another_sensor_is_said_and_still_answered(fitted, caplog):
+    stream = recording(0, 2).events
+    larger = events.Events(stream.t_us, stream.x, stream.y, stream.p, (64, 48))
+    with caplog.at_level(logging.WARNING):
+        assert fitted.predict([events.Recording(larger, name="cup")]) == ["thing 0"]
+    assert "cup: its sensor has 64 x 48 pixels, that of the first recording 34 x 34" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("take", "labels", "said"),
+    [
+        (slice(2), ["a"], "2 recordings but 1 labels"),
+        (slice(0), [], "no recordings"),
+        (slice(2), ["a", "a"], "one class is not enough"),
+    ],
+)
+def test_examples_that_cannot_be_learned_from_are_refused(take, labels, said):
+    examples, _ = recordings(range(1))
+    with pytest.raises(InputError, match=said):
+        EventClassifier().fit(examples[take], labels)
+
+
+def test_pictures_vote_by_their_weight():
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
+    owners = np.array([0, 0, 1])
+    assert vote(probabilities, np.array([3.0, 1.0, 1.0]), owners).argmax(1)[0] == 0
+    assert vote(probabilities, np.array([1.0, 3.0, 1.0]), owners).argmax(1)[0] == 1
+    np.testing.assert_allclose(vote(probabilities, np.ones(3), owners)[1], [0.5, 0.5])
+    np.testing.assert_allclose(vote(probabilities[:1], np.ones(1), owners[:1]), probabilities[:1])
