@@ -18,6 +18,7 @@ NEEDS = {
     "pauca.fewshot.estimator.FewShotClassifier": "photographs and a trained model of the reader's",
     "pauca.moe.models.huggingface.convert": "weights from the internet",
     "pauca.moe.parallel.optimizer_state.optimizer_state": "a checkpoint of several processes",
+    "pauca.recognize.estimator.EventClassifier": "recordings of the reader's",
 }
 
 

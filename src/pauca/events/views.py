@@ -69,9 +69,11 @@ class View:
 class ViewBuilder:
     """Puts windows together to views as they come.
 
+    >>> aligner = Aligner(camera)
     >>> builder = ViewBuilder(aligner)
-    >>> for alignment in aligner.align_all(window):
-    ...     finished = builder.add(window.between(alignment.start_us, alignment.end_us + 1), alignment)
+    >>> for window in live:
+    ...     for alignment in aligner.align_all(window):
+    ...         finished = builder.add(window.between(alignment.start_us, alignment.end_us + 1), alignment)
     """
 
     aligner: Aligner
@@ -135,8 +137,8 @@ class ViewBuilder:
 def views(aligner: Aligner, events: Events, config: ViewConfig | None = None) -> Iterator[View]:
     """The views of a whole stream, one after the other; every event is in one of them.
 
-    >>> for view in views(Aligner(camera), recording.events):
-    ...     view.images
+    >>> recording = read("recording.npz")
+    >>> views = list(views(Aligner(camera), recording.events))
 
     Args:
         aligner: aligns the windows; its camera and settings are those of the views.
