@@ -6,6 +6,7 @@ import pytest
 from pauca import events
 from pauca.errors import ConfigError, InputError
 from pauca.events import AlignConfig, Recording, Status, TrajectoryConfig
+from pauca.events.windows import joined
 
 from ..scenes import CAMERA, jittered, rotating_events
 
@@ -38,7 +39,7 @@ def test_velocity_is_found_between_knots_and_within_its_interval():
     assert set(found.status[1:-1]) == {Status.CONVERGED}  # the ends know one side alone
     assert found.t_us[0] == window.t_us[0]
     assert found.n_events.sum() == len(window)
-    assert np.all(np.diff(found.t_us) <= 20_000)
+    assert np.all(np.diff(found.t_us) <= 60_000)  # of a motion without jerk
 
 
 def test_a_trajectory_of_knots_survives_files_and_evaluation(tmp_path):
@@ -77,6 +78,25 @@ def test_noise_at_rest_is_rest_with_an_honest_interval():
     assert 0.01 < np.median(sigma) < 1  # a pixel in 0.1 s is 0.17 rad/s
 
 
+def test_noise_between_two_motions_is_no_motion_however_close_the_knots_lie():
+    """Packets that did not see the stop expect motion throughout, and place knots of 4 pixels: 334 deg/s, converged."""
+    omega = np.array([0.0, 3.0, 1.0])
+    before = jittered(rotating_events(omega, per_point=150, duration_us=100_000))
+    rng = np.random.default_rng(1)
+    noise_us = np.sort(rng.integers(5_100_001, 5_200_000, 1_500))
+    x, y = rng.integers(0, 64, 1_500).astype(np.uint16), rng.integers(0, 48, 1_500).astype(np.uint16)
+    noise = events.Events(noise_us, x, y, rng.integers(0, 2, 1_500).astype(np.uint8), CAMERA.size)
+    after = events.Events(before.t_us + 200_000, before.x, before.y, before.p, before.size)
+    window = joined([before, noise, after])
+    expected = events.Trajectory.from_alignments([events.Aligner(CAMERA, SMALL).align(before)])
+    found = events.refine(window, expected, CAMERA, SMALL)
+    still = (found.t_us > 5_120_000) & (found.t_us < 5_180_000)
+    assert not any(found.status[k] is Status.CONVERGED for k in np.flatnonzero(still))
+    sigma = np.sqrt(np.diagonal(found.covariance, axis1=1, axis2=2))
+    assert np.all(np.abs(found.velocity) < 4 * sigma + np.abs([0, 3.5, 1.5]))
+    assert np.abs(found.velocity).max() < 3.5
+
+
 def test_too_little_to_refine_stays_as_it_is():
     window, _ = _turning()
     found = events.align(Recording(window[:30], CAMERA), config=SMALL)
@@ -96,6 +116,7 @@ def test_what_a_trajectory_is_not_for(bad):
         {"knot_s": 1.0},
         {"step": 7},
         {"step": 0},
+        {"density": 0.0},
         {"turn_deg": 0.0},
         {"turning": 0.0},
         {"jerk": 0.0},
@@ -123,7 +144,7 @@ def test_same_input_gives_the_same_bits():
 def test_half_of_a_scene_that_moves_by_itself_is_disputed():
     recording = events.simulate(events.SimulateConfig(seed=21, duration_s=0.4, moving_object=0.5))
     found = events.align(recording, config=AlignConfig(estimator="trajectory"))
-    assert found.count(Status.CONVERGED) < 0.2 * len(found)
+    assert found.count(Status.CONVERGED) < 0.05 * len(found)
 
 
 @pytest.mark.slow

@@ -5,15 +5,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pauca.events import Frame, NegativeBinomial, Status, TrajectoryConfig
+from pauca.events import Frame, NegativeBinomial, Packet, Status, TrajectoryConfig
 from pauca.events.continuous import WindowScorer
 from pauca.events.continuous.blend import Blend, Fit
-from pauca.events.continuous.estimator import spans
+from pauca.events.continuous.dispute import persistent
+from pauca.events.continuous.estimator import KnottedEvents, spans
+from pauca.events.continuous.fit import KnotEstimator
 from pauca.events.continuous.groups import directions_of_motion
 from pauca.events.continuous.knots import SMOOTH_JERK, knot_time, place_knots
 from pauca.events.continuous.prior import jerk_strength, precision
 from pauca.events.continuous.rest import rest_information, resting_intervals, runs, score_test
 from pauca.events.continuous.window import Window
+from pauca.events.newton import Trial
 from pauca.events.score import REST_CHI2
 
 from ..scenes import CAMERA, rotating_events
@@ -53,7 +56,7 @@ def test_knots_follow_the_path_and_the_clock():
     config = TrajectoryConfig(knot_pixels=4.0, knot_s=0.02)
     velocity = np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     t_us = np.array([0, 400_000, 400_001, 800_000])
-    knots_us = place_knots(t_us, velocity, 0, 800_000, 800.0, config, np.zeros(4))
+    knots_us = place_knots(t_us, velocity, 0, 800_000, 800.0, config, np.full(4, SMOOTH_JERK))
     assert knots_us[[0, -1]].tolist() == [0, 800_000]
     gaps = np.diff(knots_us)
     np.testing.assert_allclose(gaps[:10], 5_000, rtol=0.05)  # 800 pixels a second
@@ -64,6 +67,7 @@ def test_a_motion_that_shakes_has_knots_closer_together():
     assert knot_time(np.array([0.0, SMOOTH_JERK, 32 * SMOOTH_JERK]), 0.02).tolist() == pytest.approx(
         [0.02, 0.02, 0.005]
     )
+    assert knot_time(np.array([0.0, SMOOTH_JERK]), 0.02, 3.0).tolist() == pytest.approx([0.06, 0.02])
     t_us, still = np.array([0, 100_000]), np.zeros((2, 3))
     knots_us = place_knots(t_us, still, 0, 100_000, 800.0, TrajectoryConfig(), np.full(2, 32 * SMOOTH_JERK))
     np.testing.assert_allclose(np.diff(knots_us), 5_000)
@@ -127,3 +131,45 @@ def test_scatter_between_windows_is_part_of_the_covariance():
     np.testing.assert_allclose(np.diag(covariance[3]), 2 / 3, rtol=1e-3)
     np.testing.assert_allclose(np.diag(covariance[0]), 1e-6)
     assert blend.score.tolist() == [0, 0, 0, 1, 2, 2, 2]
+
+
+def test_what_many_knots_nearby_are_called_all_are():
+    disputed = np.array([True, False, False] * 4 + [False] * 20)
+    found = persistent(disputed, np.arange(32) * 20_000.0)
+    assert found[:8].all()
+    assert not found[14:].any()
+
+
+def test_thinned_events_weigh_as_much_as_all():
+    """Every second of them, with a weight of two: the gradient points where that of all does, and is of its size; not
+    equal to it, since the score is not linear in the events."""
+    scorer = WindowScorer(Frame(CAMERA, 20), NegativeBinomial(), "quadratic", 0.5, 0.3)
+    whole = rotating_events([1.0, -2.0, 3.0], per_point=300)
+    knots_us = np.array([whole.t_us[0], whole.t_us[-1] + 1], float)
+
+    def bearings(part):
+        x, y = np.float32([(part.x - CAMERA.cx) / CAMERA.fx, (part.y - CAMERA.cy) / CAMERA.fy])
+        return Packet(x, y, np.zeros_like(x), part.p, 0, 0, 0)
+
+    place = np.searchsorted(whole.t_us, knots_us)
+    all_, half = (
+        KnottedEvents(whole, bearings, knots_us, place, most).window(0, 1) for most in (None, len(whole) // 2)
+    )
+    assert (all_.weight, half.weight) == (1, 2)
+    assert len(half.x) == pytest.approx(len(all_.x) / 2, abs=1)
+    velocity = np.tile([0.5, -1.0, 1.5], (2, 1))
+    a, b = (scorer(window, velocity) for window in (all_, half))
+    sizes = np.linalg.norm(2 * b.gradient), np.linalg.norm(a.gradient)
+    assert 2 * b.gradient @ a.gradient / (sizes[0] * sizes[1]) > 0.99
+    assert 0.6 < sizes[0] / sizes[1] < 1.7
+
+
+def test_curvature_is_learned_from_steps_that_tell():
+    scorer = WindowScorer(Frame(CAMERA, 20), NegativeBinomial(), "quadratic", 0.5, 0.3)
+    estimator = KnotEstimator(scorer, TrajectoryConfig())
+    fisher, moved = np.eye(2), np.array([4.0, 0.0])
+    begin, end = Trial(0.0, np.array([12.0, 0.0]), fisher), Trial(24.0, np.zeros(2), fisher)
+    estimator._learn(False, moved, begin, end)  # the gradient falls by three times what the Fisher matrix says
+    assert estimator._seen[False] == pytest.approx(np.sqrt(2 * 3))
+    estimator._learn(False, moved / 100, begin, end)
+    assert estimator._seen[False] == pytest.approx(np.sqrt(2 * 3))

@@ -21,6 +21,7 @@ class Fit(NamedTuple):
     status: Status
     evaluations: int
     turns_back: bool = False  # whether its motion does, by more than 90 degrees
+    unresolved: bool = False  # whether its motion vibrates between the knots
     jerk: float = 0.0  # strength of the jerk that it needed, rad/s^2 per root of a second
     next_jerk: float = 0.0  # what the next window may need
 
@@ -42,6 +43,7 @@ class Blend:
         self.score = np.zeros(knots)
         self.evaluations = np.zeros(knots, np.int64)
         self.turns_back = np.zeros(knots, bool)
+        self.unresolved = np.zeros(knots, bool)
         self.status = [Status.DEGENERATE] * knots
 
     def add(self, fit: Fit) -> None:
@@ -57,7 +59,7 @@ class Blend:
         self._covariance[at] += weight[:, None, None] * fit.covariance
         for k in at[weight > self._central[at]]:  # the rest is the word of the window in whose middle it is
             self.score[k], self.status[k], self.evaluations[k] = fit.score, fit.status, fit.evaluations
-            self.turns_back[k] = fit.turns_back
+            self.turns_back[k], self.unresolved[k] = fit.turns_back, fit.unresolved
         self._central[at] = np.maximum(self._central[at], weight)
 
     def moments(self) -> tuple[Float[np.ndarray, "knots 3"], Float[np.ndarray, "knots 3 3"]]:

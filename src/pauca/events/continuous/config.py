@@ -15,11 +15,14 @@ class TrajectoryConfig:
     knot_pixels: float = 4.0
     """Path of the events, in pixels, from one knot to the next."""
     knot_s: float = 0.02
-    """Longest time from one knot to the next, for slow motion; seconds."""
+    """Longest time from one knot to the next, for slow motion of a hand; seconds. A steadier one has three times that,
+    one that shakes less."""
     window: int = 6
     """Intervals between knots that are estimated together."""
     step: int = 2
     """Intervals from one window to the next: `window / step` windows hold each event."""
+    density: float = 1.0
+    """Events for each pixel of the sensor that a window takes at most; of more, every second, third, ... is left."""
     turn_deg: float = 45.0
     """Turn of the direction of motion from which on events get images of their own."""
     unsigned: float = 0.3
@@ -37,6 +40,8 @@ class TrajectoryConfig:
             )
         if not 1 <= self.step <= self.window <= 30:
             raise ConfigError(f"step {self.step} must lie in 1..window, and window {self.window} be at most 30")
+        if not self.density > 0:
+            raise ConfigError(f"density {self.density} must be positive")
         if not 0 < self.turn_deg <= 180:
             raise ConfigError(f"turn_deg {self.turn_deg} must lie in 0..180 degrees")
         if not (0 <= self.unsigned <= 1 and 0 < self.turning <= 1):

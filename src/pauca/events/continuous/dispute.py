@@ -15,6 +15,8 @@ from pauca.events.warp import Frame
 
 # Windows of ordinary motion of seven simulated scenes: the ratio in time is 2.4 to 6 (80 %), over the sensor 1 to 5.8.
 _USUAL = 4.0  # in time; where it is higher, errors add up: its rank correlation with the error is 0.4 to 0.75
+_IN_TIME = 100.0  # a vibration between the knots: 280 to 750; within reach of the knots up to 55, ordinary motion 10
+_IN_TIME_PIXELS = 0.2  # and 0.3 to 0.6; 0.03 to 0.1 in ordinary motion
 _OVER_SENSOR = 10.0  # nine in ten windows with half of the events on a moving object
 _OVER_SENSOR_PIXELS = 0.1
 
@@ -32,7 +34,8 @@ class Dispute(NamedTuple):
     """What the parts of a window say."""
 
     factor: float  # by which errors are larger than independent ones would be, squared
-    over_sensor: bool  # some part of the sensor does
+    in_time: bool  # parts of the window contradict it, in time
+    over_sensor: bool  # or some part of the sensor does
 
 
 def dispute(window: Window, warped: Warped, frame: Frame, parameters: int, sharpness: float) -> Dispute:
@@ -40,6 +43,7 @@ def dispute(window: Window, warped: Warped, frame: Frame, parameters: int, sharp
     time, sensor = _consistencies(window, warped, frame, parameters, sharpness)
     return Dispute(
         max(1.0, time.ratio / _USUAL),
+        time.ratio > _IN_TIME and time.pixels > _IN_TIME_PIXELS,
         sensor.ratio > _OVER_SENSOR and sensor.pixels > _OVER_SENSOR_PIXELS,
     )
 
@@ -53,6 +57,16 @@ def confirmed(
     first = np.searchsorted(packets.end_us, knots_us - within_us)
     last = np.searchsorted(packets.start_us, knots_us + within_us, side="right")
     return counts[np.maximum(first, last)] > counts[first]
+
+
+def persistent(
+    disputed: Bool[np.ndarray, "knots"], knots_us: Float[np.ndarray, "knots"], within_us: float = 100_000.0
+) -> Bool[np.ndarray, "knots"]:
+    """Where a quarter of the knots nearby are disputed: what moves by itself does so for a while."""
+    counts = np.concatenate([[0], np.cumsum(disputed)])
+    first = np.searchsorted(knots_us, knots_us - within_us)
+    last = np.searchsorted(knots_us, knots_us + within_us, side="right")
+    return 4 * (counts[last] - counts[first]) > last - first
 
 
 def _consistencies(window: Window, warped: Warped, frame: Frame, parameters: int, sharpness: float) -> Consistencies:

@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float, Int64
 
 from pauca.events.continuous.blend import Blend
 from pauca.events.continuous.config import TrajectoryConfig
-from pauca.events.continuous.dispute import confirmed
+from pauca.events.continuous.dispute import confirmed, persistent
 from pauca.events.continuous.fit import KnotEstimator
 from pauca.events.continuous.groups import ROLL
-from pauca.events.continuous.knots import interpolate, knot_time, place_knots
+from pauca.events.continuous.knots import SMOOTH_JERK, interpolate, knot_time, place_knots
 from pauca.events.continuous.prior import jerk_strength
 from pauca.events.continuous.rest import rest_information, resting_intervals, score_test
 from pauca.events.continuous.window import Window, WindowScorer
@@ -25,6 +25,7 @@ _COARSE = 1.0  # knots further apart than this many times what the jerk asks for
 _OFTEN = 0.1  # share of such intervals from which on the knots are placed anew: a vibration
 _SHAKEN = 1500.0  # rad/s^2 per root of a second: a vibration; where it also turns back, pixels may see little of it
 _SLOW = 0.8  # an interval of at least this share of the longest is tested for rest
+_SPARSE = 0.25  # and one with less than this share of the events of an ordinary one
 _LOST_PIXELS = 1.0  # DEGENERATE from this standard deviation on, as displacement over the time between knots
 
 _TELLING = (Status.CONVERGED, Status.REST, Status.DISPUTED)  # packets whose motion is near enough to begin at
@@ -40,17 +41,27 @@ class KnottedEvents:
     to_packet: ToPacket  # looks up the bearings
     knots_us: Float[np.ndarray, "knots"]
     place: Int64[np.ndarray, "knots"]  # first event at or after each knot
+    most: int | None = None  # events of a window; of more, every second, third ... is taken
 
     def window(self, first: int, last: int, rest: Bool[np.ndarray, "intervals"] | None = None) -> Window:
         """The events between two knots, without those of intervals at rest."""
         pieces = [(self.place[first], self.place[last])]
         if rest is not None and rest[first:last].any():
             pieces = [(self.place[k], self.place[k + 1]) for k in range(first, last) if not rest[k]]
-        parts = [self.events[start:end] for start, end in pieces] or [self.events[:0]]
+        count = sum(int(end - start) for start, end in pieces)
+        every = max(1, count // self.most) if self.most else 1
+        parts = [_thinned(self.events[start:end], every) for start, end in pieces] or [self.events[:0]]
         packets = [self.to_packet(part) for part in parts]
         t_us = np.concatenate([part.t_us for part in parts]) if len(parts) > 1 else parts[0].t_us
         x, y, p = (np.concatenate([getattr(packet, name) for packet in packets]) for name in ("x", "y", "p"))
-        return Window.from_events(t_us, x, y, p, self.knots_us[first : last + 1])
+        return Window.from_events(t_us, x, y, p, self.knots_us[first : last + 1], float(every))
+
+
+def _thinned(events: Events, every: int) -> Events:
+    if every == 1:
+        return events
+    t_us, x, y, p = (np.ascontiguousarray(part[::every]) for part in (events.t_us, events.x, events.y, events.p))
+    return Events(t_us, x, y, p, events.size)
 
 
 def refine(
@@ -77,6 +88,8 @@ def refine(
         return packets
     shown = jerk_strength(expected[0] * 1e-6, expected[1])
     jerk = np.full(len(expected[0]), config.jerk or max(shown, _LEAST_JERK))
+    disputed = np.array([status is Status.DISPUTED for status in packets.status])[known]
+    jerk[disputed] = np.maximum(jerk[disputed], SMOOTH_JERK)  # what packets do not see may be a vibration
     found = _run(events, to_packet, *expected, jerk, scorer, config, progress)
     gaps_s = np.diff(found.source.knots_us) * 1e-6
     coarse = gaps_s > _COARSE * knot_time(np.minimum(found.jerk[1:], found.jerk[:-1]), config.knot_s)
@@ -108,7 +121,8 @@ def _run(
     """Fit all windows, from velocities and strengths of the jerk that are expected at some times."""
     ends_us = int(events.t_us[0]), int(events.t_us[-1]) + 1
     knots_us = place_knots(t_us, velocity, *ends_us, scorer.frame.camera.fx, config, jerk)
-    source = KnottedEvents(events, to_packet, knots_us, np.searchsorted(events.t_us, knots_us))
+    most = round(config.density * events.size[0] * events.size[1])
+    source = KnottedEvents(events, to_packet, knots_us, np.searchsorted(events.t_us, knots_us), most)
     rest, pinned = rest_of(source, scorer, config)
     start, expected = interpolate(knots_us, t_us, velocity), np.interp(knots_us, t_us, jerk)
     needed, carried = expected.copy(), 0.0
@@ -132,7 +146,11 @@ def rest_of(
 ) -> tuple[Bool[np.ndarray, "intervals"], Float[np.ndarray, "knots 3 3"]]:
     """Which intervals are at rest, and what they say about the velocities at the knots, as information."""
     slow = np.diff(source.knots_us) * 1e-6 >= _SLOW * config.knot_s
-    rest = resting_intervals(slow, source.knots_us, lambda i, j: score_test(scorer, source.window(i, j)) < REST_CHI2)
+    count = np.diff(source.place)
+    sparse = count < _SPARSE * np.median(count)  # knots lie at even steps of path, which give as many events each
+    rest = resting_intervals(
+        slow | sparse, source.knots_us, lambda i, j: score_test(scorer, source.window(i, j)) < REST_CHI2
+    )
     return rest, rest_information(rest, source.knots_us, scorer.frame.camera.fx)
 
 
@@ -155,9 +173,10 @@ def _trajectory(found: _Pass, packets: Trajectory, pixels_per_rad: float) -> Tra
     lost = is_lost(covariance, (end_us - start_us) * 1e-6, pixels_per_rad)
     beside = np.concatenate([found.rest[:1], found.rest[1:] & found.rest[:-1], found.rest[-1:]])
     told = np.array(blend.status, object)
-    shaken = blend.turns_back & (found.jerk > _SHAKEN)
-    alone = (told == Status.DISPUTED) & ~confirmed(packets, source.knots_us)
-    told[alone], told[shaken] = Status.CONVERGED, Status.DISPUTED
+    shaken = (blend.turns_back & (found.jerk > _SHAKEN)) | blend.unresolved
+    disputed = (told == Status.DISPUTED) & confirmed(packets, source.knots_us)
+    told[told == Status.DISPUTED] = Status.CONVERGED
+    told[persistent(disputed | shaken, source.knots_us) | disputed | shaken] = Status.DISPUTED
     told[beside], told[lost] = Status.REST, Status.DEGENERATE
     return Trajectory(
         motion="rotation",

@@ -8,6 +8,7 @@ from pauca.events.continuous.groups import ROLL
 
 SMOOTH_JERK = 300.0  # rad/s^2 per root of a second: as of a hand that turns a camera; knots of 20 ms are for it
 _STEP_US = 1000.0
+_STEADY = 3.0  # times the ordinary distance in time, where a motion has hardly any jerk: slow ones need path to show
 
 
 def interpolate(
@@ -17,18 +18,22 @@ def interpolate(
     return np.stack([np.interp(at_us, t_us, component) for component in velocity.T], axis=1)
 
 
-def knot_time(jerk: Float[np.ndarray, "m"], longest_s: float) -> Float[np.ndarray, "m"]:
+def knot_time(jerk: Float[np.ndarray, "m"], ordinary_s: float, most: float = 1.0) -> Float[np.ndarray, "m"]:
     """Seconds over which a velocity of such a jerk is near enough to linear: what a line misses by grows with
-    jerk time^2.5 pixels."""
-    return longest_s * np.minimum(1.0, (SMOOTH_JERK / np.maximum(jerk, 1e-9)) ** 0.4)
+    jerk time^2.5 pixels. `ordinary_s` is for the jerk of a hand; the longest time is `most` times that."""
+    return ordinary_s * np.minimum(most, (SMOOTH_JERK / np.maximum(jerk, 1e-9)) ** 0.4)
 
 
 def knot_density(
-    velocity: Float[np.ndarray, "m 3"], jerk: Float[np.ndarray, "m"], pixels_per_rad: float, config: TrajectoryConfig
+    velocity: Float[np.ndarray, "m 3"],
+    jerk: Float[np.ndarray, "m"],
+    pixels_per_rad: float,
+    config: TrajectoryConfig,
+    most: float = 1.0,
 ) -> Float[np.ndarray, "m"]:
-    """Knots a microsecond that a motion asks for."""
+    """Knots a microsecond that a motion asks for; `most` as of `knot_time`."""
     speed = pixels_per_rad * np.linalg.norm(velocity * (1.0, 1.0, ROLL), axis=1)
-    return np.maximum(speed / config.knot_pixels, 1 / knot_time(jerk, config.knot_s)) * 1e-6
+    return np.maximum(speed / config.knot_pixels, 1 / knot_time(jerk, config.knot_s, most)) * 1e-6
 
 
 def place_knots(
@@ -54,7 +59,7 @@ def place_knots(
     steps = max(1, int(np.ceil((last_us - first_us) / _STEP_US)))
     edges = np.linspace(first_us, last_us, steps + 1)
     at_edges = interpolate(edges, t_us, velocity)
-    density = knot_density(at_edges, np.interp(edges, t_us, jerk), pixels_per_rad, config)
+    density = knot_density(at_edges, np.interp(edges, t_us, jerk), pixels_per_rad, config, _STEADY)
     passed = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(edges))])
     intervals = max(1, round(float(passed[-1])))
     return np.interp(np.linspace(0, passed[-1], intervals + 1), passed, edges)

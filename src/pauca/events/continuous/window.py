@@ -31,6 +31,7 @@ class Window:
     first: Int64[np.ndarray, "edges"]  # first event of each cell
     basis: Float[np.ndarray, "edges knots"]  # share of each knot in the velocity at the edges of the cells
     step_s: float  # length of a cell
+    weight: float = 1.0  # events for each that is here
 
     @classmethod
     def from_events(
@@ -40,6 +41,7 @@ class Window:
         y: Float[np.ndarray, "n"],
         p: UInt8[np.ndarray, "n"],
         knots_us: Float[np.ndarray, "knots"],
+        weight: float = 1.0,
     ) -> "Window":
         """Events between the first and the last knot; one image for OFF and one for ON events."""
         start_us, length_us = knots_us[0], knots_us[-1] - knots_us[0]
@@ -48,7 +50,7 @@ class Window:
         assign_cells(t_us, float(start_us), float(length_us / cells), fraction, first)
         edges = start_us + length_us * np.linspace(0, 1, cells + 1)
         basis = np.stack([np.interp(edges, knots_us, knot) for knot in np.eye(len(knots_us))], axis=1)
-        return cls(x, y, p, 2, fraction, first, basis, float(length_us / cells * 1e-6))
+        return cls(x, y, p, 2, fraction, first, basis, float(length_us / cells * 1e-6), weight)
 
     @property
     def reference(self) -> int:
