@@ -105,7 +105,7 @@ def changed_passes(name: str) -> Iterator[None]:
 
 def prepare() -> None:
     """Learn a vocabulary from the training books, tokenize both files, and pack them."""
-    from pauca.moe.data.token_files import DataConfig, prepare_tokens
+    from pauca.moe.data.prepare import DataConfig, prepare_tokens
 
     folder = Path(os.environ.get("PAUCA_DATA", HERE.parents[1] / "shared" / "data")) / "text"
     sources = {part: (str(folder / f"books.{part}.txt.xz"),) for part in ("train", "valid")}

@@ -18,10 +18,11 @@ import torch
 from moe_shapes import machine, show, write_json
 from pauca.moe import Experts
 from pauca.moe.layer.recipe import RECIPES, Precision
-from pauca.moe.models.blocks import Recomputation
+from pauca.moe.models.config import Recomputation
 from pauca.moe.models.lm import LM_SIZES, LMConfig, MoELM
+from pauca.moe.plan.evaluate import evaluate
 from pauca.moe.plan.memory import kept_by_head
-from pauca.moe.plan.search import Assumptions, ParallelLayout, Plan, PlanTask, Way, evaluate
+from pauca.moe.plan.task import Assumptions, ParallelLayout, Plan, PlanTask, Way
 
 TOKENS = {"toy": (2, 64), "base": (16, 1024), "large": (8, 2048), "xl": (4, 4096)}  # sequences and their length
 POLICIES = (

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from pauca.moe import demo
-from pauca.moe.data.token_files import DataConfig, prepare_tokens
+from pauca.moe.data.prepare import DataConfig, prepare_tokens
 from pauca.runs import Report
 
 

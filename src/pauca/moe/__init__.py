@@ -73,15 +73,19 @@ _MOVED = {
     "wire_bytes",
     "plan": "Assumptions GroupedQueryAttention LatentAttention ModelShape ParallelLayout Plan PlanTask Rates "
     "SHAPES Way find_plans model_shape",
-    "training": "FormatLosses RouterLoad TrainStep diagnose format_losses load_checkpoint quantization_health "
-    "router_loads save_checkpoint",
+    "training": "FormatLosses RouterLoad TrainStep diagnose format_losses quantization_health router_loads",
+    "runs.checkpoints": "load_checkpoint save_checkpoint",
 }
 _RENAMED = {
     "RecomputePolicy": "Recomputation",
     "parallelise": "parallelize",
     "quantisation_health": "quantization_health",
 }
-_PLACES = {name: f"pauca.moe.{room}" for room, names in _MOVED.items() for name in names.split()}
+_PLACES = {
+    name: f"pauca.{room}" if room.startswith("runs") else f"pauca.moe.{room}"
+    for room, names in _MOVED.items()
+    for name in names.split()
+}
 
 
 def __getattr__(name: str) -> object:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from tyro.conf import Positional, arg
@@ -16,10 +16,10 @@ from pauca.moe import plots
 from pauca.moe.data import BpeTokenizer
 from pauca.moe.plan import Assumptions, PlanTask, find_plans, model_shape, parse_memory
 from pauca.moe.plan.tables import plan_lines
-from pauca.moe.training.health import collapse
+from pauca.moe.reports import training_report
+from pauca.moe.training.settings import ModelOptions, TrainSettings, settings_from
 from pauca.moe.training.trainer import check_fit
 from pauca.runs import (
-    Report,
     Run,
     check_obeyed,
     check_picture,
@@ -123,37 +123,6 @@ def plan(
         save_figure(plots.plan_figure(task, plans), out, force)
 
 
-@dataclass(frozen=True)
-class ModelOptions:
-    """What to train: a size, and how its experts compute. Anything else is set in a config.yaml (--config)."""
-
-    size: Literal["toy", "base", "large", "xl"] = "toy"
-    """Size of the model: 0.3 M, 0.2 B, 1.1 B or 3.5 B parameters."""
-    recipe: moe.Precision = "fp4"
-    """Numerics of the experts. bf16: all in BF16. fp8: products and kept activations in FP8. fp4: products in FP8, and
-    MXFP4 kept."""
-    kept_z: moe.Format | None = None
-    """Format in which the output of the experts' first product is kept for backward; if not given, the recipe's own."""
-    recompute: moe.Recompute = "none"
-    """What experts compute again in backward, to keep less: nothing, the steps between the products, or these and the
-    first product."""
-    recompute_attention: bool = False
-    """Compute attention again in backward instead of keeping what it needs."""
-    recompute_norms: bool = False
-    """Compute the outputs of norms again in backward instead of keeping them."""
-    context: int | None = None
-    """Longest sequence in tokens; if not given, the size's own (toy 256, base 1024, large 2048, xl 4096)."""
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """Everything that repeats a training: what stands in a run's config.yaml."""
-
-    data: moe.DataConfig
-    model: moe.LMConfig
-    train: moe.TrainConfig
-
-
 def train(
     data: tuple[str, ...] = (),
     validation: tuple[str, ...] = (),
@@ -161,7 +130,7 @@ def train(
     validation_share: float = 0.05,
     out: Path | None = None,
     config: Path | None = None,
-    model: ModelOptions = ModelOptions(),
+    model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
     training: moe.TrainConfig = moe.TrainConfig(),  # noqa: B008 - frozen
     resume: bool = False,
     force: bool = False,
@@ -210,11 +179,11 @@ def _train(settings: TrainSettings, out: Path, resume: bool, force: bool, quiet:
 
     # Only now, so that settings that are refused neither leave a run behind nor, with --force, cost an earlier one.
     with opened_run(out, settings, force, resume, lambda run: _remember_text(run, tokens, resume)) as run:
-        with reported(lambda why: _training_report(run, settings, None, why).save(out / "report.html")):
+        with reported(lambda why: training_report(run, settings, None, why).save(out / "report.html")):
             result = moe.train(network, settings.train, tokens, run, resume, quiet, minutes)
         if own_rank() > 0:
             return
-        _training_report(run, settings, result).save(out / "report.html")
+        training_report(run, settings, result).save(out / "report.html")
     if not quiet:
         loss = result.validation_loss
         reached = f" (validation {loss:.3f} nats per token)" if loss is not None else ""
@@ -279,7 +248,10 @@ def _settings(
     training: moe.TrainConfig,
 ) -> TrainSettings:
     """The settings of a new run, of a config.yaml, or of the run to go on with."""
-    given, usual = _given(text, model, training), _given(((), (), 0.05, None), ModelOptions(), moe.TrainConfig())
+    given, usual = (
+        settings_from(text, model, training),
+        settings_from(((), (), 0.05, None), ModelOptions(), moe.TrainConfig()),
+    )
     path = Run(out).config_path if resume else config
     if path is None:
         return replace(given, train=given.train.suited_to(given.model))
@@ -290,22 +262,6 @@ def _settings(
     return stored
 
 
-def _given(
-    text: tuple[tuple[str, ...], tuple[str, ...], float, int | None], model: ModelOptions, training: moe.TrainConfig
-) -> TrainSettings:
-    sources, validation, share, vocabulary = text
-    size = moe.LM_SIZES[model.size]
-    recipe = moe.RECIPES[model.recipe]
-    lm = replace(
-        size,
-        context=size.context if model.context is None else model.context,
-        recipe=replace(recipe, kept_z=model.kept_z or recipe.kept_z),
-        recompute=moe.Recomputation(model.recompute_norms, model.recompute_attention, model.recompute),
-    )
-    tokens = size.vocabulary if vocabulary is None else vocabulary
-    return TrainSettings(moe.DataConfig(sources, validation, share, tokens), lm, training)
-
-
 def _remember_text(run: Run, tokens: moe.TokenData, resume: bool) -> None:
     """Keep beside the model what its tokens mean and where they came from; refuse to go on with other text."""
     path = run.path / "sources.json"
@@ -314,44 +270,3 @@ def _remember_text(run: Run, tokens: moe.TokenData, resume: bool) -> None:
     write_text(path, json.dumps(tokens.sources, indent=1), force=True)
     if isinstance(tokens.tokenizer, BpeTokenizer):
         write_text(run.path / "tokenizer.json", tokens.tokenizer.to_json(), force=True)
-
-
-def _training_report(run: Run, settings: TrainSettings, result: moe.TrainResult | None, why: str = "") -> Report:
-    """The report of a training; without a result, of one that stopped, and why."""
-    model, lines = settings.model, list(run.metrics())
-    text = ", ".join(settings.data.sources) or "the Python standard library's sources"
-    report = Report("Training of a mixture-of-experts language model", f"{text}; {settings.train.steps} steps")
-    if result is None:
-        report.text(f"The training stopped before its end: {why}. The curves end there.")
-    steps = [line for line in lines if "tokens_per_second" in line]
-    rates = sorted(line["tokens_per_second"] for line in steps)
-    best = result.validation_loss if result is not None else None
-    report.table(
-        ["recipe", "parameters", "active", "best step", "validation loss", "tokens/s, median", "memory / MiB"],
-        [
-            [
-                model.recipe.precision,
-                model.parameters,
-                model.active_parameters,
-                result.best_step if result is not None else "",
-                round(best, 4) if best is not None else "",
-                round(rates[len(rates) // 2]) if rates else "",
-                round(max(line["memory_bytes"] for line in steps) / 2**20) if steps else "",
-            ]
-        ],
-        "Loss in nats per token. Memory: the most that was allocated on the GPU, or resident on a CPU.",
-    )
-    report.figure(plots.loss_curves({model.recipe.precision: lines}), "Cross entropy in training and on validation.")
-    report.figure(plots.gradient_curve(lines), "Gradient before clipping, and the learning rate.")
-    report.heading("Load of the experts")
-    report.text("Each layer in one step, from the first (dark) to the last (light): 1 is a perfect balance in both.")
-    warning = collapse(lines, model.experts, model.top_k)
-    if warning:
-        report.text(f"Beware: {warning}.")
-    report.figure(plots.load_curves(lines), "The busiest expert, and the entropy of the load.")
-    health = plots.health_curves(lines)
-    if health is not None:
-        report.heading("What the formats lose")
-        report.text("Shares of the elements that are not zero, for each layer, measured on one batch.")
-        report.figure(health, "Elements that became zero, were saturated, or lost bits under a shared scale.")
-    return report

@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 
 from pauca.moe import plots
-from pauca.moe.data.token_files import DataConfig, TokenData, prepare_tokens
+from pauca.moe.data.prepare import DataConfig, prepare_tokens
+from pauca.moe.data.token_files import TokenData
 from pauca.moe.layer.kept import kept_bytes
 from pauca.moe.layer.recipe import Recipe
 from pauca.moe.models.lm import LMConfig, MoELM
-from pauca.moe.training.trainer import TrainConfig, Trainer
+from pauca.moe.training.config import TrainConfig
+from pauca.moe.training.trainer import Trainer
 from pauca.runs import Progress, Report
 
 RECIPES = {"bf16": Recipe.bf16(), "fp8": Recipe.fp8(), "fp4": Recipe.fp4()}

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pauca.moe.layer.recipe import Precision
-from pauca.moe.plan.search import Plan, PlanTask
+from pauca.moe.plan.task import Plan, PlanTask
 
 Lines = Sequence[Mapping[str, Any]]
 """What `Run.metrics` yields, as a list."""

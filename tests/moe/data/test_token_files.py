@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pauca.errors import ConfigError, InputError, PaucaError
-from pauca.moe.data.token_files import DataConfig, TokenData, TokenFile, prepare_tokens, read_documents
+from pauca.moe.data.prepare import DataConfig, prepare_tokens
+from pauca.moe.data.text_files import read_documents
+from pauca.moe.data.token_files import TokenData, TokenFile
 from pauca.moe.data.tokenizers import END, BpeTokenizer, ByteTokenizer, load_tokenizer
 from pauca.runs import write_text
 
@@ -239,7 +241,7 @@ def test_nothing_is_left_of_tokens_that_could_not_be_written(tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pauca.moe.data.token_files._Writer.flush", full)
+        patch.setattr("pauca.moe.data.prepare._Writer.flush", full)
         with pytest.raises(PaucaError, match="No space left on device"):
             prepare_tokens(config, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from pauca.errors import ConfigError, InputError
 from pauca.moe.layer.recipe import Recipe
 from pauca.moe.models import cross_entropy
-from pauca.moe.models.blocks import Attention, Recomputation, RMSNorm, rotary_table, rotate
+from pauca.moe.models.blocks import Attention, RMSNorm, rotary_table, rotate
+from pauca.moe.models.config import Recomputation
 from pauca.moe.models.cross_entropy import chunked_cross_entropy
 from pauca.moe.models.lm import LM_SIZES, LMConfig, MoELM
 

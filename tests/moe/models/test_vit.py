@@ -3,7 +3,8 @@ import torch
 
 from pauca.errors import ConfigError, InputError
 from pauca.moe.layer.recipe import Recipe
-from pauca.moe.models.blocks import Recomputation, rotate
+from pauca.moe.models.blocks import rotate
+from pauca.moe.models.config import Recomputation
 from pauca.moe.models.vit import MoEViT, ViTConfig
 
 

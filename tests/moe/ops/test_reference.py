@@ -1,7 +1,9 @@
 """The reference arithmetic against float64, against the formats' properties, and against torchao."""
 
+import ast
 import inspect
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pauca.moe.ops import reference
+from pauca.moe import ops
+from pauca.moe.ops import arithmetic, reference
 from pauca.moe.ops.formats import BLOCK, Fp8Tensor, Granularity, MxFp4Tensor, ScaleRule
 
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
@@ -287,6 +290,16 @@ def test_agrees_with_torchao(rule):
 
 
 def test_every_function_says_what_it_means():
-    functions = [f for f in vars(reference).values() if inspect.isfunction(f) and f.__module__ == reference.__name__]
+    homes = {module.__name__ for module in (reference, arithmetic)}
+    both = {**vars(arithmetic), **vars(reference)}.values()
+    functions = [f for f in both if inspect.isfunction(f) and f.__module__ in homes]
     assert len(functions) > 30
     assert [f.__name__ for f in functions if not f.__doc__] == []
+
+
+def test_every_operation_has_a_definition_and_every_kernel_is_of_an_operation():
+    operations = {name for name in ops.__all__ if inspect.isfunction(getattr(ops, name))}
+    assert operations <= vars(reference).keys()
+    face = Path(reference.__file__).parent / "kernels" / "__init__.py"  # read, as importing it needs Triton
+    (listed,) = [node for node in ast.parse(face.read_text()).body if isinstance(node, ast.Assign)]
+    assert set(ast.literal_eval(listed.value)) == operations - {"count_inexact"}  # a debugging aid without a kernel

@@ -10,7 +10,7 @@ from pauca.moe.models.lm import LM_SIZES
 from pauca.moe.models.shapes import GroupedQueryAttention, LatentAttention, ModelShape
 from pauca.moe.plan.config_files import from_config_json, model_shape
 from pauca.moe.plan.published import ALIASES, SHAPES
-from pauca.moe.plan.search import PlanTask
+from pauca.moe.plan.task import PlanTask
 from pauca.runs import to_dict
 
 # Total: what the published weight files add up to, in billions. Active: as announced by the makers, who differ in

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_iter
 
 from pauca.moe import Recipe, RouterConfig
 from pauca.moe.layer.kept import kept_bytes
-from pauca.moe.models.blocks import Recomputation
+from pauca.moe.models.config import Recomputation
 from pauca.moe.models.lm import LMConfig, MoELM
 from pauca.moe.plan.memory import (
     dense_load,
@@ -259,7 +259,8 @@ PEAKS = {
 @pytest.mark.parametrize("precision", ["bf16", "fp8", "fp4"])
 @pytest.mark.parametrize("sizes", PEAKS)
 def test_the_peak_is_that_of_an_allocator(as_on_a_gpu, sizes, precision, recompute):
-    from pauca.moe.plan.search import Assumptions, ParallelLayout, PlanTask, Way, evaluate
+    from pauca.moe.plan.evaluate import evaluate
+    from pauca.moe.plan.task import Assumptions, ParallelLayout, PlanTask, Way
 
     config, tokens = PEAKS[sizes]
     config = replace(

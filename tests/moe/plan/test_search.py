@@ -4,20 +4,11 @@ from dataclasses import replace
 import pytest
 
 from pauca.errors import ConfigError, InputError, PaucaError
-from pauca.moe.models.blocks import Recomputation
+from pauca.moe.models.config import Recomputation
+from pauca.moe.plan.evaluate import evaluate
 from pauca.moe.plan.published import SHAPES
-from pauca.moe.plan.search import (
-    Assumptions,
-    ParallelLayout,
-    PlanTask,
-    Way,
-    evaluate,
-    find_plans,
-    ladder,
-    parse_memory,
-    policies,
-    why_not_less,
-)
+from pauca.moe.plan.search import find_plans, ladder, policies, why_not_less
+from pauca.moe.plan.task import Assumptions, ParallelLayout, PlanTask, Way, parse_memory
 
 GB = 10**9
 # DeepSeek-V3 on 256 GPUs, as in the paper, whose micro-batch, layout and optimizer's precision are not known to us.

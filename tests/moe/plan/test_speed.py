@@ -2,7 +2,7 @@ import pytest
 
 from pauca.errors import ConfigError
 from pauca.moe import Recipe
-from pauca.moe.models.blocks import Recomputation
+from pauca.moe.models.config import Recomputation
 from pauca.moe.plan.memory import Load, routed_load
 from pauca.moe.plan.published import SHAPES
 from pauca.moe.plan.speed import Rates, all_to_all_bytes, attention_time, bank_time, feed_forward_time

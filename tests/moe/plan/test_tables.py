@@ -3,10 +3,12 @@ from dataclasses import replace
 import pytest
 
 from pauca.moe.layer.recipe import RECIPES
-from pauca.moe.models.blocks import Recomputation
+from pauca.moe.models.config import Recomputation
+from pauca.moe.plan.evaluate import evaluate
 from pauca.moe.plan.published import SHAPES
-from pauca.moe.plan.search import Assumptions, ParallelLayout, PlanTask, Way, evaluate, find_plans
+from pauca.moe.plan.search import find_plans
 from pauca.moe.plan.tables import fastest, plan_lines
+from pauca.moe.plan.task import Assumptions, ParallelLayout, PlanTask, Way
 from pauca.moe.plots import plan_figure
 
 

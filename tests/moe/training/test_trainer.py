@@ -9,7 +9,8 @@ import torch
 
 from pauca.errors import ConfigError, InputError
 from pauca.moe import LM_SIZES, Recipe, RouterConfig, TokenData
-from pauca.moe.training.trainer import TrainConfig, Trainer, TrainStep, check_fit
+from pauca.moe.training.config import TrainConfig
+from pauca.moe.training.trainer import Trainer, TrainStep, check_fit
 from pauca.runs.divergence import Diverged
 
 from .smallest import CONFIG, MODEL, fresh, text

@@ -16,16 +16,8 @@ from torch import Tensor, nn
 
 from pauca.errors import ConfigError, InputError
 from pauca.moe.layer.moe import auxiliary_loss
-from pauca.moe.models.blocks import (
-    KeyValueCache,
-    LayersConfig,
-    Linear,
-    RMSNorm,
-    build_block,
-    initialize,
-    rotary_table,
-    visible_keys,
-)
+from pauca.moe.models.blocks import KeyValueCache, Linear, RMSNorm, build_block, initialize, rotary_table, visible_keys
+from pauca.moe.models.config import LayersConfig
 from pauca.moe.models.cross_entropy import IGNORED, chunked_cross_entropy
 from pauca.moe.models.shapes import GroupedQueryAttention, ModelShape
 

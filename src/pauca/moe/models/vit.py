@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from pauca.errors import ConfigError, InputError
 from pauca.moe.layer.moe import auxiliary_loss
-from pauca.moe.models.blocks import LayersConfig, Linear, RMSNorm, build_block, initialize, rotary_table
+from pauca.moe.models.blocks import Linear, RMSNorm, build_block, initialize, rotary_table
+from pauca.moe.models.config import LayersConfig
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,24 @@ two, so re-scaling is an exponent shift and only the final rounding (to nearest,
 functions run on any device and take and return what `pauca.moe.ops` documents.
 """
 
-from typing import NamedTuple
-
 import torch
-from jaxtyping import BFloat16, Bool, Float, Int, Int32, Shaped, UInt8
+from jaxtyping import BFloat16, Float, Int, Int32, Shaped, UInt8
 from torch import Tensor
 
+from pauca.moe.ops.arithmetic import (
+    SIG_BITS,
+    Parts,
+    bit_length,
+    encode_e2m1,
+    encode_e4m3,
+    largest,
+    shift_round,
+    split_bfloat16,
+    split_e2m1,
+    split_e4m3,
+)
 from pauca.moe.ops.formats import (
     BLOCK,
-    E4M3_MAX,
-    E4M3_NAN,
     E8M0_BIAS,
     E8M0_MAX,
     E8M0_NAN,
@@ -27,95 +35,9 @@ from pauca.moe.ops.formats import (
     row_groups,
 )
 
-_SIG_BITS = 8  # the widest significand here, BF16's with its hidden bit
 _E4M3_TOP = 8  # floor(log2(448))
 _E2M1_TOP = 2  # floor(log2(6))
 _HEADROOM = 6  # MXFP4's largest element, 6, times 2^6 is 384, the largest power of two below E4M3's 448
-
-
-class Parts(NamedTuple):
-    """Numbers taken apart: (-1)^negative * sig * 2^ex with 0 <= sig < 256; `bad` marks NaN and infinity."""
-
-    negative: Bool[Tensor, "..."]
-    sig: Int[Tensor, "..."]
-    ex: Int[Tensor, "..."]
-    bad: Bool[Tensor, "..."]
-
-
-def split_bfloat16(x: BFloat16[Tensor, "..."]) -> Parts:
-    """Take BF16 numbers apart, of any shape; infinity and NaN are `bad`."""
-    bits = x.contiguous().view(torch.int16).int()
-    exponent, mantissa = bits >> 7 & 0xFF, bits & 0x7F
-    sig = torch.where(exponent > 0, mantissa + 128, mantissa)
-    return Parts(bits < 0, sig, exponent.clamp(min=1) - 127 - 7, exponent == 255)
-
-
-def split_e4m3(codes: UInt8[Tensor, "..."]) -> Parts:
-    """Take E4M3 codes apart, of any shape: 1 sign, 4 exponent and 3 mantissa bits; the code 0x7F, NaN, is `bad`."""
-    code = codes.int()
-    exponent, mantissa = code >> 3 & 15, code & 7
-    sig = torch.where(exponent > 0, mantissa + 8, mantissa)
-    return Parts(code > 127, sig, exponent.clamp(min=1) - 7 - 3, (code & 0x7F) == E4M3_NAN)
-
-
-def split_e2m1(codes: UInt8[Tensor, "..."]) -> Parts:
-    """Take E2M1 codes (0 to 15) apart, of any shape: 1 sign, 2 exponent and 1 mantissa bit; none is `bad`."""
-    code = codes.int()
-    exponent, mantissa = code >> 1 & 3, code & 1
-    sig = torch.where(exponent > 0, mantissa + 2, mantissa)
-    return Parts(code > 7, sig, exponent.clamp(min=1) - 1 - 1, torch.zeros_like(code, dtype=torch.bool))
-
-
-def _bit_length(sig: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-    """Binary digits of 0 <= sig < 256; none for zero."""
-    return torch.frexp(sig.float()).exponent
-
-
-def _shift_round(sig: Int[Tensor, "..."], right: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-    """sig * 2^-right to the nearest integer, ties to even. `right` may be negative."""
-    left = sig << (-right).clamp(0, 31 - _SIG_BITS)
-    places = right.clamp(1, _SIG_BITS + 2)  # further right, every significand is below one half already
-    rounded = (sig + (1 << places - 1) - 1 + (sig >> places & 1)) >> places
-    return torch.where(right > 0, rounded, left)
-
-
-def _encode(
-    parts: Parts, exponent: Int[Tensor, "..."], bias: int, mantissa_bits: int, largest: int
-) -> Int[Tensor, "..."]:
-    """The magnitude code of sig * 2^(ex - exponent) in a format whose smallest normal is 2^(1 - bias)."""
-    top = parts.ex + _bit_length(parts.sig) - 1 - exponent  # floor(log2) of the scaled value
-    binade = top.clamp(min=1 - bias)  # subnormals share the spacing of the first normal binade
-    steps = _shift_round(parts.sig, binade - mantissa_bits + exponent - parts.ex)
-    code = steps + (binade - (1 - bias) << mantissa_bits)
-    return torch.where(parts.sig > 0, code, 0).clamp(max=largest)
-
-
-def encode_e4m3(parts: Parts, exponent: Int[Tensor, "..."]) -> UInt8[Tensor, "..."]:
-    """E4M3 codes of the numbers over 2^exponent, rounded to nearest even and saturated at 448; `bad` becomes NaN."""
-    code = _encode(parts, exponent, bias=7, mantissa_bits=3, largest=E4M3_MAX)
-    code = code + 128 * parts.negative.int()
-    return torch.where(parts.bad, E4M3_NAN, code).to(torch.uint8)
-
-
-def encode_e2m1(parts: Parts, exponent: Int[Tensor, "..."]) -> UInt8[Tensor, "..."]:
-    """E2M1 codes of the numbers over 2^exponent, rounded to nearest even and saturated at 6."""
-    code = _encode(parts, exponent, bias=1, mantissa_bits=1, largest=7)
-    return (code + 8 * parts.negative.int()).to(torch.uint8)
-
-
-def _largest(parts: Parts) -> tuple[Int[Tensor, "..."], Int[Tensor, "..."]]:
-    """The floor(log2) and the normalized significand of the largest number along the last axis, `bad` ones left out.
-
-    The significand has its leading bit at 128, so 128 to 255 stands for 1 to 1.99; it is zero where all numbers are.
-    """
-    length = _bit_length(parts.sig)
-    order = (parts.ex + length << _SIG_BITS) + (parts.sig << _SIG_BITS - length)
-    order = torch.where((parts.sig > 0) & ~parts.bad, order, torch.iinfo(torch.int32).min)
-    best = order.argmax(-1, keepdim=True)
-    nonzero = order.gather(-1, best) > torch.iinfo(torch.int32).min
-    sig = torch.where(nonzero, parts.sig.gather(-1, best), 0)
-    length = _bit_length(sig)
-    return (parts.ex.gather(-1, best) + length - 1).squeeze(-1), (sig << _SIG_BITS - length).squeeze(-1)
 
 
 def _mxfp4_from_parts(parts: Parts, scale: Int[Tensor, "rows blocks"], rule: ScaleRule) -> MxFp4Tensor:
@@ -123,7 +45,7 @@ def _mxfp4_from_parts(parts: Parts, scale: Int[Tensor, "rows blocks"], rule: Sca
 
     A block is NaN, with zero codes, if it has a `bad` number or one beyond FP32's range, whose scale E8M0 cannot hold.
     """
-    top, significand = _largest(parts)
+    top, significand = largest(parts)
     bump = {
         ScaleRule.FLOOR: torch.zeros_like(significand, dtype=torch.bool),
         ScaleRule.EVEN: significand >= 224,
@@ -152,8 +74,8 @@ def _better_byte(
     exponent = (byte - E8M0_BIAS - scale)[..., None]
     next_byte = (byte + 1).clamp(max=E8M0_MAX)
     next_exponent = (next_byte - E8M0_BIAS - scale)[..., None]
-    counts = parts.ex + _bit_length(parts.sig) - 1 - exponent >= -2
-    value = _shift_round(parts.sig, (exponent - parts.ex - 9).clamp(min=_SIG_BITS - 31)).long()
+    counts = parts.ex + bit_length(parts.sig) - 1 - exponent >= -2
+    value = shift_round(parts.sig, (exponent - parts.ex - 9).clamp(min=SIG_BITS - 31)).long()
     halves = torch.tensor([0, 1, 2, 3, 4, 6, 8, 12], device=value.device)
 
     def error(at: Int[Tensor, "..."]) -> Int[Tensor, "rows blocks"]:
@@ -179,10 +101,10 @@ def quantize_mxfp4_stochastic(
     nearest = quantize_mxfp4(x, rule)
     exponent = (nearest.scales.int() - E8M0_BIAS).repeat_interleave(BLOCK, 1)
     parts = split_bfloat16(x)
-    top = parts.ex + _bit_length(parts.sig) - 1 - exponent
+    top = parts.ex + bit_length(parts.sig) - 1 - exponent
     binade = top.clamp(min=0)
     # In 1/256 of a step, cut off at 24 bits: a step is 2^(binade - 1).
-    fine = _shift_round(parts.sig, (binade - 1 - 8 + exponent - parts.ex).clamp(min=_SIG_BITS - 31))
+    fine = shift_round(parts.sig, (binade - 1 - 8 + exponent - parts.ex).clamp(min=SIG_BITS - 31))
     code = ((fine + noise.int()) >> 8) + (binade << 1)
     code = torch.where(parts.sig > 0, code, 0).clamp(max=7) + 8 * parts.negative.int()
     usable = ((nearest.scales > 0) & (nearest.scales < E8M0_NAN)).repeat_interleave(BLOCK, 1)
@@ -191,7 +113,7 @@ def quantize_mxfp4_stochastic(
 
 def _quantize_fp8(parts: Parts) -> tuple[UInt8[Tensor, "... n"], UInt8[Tensor, "..."]]:
     """Codes and scale bytes with one scale along the last axis: the smallest power of two that does not saturate."""
-    top, significand = _largest(parts)
+    top, significand = largest(parts)
     byte = (top - _E4M3_TOP + (significand > 224).int() + E8M0_BIAS).clamp(0, E8M0_MAX)
     byte = torch.where(significand > 0, byte, 0)
     return encode_e4m3(parts, (byte - E8M0_BIAS)[..., None]), byte.to(torch.uint8)

@@ -3,8 +3,9 @@
 from pauca.moe.models.shapes import GroupedQueryAttention, LatentAttention, ModelShape
 from pauca.moe.plan.config_files import model_shape
 from pauca.moe.plan.published import SHAPES
-from pauca.moe.plan.search import Assumptions, ParallelLayout, Plan, PlanTask, Way, find_plans, parse_memory
+from pauca.moe.plan.search import find_plans
 from pauca.moe.plan.speed import Rates
+from pauca.moe.plan.task import Assumptions, ParallelLayout, Plan, PlanTask, Way, parse_memory
 
 __all__ = [
     "SHAPES",

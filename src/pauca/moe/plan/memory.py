@@ -10,7 +10,7 @@ from math import comb, prod
 from pauca.moe.layer.kept import kept_formats, kept_shapes
 from pauca.moe.layer.permutation import row_bound
 from pauca.moe.layer.recipe import Recipe, Recompute
-from pauca.moe.models.blocks import Recomputation
+from pauca.moe.models.config import Recomputation
 from pauca.moe.models.cross_entropy import LOGITS_AT_ONCE
 from pauca.moe.models.shapes import GroupedQueryAttention, LatentAttention, ModelShape
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pauca.errors import ConfigError
 from pauca.moe.layer.kept import kept_formats
 from pauca.moe.layer.recipe import Recipe, Recompute
-from pauca.moe.models.blocks import Recomputation
+from pauca.moe.models.config import Recomputation
 from pauca.moe.models.shapes import LatentAttention, ModelShape
 from pauca.moe.parallel.wire import wire_bytes
 from pauca.moe.plan.memory import Load, dense_load, routed_load

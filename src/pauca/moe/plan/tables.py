@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 from pauca.moe.layer.recipe import RECIPES, Precision
-from pauca.moe.plan.search import Plan, PlanTask, Way, evaluate, ladder, why_not_less
+from pauca.moe.plan.evaluate import evaluate
+from pauca.moe.plan.search import ladder, why_not_less
+from pauca.moe.plan.task import Plan, PlanTask, Way
 
 Plans = dict[Precision, Plan]
 

@@ -10,9 +10,10 @@ import torch
 
 from pauca.moe.data.token_files import TokenData
 from pauca.moe.models.lm import MoELM
+from pauca.moe.training.config import TrainConfig
 from pauca.moe.training.health import collapse
 from pauca.moe.training.model_files import save_model
-from pauca.moe.training.trainer import TrainConfig, Trainer, TrainStep
+from pauca.moe.training.trainer import Trainer, TrainStep
 from pauca.runs import Run
 from pauca.runs.loop import LoopConfig, Validation, run_training
 

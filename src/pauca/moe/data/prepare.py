@@ -1,0 +1,160 @@
+"""Text into a folder of tokens, once for each text: tokenized, split, written whole or not at all."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+
+from pauca.errors import ConfigError, InputError, PaucaError
+from pauca.moe.data.text_files import read_documents, text_files
+from pauca.moe.data.token_files import TokenData, checksum_of
+from pauca.moe.data.tokenizers import BpeTokenizer, ByteTokenizer, Tokenizer
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What text to learn from, and as which tokens."""
+
+    sources: tuple[str, ...] = ()
+    """Text files (.txt, .md, .py, also .xz or .gz of them; any other name is read as plain text), folders of such, or
+    one folder of tokens that an earlier run has made. Without any, the Python standard library's own sources."""
+    validation: tuple[str, ...] = ()
+    """Files or folders to validate on. Without any, `validation_share` of the sources."""
+    validation_share: float = 0.05
+    """Share of the documents, evenly spread, that is held out for validation. Where the documents are too few for that,
+    the end of the text is held out (a byte-pair vocabulary has then seen it)."""
+    vocabulary: int = 256
+    """Different tokens: 256 are the bytes, more are byte pairs learned from the training text."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_share <= 0.5:
+            raise ConfigError(f"validation_share {self.validation_share}: give a share from 0 to 0.5")
+        if self.vocabulary < 256:
+            raise ConfigError(f"vocabulary {self.vocabulary}: 256 (bytes) is the smallest")
+
+
+def prepare_tokens(config: DataConfig, cache: Path) -> TokenData:
+    """Tokenize text into a folder below `cache`, named after what is in the text, or open the one that is there.
+
+    Where the only source is itself a folder of tokens, that one is opened and nothing is written.
+
+    Raises:
+        InputError: a source is missing, empty, damaged or not UTF-8; a token file has changed since it was written.
+        PaucaError: the disk is full.
+    """
+    if len(config.sources) == 1 and (Path(config.sources[0]) / "tokens.json").exists():
+        return TokenData.open(Path(config.sources[0]))
+    files = {"train": text_files(config.sources)}
+    if config.validation:
+        files["validation"] = text_files(config.validation)
+    checksums = {part: [checksum_of(path) for _, path in named] for part, named in files.items()}
+    content = json.dumps([checksums, config.validation_share, config.vocabulary])
+    folder = cache / hashlib.sha256(content.encode()).hexdigest()[:16]
+    if not folder.exists():
+        _make_folder(config, files, folder)
+    names = [name for named in files.values() for name, _ in named]
+    together = [checksum for of_part in checksums.values() for checksum in of_part]
+    return replace(TokenData.open(folder), sources=dict(zip(names, together, strict=True)))
+
+
+def _make_folder(config: DataConfig, files: dict[str, list[tuple[str, Path]]], folder: Path) -> None:
+    temporary = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
+    try:
+        temporary.mkdir(parents=True)
+        _write_tokens(config, files, temporary)
+        if not folder.exists():  # another run has made it meanwhile
+            temporary.rename(folder)
+    except OSError as error:
+        raise PaucaError(
+            f"{folder}: could not be written ({error.strerror or error}); free space, and repeat"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_tokens(config: DataConfig, files: dict[str, list[tuple[str, Path]]], folder: Path) -> None:
+    for part, named in files.items():
+        if next(_documents(named, config), None) is None:
+            sources = config.validation if part == "validation" else config.sources
+            raise InputError(f"{', '.join(sources)}: there is no text in there; all files are blank")
+    tokenizer: Tokenizer = ByteTokenizer()
+    if config.vocabulary > 256:
+        documents = (doc for doc, held_out in _documents(files["train"], config) if not held_out)
+        tokenizer = BpeTokenizer.train(documents, config.vocabulary)
+        (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+    writers = {name: _Writer(folder / f"{name}.bin", tokenizer) for name in ("train", "validation")}
+    for part, named in files.items():
+        for document, held_out in _documents(named, config):
+            writers["validation" if held_out else part].add(document)
+    for writer in writers.values():
+        writer.flush()
+    if not config.validation and not writers["validation"].count:
+        writers["train"].move_end(writers["validation"], config.validation_share)
+    facts = {
+        "vocabulary": tokenizer.vocabulary,
+        "files": {name: writer.facts() for name, writer in writers.items() if writer.count},
+        "sources": {name: checksum_of(path) for named in files.values() for name, path in named},
+    }
+    (folder / "tokens.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _documents(files: list[tuple[str, Path]], config: DataConfig) -> Iterator[tuple[str, bool]]:
+    """The documents of files, each with whether it is held out for validation: every so many-th."""
+    share = 0.0 if config.validation else config.validation_share
+    every = round(1 / share) if share else 0
+    number = 0
+    for name, path in files:
+        named = name in config.sources or name in config.validation  # else found in a folder
+        for document in read_documents(path, blank_is_fine=not named):
+            number += 1
+            yield document, bool(every) and number % every == 0
+
+
+class _Writer:
+    """Tokenizes documents, many at a time, to the end of a file."""
+
+    _CHARACTERS = 1 << 24  # tokenized at once: byte pairs are found in parallel
+
+    def __init__(self, path: Path, tokenizer: Tokenizer) -> None:
+        self.path, self.tokenizer = path, tokenizer
+        self.type = np.dtype("<u2" if tokenizer.vocabulary <= 1 << 16 else "<u4")
+        self.count = self.bytes = self._characters = 0
+        self._waiting: list[str] = []
+
+    def add(self, document: str) -> None:
+        self._waiting.append(document)
+        self._characters += len(document)
+        if self._characters > self._CHARACTERS:
+            self.flush()
+
+    def flush(self) -> None:
+        with self.path.open("ab") as file:
+            for text, tokens in zip(self._waiting, self.tokenizer.encode(self._waiting), strict=True):
+                file.write(np.append(tokens, [self.tokenizer.end]).astype(self.type).tobytes())
+                self.count += len(tokens) + 1
+                self.bytes += len(text.encode())
+        self._waiting, self._characters = [], 0
+
+    def move_end(self, other: "_Writer", share: float) -> None:
+        """Move the last `share` of the tokens to the other, empty, file."""
+        moved = round(share * self.count)
+        left = self.count - moved
+        other.path.write_bytes(np.fromfile(self.path, self.type, offset=left * self.type.itemsize).tobytes())
+        with self.path.open("r+b") as file:
+            file.truncate(left * self.type.itemsize)
+        other.bytes = round(self.bytes * moved / self.count)
+        self.bytes -= other.bytes
+        self.count, other.count = left, moved
+
+    def facts(self) -> dict[str, object]:
+        return {
+            "count": self.count,
+            "bytes": self.bytes,
+            "type": self.type.str,
+            "checksum": checksum_of(self.path),
+        }

@@ -1,0 +1,60 @@
+"""What a training was asked for: options on top of a size and a recipe, and the config.yaml that repeats it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pauca.moe.data.prepare import DataConfig
+from pauca.moe.layer.recipe import RECIPES, Format, Precision, Recompute
+from pauca.moe.models.config import Recomputation
+from pauca.moe.models.lm import LM_SIZES, LMConfig
+from pauca.moe.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What to train: a size, and how its experts compute. Anything else is set in a config.yaml (--config)."""
+
+    size: Literal["toy", "base", "large", "xl"] = "toy"
+    """Size of the model: 0.3 M, 0.2 B, 1.1 B or 3.5 B parameters."""
+    recipe: Precision = "fp4"
+    """Numerics of the experts. bf16: all in BF16. fp8: products and kept activations in FP8. fp4: products in FP8, and
+    MXFP4 kept."""
+    kept_z: Format | None = None
+    """Format in which the output of the experts' first product is kept for backward; if not given, the recipe's own."""
+    recompute: Recompute = "none"
+    """What experts compute again in backward, to keep less: nothing, the steps between the products, or these and the
+    first product."""
+    recompute_attention: bool = False
+    """Compute attention again in backward instead of keeping what it needs."""
+    recompute_norms: bool = False
+    """Compute the outputs of norms again in backward instead of keeping them."""
+    context: int | None = None
+    """Longest sequence in tokens; if not given, the size's own (toy 256, base 1024, large 2048, xl 4096)."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that repeats a training: what stands in a run's config.yaml."""
+
+    data: DataConfig
+    model: LMConfig
+    train: TrainConfig
+
+
+def settings_from(
+    text: tuple[tuple[str, ...], tuple[str, ...], float, int | None], model: ModelOptions, training: TrainConfig
+) -> TrainSettings:
+    """The settings of text (sources, validation, its share, vocabulary), a model and a way to train."""
+    sources, validation, share, vocabulary = text
+    size = LM_SIZES[model.size]
+    recipe = RECIPES[model.recipe]
+    lm = replace(
+        size,
+        context=size.context if model.context is None else model.context,
+        recipe=replace(recipe, kept_z=model.kept_z or recipe.kept_z),
+        recompute=Recomputation(model.recompute_norms, model.recompute_attention, model.recompute),
+    )
+    tokens = size.vocabulary if vocabulary is None else vocabulary
+    return TrainSettings(DataConfig(sources, validation, share, tokens), lm, training)
