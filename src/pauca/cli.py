@@ -190,7 +190,7 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, quiet: bool = False) -> N
     Args:
         out: folder for the report and its pictures; an earlier demo there is replaced.
         seed: seed of everything random.
-        quiet: no progress.
+        quiet: show no progress.
     """
     from pauca.demo import run_demo
 
@@ -202,7 +202,7 @@ def doctor(as_json: Annotated[bool, arg(name="json")] = False) -> None:
     """Say what this machine can do, and why not.
 
     Args:
-        as_json: machine-readable output.
+        as_json: print JSON for programs.
     """
     from pauca.doctor import examine, print_table
 

@@ -121,7 +121,7 @@ def info(
     Args:
         recording: events as text (plain or .gz), NPZ, HDF5, Prophesee RAW or DAT, AEDAT, ROS bag, or Event Stream.
         reading: how the file is read.
-        as_json: machine-readable output.
+        as_json: print JSON for programs.
     """
     loaded = events.read(recording, **vars(reading))
     found = events.info(loaded)
@@ -193,7 +193,7 @@ def evaluate(
         all_packets: compare disputed, stalled and degenerate packets, too; by default only trusted ones count.
         plot: draw the error over time to this picture (.png, .pdf or .svg).
         force: replace a picture that is there already.
-        as_json: machine-readable output.
+        as_json: print JSON for programs.
     """
     if fit_offset and offset_s is not None:
         raise ConfigError("--offset-s gives the offset and --fit-offset looks for it: choose one")

@@ -46,7 +46,7 @@ from pauca.runs.processes import joined, own_rank
 
 
 def train(
-    data: Positional[str] = "glyphs",
+    data: Positional[Annotated[str, arg(metavar="DATA")]] = "glyphs",
     out: Path | None = None,
     protocol: ProtocolName | None = None,
     recipe: RecipeName = "episodes",
@@ -68,8 +68,9 @@ def train(
     Args:
         data: a prepared data set (`pauca fewshot data prepare`), a folder or zip archive with a folder for each class
             (below train and val, if there is validation), or `glyphs`, characters drawn on the spot.
-        out: output folder; default: the data's name, in runs/fewshot.
-        protocol: start from the paper's settings for a data set; options with other values than their defaults win.
+        out: folder to write the run to; if not given, runs/fewshot/ and the data's name.
+        protocol: start from the paper's settings for this data set; options with other values than their defaults win
+            over them.
         recipe: episodes trains through a base learner, episode after episode, as the paper does. strong tells all base
             classes apart at once, in many views, then teaches itself: the most accurate network, on one GPU. Options
             with other values than their defaults win over both.
@@ -141,8 +142,8 @@ def _train(
 
 
 def evaluate(
-    model: Positional[Path],
-    data: Positional[str],
+    model: Positional[Annotated[Path, arg(metavar="MODEL")]],
+    data: Positional[Annotated[str, arg(metavar="DATA")]],
     out: Path | None = None,
     tasks: Tasks = Tasks(),  # noqa: B008 - frozen
     split: str = "test",
@@ -164,18 +165,21 @@ def evaluate(
 
     Args:
         model: safetensors file that a training wrote.
-        data: as for train; the split named train, if there is one, must share no image with the tested one.
-        out: output folder; default: the names of the data and of the model's run, in runs/fewshot.
-        tasks: the episodes.
+        data: what to test on: a prepared data set (`pauca fewshot data prepare`), a folder or zip archive with a folder
+            for each class, or `glyphs`, characters drawn on the spot. A split named train in there must share no image
+            with the tested one.
+        out: folder to write the results to; if not given, a folder of runs/fewshot named after the data and the model's
+            run.
+        tasks: the episodes to test on.
         split: which split to test on.
         episodes_from: folder of an earlier eval, to test on the episodes that it saved instead of drawing new ones.
         test_code: how to read the latent space instead of what the model says: mean, sample or mc:N.
         mirror: average the features of each image and of its mirror image; takes twice the time.
         crops: average the features of each image and of five crops of it; takes six times the time.
-        device: auto, cpu or cuda.
+        device: where to compute: auto (the GPU if there is one), cpu, cuda or cuda:N.
         map_by: how the report lays features out in two dimensions; umap needs the package umap-learn.
         force: replace results that are there already.
-        as_json: print the results for machines.
+        as_json: print JSON for programs.
     """
     if map_by == "umap":
         plots.import_umap()  # is missed now, not after the work
@@ -218,9 +222,9 @@ def evaluate(
 
 
 def compare(
-    first: Positional[Path],
-    second: Positional[Path],
-    data: Positional[str],
+    first: Positional[Annotated[Path, arg(metavar="FIRST")]],
+    second: Positional[Annotated[Path, arg(metavar="SECOND")]],
+    data: Positional[Annotated[str, arg(metavar="DATA")]],
     tasks: Tasks = Tasks(),  # noqa: B008 - frozen
     split: str = "test",
     episodes_from: Path | None = None,
@@ -235,15 +239,16 @@ def compare(
 
     Args:
         first: safetensors file that a training wrote.
-        second: another one; its accuracy is subtracted.
-        data: as for eval.
+        second: another such file; its accuracy is subtracted from that of the first.
+        data: what to test on: a prepared data set (`pauca fewshot data prepare`), a folder or zip archive with a folder
+            for each class, or `glyphs`, characters drawn on the spot.
         tasks: the episodes, the same ones for both.
         split: which split to test on.
-        episodes_from: as for eval.
-        mirror: as for eval, for both models.
-        crops: as for eval, for both models.
-        device: auto, cpu or cuda.
-        as_json: print the results for machines.
+        episodes_from: folder of an earlier eval, to test on the episodes that it saved instead of drawing new ones.
+        mirror: average the features of each image and of its mirror image, for both models; takes twice the time.
+        crops: average the features of each image and of five crops of it, for both models; takes six times the time.
+        device: where to compute: auto (the GPU if there is one), cpu, cuda or cuda:N.
+        as_json: print JSON for programs.
     """
     networks = [_load_model(path, None) for path in (first, second)]
     config = networks[0].config
@@ -268,7 +273,7 @@ def compare(
 
 
 def predict(
-    model: Positional[Path],
+    model: Positional[Annotated[Path, arg(metavar="MODEL")]],
     support: Path,
     query: Path,
     out: Path = Path("predictions.csv"),
@@ -291,7 +296,7 @@ def predict(
         unreadable: stop at damaged images and name them, or leave them out.
         mirror: average the features of each image and of its mirror image, where left and right mean nothing: a little
             more accurate, in twice the time.
-        device: auto, cpu or cuda.
+        device: where to compute: auto (the GPU if there is one), cpu, cuda or cuda:N.
         force: replace results that are there already.
     """
     check_can_write(out, force)
@@ -315,7 +320,7 @@ def predict(
 
 
 def scan(
-    path: Positional[Path],
+    path: Positional[Annotated[Path, arg(metavar="FOLDER")]],
     min_images: int = 20,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
@@ -327,7 +332,7 @@ def scan(
     Args:
         path: folder or zip archive with a folder for each class.
         min_images: classes with fewer images are reported.
-        as_json: machine-readable output.
+        as_json: print JSON for programs.
     """
     report = fewshot.scan_images(path, min_images, quiet=False)
     print(json.dumps(report.to_dict(), indent=2) if as_json else "\n".join(report.lines()))
@@ -336,7 +341,7 @@ def scan(
 
 
 def prepare(
-    name: Positional[str],
+    name: Positional[Annotated[str, arg(metavar="BENCHMARK")]],
     source: Annotated[Path, arg(name="from")],
     out: Path | None = None,
     size: int | None = None,
@@ -349,12 +354,14 @@ def prepare(
     """Make a standard benchmark's train, val and test sets from the original files.
 
     Args:
-        name: cifar-fs, fc100, miniimagenet, tieredimagenet, cub, omniglot or tiny-imagenet; folder for your own images.
+        name: the benchmark: cifar-fs, fc100, miniimagenet, tieredimagenet, cub, omniglot or tiny-imagenet; or the word
+            folder, for images of your own.
         source: folder or archive with the originals.
-        out: folder to write; default: the name, in data.
-        size: side of the images in pixels; default: the benchmark's own.
-        splits: folder of the class lists; default: in PAUCA_DATA.
-        allow_incomplete: make do with a part of the classes or images.
+        out: folder to write the sets to; if not given, data/ and the benchmark's name.
+        size: side of the images in pixels; if not given, the benchmark's own.
+        splits: folder of the lists that say which class is in which split; if not given, they are looked for in the
+            folder that the environment variable PAUCA_DATA names.
+        allow_incomplete: accept originals that lack some of the classes or images.
         unreadable: stop at damaged images and name them, or leave them out.
         fitting: how images that are not square become so: crop scales the shorter side and cuts the longer one, squash
             scales both.

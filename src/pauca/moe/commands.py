@@ -194,7 +194,7 @@ def _train(settings: TrainSettings, out: Path, resume: bool, force: bool, quiet:
 
 
 def sample(
-    run: Positional[Path],
+    run: Positional[Annotated[Path, arg(metavar="RUN")]],
     prompt: str = "",
     count: int | None = None,
     temperature: float = 0.8,

@@ -33,7 +33,7 @@ class TrainConfig:
     weight_decay: float = 5e-4
     """L2 penalty on every parameter."""
     label_smoothing: float = 0.0
-    """Share of each target that is spread over the classes of the episode."""
+    """Share of each target's probability that is spread evenly over the classes of the episode."""
     augmentation: AugmentConfig = field(default_factory=AugmentConfig)
     """Crop, mirror image and colors of the training images."""
     log_every: int = 50
@@ -45,7 +45,8 @@ class TrainConfig:
     validation_episodes: int = 1000
     """Number of validation episodes, the same ones every time."""
     spike: float = 5.0
-    """Stop when the training cross entropy, over ten steps, lies so many nats above the lowest that it has been."""
+    """Stop as diverged when the cross entropy, averaged over ten steps, lies so many nats above its lowest such
+    average."""
     seed: int = 0
     """Seed of the weights, the episodes, the augmentation and the noise."""
     device: str = "auto"

@@ -46,11 +46,11 @@ class StrongConfig:
     contrast_weight: float = 1.0
     """Weight of the contrast between an image's views and other images; 0 leaves it out."""
     negatives: int = 6400
-    """Vectors of other images, drawn from the bank for each step."""
+    """Vectors of other images that each image is contrasted with, drawn anew for each step."""
     distillation_weight: float = 1.0
     """Weight of what the generation before answers, from the second one on."""
     temperature: float = 4.0
-    """That softens the answers of both generations."""
+    """Temperature that softens the answers of both generations: the higher, the softer."""
     later_rate: float = 0.5
     """Learning rate of further generations, as a share of that of the first."""
     warm_up: float = 0.02
