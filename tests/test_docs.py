@@ -1,6 +1,7 @@
 """What the pages promise: everything public is documented."""
 
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,24 @@ def test_the_api_of_moe_shows_faces():
     for line in (DOCS / "moe" / "api.md").read_text(encoding="utf-8").splitlines():
         if line.startswith("::: "):
             assert line.removeprefix("::: ").rsplit(".", 1)[0] in faces, line
+
+
+def test_a_training_step_is_eight_files_that_exist():
+    page = (DOCS / "design.md").read_text(encoding="utf-8")
+    table = page.partition("| file | what it does in a step |")[2].split("\n\n")[0]
+    files = re.findall(r"^\| `(\S+\.py)` \| (?:`(?:(\w+)[`.])?)?", table, re.MULTILINE)
+    assert len(files) == 8
+    for name, meant in files:
+        source = (DOCS.parent / "src" / "pauca" / "moe" / name).read_text(encoding="utf-8")
+        assert not meant or f"class {meant}(" in source or f"class {meant}:" in source, name
+
+
+@pytest.mark.parametrize(
+    "page", ["index.md", "design.md", *(f"moe/{path.name}" for path in (DOCS / "moe").glob("*.md"))]
+)
+def test_lines_are_short_enough_to_review(page):
+    """Prose; a table's row is one line, and code is as it was printed."""
+    code = False
+    for number, line in enumerate((DOCS / page).read_text(encoding="utf-8").splitlines(), 1):
+        code = code ^ line.lstrip().startswith("```")
+        assert code or len(line) <= 120 or line.startswith("|"), f"{page}:{number}"
