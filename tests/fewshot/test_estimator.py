@@ -17,8 +17,9 @@ from sklearn.utils.validation import validate_data
 from torch import nn
 
 from pauca.errors import ConfigError, InputError
+from pauca.fewshot.answers.unknown import FewExamplesWarning, conformal_threshold
 from pauca.fewshot.data import load_images
-from pauca.fewshot.estimator import FewShotClassifier, rejection_threshold
+from pauca.fewshot.estimator import FewShotClassifier
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
 
@@ -45,7 +46,8 @@ def task(toy_images):
 class RowsAsImages(FewShotClassifier):
     """Rows of numbers painted as gray images, so that scikit-learn's checks, which know no images, can run."""
 
-    backbone = base_learner = None  # no parameters here
+    backbone = base_learner = confidence = None  # no parameters here
+    temperature = "auto"
 
     def __init__(self, reject=None, unknown_label="unknown", device="cpu", mirror=False):
         self.reject, self.unknown_label, self.device, self.mirror = reject, unknown_label, device, mirror
@@ -144,25 +146,21 @@ def test_images_of_unknown_classes_are_rejected_and_few_known_ones(task):
     assert np.mean(classifier.predict(queries) == "unknown") <= 0.25
 
 
-def test_threshold_promises_its_share_over_many_repeats():
-    """Split conformal prediction: at most the share of exchangeable further confidences lies below, on average."""
-    generator = np.random.default_rng(0)
-    below = [
-        np.mean(generator.beta(4, 2, 200) < rejection_threshold(generator.beta(4, 2, 19), 0.1)) for _ in range(500)
-    ]
-    assert 0.04 < np.mean(below) <= 0.1
-
-
-def test_too_few_examples_for_a_threshold_reject_nothing():
-    assert rejection_threshold(np.array([0.9, 0.8]), 0.1) == 0.0
+def test_too_few_examples_for_a_threshold_reject_nothing_and_say_how_many_it_takes(task):
+    examples, names, _, strangers = task
+    with pytest.warns(
+        FewExamplesWarning, match="takes 49 examples .* and there are 20; give more, or set reject to 0.048"
+    ):
+        classifier = FewShotClassifier(flat_model(), reject=0.02, device="cpu").fit(examples, names)
+    assert classifier.threshold_ == math.inf
+    assert "unknown" not in classifier.predict(strangers.reshape(-1, 16, 16, 3))
 
 
 def test_calibrate_takes_further_images(task):
     examples, names, queries, _ = task
     classifier = FewShotClassifier(flat_model(), reject=0.1).fit(examples, names)
     classifier.calibrate(queries)
-    expected = np.sort(classifier.predict_proba(queries).max(1))[math.floor(0.1 * 21) - 1]
-    assert classifier.threshold_ == pytest.approx(expected)
+    assert classifier.threshold_ == pytest.approx(conformal_threshold(classifier.distances(queries), 0.1))
 
 
 def test_one_example_a_class_cannot_set_a_threshold(task):
@@ -318,8 +316,7 @@ def test_a_threshold_from_further_images_outlives_new_examples(task):
     classifier = FewShotClassifier(flat_model(), reject=0.1, device="cpu").fit(examples[:15], names[:15])
     classifier.calibrate(queries[:15])
     classifier.partial_fit(examples[15:], names[15:])
-    confidences = classifier.predict_proba(queries[:15]).max(1)
-    assert classifier.threshold_ == pytest.approx(rejection_threshold(confidences, 0.1))
+    assert classifier.threshold_ == pytest.approx(conformal_threshold(classifier.distances(queries[:15]), 0.1))
 
 
 def test_the_threshold_follows_reject(task):
@@ -330,7 +327,7 @@ def test_the_threshold_follows_reject(task):
     at_once = FewShotClassifier(flat_model(), reject=0.2, device="cpu").fit(examples, names)
     assert late.threshold_ == at_once.threshold_
     np.testing.assert_array_equal(late.predict(queries), at_once.predict(queries))
-    assert at_once.set_params(reject=0.5).threshold_ > late.threshold_
+    assert at_once.set_params(reject=0.5).threshold_ < late.threshold_
 
 
 def test_a_class_named_as_rejected_images_are_is_refused(task):

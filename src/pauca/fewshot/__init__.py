@@ -4,6 +4,8 @@
 Figures are in `pauca.fewshot.plots`, readers of images and data sets in `pauca.fewshot.data`.
 """
 
+from pauca.fewshot.answers import Outlook
+from pauca.fewshot.answers.unknown import FewExamplesWarning
 from pauca.fewshot.backbones import BACKBONES, make_backbone, multiply_adds, parameter_count
 from pauca.fewshot.base_learners import BASE_LEARNERS, make_base_learner
 from pauca.fewshot.data import (
@@ -16,7 +18,7 @@ from pauca.fewshot.data import (
     scan_images,
 )
 from pauca.fewshot.episodes import load_episodes, sample_episodes, save_episodes
-from pauca.fewshot.estimator import ExampleError, FewShotClassifier
+from pauca.fewshot.estimator import Answers, ExampleError, FewShotClassifier
 from pauca.fewshot.evaluation import (
     Calibration,
     Comparison,
@@ -44,6 +46,7 @@ __all__ = [
     "PADDING",
     "PROTOCOLS",
     "STRONG",
+    "Answers",
     "AugmentConfig",
     "BaseLearner",
     "Calibration",
@@ -53,6 +56,7 @@ __all__ = [
     "Evaluation",
     "ExampleError",
     "Features",
+    "FewExamplesWarning",
     "FewShotClassifier",
     "FewShotModel",
     "ImageSet",
@@ -62,6 +66,7 @@ __all__ = [
     "Losses",
     "MCRNet",
     "ModelConfig",
+    "Outlook",
     "Posterior",
     "Preprocessing",
     "Pretrained",

@@ -310,8 +310,8 @@ def predict(
     classifier = fewshot.FewShotClassifier(network, reject, device=device, mirror=mirror)
     classifier.fit(examples.images, labels)
     pixels, files = read_files(list_images(query), size, channels, unreadable, fitting)
-    probabilities = classifier.predict_proba(pixels)
-    predicted = classifier.labels_of(probabilities)
+    answers = classifier.answer(pixels)
+    predicted, probabilities = answers.labels, answers.probabilities
     names = [image.name for image in files]
     write_predictions(out, list(classifier.classes_), names, predicted, probabilities, force)
     words = f"{len(files)} images of {query}, {len(examples)} examples of {support}"

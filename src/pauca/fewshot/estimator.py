@@ -1,6 +1,8 @@
 """`FewShotClassifier`: a trained model as a scikit-learn estimator for a user's own images and classes."""
 
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,16 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from torch import Tensor
 
 from pauca.errors import ConfigError, InputError
+from pauca.fewshot.answers.held_out import hold_out
+from pauca.fewshot.answers.outlook import Outlook, expected_accuracy
+from pauca.fewshot.answers.temperature import fit_temperature
+from pauca.fewshot.answers.unknown import (
+    ClassMeans,
+    FewExamplesWarning,
+    conformal_threshold,
+    examples_needed,
+    least_share,
+)
 from pauca.fewshot.data import load_images
 from pauca.fewshot.data.features import load_features
 from pauca.fewshot.evaluation import images_per_pass
@@ -21,6 +33,15 @@ from pauca.fewshot.pretrained import Features, open_backbone
 from pauca.runs import resolve_device
 
 UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a classifier says of images."""
+
+    labels: Shaped[np.ndarray, "n"]  # the unknown label where an image is rejected
+    probabilities: Float[np.ndarray, "n classes"]  # of the known classes; rows sum to 1 also for unknown images
+    distances: Float[np.ndarray, "n"]  # to the nearest class
 
 
 class ExampleError(InputError, ValueError):
@@ -40,7 +61,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         model: a meta-trained model, or the file that holds it; in its place, a `backbone` may be given.
         reject: share of images of known classes that may be called unknown, so that images of other classes can be;
             None never rejects. `fit` sets the threshold by leaving out each example once, for which at least two
-            classes need two examples; `calibrate` sets it from further images.
+            classes need two examples; `calibrate` sets it from further images. With fewer than 1 / reject - 1 of them
+            nothing is rejected, and a `FewExamplesWarning` says how many it takes.
         unknown_label: what `predict` gives for a rejected image; no class may have this name. None is "unknown" where
             labels are strings and -1 where they are numbers.
         device: `auto`, `cpu` or `cuda`.
@@ -50,12 +72,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             `efficientnet-lite0`, a module with `mean`, `std` and `size`, or `features`; `open_backbone` says more. With
             `features`, what is given for images are features: an array [n, d], or the path of a .npy file with one.
         base_learner: the classifier, a name or a module, in place of the model's own.
+        temperature: what the logits are divided by: `auto` finds it by leaving out examples (`answers.temperature`), 1
+            leaves the model's own confidence.
+        confidence: None keeps `reject` on average over tasks; a probability, such as 0.9, keeps it for this very fit,
+            so often, for which more examples are needed.
 
     Attributes:
         classes_: the labels, sorted; columns of `predict_proba`.
         features_: features of the examples.
         targets_: position of each example's label in `classes_`.
-        threshold_: images whose largest probability is below it are rejected; there is none while `reject` is None.
+        temperature_: what the logits are divided by.
+        threshold_: images whose distance to the nearest class is above it are rejected; there is none while `reject` is
+            None.
     """
 
     def __init__(
@@ -67,6 +95,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         mirror: Any = False,
         backbone: Any = None,
         base_learner: Any = None,
+        temperature: Any = "auto",
+        confidence: Any = None,
     ) -> None:
         self.model = model
         self.reject = reject
@@ -75,6 +105,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.mirror = mirror
         self.backbone = backbone
         self.base_learner = base_learner
+        self.temperature = temperature
+        self.confidence = confidence
 
     def fit(self, X: Any, y: Any) -> "FewShotClassifier":
         """Learn the classes from examples, as few as one of each.
@@ -117,18 +149,57 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> Shaped[np.ndarray, "n"]:
         """The most probable label of each image, or `unknown_label` where it is rejected."""
-        return self.labels_of(self.predict_proba(X))
+        return self.answer(X).labels
 
-    def labels_of(self, probabilities: Float[np.ndarray, "n classes"]) -> Shaped[np.ndarray, "n"]:
-        """What `predict` answers where `predict_proba` has given these, without looking at the images again."""
+    def answer(self, X: Any) -> Answers:
+        """Labels, probabilities and distances at once, for one look at the images."""
         check_is_fitted(self)
+        features = self._embed(X)
+        probabilities, distances = self._probabilities(features), self._distances(features)
         labels = self.classes_[probabilities.argmax(1)]
-        if self.reject is None:
-            return labels
-        unknown = self._unknown()
-        known = probabilities.max(1) >= self.threshold_
-        of_one_kind = isinstance(unknown, str) != _are_numbers(labels)
-        return np.where(known, labels if of_one_kind else labels.astype(object), unknown)
+        if self.reject is not None:
+            unknown = self._unknown()
+            of_one_kind = isinstance(unknown, str) != _are_numbers(labels)
+            known = distances <= self.threshold_
+            labels = np.where(known, labels if of_one_kind else labels.astype(object), unknown)
+        return Answers(labels, probabilities, distances)
+
+    def distances(self, X: Any) -> Float[np.ndarray, "n"]:
+        """How far each image is from the nearest class: 1 minus the cosine of its features and the class's mean."""
+        check_is_fitted(self)
+        return self._distances(self._embed(X))
+
+    def expected_accuracy(self) -> Outlook:
+        """What accuracy to expect on further images of these classes, with an interval that holds it in 90 % of tasks.
+
+        Raises:
+            ExampleError: fewer than two classes have two examples, so that none can be left out.
+        """
+        check_is_fitted(self)
+        if self._held_out is None:
+            raise ExampleError(
+                "the accuracy to expect is found by leaving out examples, which takes two in at least two classes; add "
+                "examples"
+            )
+        return expected_accuracy(self._held_out)
+
+    def remove_class(self, label: Any) -> "FewShotClassifier":
+        """Forget a class and its examples; at least two classes must be left."""
+        kept = self.targets_ != self._place_of(label)
+        labels = self.classes_[self.targets_.cpu().numpy()]
+        return self._learn(self.features_[kept], labels[kept.cpu().numpy()])
+
+    def rename_class(self, label: Any, name: Any) -> "FewShotClassifier":
+        """Call a class by another name; if another class has it, the two become one."""
+        place = self._place_of(label)
+        labels = self.classes_[self.targets_.cpu().numpy()]
+        if isinstance(name, str) == _are_numbers(labels):
+            raise ExampleError(
+                f"a class cannot be called {name!r} beside classes like {label!r}: give a name of its kind"
+            )
+        renamed = labels.astype(np.result_type(labels, np.asarray(name)))
+        renamed[self.targets_.cpu().numpy() == place] = name
+        return self._learn(self.features_, renamed)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Share of the images whose label `predict` gives; one that is rejected counts as wrong."""
@@ -143,19 +214,27 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if self.reject is None:
             raise ConfigError("calibrate needs reject, the share of known images that may be called unknown")
         self._calibration_features = self._embed(X)
-        self._known_confidences = self._confidences()
+        self._warn_of_few()
         return self
 
     @property
     def threshold_(self) -> float:
-        """Follows `reject`, also when that is set after fitting."""
+        """Follows `reject` and `confidence`, also when they are set after fitting; infinite if nothing is rejected."""
         check_is_fitted(self)
         if self.reject is None:
             raise AttributeError("there is no threshold while reject is None")
         self._unknown()
-        if self._known_confidences is None:
-            self._known_confidences = self._confidences()
-        return rejection_threshold(self._known_confidences, self.reject)
+        return conformal_threshold(self._distances_of_known(), self.reject, self.confidence)
+
+    @property
+    def temperature_(self) -> float:
+        """Follows `temperature`, also when that is set after fitting."""
+        check_is_fitted(self)
+        if self.temperature != "auto":
+            if isinstance(self.temperature, str) or not 0 < self.temperature < np.inf:
+                raise ConfigError(f"temperature {self.temperature!r}: give a positive number, or auto")
+            return float(self.temperature)
+        return self._found_temperature
 
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()
@@ -189,10 +268,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, self.features_ = classes, features
         self.targets_ = torch.from_numpy(targets.astype(np.int64)).to(features.device)
         self._fitted = self._fit_head()
-        self._known_confidences = None
+        self._means = ClassMeans.of(features, self.targets_, len(classes))
+        self._held_out = hold_out(self.model_, features, self.targets_, len(classes))
+        self._found_temperature = fit_temperature(self.model_, self._held_out, len(features) / len(classes))
         if self.reject is not None:
             self._unknown()
-            self._known_confidences = self._confidences()
+            self._warn_of_few()
         return self
 
     @torch.no_grad()
@@ -201,8 +282,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _unknown(self) -> Any:
         """What rejected images are called, after checking that it can be told from the classes."""
-        if self.reject is not None and not 0 < self.reject < 1:
-            raise ConfigError(f"reject {self.reject}: give a share between 0 and 1, or None")
+        for name in ("reject", "confidence"):
+            if (value := getattr(self, name)) is not None and not 0 < value < 1:
+                raise ConfigError(f"{name} {value}: give a share between 0 and 1, or None")
         usual = -1 if _are_numbers(self.classes_) else UNKNOWN
         unknown = usual if self.unknown_label is None else self.unknown_label
         if unknown in self.classes_.tolist():
@@ -248,46 +330,41 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _probabilities(self, features: Float[Tensor, "n d"]) -> Float[np.ndarray, "n classes"]:
         if not hasattr(self, "_fitted"):  # after unpickling
             self._fitted = self._fit_head()
-        return self._fitted(features[None])[0].softmax(-1).cpu().numpy()
+        return (self._fitted(features[None])[0] / self.temperature_).softmax(-1).cpu().numpy()
 
-    def _confidences(self) -> Float[np.ndarray, "n"]:
-        """The largest probabilities of images of known classes that the classifier has not seen."""
+    def _distances(self, features: Float[Tensor, "n d"]) -> Float[np.ndarray, "n"]:
+        return self._means.distances(features).cpu().numpy()
+
+    def _distances_of_known(self) -> Float[np.ndarray, "n"]:
+        """The distances of images of known classes that the classifier has not seen."""
         if self._calibration_features is not None:
-            return self._probabilities(self._calibration_features).max(1)
-        return self._left_out_confidences()
-
-    @torch.no_grad()
-    def _left_out_confidences(self) -> Float[np.ndarray, "n"]:
-        """The largest probability of each example when the others alone are the support.
-
-        An example that is its class's only one is left in: without it its class would be unknown.
-        """
-        counts = torch.bincount(self.targets_)
-        if int((counts >= 2).sum()) < 2:
+            return self._distances(self._calibration_features)
+        if self._held_out is None:
             raise ExampleError(
                 "reject needs two examples in at least two classes to set its threshold; add examples, or fit with "
                 "reject=None, set reject and call calibrate with further images"
             )
-        confidences = []
-        for left_out in (counts[self.targets_] >= 2).nonzero().squeeze(1).tolist():
-            kept = torch.arange(len(self.targets_), device=self.targets_.device) != left_out
-            logits = self.model_.classify(
-                self.features_[None, kept],
-                self.targets_[None, kept],
-                self.features_[None, left_out : left_out + 1],
-                len(self.classes_),
+        return self._means.left_out(self.features_, self.targets_).cpu().numpy()
+
+    def _warn_of_few(self) -> None:
+        """Say how many examples the threshold takes, where it has too few to reject anything."""
+        found, needed = len(self._distances_of_known()), examples_needed(self.reject, self.confidence)
+        if found < needed:
+            so_often = "" if self.confidence is None else f" with confidence {self.confidence:g}"
+            warnings.warn(
+                f"nothing is rejected: to call no more than {self.reject:g} of known images unknown{so_often} takes "
+                f"{needed} examples in classes of two or more, or {needed} further images for calibrate, and there are "
+                f"{found}; give more, or set reject to {least_share(found, self.confidence):.2g} or more",
+                FewExamplesWarning,
+                stacklevel=4,
             )
-            confidences.append(logits[0, 0].softmax(-1).max())
-        return torch.stack(confidences).cpu().numpy()
 
-
-def rejection_threshold(confidences: Float[np.ndarray, "n"], share: float) -> float:
-    """The confidence below which at most `share` of images like these fall (split conformal prediction).
-
-    With too few images to promise that, fewer than 1 / share - 1, the threshold is 0 and nothing is rejected.
-    """
-    rank = int(np.floor(share * (len(confidences) + 1)))
-    return float(np.sort(confidences)[rank - 1]) if rank else 0.0
+    def _place_of(self, label: Any) -> int:
+        check_is_fitted(self)
+        places = np.flatnonzero(self.classes_ == label)
+        if not len(places):
+            raise ExampleError(f"no class is called {label!r}; there are {', '.join(map(str, self.classes_[:10]))}")
+        return int(places[0])
 
 
 def _are_numbers(labels: Shaped[np.ndarray, "n"]) -> bool:
