@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
-PAGES = sorted(DOCS.glob("*/tutorial.md"))
+PAGES = sorted([*DOCS.glob("*/tutorial.md"), DOCS / "events" / "recordings.md"])
 _BLOCK = re.compile(r"^```console( varies)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PICTURE = re.compile(r"<!-- from (\S+) -->\n+!\[[^\]]*\]\(([^)]+)\)")
 _NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(e[-+]?\d+)?")

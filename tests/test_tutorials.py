@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = sorted(DOCS.glob("*/tutorial.md"))
+PAGES = sorted([*DOCS.glob("*/tutorial.md"), DOCS / "events" / "recordings.md"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=[page.parent.name for page in PAGES])
+@pytest.mark.parametrize("page", PAGES, ids=[f"{page.parent.name}-{page.stem}" for page in PAGES])
 def test_a_tutorial_prints_what_it_says(page):
     done = subprocess.run(
         [sys.executable, str(DOCS / "tutorials.py"), str(page), "--check"], capture_output=True, text=True

@@ -5,6 +5,7 @@ from pauca.events.alignment import cut_packets as cut_packets  # its name in 0.1
 from pauca.events.camera import Camera
 from pauca.events.continuous import TrajectoryConfig
 from pauca.events.description import Info, info
+from pauca.events.diagnosis import CheckReport, Fault, check
 from pauca.events.evaluation import (
     PACKET_END,
     PACKET_MIDDLE,
@@ -54,12 +55,14 @@ __all__ = [
     "Aligner",
     "Alignment",
     "Camera",
+    "CheckReport",
     "Contrast",
     "Conversion",
     "Estimator",
     "Evaluation",
     "EventStream",
     "Events",
+    "Fault",
     "Finding",
     "Follower",
     "Frame",
@@ -90,6 +93,7 @@ __all__ = [
     "WriteConfig",
     "align",
     "align_packets",
+    "check",
     "convert",
     "cut_windows",
     "evaluate",

@@ -13,7 +13,9 @@ from tyro.conf import Positional, arg
 
 from pauca import events
 from pauca.errors import ConfigError, InputError
+from pauca.events.verbs.check import check
 from pauca.events.verbs.convert import convert
+from pauca.events.verbs.info import info
 from pauca.events.verbs.live import live
 from pauca.runs import Progress, check_can_write, check_picture, save_figure
 
@@ -109,27 +111,6 @@ def align(
     if not quiet:
         print(_summary(trajectory, loaded, config, seconds, reading_s))
         print(f"wrote trajectory.csv, trajectory.npz, velocity.png{' and images' if chosen else ''} to {out}")
-
-
-def info(
-    recording: Positional[Annotated[Path, arg(metavar="RECORDING")]],
-    reading: events.ReadConfig = events.ReadConfig(),  # noqa: B008 - frozen
-    as_json: Annotated[bool, arg(name="json")] = False,
-) -> None:
-    """Say what a recording is like: duration, rates, polarity balance, hot pixels, problems.
-
-    Args:
-        recording: events as text (plain or .gz), NPZ, HDF5, Prophesee RAW or DAT, AEDAT, ROS bag, or Event Stream.
-        reading: how the file is read.
-        as_json: print JSON for programs.
-    """
-    loaded = events.read(recording, **vars(reading))
-    found = events.info(loaded)
-    if as_json:
-        print(json.dumps(found.as_dict(), indent=2))
-        return
-    for name, value in found.table():
-        print(f"{name:<14} {value}")
 
 
 def simulate(
@@ -236,6 +217,7 @@ COMMANDS = {
     "align": align,
     "live": live,
     "info": info,
+    "check": check,
     "convert": convert,
     "evaluate": evaluate,
     "simulate": simulate,

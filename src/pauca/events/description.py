@@ -4,18 +4,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
 
 from pauca.errors import InputError
-from pauca.events.hot_pixels import HotPixel, hot_pixels, pixel_counts
+from pauca.events.hot_pixels import HotPixel, find_hot_pixels, rated
+from pauca.events.io import EventStream
 from pauca.events.recording import Recording, in_words
-from pauca.events.types import Events
+from pauca.events.statistics import Statistics
 
 RATE_BIN_US = 10_000
 """The peak rate is that of the busiest bin; 10 ms average over read-out bursts and still show fast motion."""
 
 _GAP_FACTOR = 100.0  # times the mean interval of bins of events, see `_gaps`
 _SHORTEST_GAP_US = 20_000
+_FEW_TIMES = 100  # different ones
 
 
 @dataclass(frozen=True)
@@ -83,86 +84,75 @@ class Info:
         }
 
 
-def info(recording: Recording) -> Info:
+def info(recording: Recording | EventStream) -> Info:
     """Describe a recording, and say what is wrong with it.
 
+    Args:
+        recording: what `read` or `open_events` gave; of the latter, memory holds a few chunks.
+
     Raises:
-        InputError: the recording holds no events.
+        InputError: the recording holds no events, or, of a stream, what `read` would raise.
     """
-    events = recording.events
-    if len(events) == 0:
-        raise InputError(f"{recording.name or 'recording'}: holds no events")
-    duration_s = events.duration_us / 1e6
-    counts = pixel_counts(events)
-    hot = hot_pixels(events)
-    gaps = _gaps(events)
+    stream = isinstance(recording, EventStream)
+    chunks = recording if stream else [recording.events]
+    name = recording.path.name if stream else recording.name
+    found = Statistics(recording.size if stream else recording.events.size, RATE_BIN_US, _SHORTEST_GAP_US + 1)
+    for chunk in chunks:
+        found.add(chunk)
+    if found.count == 0:
+        raise InputError(f"{name or 'recording'}: holds no events")
+    hot = rated(find_hot_pixels(chunks).on_sensor, found.counts, found.duration_us)
+    gaps = _gaps(found)
+    notes = recording.notes if not stream else ()
     camera, truth = recording.camera, recording.ground_truth
     return Info(
-        name=recording.name,
-        size=events.size,
-        count=len(events),
-        start_us=int(events.t_us[0]),
-        duration_s=duration_s,
-        mean_rate_hz=len(events) / max(duration_s, 1e-6),
-        peak_rate_hz=_peak_rate(events),
-        on_share=float(np.count_nonzero(events.p)) / len(events),
-        active_pixels=int(np.count_nonzero(counts)),
+        name=name,
+        size=found.size,
+        count=found.count,
+        start_us=found.first_us,
+        duration_s=found.duration_us / 1e6,
+        mean_rate_hz=found.count / max(found.duration_us / 1e6, 1e-6),
+        peak_rate_hz=found.peak_rate_hz,
+        on_share=found.on / found.count,
+        active_pixels=int(np.count_nonzero(found.counts)),
         hot_pixels=hot,
         gaps=gaps,
-        same_time_share=float(np.count_nonzero(events.t_us[1:] == events.t_us[:-1])) / len(events),
+        same_time_share=found.same_time / found.count,
         camera=f"fx {camera.fx:.1f}, fy {camera.fy:.1f}, cx {camera.cx:.1f}, cy {camera.cy:.1f}"
         if camera
         else "unknown",
         ground_truth=f"{len(truth.t_s):,} samples" if truth else "none",
-        problems=_problems(recording, counts, hot, gaps),
+        problems=(*(in_words(recording.report.findings) if recording.report else notes), *_problems(found, hot, gaps)),
     )
 
 
-def _peak_rate(events: Events) -> float:
-    """Events a second in the busiest bin; a recording shorter than a bin counts as one."""
-    t = events.t_us - events.t_us[0]
-    bins = max(1, int(t[-1]) // RATE_BIN_US)  # the last, partial bin would only be lower
-    edges = np.arange(bins + 1) * RATE_BIN_US
-    counts = np.diff(np.searchsorted(t, edges, side="left"))
-    seconds = min(RATE_BIN_US, max(events.duration_us, 1)) / 1e6
-    return float(counts.max() / seconds)
-
-
-def _gaps(events: Events) -> tuple[Gap, ...]:
+def _gaps(found: Statistics) -> tuple[Gap, ...]:
     """Silences longer than 20 ms and than a hundred mean intervals: dropped packets, or a camera at rest."""
-    step = np.diff(events.t_us)
-    if step.size == 0:
-        return ()
-    shortest = max(_SHORTEST_GAP_US, _GAP_FACTOR * events.duration_us / len(events))
-    where = np.flatnonzero(step > shortest)
-    longest_first = where[np.argsort(-step[where], kind="stable")]
-    return tuple(Gap(int(events.t_us[i]), int(step[i])) for i in longest_first)
+    shortest = _GAP_FACTOR * found.duration_us / found.count
+    longest_first = sorted((gap for gap in found.gaps if gap[1] > shortest), key=lambda gap: -gap[1])
+    return tuple(Gap(*gap) for gap in longest_first)
 
 
-def _problems(
-    recording: Recording, counts: Int64[np.ndarray, "height width"], hot: tuple[HotPixel, ...], gaps: tuple[Gap, ...]
-) -> tuple[str, ...]:
-    events = recording.events
-    problems = list(in_words(recording.report.findings)) if recording.report else list(recording.notes)
-    on_share = np.count_nonzero(events.p) / len(events)
+def _problems(found: Statistics, hot: tuple[HotPixel, ...], gaps: tuple[Gap, ...]) -> list[str]:
+    problems, on_share, counts = [], found.on / found.count, found.counts
     if on_share in (0.0, 1.0):
         problems.append(f"all events are {'ON' if on_share else 'OFF'}: polarity is missing or was lost")
     elif not 0.1 <= on_share <= 0.9:
         problems.append(f"{100 * on_share:.0f} % of the events are ON: check the sensor's biases")
     if hot:
-        share = sum(counts[p.y, p.x] for p in hot) / len(events)
+        share = sum(counts[p.y, p.x] for p in hot) / found.count
         problems.append(
             f"{len(hot)} hot pixel{'s' if len(hot) > 1 else ''} make {100 * share:.1f} % of the events: "
             "`pauca events align` leaves them out"
         )
     if gaps:
-        silent = sum(gap.duration_us for gap in gaps) / max(events.duration_us, 1)
+        silent = sum(gap.duration_us for gap in gaps) / max(found.duration_us, 1)
         problems.append(
             f"{len(gaps)} gaps without any event, {100 * silent:.0f} % of the time: lost data or a camera at rest"
         )
     seen = np.nonzero(counts.any(axis=0))[0].max() + 1, np.nonzero(counts.any(axis=1))[0].max() + 1
-    if seen[0] * seen[1] < 0.5 * events.size[0] * events.size[1] and len(events) > 10 * counts.size:
+    if seen[0] * seen[1] < 0.5 * counts.size and found.count > 10 * counts.size:
         problems.append(f"all events lie within {seen[0]} x {seen[1]} pixels: is the sensor's size right?")
-    if len(events) > 1000 and len(np.unique(events.t_us[:: max(1, len(events) // 1000)])) < 100:
+    if found.count > 1000 and found.count - found.same_time < _FEW_TIMES:
         problems.append("times are very coarse: velocities over short windows will suffer")
-    return tuple(problems)
+    return problems

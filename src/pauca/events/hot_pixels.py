@@ -1,11 +1,14 @@
 """Pixels that fire all the time, whatever the camera sees: how they are told from the scene, and taken out."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 from scipy.ndimage import rank_filter
 
+from pauca.errors import InputError
 from pauca.events.recording import Finding, Recording, Remedy, in_words
 from pauca.events.types import Events
 
@@ -36,69 +39,103 @@ def hot_pixel_mask(events: Events) -> Bool[np.ndarray, "height width"]:
     It cannot tell a pixel that the scene itself makes fire about as often (a rich texture at 1,000 deg/s), nor in a few
     packets: at 500 Hz ten events take 20 ms.
     """
-    width, height = events.size
-    grid = _Grid.of(events)
-    return _hot(events, grid)[grid.top : grid.top + height, grid.left : grid.left + width]
+    return find_hot_pixels([events]).on_sensor
 
 
 @dataclass(frozen=True, eq=False)
-class _Grid:
-    """Where events lie in an array of pixels: the sensor's, or a wider one where undistortion moved them out of it."""
+class HotPixels:
+    """Which pixels of a recording are hot, on a grid: the sensor's, or where undistortion moved pixels out of it, one
+    that is wider by a sensor to each side."""
 
-    column: np.ndarray
-    row: np.ndarray
-    shape: tuple[int, int]
-    left: int = 0  # column and row of the sensor's first pixel
-    top: int = 0
+    hot: Bool[np.ndarray, "rows columns"]
+    counts: Int64[np.ndarray, "rows columns"]  # events of each pixel
+    size: tuple[int, int]  # of the sensor
+    undistorted: bool
 
-    @classmethod
-    def of(cls, events: Events) -> "_Grid":
-        width, height = events.size
-        if not events.undistorted or len(events) == 0:
-            return cls(events.x.astype(np.int64), events.y.astype(np.int64), (height, width))
-        # One sensor's width to either side: beyond, a lens model has run away, and the last pixel takes all.
-        column = np.clip(np.rint(events.x), -width, 2 * width - 1).astype(np.int64)
-        row = np.clip(np.rint(events.y), -height, 2 * height - 1).astype(np.int64)
-        left, top = max(0, -int(column.min())), max(0, -int(row.min()))
-        size = max(height, int(row.max()) + 1) + top, max(width, int(column.max()) + 1) + left
-        return cls(column + left, row + top, size, left, top)
+    def keep(self, events: Events) -> Bool[np.ndarray, "n"]:
+        """Which events are not of hot pixels."""
+        return ~self.hot.ravel()[_cells(events)]
+
+    @property
+    def on_sensor(self) -> Bool[np.ndarray, "height width"]:
+        """The sensor's part of the grid."""
+        width, height = self.size
+        return self.hot[height : 2 * height, width : 2 * width] if self.undistorted else self.hot
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self.hot))
 
 
-def _hot(events: Events, grid: _Grid) -> Bool[np.ndarray, "rows columns"]:
-    flat = np.bincount(grid.row * grid.shape[1] + grid.column, minlength=grid.shape[0] * grid.shape[1])
-    counts = flat.reshape(grid.shape)
-    neighbor = rank_filter(counts, -_BUSIER, size=5, mode="constant")  # of 25, the pixel itself among them
-    factor = _FACTOR_UNDISTORTED if events.undistorted else _FACTOR
-    stands_out = counts - factor * neighbor > _SIGMAS * np.sqrt(counts + factor**2 * neighbor + 1)
-    hot = (counts >= _MANY_EVENTS) & stands_out
+def find_hot_pixels(chunks: Iterable[Events]) -> HotPixels:
+    """Find the hot pixels of a recording of any length; see `hot_pixel_mask`.
+
+    Args:
+        chunks: its events in order, something that can be gone through twice: a list, or an `EventStream`.
+    """
+    counts, first_us, last_us, some = None, None, 0, None
+    for events in chunks:
+        if counts is None:
+            some, counts = events, np.zeros(math.prod(_shape(events)), np.int64)
+        if len(events):
+            first_us = int(events.t_us[0]) if first_us is None else first_us
+            last_us = int(events.t_us[-1])
+            counts += np.bincount(_cells(events), minlength=len(counts))
+    if some is None or counts is None:
+        raise InputError("a recording without any chunk of events has no pixels")
+    counts = counts.reshape(_shape(some))
+    hot = _stands_out(counts, some.undistorted)
     if hot.any():
-        hot &= _active_share(events, grid) >= _ACTIVE_SHARE
-    return hot
+        hot &= _active_share(chunks, hot.shape, first_us or 0, last_us) >= _ACTIVE_SHARE
+    return HotPixels(hot, counts, some.size, some.undistorted)
 
 
-def _active_share(events: Events, grid: _Grid) -> Float[np.ndarray, "rows columns"]:
+def _shape(events: Events) -> tuple[int, int]:
+    """Rows and columns of the grid."""
+    width, height = events.size
+    return (3 * height, 3 * width) if events.undistorted else (height, width)
+
+
+def _cells(events: Events) -> Int64[np.ndarray, "n"]:
+    """Where events lie on the grid, counted along its rows."""
+    width, height = events.size
+    if not events.undistorted:
+        return events.y.astype(np.int64) * width + events.x
+    # Beyond a sensor's width to either side a lens model has run away, and the last pixel takes all.
+    column = np.clip(np.rint(events.x), -width, 2 * width - 1).astype(np.int64) + width
+    row = np.clip(np.rint(events.y), -height, 2 * height - 1).astype(np.int64) + height
+    return row * 3 * width + column
+
+
+def _stands_out(counts: Int64[np.ndarray, "rows columns"], undistorted: bool) -> Bool[np.ndarray, "rows columns"]:
+    neighbor = rank_filter(counts, -_BUSIER, size=5, mode="constant")  # of 25, the pixel itself among them
+    factor = _FACTOR_UNDISTORTED if undistorted else _FACTOR
+    more = counts - factor * neighbor > _SIGMAS * np.sqrt(counts + factor**2 * neighbor + 1)
+    return (counts >= _MANY_EVENTS) & more
+
+
+def _active_share(
+    chunks: Iterable[Events], shape: tuple[int, int], first_us: int, last_us: int
+) -> Float[np.ndarray, "rows columns"]:
     """In how much of the time each pixel fires at all: share of equal parts, 0 to 1."""
-    ends = events.t_us[0] + events.duration_us * np.arange(_PARTS + 1) // _PARTS
+    ends = first_us + (last_us - first_us) * np.arange(_PARTS + 1) // _PARTS
     ends[-1] += 1
-    first = np.searchsorted(events.t_us, ends)
-    active = np.zeros((_PARTS, *grid.shape), bool)
-    for i in range(_PARTS):
-        part = slice(first[i], first[i + 1])
-        active[i, grid.row[part], grid.column[part]] = True
-    return active.mean(axis=0)
+    active = np.zeros((_PARTS, shape[0] * shape[1]), bool)
+    for events in chunks:
+        cells, place = _cells(events), np.searchsorted(events.t_us, ends)
+        for part in range(_PARTS):
+            active[part, cells[place[part] : place[part + 1]]] = True
+    return active.mean(axis=0).reshape(shape)
 
 
 def remove_hot_pixels(recording: Recording) -> Recording:
     """The recording without the events of hot pixels; its notes and its report say how many went."""
     events = recording.events
-    grid = _Grid.of(events)
-    hot = _hot(events, grid)
-    if not hot.any():
+    hot = find_hot_pixels([events])
+    if not len(hot):
         return recording
-    kept = ~hot[grid.row, grid.column]
+    kept = hot.keep(events)
     cleaned = Events(events.t_us[kept], events.x[kept], events.y[kept], events.p[kept], events.size)
-    found = np.count_nonzero(hot)
-    reason = f"events of {found} hot pixel{'s' if found > 1 else ''}"
+    reason = f"events of {len(hot)} hot pixel{'s' if len(hot) > 1 else ''}"
     finding = Finding(Remedy.DROPPED, reason, len(events) - len(cleaned), f"event {int(np.argmin(kept)) + 1}")
     report = recording.report
     if report:
@@ -106,7 +143,7 @@ def remove_hot_pixels(recording: Recording) -> Recording:
     return replace(recording, events=cleaned, notes=(*recording.notes, *in_words([finding])), report=report)
 
 
-def _pixel_indices(events: Events) -> tuple[np.ndarray, np.ndarray]:
+def pixel_indices(events: Events) -> tuple[np.ndarray, np.ndarray]:
     """Column and row; undistorted (fractional) pixels go to the nearest, those outside to the edge."""
     if not events.undistorted:
         return events.x, events.y
@@ -117,16 +154,22 @@ def _pixel_indices(events: Events) -> tuple[np.ndarray, np.ndarray]:
 def pixel_counts(events: Events) -> Int64[np.ndarray, "height width"]:
     """How many events each pixel has."""
     width, height = events.size
-    column, row = _pixel_indices(events)
+    column, row = pixel_indices(events)
     return np.bincount(row.astype(np.int64) * width + column, minlength=width * height).reshape(height, width)
 
 
 def hot_pixels(events: Events) -> tuple[HotPixel, ...]:
     """The hot pixels, hottest first."""
-    counts, duration_s = pixel_counts(events), events.duration_us / 1e6
-    rows, columns = np.nonzero(hot_pixel_mask(events))
+    return rated(hot_pixel_mask(events), pixel_counts(events), events.duration_us)
+
+
+def rated(
+    hot: Bool[np.ndarray, "height width"], counts: Int64[np.ndarray, "height width"], duration_us: int
+) -> tuple[HotPixel, ...]:
+    """The pixels of a mask, hottest first."""
+    rows, columns = np.nonzero(hot)
     order = np.argsort(-counts[rows, columns], kind="stable")
-    seconds = max(duration_s, 1e-6)
+    seconds = max(duration_us / 1e6, 1e-6)
     return tuple(
         HotPixel(int(x), int(y), float(counts[y, x] / seconds))
         for x, y in zip(columns[order], rows[order], strict=True)

@@ -178,3 +178,12 @@ def test_memory_holds_chunks_and_not_the_file(tmp_path):
     count, grown_mib = map(int, done.stdout.split())
     assert count == 60 << 16
     assert grown_mib < 150
+
+
+def test_what_comes_before_a_refusal_is_given_out(tmp_path):
+    path = tmp_path / "events.txt"
+    path.write_text("".join(f"{i} 5 5 1\n" for i in range(50_000, 50_100)) + "7 5 5 1\n8 5 5 1\n9 5 5 1\n")
+    chunks, got = iter(open_events(path, ReadConfig(size=(240, 180), time_unit="us"), chunk_events=30)), []
+    with pytest.raises(InputError, match=r"line 101: time steps back by 0\.050092 s"):
+        got.extend(chunk for chunk in chunks)
+    assert sum(len(chunk) for chunk in got) == 100

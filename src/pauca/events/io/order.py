@@ -140,10 +140,9 @@ class InOrder:
     def push(self, piece: Piece) -> Iterator[Piece]:
         if len(piece) == 0:
             return
-        count, first, _, late, worst, latest = scan_order(piece.t, self._last, self._latest)
+        count, first, _, late, latest = scan_order(piece.t, self._last, self._latest)
         if late > SMALL_JUMP_US and not self._far:
-            self._refused()
-            raise ClockError(self._path, piece.place(worst), int(late), int(piece.t[worst]))
+            yield from self._refuse(piece)
         if count and not self.steps_back:
             self.first_place = piece.place(first)
         self.steps_back += int(count)
@@ -155,6 +154,15 @@ class InOrder:
         if late:
             self._merge()
         yield from self._before(self._latest - SMALL_JUMP_US)
+
+    def _refuse(self, piece: Piece) -> Iterator[Piece]:
+        """Pass on what comes before the first event that is too late, and say where that is."""
+        behind = np.maximum.accumulate(np.maximum(piece.t, self._latest)) - piece.t
+        worst = int(np.argmax(behind > SMALL_JUMP_US))
+        self._refused()
+        yield from self.push(piece.cut(0, worst))
+        yield from self.finish()
+        raise ClockError(self._path, piece.place(worst), int(behind[worst]), int(piece.t[worst]))
 
     def finish(self) -> Iterator[Piece]:
         if self._far and self.steps_back:

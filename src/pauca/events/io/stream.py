@@ -150,10 +150,16 @@ def begun(look: Callable[[], T]) -> T:
 
 
 def chunked(pieces: Iterator[tuple[np.ndarray, ...]], most: int) -> Iterator[tuple[np.ndarray, ...]]:
-    """Columns in pieces of exactly so many events, but for the last."""
+    """Columns in pieces of exactly so many events, but for the last, which also comes before an error."""
     waiting: list[tuple[np.ndarray, ...]] = []
-    held = 0
-    for piece in pieces:
+    held, refusal = 0, None
+    while True:
+        try:
+            piece = next(pieces, None)
+        except InputError as error:
+            piece, refusal = None, error
+        if piece is None:
+            break
         while held + len(piece[0]) >= most:
             cut = most - held
             yield _joined([*waiting, tuple(column[:cut] for column in piece)])
@@ -164,6 +170,8 @@ def chunked(pieces: Iterator[tuple[np.ndarray, ...]], most: int) -> Iterator[tup
             held += len(piece[0])
     if waiting:
         yield _joined(waiting)
+    if refusal is not None:
+        raise refusal
 
 
 def _joined(pieces: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:

@@ -14,9 +14,9 @@ def scan_order(t, last, latest):
 
     Returns:
         How many step back from the one before, index of the first that does (-1: none), the largest step back, the
-        largest distance behind the latest time and its index, and the latest time.
+        largest distance behind the latest time, and the latest time.
     """
-    count, first, step, late, worst = 0, -1, 0, 0, -1
+    count, first, step, late = 0, -1, 0, 0
     for i in range(t.size):
         time = t[i]
         if time < last:
@@ -28,6 +28,6 @@ def scan_order(t, last, latest):
         if time >= latest:
             latest = time
         elif latest - time > late:
-            late, worst = latest - time, i
+            late = latest - time
         last = time
-    return count, first, step, late, worst, latest
+    return count, first, step, late, latest
