@@ -38,6 +38,7 @@ from pauca.events.io import (
 )
 from pauca.events.io.ground_truth import read_ground_truth
 from pauca.events.likelihood import Contrast, NegativeBinomial
+from pauca.events.mosaic import Attitude, Panorama, PanoramaConfig, panorama
 from pauca.events.score import Score, Scorer
 from pauca.events.settings import AlignConfig
 from pauca.events.simulation import DAVIS240C, SimulateConfig, simulate
@@ -54,6 +55,7 @@ __all__ = [
     "AlignConfig",
     "Aligner",
     "Alignment",
+    "Attitude",
     "Camera",
     "CheckReport",
     "Contrast",
@@ -73,6 +75,8 @@ __all__ = [
     "NegativeBinomial",
     "Objective",
     "Packet",
+    "Panorama",
+    "PanoramaConfig",
     "Protocol",
     "ReadConfig",
     "ReadReport",
@@ -102,6 +106,7 @@ __all__ = [
     "hot_pixel_mask",
     "info",
     "open_events",
+    "panorama",
     "read",
     "read_ground_truth",
     "refine",

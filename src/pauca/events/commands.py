@@ -17,6 +17,8 @@ from pauca.events.verbs.check import check
 from pauca.events.verbs.convert import convert
 from pauca.events.verbs.info import info
 from pauca.events.verbs.live import live
+from pauca.events.verbs.panorama import panorama
+from pauca.events.verbs.video import video
 from pauca.runs import Progress, check_can_write, check_picture, save_figure
 
 
@@ -180,7 +182,7 @@ def evaluate(
         raise ConfigError("--offset-s gives the offset and --fit-offset looks for it: choose one")
     if plot is not None:
         check_picture(plot, force)
-    estimates, true = _trajectory(trajectory), events.read_ground_truth(truth)
+    estimates, true = events.Trajectory.from_file(trajectory), events.read_ground_truth(truth)
     rules = {"stated": events.STATED, "packet-middle": events.PACKET_MIDDLE, "packet-end": events.PACKET_END}[protocol]
     fitted = None
     if fit_offset:
@@ -219,13 +221,11 @@ COMMANDS = {
     "info": info,
     "check": check,
     "convert": convert,
+    "panorama": panorama,
+    "video": video,
     "evaluate": evaluate,
     "simulate": simulate,
 }
-
-
-def _trajectory(path: Path) -> events.Trajectory:
-    return events.Trajectory.from_npz(path) if path.suffix == ".npz" else events.Trajectory.from_csv(path)
 
 
 def _align_config(

@@ -133,13 +133,18 @@ class Trajectory:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(header)
         for i in range(len(self)):
-            times = [_seconds(int(t_us[i])) for t_us in (self.t_us, self.start_us, self.end_us)]
+            times = [decimal_seconds(int(t_us[i])) for t_us in (self.t_us, self.start_us, self.end_us)]
             covariance = [f"{value:.6g}" for value in self.covariance[i][upper]]
             velocity = [f"{value:.9g}" for value in self.velocity[i]]
             acceleration = [f"{value:.6g}" for value in accelerations[i]]
             rest = [f"{self.score[i]:.6f}", self.evaluations[i], self.status[i].value]
             writer.writerow([times[0], *velocity, *times[1:], self.n_events[i], *acceleration, *covariance, *rest])
         write_text(Path(path), text.getvalue(), force)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "Trajectory":
+        """Read what `to_npz` or `to_csv` wrote."""
+        return cls.from_npz(path) if Path(path).suffix == ".npz" else cls.from_csv(path)
 
     @classmethod
     def from_csv(cls, path: str | Path) -> "Trajectory":
@@ -215,7 +220,7 @@ class Trajectory:
         return cls(**columns)
 
 
-def _seconds(t_us: int) -> str:
+def decimal_seconds(t_us: int) -> str:
     """Microseconds as decimal seconds, exactly."""
     sign, t_us = "-" if t_us < 0 else "", abs(t_us)
     return f"{sign}{t_us // 1_000_000}.{t_us % 1_000_000:06d}"

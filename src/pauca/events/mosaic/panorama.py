@@ -1,0 +1,167 @@
+"""All events of a turning camera in one picture of the whole sphere."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from pauca.errors import ConfigError, InputError
+from pauca.events.alignment import Aligner
+from pauca.events.camera import Camera
+from pauca.events.mosaic.attitude import Attitude
+from pauca.events.mosaic.closures import Closure, Segment, balance, find_closures
+from pauca.events.recording import Recording
+from pauca.events.settings import AlignConfig
+from pauca.events.trajectory import Trajectory
+from pauca.events.types import Events
+from pauca.events.warp import Frame
+
+_CHUNK = 1 << 20  # events that are projected at a time
+
+
+@dataclass(frozen=True)
+class PanoramaConfig:
+    """How a panorama is made."""
+
+    pixels_per_degree: float | None = None
+    """Resolution; None for that of the sensor's middle."""
+    close_loops: bool = True
+    """Correct the drift of the orientation wherever the camera comes back to what it saw before."""
+    reach_deg: float = 8.0
+    """The largest drift, in degrees, that is looked for."""
+    segment_deg: float = 4.0
+    """Degrees that the camera turns within one of the segments that are compared."""
+    segment_s: float = 0.2
+    """Longest duration of a segment, in seconds."""
+
+    def __post_init__(self) -> None:
+        if self.pixels_per_degree is not None and not 0 < self.pixels_per_degree <= 60:
+            raise ConfigError(f"pixels_per_degree {self.pixels_per_degree} must lie above 0 and be at most 60")
+        for name in ("reach_deg", "segment_deg", "segment_s"):
+            if not 0 < getattr(self, name) < 90:
+                raise ConfigError(f"{name} {getattr(self, name)} must lie between 0 and 90")
+
+
+@dataclass(frozen=True, eq=False)
+class Panorama:
+    """Events over directions, as seen from the camera at the first time.
+
+    Longitude grows to the right from -180 degrees at the first column; latitude falls from 90 degrees at the first row.
+    The middle of the image is where the camera looked first.
+    """
+
+    images: Float[np.ndarray, "2 height width"]  # OFF and ON events a pixel
+    pixels_per_degree: float
+    attitude: Attitude
+    closures: tuple[Closure, ...]
+    drift_deg: float  # the largest correction that closures made; 0 without any
+
+    def cropped(self, margin: int = 4) -> Float[np.ndarray, "2 h w"]:
+        """The part that holds events; an image whose events lie around its edge is turned to have them together."""
+        seen = self.images.sum(0) > 0
+        columns = np.flatnonzero(seen.any(0))
+        if columns.size == 0:
+            return self.images
+        gaps = np.diff(np.append(columns, columns[0] + seen.shape[1]))
+        first = int(columns[(int(gaps.argmax()) + 1) % len(columns)])  # after the widest part that was never seen
+        turned = np.roll(self.images, -first, axis=2)
+        width = int(np.flatnonzero(turned.sum(0).any(0)).max()) + 1
+        rows = np.flatnonzero(seen.any(1))
+        return turned[:, max(0, rows[0] - margin) : rows[-1] + 1 + margin, :width]
+
+
+def panorama(
+    recording: Recording | Events,
+    trajectory: Trajectory,
+    camera: Camera | None = None,
+    config: PanoramaConfig = PanoramaConfig(),
+    progress: Callable[[int], None] | None = None,
+) -> Panorama:
+    """The mosaic of a recording whose camera turned as a trajectory says.
+
+    >>> mosaic = panorama(recording, align(recording))
+    >>> mosaic.images.sum(0)  # events a pixel of the sphere
+
+    Args:
+        recording: the events, and their camera where `camera` is not given.
+        trajectory: what `align` found for it; where it cannot be trusted, the velocity is that between its neighbors.
+        camera: calibration.
+        config: resolution and loop closure.
+        progress: called with how many more events are done with.
+
+    Raises:
+        InputError: no camera, no events, or a trajectory without any velocity that can be trusted.
+    """
+    events = recording if isinstance(recording, Events) else recording.events
+    camera = camera or (None if isinstance(recording, Events) else recording.camera)
+    if camera is None:
+        raise InputError("the recording does not say its camera: give one, such as Camera.from_file('calib.txt')")
+    if len(events) == 0:
+        raise InputError("the recording holds no events")
+    attitude, aligner = Attitude.from_trajectory(trajectory), Aligner(camera, AlignConfig())
+    events = events.between(int(attitude.times_us[0]), int(attitude.times_us[-1]) + 1)
+    closures: list[Closure] = []
+    drift = 0.0
+    if config.close_loops:
+        attitude, closures, drift = _closed(events, attitude, aligner, config)
+    density = config.pixels_per_degree or float(np.radians(1) * camera.fx)
+    images = _project(events, attitude, aligner, density, progress)
+    return Panorama(images, density, attitude, tuple(closures), float(np.degrees(drift)))
+
+
+def _closed(
+    events: Events, attitude: Attitude, aligner: Aligner, config: PanoramaConfig
+) -> tuple[Attitude, list[Closure], float]:
+    """The attitude without drift: first the large part of it, then, from there, what is left."""
+    frame = Frame(aligner.camera, 0)
+    pixel_rad = 1 / aligner.camera.fx
+    closures: list[Closure] = []
+    drift = 0.0
+    for reach_deg in (config.reach_deg, min(2.0, config.reach_deg)):
+        segments = _segments(events, attitude, aligner, config)
+        found = find_closures(segments, frame, max(2, round(np.radians(reach_deg) / pixel_rad)))
+        if not found:
+            break
+        corrections = balance(segments, found, pixel_rad)
+        drift = max(drift, float(np.linalg.norm(corrections, axis=1).max()))
+        attitude = attitude.corrected(np.array([segment.middle_us for segment in segments]), corrections)
+        closures = found
+    return attitude, closures, drift
+
+
+def _segments(events: Events, attitude: Attitude, aligner: Aligner, config: PanoramaConfig) -> Sequence[Segment]:
+    times_us = attitude.times_us
+    speed = np.linalg.norm(attitude.velocity, axis=1)
+    path = np.concatenate([[0.0], np.cumsum((speed[1:] + speed[:-1]) / 2 * np.diff(times_us) * 1e-6)])
+    found, first = [], 0
+    while first < len(times_us) - 1:
+        end = int(np.searchsorted(path, path[first] + np.radians(config.segment_deg)))
+        end = min(max(end, first + 1), first + max(1, round(config.segment_s * 1e3)), len(times_us) - 1)
+        part = events.between(int(times_us[first]), int(times_us[end]))
+        middle = (first + end) // 2
+        packet = aligner.packet(part)
+        rays = attitude.rays(part.t_us, packet.x, packet.y)
+        found.append(Segment(int(times_us[middle]), attitude.turned[middle], rays, float(path[middle])))
+        first = end
+    return found
+
+
+def _project(
+    events: Events, attitude: Attitude, aligner: Aligner, density: float, progress: Callable[[int], None] | None
+) -> Float[np.ndarray, "2 height width"]:
+    width, height = round(360 * density), round(180 * density)
+    images = np.zeros((2, height * width))
+    for first in range(0, len(events), _CHUNK):
+        part = events[first : first + _CHUNK]
+        packet = aligner.packet(part)
+        x, y, z = attitude.rays(part.t_us, packet.x, packet.y).T
+        longitude, latitude = np.degrees(np.arctan2(x, z)), np.degrees(np.arctan2(-y, np.hypot(x, z)))
+        column = np.minimum(((longitude + 180) * density).astype(np.int64), width - 1)
+        row = np.clip(((90 - latitude) * density).astype(np.int64), 0, height - 1)
+        for polarity in (0, 1):
+            chosen = part.p == polarity
+            images[polarity] += np.bincount(row[chosen] * width + column[chosen], minlength=height * width)
+        if progress is not None:
+            progress(len(part))
+    return images.reshape(2, height, width).astype(np.float32)
