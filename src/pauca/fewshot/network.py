@@ -21,8 +21,8 @@ class ModelConfig:
     """What a few-shot model is made of."""
 
     backbone: str = "resnet12"
-    """Feature network: resnet12, resnet12-plain, resnet12-pooled, conv4, conv4-32 or r2d2. MetaOptNet's plain
-    network is resnet12-plain with latent mode none."""
+    """Feature network: resnet12, resnet12-plain, resnet12-pooled, conv4, conv4-32, r2d2, or without anything to train
+    edges or pixels. MetaOptNet's plain network is resnet12-plain with latent mode none."""
     base_learner: str = "ridge"
     """Classifier fitted to each episode's support: ridge, svm, prototypes, logistic or cosine."""
     image_size: int = 32
