@@ -14,5 +14,6 @@ class System:
 SYSTEMS = {
     "events": System("few events: the rotation of an event camera, aligned events, sharp images", "pauca"),
     "fewshot": System("few labels: recognize new image classes from one to five examples", "pauca[fewshot]"),
+    "recognize": System("where they meet: recognize things from raw events of a few recordings", "pauca[fewshot]"),
     "moe": System("few bits: MXFP4 training of mixture-of-experts models on Hopper GPUs", "pauca[moe]"),
 }

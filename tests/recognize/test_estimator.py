@@ -8,7 +8,7 @@ import pytest
 from sklearn.base import clone
 
 from pauca import events, fewshot
-from pauca.errors import InputError
+from pauca.errors import ConfigError, InputError
 from pauca.recognize import EventClassifier, open_model
 from pauca.recognize.estimator import vote
 
@@ -72,7 +72,7 @@ def test_any_model_takes_the_place_of_the_default(fitted, tmp_path):
     assert classifier.pictures(examples[0])[0].pixels.shape == (16, 16)
     assert classifier.predict(examples[:1]).shape == (1,)
     assert open_model("pixels").config.backbone == "pixels"
-    with pytest.raises(InputError, match="no such model"):
+    with pytest.raises(ConfigError, match="no such model"):
         EventClassifier("no such model").fit(examples, labels)
 
 

@@ -42,10 +42,19 @@ def test_what_moves_is_in_the_middle_and_fills_the_picture(x, y, side):
 def test_the_whole_sensor_is_shown_without_its_border():
     counts = np.zeros((50, 60), np.float32)
     counts[10:40, 10] = 1  # left edge of a sensor of 40 x 30 with a border of 10
-    whole = square(counts, 20, border=10, center=False)
+    whole = square(counts, 20, border=10, framing="sensor")
     assert whole[:, 0].max() == 255
     assert whole[:, 2:].max() == 0
     assert whole[:2].max() == whole[-2:].max() == 0  # a sensor that is wider than high does not fill a square
+
+
+def test_a_fixed_frame_keeps_the_size_of_things():
+    widths = []
+    for side in (10, 20):
+        counts = np.zeros((100, 100), np.float32)
+        counts[30 : 30 + side, 40 : 40 + side] = 1
+        widths.append(np.ptp(np.nonzero(square(counts, 70, framing="fixed") > 100)[1]) + 1)
+    assert widths == pytest.approx([10, 20], abs=1)
 
 
 def test_an_empty_image_gives_a_black_picture():

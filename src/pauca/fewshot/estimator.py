@@ -156,13 +156,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         features = self._embed(X)
         probabilities, distances = self._probabilities(features), self._distances(features)
+        return Answers(self.labels_for(probabilities, distances), probabilities, distances)
+
+    def labels_for(
+        self, probabilities: Float[np.ndarray, "n classes"], distances: Float[np.ndarray, "n"]
+    ) -> Shaped[np.ndarray, "n"]:
+        """The labels of what has these probabilities and distances, such as several images of one thing together."""
         labels = self.classes_[probabilities.argmax(1)]
-        if self.reject is not None:
-            unknown = self._unknown()
-            of_one_kind = isinstance(unknown, str) != _are_numbers(labels)
-            known = distances <= self.threshold_
-            labels = np.where(known, labels if of_one_kind else labels.astype(object), unknown)
-        return Answers(labels, probabilities, distances)
+        if self.reject is None:
+            return labels
+        unknown = self._unknown()
+        of_one_kind = isinstance(unknown, str) != _are_numbers(labels)
+        return np.where(distances <= self.threshold_, labels if of_one_kind else labels.astype(object), unknown)
 
     def distances(self, X: Any) -> Float[np.ndarray, "n"]:
         """How far each image is from the nearest class: 1 minus the cosine of its features and the class's mean."""

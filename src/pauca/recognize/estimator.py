@@ -14,7 +14,7 @@ from torch import nn
 from pauca import events, fewshot
 from pauca.errors import InputError
 from pauca.recognize.pictures import Picture, pictures_of
-from pauca.recognize.settings import Moving, PictureConfig
+from pauca.recognize.settings import Framing, Moving, PictureConfig
 
 _log = logging.getLogger(__name__)
 
@@ -35,13 +35,14 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
     array(['cup'], dtype='<U3')
 
     Args:
-        model: what makes features of pictures: `edges` (directions of edges, needs no training), `pixels`, a model that
-            `pauca recognize train` or `pauca fewshot train` wrote, or its file.
+        model: what makes features of pictures: `edges` (directions of edges, needs no training), `pixels`, the file of
+            a model that `pauca recognize train` or `pauca fewshot train` wrote, or any other backbone that
+            `fewshot.open_backbone` opens, such as `efficientnet-lite0`.
         align: align the events of each picture.
         motion: what moves, see `PictureConfig`.
         views: most pictures of a recording.
         view_s: longest time in one picture, in seconds.
-        center: cut pictures around what moves.
+        framing: what pictures show, see `PictureConfig`.
         camera: calibration of all recordings, in place of what they bring.
         reject: share of recordings of known things that may be called unknown, as for `FewShotClassifier`.
         unknown_label: what unknown things are called.
@@ -54,12 +55,12 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: fewshot.MCRNet | str | Path = "edges",
+        model: fewshot.FewShotModel | nn.Module | str | Path = "edges",
         align: bool = True,
         motion: Moving = "auto",
         views: int = 5,
         view_s: float = 0.35,
-        center: bool = True,
+        framing: Framing = "fit",
         camera: events.Camera | None = None,
         reject: float | None = None,
         unknown_label: Any = None,
@@ -70,7 +71,7 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
         self.motion: Moving = motion
         self.views = views
         self.view_s = view_s
-        self.center = center
+        self.framing: Framing = framing
         self.camera = camera
         self.reject = reject
         self.unknown_label = unknown_label
@@ -79,7 +80,7 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
     @property
     def picture_config(self) -> PictureConfig:
         """How recordings become pictures."""
-        return PictureConfig(self.align, self.motion, self.views, self.view_s, self.center)
+        return PictureConfig(self.align, self.motion, self.views, self.view_s, self.framing)
 
     def fit(self, X: Any, y: Any) -> "EventClassifier":
         """Learn from recordings, as few as one of each thing.
@@ -91,9 +92,7 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             InputError: a recording without events, labels of another number, or of one thing only.
         """
-        self.classifier_ = fewshot.FewShotClassifier(
-            open_model(self.model), self.reject, self.unknown_label, self.device
-        )
+        self.classifier_ = fewshot.FewShotClassifier(self._opened_model(), self.reject, self.unknown_label, self.device)
         return self._learn(X, y, self.classifier_.fit)
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> "EventClassifier":
@@ -105,31 +104,34 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> Float[np.ndarray, "n classes"]:
         """Probability of each known label for each recording; its pictures vote by what they hold."""
         check_is_fitted(self)
-        return self.probabilities_of([self.pictures(recording) for recording in X])
+        return self.answer([self.pictures(recording) for recording in X]).probabilities
 
     def predict(self, X: Any) -> Shaped[np.ndarray, "n"]:
         """The most probable label of each recording, or `unknown_label` where it is rejected."""
-        return self.labels_of(self.predict_proba(X))
-
-    def labels_of(self, probabilities: Float[np.ndarray, "n classes"]) -> Shaped[np.ndarray, "n"]:
-        """What `predict` answers where `predict_proba` has given these."""
         check_is_fitted(self)
-        return self.classifier_.labels_of(probabilities)
+        return self.answer([self.pictures(recording) for recording in X]).labels
 
-    def pictures(self, recording: RecordingLike) -> list[Picture]:
-        """The pictures of one recording, as the model sees them."""
-        side = open_model(self.model).config.image_size
-        recording = _opened(recording)
-        self._compare_sensor(recording)
-        return pictures_of(recording, side, self.picture_config, self.camera)
-
-    def probabilities_of(self, pictures: Sequence[Sequence[Picture]]) -> Float[np.ndarray, "n classes"]:
-        """What `predict_proba` answers for recordings with these pictures."""
+    def answer(self, pictures: Sequence[Sequence[Picture]]) -> fewshot.Answers:
+        """What `predict` and `predict_proba` say of recordings with these pictures."""
         check_is_fitted(self)
         shown = np.stack([picture.pixels for few in pictures for picture in few])
         weights = np.array([picture.weight for few in pictures for picture in few])
         owners = np.repeat(np.arange(len(pictures)), [len(few) for few in pictures])
-        return vote(self.classifier_.predict_proba(shown), weights, owners)
+        each = self.classifier_.answer(shown)
+        probabilities = vote(each.probabilities, weights, owners)
+        distances = np.bincount(owners, weights * each.distances) / np.bincount(owners, weights)
+        return fewshot.Answers(self.classifier_.labels_for(probabilities, distances), probabilities, distances)
+
+    def pictures(self, recording: RecordingLike) -> list[Picture]:
+        """The pictures of one recording, as the model sees them."""
+        recording = _opened(recording)
+        self._compare_sensor(recording)
+        return pictures_of(recording, self.image_size, self.picture_config, self.camera)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures that the model takes, in pixels."""
+        return self._opened_model().config.image_size
 
     @property
     def classes_(self) -> Shaped[np.ndarray, "classes"]:
@@ -137,6 +139,12 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(getattr(self, "classifier_", None), "features_")
+
+    def _opened_model(self) -> fewshot.FewShotModel:
+        """The model, opened once for as long as it is the same."""
+        if getattr(self, "_opened", (None,))[0] is not self.model:
+            self._opened = self.model, open_model(self.model)
+        return self._opened[1]
 
     def _learn(self, X: Any, y: Any, learn: Any) -> "EventClassifier":
         labels, shown, owners = np.asarray(y), [], []
@@ -164,16 +172,15 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
             )  # fmt: skip
 
 
-def open_model(model: fewshot.MCRNet | str | Path) -> fewshot.MCRNet:
+def open_model(model: fewshot.FewShotModel | nn.Module | str | Path) -> fewshot.FewShotModel:
     """A model, from what `EventClassifier` takes as one.
 
     Raises:
+        ConfigError: no such model.
         InputError: a file that holds none.
     """
-    if isinstance(model, nn.Module):
-        return model
     if str(model) not in UNTRAINED:
-        return fewshot.MCRNet.load(model)
+        return fewshot.open_backbone(model)
     plain = fewshot.LatentConfig(mode="none")
     return fewshot.MCRNet(fewshot.ModelConfig(str(model), image_size=_SIDE, channels=1, latent=plain)).eval()
 

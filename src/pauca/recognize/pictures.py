@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from pauca import events
 from pauca.errors import InputError
-from pauca.recognize.settings import PictureConfig
+from pauca.recognize.settings import Framing, PictureConfig
 
 _log = logging.getLogger(__name__)
 
@@ -20,6 +20,7 @@ _LEVEL = 0.4  # of the brightest part: what belongs to the object; background no
 _MOST = 0.85  # of the object's events: how far these reach from their middle says how large it is
 _REACH = 1.35  # half a picture, in such distances
 _SMALLEST = 4.0  # pixels; half a picture at least
+_FIXED = 0.35  # of the sensor's longer side; half a picture of fixed size
 _LARGEST = 0.75  # of the sensor's longer side; half a picture at most
 _WHITE = 95.0  # percentile of the touched pixels from which on a picture is white
 _UNTRUSTED = 0.5  # weight of an event whose window's motion is not trusted, beside one whose is
@@ -72,7 +73,7 @@ def pictures_of(
 def picture_of(view: events.View, aligner: events.Aligner, size: int, config: PictureConfig) -> Picture:
     """A view as a picture."""
     border = aligner.config.border
-    aligned, unaligned = (square(i.sum(0), size, border, config.center) for i in (view.images, view.unaligned))
+    aligned, unaligned = (square(i.sum(0), size, border, config.framing) for i in (view.images, view.unaligned))
     trust = view.trusted if config.align else 1.0
     weight = view.n_events * (_UNTRUSTED + (1 - _UNTRUSTED) * trust)
     pixels = aligned if config.align else unaligned
@@ -87,7 +88,7 @@ def most_informative(pictures: list[Picture], most: int) -> list[Picture]:
 
 
 def square(
-    counts: Float[np.ndarray, "h w"], size: int, border: int = 0, center: bool = True
+    counts: Float[np.ndarray, "h w"], size: int, border: int = 0, framing: Framing = "fit"
 ) -> UInt8[np.ndarray, "size size"]:
     """Counts of events as a square gray picture: cut around the object, square roots, and bright parts cut off.
 
@@ -95,9 +96,11 @@ def square(
         counts: events of each pixel.
         size: side of the picture, pixels.
         border: pixels around the sensor's own.
-        center: cut around what moves, or show the sensor.
+        framing: as in `PictureConfig`.
     """
-    x, y, reach = _around(counts, border) if center else _whole(counts, border)
+    x, y, reach = _whole(counts, border) if framing == "sensor" else _around(counts, border)
+    if framing == "fixed":
+        reach = _FIXED * (max(counts.shape) - 2 * border)
     pad = int(np.ceil(reach)) + 1
     image = Image.fromarray(np.pad(counts.astype(np.float32), pad))
     x, y = x + pad + 0.5, y + pad + 0.5  # Pillow counts from the corner of a pixel

@@ -6,6 +6,7 @@ from typing import Literal
 from pauca import events
 from pauca.errors import ConfigError
 
+Framing = Literal["fit", "fixed", "sensor"]
 Moving = Literal["auto", "rotation", "translation"]
 
 
@@ -27,8 +28,9 @@ class PictureConfig:
     """Most pictures of a recording: the most informative ones, spread over it."""
     view_s: float = 0.35
     """Longest time in one picture, in seconds."""
-    center: bool = True
-    """Cut the picture around what moves, scaled to fill it; without it the picture is the whole sensor."""
+    framing: Framing = "fit"
+    """What a picture shows: `fit`, a square around what moves, scaled to fill it; `fixed`, a square around what moves,
+    of seven tenths of the sensor's longer side, where size tells things apart; `sensor`, all of it."""
 
     def __post_init__(self) -> None:
         if self.views < 1:

@@ -1,0 +1,232 @@
+"""The verbs of `pauca recognize`: parse, call the library, show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from pauca import events, fewshot
+from pauca.events.live import replay
+from pauca.fewshot.reports import write_predictions
+from pauca.recognize.estimator import EventClassifier
+from pauca.recognize.evaluation import Outcome, compare_alignment, describe_outcome
+from pauca.recognize.folders import LabeledFile, list_labeled, list_recordings
+from pauca.recognize.live import LiveConfig, decide
+from pauca.recognize.pictures import Picture
+from pauca.recognize.plots import Shown, best_picture, gallery
+from pauca.recognize.settings import PictureConfig
+from pauca.runs import Progress, Report, Run, check_can_write, lock_folder, write_text
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """What was tested on what: the config.yaml of an evaluation."""
+
+    support: Path
+    query: Path
+    model: str
+    pictures: PictureConfig
+    camera: Path | None
+    reading: events.ReadConfig = field(default_factory=events.ReadConfig)
+
+
+def predict(
+    support: Path,
+    query: Path,
+    model: str = "edges",
+    out: Path = Path("predictions.csv"),
+    pictures: PictureConfig = PictureConfig(),  # noqa: B008 - frozen
+    camera: Path | None = None,
+    reject: float | None = None,
+    reading: events.ReadConfig = events.ReadConfig(),  # noqa: B008 - frozen
+    device: str = "auto",
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Name what recordings show, from a few recordings of each thing; write a table and a page with pictures.
+
+    Writes the table (file, label, probability of each label) to `out`, and beside it a page that shows each recording
+    as the sensor saw it, aligned, and the answer.
+
+    Args:
+        support: folder with a folder of recordings for each thing.
+        query: folder of recordings to name, or one recording.
+        model: edges or pixels, which need no training, the file of a trained model, or any other backbone, such as
+            efficientnet-lite0.
+        out: table to write (.csv).
+        pictures: how recordings become pictures.
+        camera: calibration file of the camera that all recordings are from.
+        reject: call recordings unknown that fit no thing, allowing so large a share of mistakes on known ones.
+        reading: how files are read.
+        device: auto, cpu or cuda.
+        force: replace results that are there already.
+        quiet: print only errors.
+    """
+    page = out.with_suffix(".html")
+    for path in (out, page):
+        check_can_write(path, force)
+    examples, asked = list_labeled(support), list_recordings(query)
+    classifier = _fitted(examples, model, pictures, camera, reject, reading, device, quiet)
+    seen = [classifier.pictures(one) for one in _read(asked, reading, "recognize", quiet)]
+    answers = classifier.answer(seen)
+    names = [file.name for file in asked]
+    write_predictions(out, list(classifier.classes_), names, answers.labels, answers.probabilities, force)
+    report = Report("What recordings show", f"{len(asked)} recordings of {query}, {len(examples)} of {support}")
+    report.figure(
+        gallery(_shown(seen, answers)),
+        "Recordings with label and probability: above as the sensor saw them, below aligned.",
+    )
+    report.save(page, force)
+    if not quiet:
+        print(f"named {len(asked)} recordings: {out} and {page}")
+
+
+def evaluate(
+    support: Path,
+    query: Path,
+    model: str = "edges",
+    out: Path | None = None,
+    pictures: PictureConfig = PictureConfig(),  # noqa: B008 - frozen
+    camera: Path | None = None,
+    reading: events.ReadConfig = events.ReadConfig(),  # noqa: B008 - frozen
+    device: str = "auto",
+    force: bool = False,
+    as_json: Annotated[bool, arg(name="json")] = False,
+    quiet: bool = False,
+) -> None:
+    """Test on recordings whose labels are known: accuracy with 95 % intervals, and what alignment adds to it.
+
+    The same recordings are named with and without alignment. Intervals are over recordings, and over things.
+
+    Writes report.html and evaluation.json to the output folder.
+
+    Args:
+        support: folder with a folder of recordings for each thing.
+        query: the same of other recordings.
+        model: as for predict.
+        out: output folder; default: the query's name, in runs/recognize.
+        pictures: how recordings become pictures.
+        camera: calibration file of the camera that all recordings are from.
+        reading: how files are read.
+        device: auto, cpu or cuda.
+        force: replace results that are there already.
+        as_json: print the results for machines.
+        quiet: no progress.
+    """
+    out = out or Path("runs/recognize") / f"eval-{query.name}"
+    examples, asked = list_labeled(support), list_labeled(query)
+    settings = EvalSettings(support, query, model, pictures, camera, reading)
+    with lock_folder(out):
+        run = Run.create(out, settings, force)
+        classifiers = {
+            align: _classifier(model, pictures, camera, None, device, align=align) for align in (True, False)
+        }
+        outcome = compare_alignment(
+            classifiers,
+            _read(examples, reading, "learn", quiet),
+            [file.label for file in examples],
+            _read(asked, reading, "recognize", quiet),
+            [file.label for file in asked],
+        )
+        numbers = outcome.as_dict()
+        run.log(**numbers)
+        write_text(out / "evaluation.json", json.dumps(numbers, indent=2) + "\n", force=True)
+        report = Report("Recognition from events", f"{model}: {query}, from {len(examples)} recordings of {support}")
+        describe_outcome(report, outcome)
+        report.save(out / "report.html")
+    print(json.dumps(numbers, indent=2) if as_json else _summary(outcome, out))
+
+
+def live(
+    recording: Positional[Annotated[Path, arg(metavar="RECORDING")]],
+    support: Path,
+    model: str = "edges",
+    pictures: PictureConfig = PictureConfig(),  # noqa: B008 - frozen
+    deciding: LiveConfig = LiveConfig(),  # noqa: B008 - frozen
+    camera: Path | None = None,
+    speed: float = 1.0,
+    reading: events.ReadConfig = events.ReadConfig(),  # noqa: B008 - frozen
+    device: str = "auto",
+    quiet: bool = False,
+) -> None:
+    """Play a recording as if it happened now, and name what it shows as soon as the evidence suffices.
+
+    Prints a line of JSON for each label: when, which, how probable, after how long, and whether it is certain; where
+    patience ends first, the best label is given as uncertain.
+
+    Args:
+        recording: to play.
+        support: folder with a folder of recordings for each thing.
+        model: as for predict.
+        pictures: how recordings become pictures.
+        deciding: when the evidence suffices.
+        camera: calibration file of the camera that all recordings are from.
+        speed: how many times as fast as it was the recording is played.
+        reading: how files are read.
+        device: auto, cpu or cuda.
+        quiet: print only labels.
+    """
+    classifier = _fitted(list_labeled(support), model, pictures, camera, None, reading, device, quiet)
+    played = events.read(recording, **vars(reading))
+    for decision in decide(classifier, replay([played.events], speed=speed), deciding):
+        if decision.label is None:
+            if not quiet:
+                print(f"{decision.t_us / 1e6:.3f} s: not yet ({decision.best} {decision.probability:.2f})")
+            continue
+        print(json.dumps(_as_json(decision.__dict__)), flush=True)
+
+
+COMMANDS = {"predict": predict, "eval": evaluate, "live": live}
+
+
+def _classifier(
+    model: str, pictures: PictureConfig, camera: Path | None, reject: float | None, device: str, **changes: Any
+) -> EventClassifier:
+    calibration = None if camera is None else events.Camera.from_file(camera)
+    settings = vars(pictures) | changes
+    return EventClassifier(model, **settings, camera=calibration, reject=reject, device=device)
+
+
+def _fitted(
+    examples: Sequence[LabeledFile],
+    model: str,
+    pictures: PictureConfig,
+    camera: Path | None,
+    reject: float | None,
+    reading: events.ReadConfig,
+    device: str,
+    quiet: bool,
+) -> EventClassifier:
+    classifier = _classifier(model, pictures, camera, reject, device)
+    return classifier.fit(_read(examples, reading, "learn", quiet), [file.label for file in examples])
+
+
+def _read(
+    files: Sequence[LabeledFile], reading: events.ReadConfig, title: str, quiet: bool
+) -> Iterator[events.Recording]:
+    """The recordings, one at a time: together they may not fit in memory."""
+    with Progress(title, total=len(files), unit="recordings", quiet=quiet) as progress:
+        for file in files:
+            yield events.read(file.path, **vars(reading))
+            progress.advance(note=file.name)
+
+
+def _shown(seen: Sequence[Sequence[Picture]], answers: fewshot.Answers) -> list[Shown]:
+    return [
+        Shown(best_picture(pictures), str(label), probability=float(row.max()))
+        for pictures, label, row in zip(seen, answers.labels, answers.probabilities, strict=True)
+    ]
+
+
+def _summary(outcome: Outcome, out: Path) -> str:
+    lines = [f"aligned {outcome.aligned} %, as the sensor saw it {outcome.unaligned} %: {outcome.verdict}"]
+    return "\n".join([*lines, f"report: {out / 'report.html'}"])
+
+
+def _as_json(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}

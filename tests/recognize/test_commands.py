@@ -1,0 +1,84 @@
+"""`pauca recognize`: folders of recordings in, names, pages and numbers out; what is wrong is one line."""
+
+import csv
+import json
+
+import pytest
+
+from pauca import cli, events
+
+from .scenes import CLASSES, recording
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two recordings of each thing to learn from, one to ask about."""
+    root = tmp_path_factory.mktemp("recordings")
+    for label in range(CLASSES):
+        for part, numbers in (("support", range(2)), ("query", range(2, 3))):
+            for number in numbers:
+                events.write(root / part / f"thing {label}" / f"{number}.npz", recording(label, number))
+    return root
+
+
+def _run(*words) -> int:
+    return cli.main(["recognize", *map(str, words)])
+
+
+def test_recordings_are_named_in_a_table_and_on_a_page(folders, tmp_path, capsys):
+    out = tmp_path / "names.csv"
+    assert _run("predict", "--support", folders / "support", "--query", folders / "query", "--out", out) == 0
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert len(rows) == CLASSES
+    assert sum(row["file"].startswith(row["label"]) for row in rows) >= CLASSES - 1
+    page = out.with_suffix(".html").read_text()
+    assert page.count("data:image/png;base64,") == 1
+    assert "named 4 recordings" in capsys.readouterr().out
+    again = "predict", "--support", folders / "support", "--query", folders / "query", "--out", out
+    assert _run(*again) == 2
+    assert "--force" in capsys.readouterr().err
+
+
+def test_one_recording_is_named_too(folders, tmp_path):
+    out = tmp_path / "names.csv"
+    one = folders / "query" / "thing 1" / "2.npz"
+    assert _run("predict", "--support", folders / "support", "--query", one, "--out", out, "--quiet") == 0
+    assert [row["label"] for row in csv.DictReader(out.read_text().splitlines())] == ["thing 1"]
+
+
+def test_an_evaluation_compares_with_and_without_alignment(folders, tmp_path, capsys):
+    out = tmp_path / "run"
+    words = "eval", "--support", folders / "support", "--query", folders / "query", "--out", out
+    assert _run(*words, "--json", "--quiet") == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers == json.loads((out / "evaluation.json").read_text())
+    assert numbers["recordings"] == CLASSES
+    assert numbers["aligned"]["mean"] >= 0.75
+    assert "green where it" in (out / "report.html").read_text()
+    assert (out / "config.yaml").exists()
+
+
+def test_a_played_recording_is_named(folders, capsys):
+    played = folders / "query" / "thing 0" / "2.npz"
+    words = "live", played, "--support", folders / "support", "--speed", 100, "--confidence", 0.3
+    assert _run(*words, "--quiet") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0]["label"] == "thing 0"
+    assert lines[0]["probability"] >= 0.3
+
+
+def test_what_is_wrong_with_folders_is_one_line(folders, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    loose = tmp_path / "loose"
+    events.write(loose / "a.npz", recording(0, 0))
+    text = tmp_path / "text" / "cup"
+    text.mkdir(parents=True)
+    (text / "notes.md").write_text("no recording")
+    for support, said in [
+        (tmp_path / "none", "no such file or folder"),
+        (tmp_path / "empty", "holds no recordings"),
+        (loose, "lies in no folder that names what it shows"),
+        (tmp_path / "text", "notes.md"),
+    ]:
+        assert _run("predict", "--support", support, "--query", folders / "query", "--quiet") == 2
+        assert said in capsys.readouterr().err.splitlines()[-1]
