@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pauca.events import Status
-from pauca.events.newton import Trial, maximize
+from pauca.events.newton import Trial, maximize, score_statistic
 
 
 def _quadratic(information, best, fisher_scale):
@@ -71,3 +71,12 @@ def test_a_start_that_is_known_is_not_evaluated_again():
     found = maximize(evaluate, np.zeros(2), reach=np.ones(2), first=evaluate(np.zeros(2)))
     assert found.evaluations == 0
     assert found.status is Status.CONVERGED
+
+
+def test_events_that_leave_a_direction_open_contradict_no_rest():
+    """A factor of a singular matrix is rounding errors: solving with it gave millions, or none, by luck."""
+    gradient = np.array([3.0, 3.0, 3.0])
+    direction = np.array([1.0, 2.0, 3.0])
+    for tiny in (0.0, 1e-17, 1e-12):
+        assert score_statistic(gradient, np.outer(direction, direction) + tiny * np.diag([1.0, 5.0, 2.0])) == 0
+    assert score_statistic(gradient, np.diag([1.0, 1e6, 1e12])) == pytest.approx(9.0, rel=1e-5)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pauca.events.camera import Camera
 from pauca.events.consistency import consistencies
 from pauca.events.likelihood import Contrast, NegativeBinomial, PixelScore
-from pauca.events.newton import Optimum, Trial, maximize, scaled_cholesky
+from pauca.events.newton import Optimum, Trial, maximize, scaled_cholesky, score_statistic
 from pauca.events.score import REST_CHI2, Score, Scorer
 from pauca.events.settings import AlignConfig
 from pauca.events.types import Packet, Status
@@ -81,8 +81,8 @@ class PacketEstimator:
         return _score(self.scorer, packet, point)
 
     def rest_statistic(self, packet: Packet) -> float:
-        """How much the events contradict rest; see `rest_statistic`."""
-        return rest_statistic(self.score(packet, np.zeros(self.parameters)), self.velocities)
+        """How much the events contradict rest; see `score_statistic`."""
+        return self._against_rest(self.score(packet, np.zeros(self.parameters)))
 
     def pixels_moved(self, packet: Packet) -> Float[np.ndarray, "m"]:
         """Pixels by which one unit of each parameter moves an event at the end of the packet."""
@@ -98,7 +98,7 @@ class PacketEstimator:
             shape: of the last packet's estimate.
         """
         still = self.score(packet, np.zeros(self.parameters))
-        if self.config.rest_test and rest_statistic(still, self.velocities) < REST_CHI2:
+        if self.config.rest_test and self._against_rest(still) < REST_CHI2:
             return self._rest(packet, still)
         optimum, used = self._search(packet, expected, shape, still)
         if optimum.status is Status.DEGENERATE:
@@ -111,6 +111,10 @@ class PacketEstimator:
         """The answer where there is nothing to align: rest, infinitely uncertain."""
         nothing = np.full((self.velocities, self.velocities), np.inf)
         return Estimate(np.zeros(self.parameters), value, nothing, Status.DEGENERATE, None, evaluations)
+
+    def _against_rest(self, still: Score) -> float:
+        k = self.velocities
+        return score_statistic(still.gradient[:k], still.fisher[:k, :k])
 
     def _rest(self, packet: Packet, still: Score) -> Estimate:
         k = self.velocities
@@ -210,19 +214,6 @@ class PacketEstimator:
 
     def _trial(self, packet: Packet, point: np.ndarray) -> Trial:
         return _trial(self.score(packet, point), len(point))
-
-
-def rest_statistic(still: Score, k: int) -> float:
-    """S = g' F^-1 g of the velocity's gradient and empirical Fisher matrix at rest: chi-squared with k degrees of
-    freedom if the times of the events have nothing to do with their places.
-
-    Of 1,416 windows of noise (0.1 to 20 Hz a pixel, hot pixels) the median was 2.3, the largest 15.2. A scene needs
-    to move by about a pixel to be seen.
-    """
-    fisher = still.fisher[:k, :k]
-    if scaled_cholesky(fisher) is None:
-        return 0.0
-    return float(still.gradient[:k] @ np.linalg.solve(fisher, still.gradient[:k]))
 
 
 def _score(scorer: Scorer, packet: Packet, point: np.ndarray) -> Score:

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 
 from pauca.events.continuous.groups import ROLL
 from pauca.events.continuous.window import Window, WindowScorer
+from pauca.events.newton import score_statistic
 
 _FEWEST_EVENTS = 50  # below, there is nothing to test
 _LONGEST_S = 0.1  # intervals at rest are tested together up to this length: slow motion needs longer to show
@@ -16,20 +17,14 @@ IsStill = Callable[[int, int], bool]
 
 
 def score_test(scorer: WindowScorer, window: Window) -> float:
-    """g' F^-1 g of the gradient and the Fisher matrix by a constant velocity, at rest; 0 where they say nothing.
-
-    Of 1,416 windows of noise and hot pixels the median was 2.3 and the largest 15.2; motion of about a pixel shows.
-    """
+    """`score_statistic` by a constant velocity, at rest; 0 where the events say nothing."""
     if len(window.x) < _FEWEST_EVENTS:
         return 0.0
     knots = window.basis.shape[1]
     trial = scorer(window, np.zeros((knots, 3)))
     gradient = trial.gradient.reshape(knots, 3).sum(axis=0)
     fisher = trial.fisher.reshape(knots, 3, knots, 3).sum(axis=(0, 2))
-    try:
-        return float(gradient @ np.linalg.solve(fisher, gradient))
-    except np.linalg.LinAlgError:
-        return 0.0
+    return score_statistic(gradient, fisher)
 
 
 def resting_intervals(
