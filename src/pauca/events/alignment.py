@@ -14,10 +14,11 @@ from pauca.errors import InputError
 from pauca.events.camera import Camera, undistortion_table
 from pauca.events.continuous import WindowScorer
 from pauca.events.continuous import refine as refine_packets
+from pauca.events.history import History
 from pauca.events.hot_pixels import remove_hot_pixels
 from pauca.events.kernels.bearings import look_up_bearings, seconds_since
 from pauca.events.likelihood import NegativeBinomial
-from pauca.events.packets import REST_CHI2, Estimate, PacketEstimator
+from pauca.events.packets import Estimate, PacketEstimator
 from pauca.events.recording import Recording
 from pauca.events.settings import AlignConfig
 from pauca.events.trajectory import Trajectory
@@ -61,6 +62,7 @@ class Aligner:
     config: AlignConfig = AlignConfig()  # noqa: RUF009 - immutable
     _estimator: PacketEstimator = field(init=False, repr=False)
     _cut: Cut = field(init=False, repr=False)
+    _history: History | None = field(default=None, init=False, repr=False)
     _last: Alignment | None = field(default=None, init=False, repr=False)
     _shape: Float[np.ndarray, "n n"] | None = field(default=None, init=False, repr=False)
     _flow: Flow | None = field(default=None, init=False, repr=False)
@@ -72,6 +74,8 @@ class Aligner:
     def __post_init__(self) -> None:
         self._estimator = PacketEstimator(self.camera, self.config)
         self._cut = self.config.cut(self.camera.size)
+        if self.config.rest_test and self.config.acceleration:
+            self._history = History(self._estimator.pixels)
 
     def align(self, events: Events) -> Alignment:
         """Velocity at the end of a window of any length. Never fails on the events of a stream: see `Alignment.status`.
@@ -192,15 +196,16 @@ class Aligner:
         with self._alone():
             try:
                 end = self._extended(events, first, self._end(events, first, self._flow, known), known)
-                before = self._last, self._shape, self._flow
+                before = self._last, self._shape, self._flow, self._history
                 alignments = self._pieces(events[first:end])
                 if self.config.rest_test and alignments[-1].start_us == events.t_us[first]:  # one piece: its flow
                     try:
                         longer = min(self._end(events, first, self._flow, known), first + self._cut.most)
                     except _MoreNeeded:
-                        self._last, self._shape, self._flow = before
+                        self._last, self._shape, self._flow, self._history = before
                         raise
                     if longer - first > _MUCH_LONGER * (end - first):
+                        self._history = before[-1]  # of packets, each event is in one
                         end, alignments = longer, self._pieces(events[first:longer])
             except _MoreNeeded:
                 return None
@@ -246,7 +251,7 @@ class Aligner:
             return False
         key = int(events.t_us[0]), len(events)
         if key not in self._known_rest:  # asked again with every push
-            self._known_rest[key] = self._estimator.rest_statistic(self.packet(events)) < REST_CHI2
+            self._known_rest[key] = self._estimator.rests(self.packet(events))
         return self._known_rest[key]
 
     def _with_recent(self, events: Events) -> Events:
@@ -282,6 +287,8 @@ class Aligner:
             return self._remember(packet, self._estimator.degenerate())
         try:
             estimate = self._estimator.estimate(packet, self._expected(packet), self._shape)
+            if self._history is not None:
+                estimate, self._history = self._history.judge(packet, estimate)
         except np.linalg.LinAlgError:  # curvature of nothing but rounding errors
             estimate = self._estimator.degenerate()
         return self._remember(packet, estimate)

@@ -33,15 +33,24 @@ class Consistencies(NamedTuple):
 
     @property
     def dispute(self) -> float:
-        """By how much more errors add up than those of independent events would; at least one."""
-        return max(1.0, self.in_time.ratio, self.over_sensor.ratio)
+        """By how much the variance is larger than that of independent events; at least one."""
+        return max(1.0, self.in_time.ratio) * max(1.0, self.over_sensor.ratio)
+
+    @property
+    def moves_within(self) -> bool:
+        """Whether parts in time lie apart: a vibration is back where it began after its period."""
+        return self.in_time.ratio > _IN_TIME
+
+    @property
+    def object_moves(self) -> bool:
+        """Whether parts of the sensor tell other motions."""
+        return self.over_sensor.ratio > _OVER_SENSOR and self.over_sensor.pixels > _SEEN_PIXELS
 
     @property
     def disputed(self) -> bool:
         """Whether some parts tell another motion."""
-        limits = ((self.in_time, _IN_TIME), (self.over_sensor, _OVER_SENSOR))
-        seen = any(found.ratio > limit and found.pixels > _SEEN_PIXELS for found, limit in limits)
-        return seen or self.in_time.pixels > _FAR_PIXELS
+        seen = self.moves_within and self.in_time.pixels > _SEEN_PIXELS
+        return seen or self.object_moves or self.in_time.pixels > _FAR_PIXELS
 
 
 def consistencies(

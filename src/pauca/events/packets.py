@@ -7,13 +7,13 @@ import numpy as np
 from jaxtyping import Float
 
 from pauca.events.camera import Camera
-from pauca.events.consistency import consistencies
+from pauca.events.consistency import Consistencies, consistencies
 from pauca.events.likelihood import Contrast, NegativeBinomial, PixelScore
 from pauca.events.newton import Optimum, Trial, maximize, scaled_cholesky, score_statistic
 from pauca.events.score import REST_CHI2, Score, Scorer
 from pauca.events.settings import AlignConfig
 from pauca.events.types import Packet, Status
-from pauca.events.uncertainty import CALIBRATION, covariance_of, noise_of, sharpness_of
+from pauca.events.uncertainty import CALIBRATION, calibrated, hysteresis_of, noise_of, sharpness_of
 from pauca.events.warp import Frame, Warp
 from pauca.events.windows import Flow
 
@@ -37,6 +37,8 @@ class Estimate(NamedTuple):
     shape: Float[np.ndarray, "n n"] | None  # for the next packet's search
     evaluations: int
     flow: Flow | None = None  # of the image, without what noise adds to its size
+    noise: Float[np.ndarray, "n n"] | None = None  # of the point, by its events and what its parts dispute
+    parts: Consistencies | None = None
 
 
 @dataclass(eq=False)
@@ -80,9 +82,9 @@ class PacketEstimator:
         """Score, slopes and events inside, at a velocity and, if the point is long enough, an acceleration."""
         return _score(self.scorer, packet, point)
 
-    def rest_statistic(self, packet: Packet) -> float:
-        """How much the events contradict rest; see `score_statistic`."""
-        return self._against_rest(self.score(packet, np.zeros(self.parameters)))
+    def rests(self, packet: Packet) -> bool:
+        """Whether nothing in the events tells a motion."""
+        return self._is_still(packet, self.score(packet, np.zeros(self.parameters)))
 
     def pixels_moved(self, packet: Packet) -> Float[np.ndarray, "m"]:
         """Pixels by which one unit of each parameter moves an event at the end of the packet."""
@@ -98,23 +100,24 @@ class PacketEstimator:
             shape: of the last packet's estimate.
         """
         still = self.score(packet, np.zeros(self.parameters))
-        if self.config.rest_test and self._against_rest(still) < REST_CHI2:
+        if self.config.rest_test and self._is_still(packet, still):
             return self._rest(packet, still)
         optimum, used = self._search(packet, expected, shape, still)
         if optimum.status is Status.DEGENERATE:
             return self.degenerate(used, optimum.here.value)
-        covariance, status = self._judge(packet, optimum, still)
-        flow = self._flow(optimum)
-        return Estimate(optimum.point, optimum.here.value, covariance, status, optimum.shape, used, flow)
+        return self._judge(packet, optimum, still, used)
 
     def degenerate(self, evaluations: int = 0, value: float = 0.0) -> Estimate:
         """The answer where there is nothing to align: rest, infinitely uncertain."""
         nothing = np.full((self.velocities, self.velocities), np.inf)
         return Estimate(np.zeros(self.parameters), value, nothing, Status.DEGENERATE, None, evaluations)
 
-    def _against_rest(self, still: Score) -> float:
+    def _is_still(self, packet: Packet, still: Score) -> bool:
+        """Neither all events together nor those of parts of the packet contradict rest."""
         k = self.velocities
-        return score_statistic(still.gradient[:k], still.fisher[:k, :k])
+        if score_statistic(still.gradient[:k], still.fisher[:k, :k]) > REST_CHI2:
+            return False
+        return not consistencies(packet, still, 0, 1.0, self.pixels).moves_within
 
     def _rest(self, packet: Packet, still: Score) -> Estimate:
         k = self.velocities
@@ -182,18 +185,27 @@ class PacketEstimator:
             max_evaluations=self.config.max_evaluations,
         )
 
-    def _judge(self, packet: Packet, optimum: Optimum, still: Score) -> tuple[np.ndarray, Status]:
+    def _judge(self, packet: Packet, optimum: Optimum, still: Score, used: int) -> Estimate:
         """Covariance and status of a motion."""
-        sharpness = sharpness_of(optimum)
+        k, sharpness = self.velocities, sharpness_of(optimum)
         parts = consistencies(packet, optimum.here.detail, len(optimum.point), sharpness, self.pixels)
-        covariance = covariance_of(packet, optimum, sharpness, parts.dispute, self.pixels)
+        by_events = noise_of(optimum, sharpness)
+        noise = parts.dispute * by_events
+        covariance = calibrated(noise[:k, :k]) + hysteresis_of(packet, optimum.point, self.pixels)
+        status = self._status(packet, optimum, still, parts, by_events[:k, :k])
+        flow = self._flow(optimum)
+        value, shape = optimum.here.value, optimum.shape
+        return Estimate(optimum.point, value, covariance, status, shape, used, flow, noise, parts)
+
+    def _status(
+        self, packet: Packet, optimum: Optimum, still: Score, parts: Consistencies, by_events: np.ndarray
+    ) -> Status:
         if self.config.rest_test and not self._plausible(packet, optimum, still):
-            return covariance, Status.STALLED
+            return Status.STALLED
         if self.config.rest_test and parts.disputed:
-            return covariance, Status.DISPUTED
-        noise = noise_of(optimum, sharpness)[: self.velocities, : self.velocities]
-        lost = self._lost(packet, noise) or (self.config.rest_test and self._too_short(packet, optimum))
-        return covariance, Status.DEGENERATE if lost else optimum.status
+            return Status.DISPUTED
+        lost = self._lost(packet, by_events) or (self.config.rest_test and self._too_short(packet, optimum))
+        return Status.DEGENERATE if lost else optimum.status
 
     def _too_short(self, packet: Packet, optimum: Optimum) -> bool:
         """Whether the image has hardly moved in a packet that could have been longer."""

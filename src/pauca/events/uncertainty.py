@@ -6,14 +6,12 @@ from jaxtyping import Float
 from pauca.events.newton import Optimum
 from pauca.events.types import Packet
 
-CALIBRATION = 1.12
-"""The one factor on the covariance that makes 95 % intervals hold 95 %, with the terms below: over 1,806 packets of the
-moving trials of `benchmarks/events_trust.py` with seed 7 (without 1280 x 720). The 68 % interval then holds 77 %,
-because errors at reversals have heavier tails than a Gaussian; 0.7 % of packets are off by more than four standard
-deviations; Spearman of error and deviation is 0.55."""
+CALIBRATION = 1.4
+"""TODO"""
 
+_ROLL = 1 / 3  # part of that for a roll: TODO
 _FLATTEST = 0.2  # least curvature, relative to the Fisher matrix, that is believed
-_HYSTERESIS_PIXELS = 1.0  # how far the image of an edge may lag behind the edge
+_HYSTERESIS_PIXELS = 1.3  # how far the image of an edge may lag behind the edge
 _FORGET_PIXELS = 1.5  # over how much motion in one direction it does so
 
 
@@ -32,31 +30,27 @@ def noise_of(optimum: Optimum, sharpness: float) -> Float[np.ndarray, "n n"]:
     return np.linalg.inv(optimum.here.fisher) / sharpness**2
 
 
-def covariance_of(
-    packet: Packet,
-    optimum: Optimum,
-    sharpness: float,
-    dispute: float,
-    pixels: Float[np.ndarray, "k"],
-) -> Float[np.ndarray, "k k"]:
-    """Covariance of the velocity at an optimum.
+def calibrated(noise: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"]:
+    """Covariance of velocities of which the noise is known."""
+    scale = np.sqrt(CALIBRATION * np.array([1, 1, _ROLL])[: len(noise)])
+    return noise * np.outer(scale, scale)
 
-    To the noise of the events comes hysteresis: a pixel that has fired ON needs a step of both thresholds to fire OFF.
-    Where the direction turns within the packet, or the image moves little, events lie beside the edge that caused
-    them, alike in all of the packet.
+
+def hysteresis_of(
+    packet: Packet, point: Float[np.ndarray, "n"], pixels: Float[np.ndarray, "k"]
+) -> Float[np.ndarray, "k k"]:
+    """Covariance of a velocity by the hysteresis of the pixels: one that has fired ON needs a step of both thresholds
+    to fire OFF. Where the direction turns within the packet, or the image moves little, events lie beside the edge
+    that caused them, alike in all of the packet.
 
     Args:
         packet: the events.
-        optimum: where the search ended.
-        sharpness: see `sharpness_of`.
-        dispute: see `Consistencies.dispute`.
+        point: the motion found.
         pixels: by how much one unit of each component moves the average pixel in a second.
     """
-    k = len(pixels)
-    noise = dispute**2 * noise_of(optimum, sharpness)[:k, :k]
     duration_s = (packet.end_us - packet.start_us) * 1e-6
-    lag = _HYSTERESIS_PIXELS * _lagging(packet, optimum.point, k, pixels) / (pixels * duration_s)
-    return CALIBRATION * (noise + np.diag(lag**2))
+    lag = _HYSTERESIS_PIXELS * _lagging(packet, point, len(pixels), pixels) / (pixels * duration_s)
+    return np.diag(lag**2)
 
 
 def _lagging(packet: Packet, point: np.ndarray, k: int, pixels: np.ndarray) -> float:
