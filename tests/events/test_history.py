@@ -78,5 +78,5 @@ def test_after_an_object_its_own_motion_is_not_taken_for_the_cameras():
         Status.DISPUTED,
         Status.CONVERGED,
     ]
-    late = _judge([object_moves, *[camera] * 5, alone])
+    late = _judge([object_moves, *[camera] * 6, alone])
     assert late[-1].status is Status.CONVERGED

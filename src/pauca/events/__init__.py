@@ -39,6 +39,7 @@ from pauca.events.io import (
 from pauca.events.io.ground_truth import read_ground_truth
 from pauca.events.likelihood import Contrast, NegativeBinomial
 from pauca.events.mosaic import Attitude, Panorama, PanoramaConfig, panorama
+from pauca.events.noise import noise_mask, remove_noise
 from pauca.events.score import Score, Scorer
 from pauca.events.settings import AlignConfig
 from pauca.events.simulation import DAVIS240C, SimulateConfig, simulate
@@ -105,12 +106,14 @@ __all__ = [
     "fit_time_offset",
     "hot_pixel_mask",
     "info",
+    "noise_mask",
     "open_events",
     "panorama",
     "read",
     "read_ground_truth",
     "refine",
     "remove_hot_pixels",
+    "remove_noise",
     "simulate",
     "views",
     "write",

@@ -18,6 +18,7 @@ from pauca.events.history import History
 from pauca.events.hot_pixels import remove_hot_pixels
 from pauca.events.kernels.bearings import look_up_bearings, seconds_since
 from pauca.events.likelihood import NegativeBinomial
+from pauca.events.noise import remove_noise
 from pauca.events.packets import Estimate, PacketEstimator
 from pauca.events.recording import Recording
 from pauca.events.settings import AlignConfig
@@ -357,7 +358,7 @@ def align_packets(
 
     Args:
         recording: what `read` returned, or events alone. The events of hot pixels are left out, and their number is
-            logged, unless `config.remove_hot_pixels` is False.
+            logged, unless `config.remove_hot_pixels` is False; background noise likewise (`config.remove_noise`).
         camera: calibration; not needed where the recording brought its own.
         config: the default `AlignConfig()` suits rotations; `AlignConfig.paper()` is the paper's protocol.
     """
@@ -388,7 +389,7 @@ def align(
     """
     config = config or AlignConfig()
     events, camera = _events_and_camera(recording, camera, config)
-    config = replace(config, remove_hot_pixels=False)  # they are gone
+    config = replace(config, remove_hot_pixels=False, remove_noise=False)  # they are gone
     alignments = []
     for alignment in align_packets(events, camera, config):
         alignments.append(alignment)
@@ -439,7 +440,9 @@ def _events_and_camera(
     camera = camera or recording.camera
     if camera is None:
         raise InputError("the recording does not say its camera: give one, such as Camera.from_file('calib.txt')")
-    cleaned = remove_hot_pixels(recording) if config.remove_hot_pixels else recording
-    if cleaned is not recording:
-        _log.warning("%s: %s", recording.name or "recording", cleaned.notes[-1])
-    return cleaned.events, camera
+    for wanted, remove in ((config.remove_hot_pixels, remove_hot_pixels), (config.remove_noise, remove_noise)):
+        cleaned = remove(recording) if wanted else recording
+        if cleaned is not recording:
+            _log.warning("%s: %s", recording.name or "recording", cleaned.notes[-1])
+        recording = cleaned
+    return recording.events, camera

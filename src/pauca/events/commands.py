@@ -58,6 +58,7 @@ def align(
     images: int = 3,
     reading: events.ReadConfig = events.ReadConfig(),  # noqa: B008 - frozen
     remove_hot_pixels: bool = True,
+    remove_noise: bool = True,
     force: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -81,6 +82,8 @@ def align(
         reading: how the file is read.
         remove_hot_pixels: leave out the events of pixels that fire all the time, and say how many there are, unless
             --no-remove-hot-pixels is given.
+        remove_noise: leave out events that no neighboring pixel confirms, and say how many there are, where the image
+            shows much background noise, unless --no-remove-noise or the paper's preset is given.
         force: replace results that are there already.
         quiet: print only errors.
     """
@@ -97,6 +100,11 @@ def align(
         print(loaded.report.summary())
     if remove_hot_pixels:
         loaded = _without_hot_pixels(loaded, quiet)
+    if remove_noise and preset != "paper":  # its protocol takes all events
+        cleaned = events.remove_noise(loaded)
+        if cleaned is not loaded and not quiet:
+            print(cleaned.notes[-1])
+        loaded = cleaned
     reading_s = time.perf_counter() - started
     # Compiling the kernels, once after installation, is no part of the speed that is reported.
     events.Aligner(calibration, config).align(loaded.events[:1000])
@@ -241,8 +249,9 @@ def _align_config(
         changes = {"min_events": changes["packet_events"], **changes}
     if estimator is not None:
         changes["estimator"] = estimator
-    # Hot pixels are left out, and counted, before the recording is cut.
-    return replace(config, motion=motion, objective=objective, remove_hot_pixels=False, **changes)
+    # Hot pixels and noise are left out, and counted, before the recording is cut.
+    changes |= {"remove_hot_pixels": False, "remove_noise": False}
+    return replace(config, motion=motion, objective=objective, **changes)
 
 
 def _stem(recording: Path) -> str:

@@ -14,7 +14,7 @@ from pauca.events.uncertainty import calibrated
 _USUAL = 2.0  # contradiction below which the noise stays as it is: 93 % of 3,700 packets of moving trials
 _CONTRADICTED, _APART_PIXELS = 4.0, 3.0  # from both on a packet is disputed: 1 %, most of them of a vibration
 _BENDS = 40.0  # a motion with jerk j, fitted without it over T seconds, is off by j T^2 / 40 in its middle
-_AFTER_OBJECT_US, _OVER_SENSOR = 50_000, 2.0  # after one, a packet that follows the object alone has a ratio above 2
+_AFTER_OBJECT_US, _OVER_SENSOR = 100_000, 2.0  # packets that followed the object alone: up to 82 ms after, 2.2 to 9.9
 _REMEMBERED_US = 1_000_000
 _FURTHEST = 3.0  # times the longer packet; between the middles of packets that are compared
 _UNEVEN = 4.0  # one of the gaps that tell a jerk may be so many times the other

@@ -48,6 +48,7 @@ class AlignConfig:
     blur_sigma: float = 0.5  # pixels; of the blur that follows; in the paper 1
     border: int = 60  # pixels around the sensor
     remove_hot_pixels: bool = True  # of a recording: leave out the events of pixels that fire all the time
+    remove_noise: bool = True  # of a recording: leave out events without neighbors, where the image shows much noise
     max_evaluations: int = 60
 
     def __post_init__(self) -> None:
@@ -97,6 +98,7 @@ class AlignConfig:
             vote="bilinear",
             blur_sigma=1.0,
             remove_hot_pixels=False,
+            remove_noise=False,
         )
 
     def cut(self, size: tuple[int, int]) -> Cut:

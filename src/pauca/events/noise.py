@@ -1,0 +1,86 @@
+"""Background noise: events that nothing in the scene makes, how they are told from the scene's, and taken out."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Bool, Int64, UInt8
+
+from pauca.events.hot_pixels import pixel_indices
+from pauca.events.kernels.support import find_supported
+from pauca.events.recording import Finding, Recording, Remedy, in_words
+from pauca.events.types import Events
+
+_WITHIN_US = 1_000  # an edge makes neighboring pixels fire; with 3 ms on shapes in 10 Hz, errors are 1.3 times as large
+_AROUND = 8  # pixels that can support an event, each before and after it
+_WINDOW_US = 50_000
+_BLOCK = 8  # pixels
+_QUIET_SHARE = 0.1  # of the blocks of a window: in these, nothing but noise is expected
+_LEAST_HZ = (
+    2.5  # a pixel, of the quietest blocks (noise of 5 Hz); less does no harm, and slow motion makes as few events
+)
+_MOST_SUPPORTED = 0.5  # beyond, noise supports itself
+# Supported events of quiet blocks, over what is expected of noise: noise of 5 to 30 Hz a pixel .65 to 1.1 times, seldom
+# more by 0.03; quiet blocks of textures at 40 deg/s and more, that fire as often, 1.6 to 3.1 times.
+_FACTOR, _MARGIN = 1.2, 0.03
+
+
+def noise_mask(events: Events) -> Bool[np.ndarray, "n"]:
+    """Which events are background noise, as far as it can be told: True for noise.
+
+    An event counts as noise if no neighboring pixel fires within a millisecond, in windows of 50 ms in which the
+    quietest tenth of the image shows noise and nothing else: at least 2.5 Hz a pixel (noise of about 5 Hz), with
+    neighbors no more often than events that know nothing of each other. Where every part of the image sees a moving
+    texture, nothing is.
+    """
+    noise = np.zeros(len(events), bool)
+    width, height = events.size
+    if len(events) == 0 or (width // _BLOCK) * (height // _BLOCK) * _QUIET_SHARE < 1:
+        return noise
+    column, row = pixel_indices(events)
+    supported = np.empty(len(events), np.uint8)
+    find_supported(events.t_us, column, row, width, height, _WITHIN_US, supported)
+    block = np.minimum(row // _BLOCK, height // _BLOCK - 1).astype(np.int64) * (width // _BLOCK)
+    block += np.minimum(column // _BLOCK, width // _BLOCK - 1)
+    for window in _windows(events.t_us):
+        seconds = max(1, int(events.t_us[window.stop - 1] - events.t_us[window.start])) * 1e-6
+        if _is_noisy(block[window], supported[window], (width // _BLOCK) * (height // _BLOCK), seconds):
+            noise[window] = supported[window] == 0
+    return noise
+
+
+def _windows(t_us: Int64[np.ndarray, "n"]) -> list[slice]:
+    duration_us = int(t_us[-1] - t_us[0]) + 1
+    edges_us = t_us[0] + np.arange(max(1, round(duration_us / _WINDOW_US)) + 1) * _WINDOW_US
+    edges_us[-1] = t_us[-1] + 1
+    places = np.searchsorted(t_us, edges_us).tolist()
+    return [slice(first, end) for first, end in pairwise(places) if end > first]
+
+
+def _is_noisy(block: Int64[np.ndarray, "n"], supported: UInt8[np.ndarray, "n"], blocks: int, seconds: float) -> bool:
+    """Whether the quietest blocks show noise, and nothing else."""
+    counts = np.bincount(block, minlength=blocks)
+    quiet = np.argsort(counts, kind="stable")[: round(blocks * _QUIET_SHARE)]
+    found = int(counts[quiet].sum())
+    rate_hz = found / (len(quiet) * _BLOCK**2 * seconds)
+    expected = 1 - np.exp(-2 * _AROUND * rate_hz * _WITHIN_US * 1e-6)
+    if rate_hz < _LEAST_HZ or expected > _MOST_SUPPORTED:
+        return False
+    with_neighbors = np.bincount(block, weights=supported, minlength=blocks)[quiet].sum() / found
+    return bool(with_neighbors < _FACTOR * expected + _MARGIN)
+
+
+def remove_noise(recording: Recording) -> Recording:
+    """The recording without the events that `noise_mask` finds; its notes and its report say how many went."""
+    events = recording.events
+    noise = noise_mask(events)
+    if not noise.any():
+        return recording
+    kept = ~noise
+    cleaned = Events(events.t_us[kept], events.x[kept], events.y[kept], events.p[kept], events.size)
+    count = len(events) - len(cleaned)
+    finding = Finding(Remedy.DROPPED, "events of background noise", count, f"event {int(np.argmax(noise)) + 1}")
+    report = recording.report
+    if report:
+        report = replace(report, kept=len(cleaned), findings=(*report.findings, finding))
+    return replace(recording, events=cleaned, notes=(*recording.notes, *in_words([finding])), report=report)
