@@ -8,7 +8,7 @@ import pytest
 from pauca.errors import ConfigError
 from pauca.events import Aligner, Camera, GroundTruth, SimulateConfig, Status, simulate
 from pauca.events.simulation import moving
-from pauca.events.simulation.motion import plain_motion, vibration, with_warm_up
+from pauca.events.simulation.motion import WARM_UP_PIXELS, plain_motion, vibration, with_warm_up
 
 SMALL = Camera.pinhole((96, 72))
 QUIET = SimulateConfig(duration_s=0.2, noise_hz=0.0, peak_deg_s=200.0, movement="constant")
@@ -34,7 +34,7 @@ def test_warm_up_comes_at_the_first_velocity_or_brakes_to_it():
     t_s, fast = np.array([1.0, 2.0]), np.array([[0.0, 2.0, 0.0], [0.0, 1.0, 0.0]])
     longer_t_s, longer = with_warm_up(t_s, fast, 200.0)
     assert np.array_equal(longer[:2], [[0, 2, 0], [0, 2, 0]])
-    assert longer_t_s[0] == pytest.approx(1.0 - 12 / (200 * 2.0))
+    assert longer_t_s[0] == pytest.approx(1.0 - WARM_UP_PIXELS / (200 * 2.0))
     _, resting = with_warm_up(t_s, np.zeros((2, 3)), 200.0)
     assert np.linalg.norm(resting[0]) > 0
     assert not resting[1:].any()
