@@ -12,8 +12,8 @@ the errors of 3,500 packets of the moving trials of `benchmarks/events_trust.py`
 With 1.4 the 68 % interval holds 72 and 70 %, the 95 % interval 94 and 95 %, for large deviations as for small ones."""
 
 _ROLL = 1 / 3
-"""Part of that for a roll; fitted 0.33 and 0.34. Pixels that lag behind their edges shift all of an image alike: that is
-an error of pan and tilt, which events do not show as noise. A roll shifts opposite sides to opposite directions."""
+"""Part of that for a roll; fitted 0.33 and 0.34. Pixels that lag behind their edges shift all of an image alike: an
+error of pan and tilt, which events do not show as noise. A roll shifts opposite sides to opposite directions."""
 
 _FLATTEST = 0.2  # least curvature, relative to the Fisher matrix, that is believed
 _HYSTERESIS_PIXELS = 1.3  # how far the image of an edge may lag behind the edge
