@@ -18,6 +18,7 @@ from pauca.events.evaluation import (
     fit_time_offset,
 )
 from pauca.events.follower import Follower
+from pauca.events.gyroscope import GyroFit, fit_gyro
 from pauca.events.hot_pixels import hot_pixel_mask, remove_hot_pixels
 from pauca.events.io import (
     Conversion,
@@ -70,6 +71,7 @@ __all__ = [
     "Follower",
     "Frame",
     "GroundTruth",
+    "GyroFit",
     "Inertial",
     "Info",
     "Motion",
@@ -103,6 +105,7 @@ __all__ = [
     "cut_windows",
     "evaluate",
     "find_time_offset",
+    "fit_gyro",
     "fit_time_offset",
     "hot_pixel_mask",
     "info",

@@ -15,6 +15,7 @@ from pauca import events
 from pauca.errors import ConfigError, InputError
 from pauca.events.verbs.check import check
 from pauca.events.verbs.convert import convert
+from pauca.events.verbs.gyro import gyro
 from pauca.events.verbs.info import info
 from pauca.events.verbs.live import live
 from pauca.events.verbs.panorama import panorama
@@ -231,6 +232,7 @@ COMMANDS = {
     "convert": convert,
     "panorama": panorama,
     "video": video,
+    "gyro": gyro,
     "evaluate": evaluate,
     "simulate": simulate,
 }

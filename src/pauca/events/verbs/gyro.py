@@ -1,0 +1,63 @@
+"""`pauca events gyro`: when a gyroscope was read, and how it is mounted, found from the camera's own motion."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from pauca import events
+from pauca.errors import InputError
+from pauca.events.gyroscope import GyroFit, fit_gyro
+
+_TABLES = (".txt", ".csv", ".npz")
+
+
+def gyro(
+    trajectory: Positional[Annotated[Path, arg(metavar="TRAJECTORY")]],
+    readings: Positional[Annotated[Path, arg(metavar="GYRO")]],
+    within_s: float = 0.2,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Find a gyroscope's time offset, mounting and bias from the motion of its camera, each with a 95 % interval.
+
+    Args:
+        trajectory: trajectory.npz or .csv of `pauca events align`.
+        readings: UZH imu.txt (t ax ay az gx gy gz), a CSV with columns t_s, wx_rad_s, wy_rad_s, wz_rad_s, or a
+            recording that holds the samples of an inertial sensor (AEDAT4, ROS bag).
+        within_s: largest offset to look for, in seconds, to either side.
+        as_json: machine-readable output.
+    """
+    found = fit_gyro(events.Trajectory.from_file(trajectory), _read(readings), within_s)
+    if as_json:
+        print(json.dumps(_numbers(found), indent=2))
+        return
+    for name, value in found.table():
+        print(f"{name:<11} {value}")
+    for words in found.untold:
+        print(f"not told    {words}")
+
+
+def _read(path: Path) -> events.GroundTruth:
+    if path.suffix in _TABLES:
+        return events.read_ground_truth(path)
+    samples = events.read(path).inertial
+    if samples is None or len(samples.t_us) < 2:
+        raise InputError(f"{path}: holds no samples of a gyroscope")
+    return events.GroundTruth(samples.t_us * 1e-6, samples.angular_velocity_rad_s)
+
+
+def _numbers(found: GyroFit) -> dict[str, object]:
+    return {
+        "offset_s": found.offset_s,
+        "offset_sd_s": found.offset_sd_s,
+        "axes": found.axes.tolist(),
+        "axes_sd_deg": found.axes_sd_deg.tolist(),
+        "bias_rad_s": found.bias_rad_s.tolist(),
+        "bias_sd_rad_s": found.bias_sd_rad_s.tolist(),
+        "residual_deg_s": found.residual_deg_s,
+        "used": found.used,
+        "not_told": list(found.untold),
+    }
