@@ -30,3 +30,7 @@ def test_unknown_formats_are_refused(field, value, message):
 def test_bf16_has_nothing_to_quantize(change):
     with pytest.raises(ConfigError):
         replace(Recipe.bf16(), **change)
+
+
+def test_the_papers_recipe_differs_from_ours_in_two_settings():
+    assert Recipe.paper() == replace(Recipe.fp4(keep_fc2_input=True), scale_rule="rceil")

@@ -197,9 +197,9 @@ def test_generation_repeats_with_its_generator_and_keeps_to_the_likeliest():
     assert torch.equal(generate(3, top_k=1), generate(4, top_k=1))
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp4"])
-def test_it_learns_a_text_by_heart(precision):
-    model, tokens = _model(layers=1, recipe=getattr(Recipe, precision)()), _tokens(1, 17)
+@pytest.mark.parametrize(("precision", "projections"), [("bf16", "bf16"), ("fp4", "bf16"), ("paper", "fp4")])
+def test_it_learns_a_text_by_heart(precision, projections):
+    model, tokens = _model(layers=1, recipe=getattr(Recipe, precision)(), projections=projections), _tokens(1, 17)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(20):
         loss = model.loss(tokens[:, :-1], tokens[:, 1:])
@@ -207,6 +207,22 @@ def test_it_learns_a_text_by_heart(precision):
         loss.total.backward()
         optimizer.step()
     assert loss.cross_entropy.item() < 0.5  # from 6
+
+
+def test_projections_in_few_bits_keep_less_and_change_the_model_little():
+    tokens = _tokens(2, 65)
+    losses, kept = {}, {}
+    for projections in ("bf16", "fp8", "fp4"):
+        model, seen = _model(recipe=Recipe.fp4(), projections=projections), {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, seen=seen: seen.update({tensor.data_ptr(): tensor}) or tensor, lambda tensor: tensor
+        ):
+            losses[projections] = model.loss(tokens[:, :-1], tokens[:, 1:]).cross_entropy.item()
+        own = {parameter.data_ptr() for parameter in model.parameters()}
+        kept[projections] = sum(t.numel() * t.element_size() for place, t in seen.items() if place not in own)
+    assert kept["fp4"] < kept["fp8"] < kept["bf16"]
+    assert losses["fp8"] == pytest.approx(losses["bf16"], abs=0.05)
+    assert losses["fp4"] == losses["fp8"]  # forward multiplies FP8 under both
 
 
 def test_parameters_may_be_bf16():
@@ -263,8 +279,11 @@ def test_the_model_compiles_without_graph_breaks():
 
 
 def main() -> None:
-    for recompute in (Recomputation(), Recomputation(norms=True, attention=True, experts="activation")):
-        model = _model(recipe=Recipe.fp4(), recompute=recompute)
+    for recompute, projections in (
+        (Recomputation(), "fp4"),
+        (Recomputation(norms=True, attention=True, experts="activation"), "bf16"),
+    ):
+        model = _model(recipe=Recipe.fp4(), recompute=recompute, projections=projections)
         eager = _loss_and_gradients(model, _tokens())
         model.zero_grad()
         model.compile(fullgraph=True, backend="aot_eager")

@@ -3,6 +3,7 @@
 from pauca.moe.layer.autograd import apply_experts
 from pauca.moe.layer.experts import ExpertBank, Experts
 from pauca.moe.layer.kept import KeptFormats, kept_bytes, kept_formats
+from pauca.moe.layer.linear import QuantizedLinear, apply_linear
 from pauca.moe.layer.moe import MoE, auxiliary_loss, frozen_weights, moe_layers, update_biases
 from pauca.moe.layer.permutation import Permutation, sort_by_expert
 from pauca.moe.layer.recipe import RECIPES, Format, Precision, Recipe, Recompute
@@ -18,12 +19,14 @@ __all__ = [
     "MoE",
     "Permutation",
     "Precision",
+    "QuantizedLinear",
     "Recipe",
     "Recompute",
     "Router",
     "RouterConfig",
     "Routing",
     "apply_experts",
+    "apply_linear",
     "auxiliary_loss",
     "frozen_weights",
     "kept_bytes",

@@ -1,4 +1,4 @@
-"""Second derivatives, which the experts' products in few bits do not have, are refused in words."""
+"""Second derivatives, which products in few bits do not have, are refused in words."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -36,6 +36,6 @@ class _Refusal(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> Tensor:
         raise PaucaError(
-            "experts have no second derivatives (gradient penalties, Hessians): differentiate their output once, or "
-            "leave these layers out with torch.no_grad"
+            "experts and quantized layers have no second derivatives (gradient penalties, Hessians): differentiate "
+            "their output once, or leave these layers out with torch.no_grad"
         )

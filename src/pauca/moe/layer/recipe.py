@@ -70,6 +70,14 @@ class Recipe:
         """FP8 products, MXFP4 kept: FC1's input once per token, z, and FC2's input computed again from z."""
         return cls(precision="fp4", kept_z=kept_z, keep_fc2_input=keep_fc2_input)
 
+    @classmethod
+    def paper(cls) -> "Recipe":
+        """`fp4` as the paper's authors' code has it: scales rounded up, and FC2's input kept in MXFP4 as well.
+
+        FC1 reads FP8 made from the dispatched MXFP4, all other products FP8 made from BF16 (arXiv 2603.02731).
+        """
+        return cls(precision="fp4", kept_z="mxfp4", keep_fc2_input=True, scale_rule="rceil")
+
     def check_sizes(self, hidden: int, width: int) -> None:
         """Refuse sizes of an expert that these formats cannot hold.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from pauca.moe.layer.experts import Experts
+from pauca.moe.layer.linear import QuantizedLinear
 from pauca.moe.layer.moe import MoE
-from pauca.moe.layer.recipe import Recipe, Recompute
+from pauca.moe.layer.recipe import RECIPES, Recipe, Recompute
 from pauca.moe.models.config import LayersConfig, Recomputation
 
 
@@ -174,11 +175,25 @@ def visible_keys(
 class Attention(nn.Module):
     """Attention with grouped queries and rotary positions."""
 
-    def __init__(self, hidden: int, heads: int, kv_heads: int, head_dim: int, causal: bool = True) -> None:
+    def __init__(
+        self,
+        hidden: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        causal: bool = True,
+        projections: Recipe | None = None,
+    ) -> None:
+        """Build with random weights; `projections` computes them in FP8, by an fp8 or fp4 recipe, instead of BF16."""
         super().__init__()
         self.heads, self.kv_heads, self.head_dim, self.causal = heads, kv_heads, head_dim, causal
-        self.qkv = Linear(hidden, (heads + 2 * kv_heads) * head_dim)
-        self.out = Linear(heads * head_dim, hidden)
+        sizes = (hidden, (heads + 2 * kv_heads) * head_dim), (heads * head_dim, hidden)
+        if projections is None:
+            self.qkv, self.out = (Linear(*pair) for pair in sizes)
+        else:
+            self.qkv = QuantizedLinear(*sizes[0], projections, "mxfp4" if projections.precision == "fp4" else "fp8")
+            # Attention keeps its own output for its backward: a second copy in few bits would only add to it.
+            self.out = QuantizedLinear(*sizes[1], projections, "bf16")
 
     def forward(
         self,
@@ -256,7 +271,8 @@ def _normed(norm: RMSNorm, module: nn.Module, x: Tensor, *arguments: Any) -> Ten
 
 def build_block(config: LayersConfig, layer: int, causal: bool = True) -> Block:
     """One layer of a model."""
-    attention = Attention(config.hidden, config.heads, config.kv_heads, config.head_dim, causal)
+    sizes = (config.hidden, config.heads, config.kv_heads, config.head_dim)
+    attention = Attention(*sizes, causal, _recipe_of_projections(config))
     if layer < config.dense_layers:
         feed_forward = FeedForward(config.hidden, config.dense_width, config.recipe, config.recompute.experts)
     else:
@@ -271,6 +287,14 @@ def build_block(config: LayersConfig, layer: int, causal: bool = True) -> Block:
             router=config.router,
         )
     return Block(attention, feed_forward, config.recompute)
+
+
+def _recipe_of_projections(config: LayersConfig) -> Recipe | None:
+    """The experts' rule and accumulation in the projections' precision; None for BF16."""
+    if config.projections == "bf16":
+        return None
+    experts = config.recipe
+    return replace(RECIPES[config.projections], scale_rule=experts.scale_rule, fast_accumulate=experts.fast_accumulate)
 
 
 @torch.no_grad()

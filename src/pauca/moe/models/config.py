@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pauca.errors import ConfigError
-from pauca.moe.layer.recipe import Recipe, Recompute
+from pauca.moe.layer.recipe import RECIPES, Precision, Recipe, Recompute
 from pauca.moe.layer.router import RouterConfig
 
 
@@ -65,6 +65,8 @@ class LayersConfig:
     """How tokens choose experts."""
     recipe: Recipe = field(default_factory=Recipe)
     """Numerics of the experts."""
+    projections: Precision = "bf16"
+    """Numerics of attention's projections: bf16; or products in FP8 whose input is kept in FP8 (fp8) or MXFP4 (fp4)."""
     recompute: Recomputation = field(default_factory=Recomputation)
     """What backward computes again."""
 
@@ -72,6 +74,8 @@ class LayersConfig:
         self._check_positive("layers", "hidden", "heads", "kv_heads", "head_dim", "experts", "top_k", "expert_width")
         self._check_positive("shared_experts", "dense_width", "balance_weight", or_zero=True)
         self._check_positive("rope_base")
+        if self.projections not in RECIPES:
+            raise ConfigError(f"projections must be bf16, fp8 or fp4, got {self.projections!r}")
         if self.heads % self.kv_heads:
             raise ConfigError(f"heads must be a multiple of kv_heads, got {self.heads} and {self.kv_heads}")
         if self.recompute.attention == "up":

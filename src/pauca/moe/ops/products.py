@@ -1,4 +1,4 @@
-"""Grouped matrix products: each expert's rows with its own weights, in BF16 or FP8.
+"""Matrix products: each expert's rows with its own weights, in BF16 or FP8; and one matrix with another in FP8.
 
 FP8 operands carry one scale per row of A and per row of B (the outer dimensions), applied to the finished sum; the
 product itself is then as fast as an unscaled one. On Hopper these are torch's grouped products. Elsewhere (a CPU) the
@@ -94,6 +94,21 @@ def fp8_columns_by_columns(
         )
     result = _columns_by_columns(a.float(), b.float(), offsets)
     return (result * a_scales[:, :, None] * b_scales[:, None, :]).bfloat16()
+
+
+def fp8_product(
+    a: Float8e4m3fn[Tensor, "m k"],
+    a_scales: Float[Tensor, " m"],
+    b: Float8e4m3fn[Tensor, "n k"],
+    b_scales: Float[Tensor, " n"],
+    fast_accumulate: bool,
+) -> Float[Tensor, "m n"]:
+    """A B^T of two matrices, both contiguous along k, a multiple of 16 as n is. BF16 out."""
+    if _is_hopper(a.device):
+        return torch.ops.aten._scaled_mm(
+            a, b.t(), a_scales[:, None], b_scales[None], out_dtype=torch.bfloat16, use_fast_accum=fast_accumulate
+        )
+    return ((a.float() @ b.float().t()) * a_scales[:, None] * b_scales).bfloat16()
 
 
 def _rows_by_weights(rows: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pauca.moe.data.prepare import DataConfig
-from pauca.moe.layer.recipe import RECIPES, Format, Precision, Recompute
+from pauca.moe.layer.recipe import RECIPES, Format, Precision, Recipe, Recompute
 from pauca.moe.models.config import Recomputation
 from pauca.moe.models.lm import LM_SIZES, LMConfig
 from pauca.moe.training.config import TrainConfig
@@ -18,9 +18,12 @@ class ModelOptions:
 
     size: Literal["toy", "base", "large", "xl"] = "toy"
     """Size of the model: 0.3 M, 0.2 B, 1.1 B or 3.5 B parameters."""
-    recipe: Precision = "fp4"
+    recipe: Literal["bf16", "fp8", "fp4", "paper"] = "fp4"
     """Numerics of the experts. bf16: all in BF16. fp8: products and kept activations in FP8. fp4: products in FP8, and
-    MXFP4 kept."""
+    MXFP4 kept. paper: fp4 as its authors' code has it, with scales rounded up and one more matrix kept."""
+    projections: Precision = "bf16"
+    """Numerics of attention's projections. bf16: all in BF16. fp8: products in FP8, and their input kept in FP8. fp4:
+    products in FP8, and their input kept in MXFP4."""
     kept_z: Format | None = None
     """Format in which the output of the experts' first product is kept for backward; if not given, the recipe's own."""
     recompute: Recompute = "none"
@@ -49,11 +52,12 @@ def settings_from(
     """The settings of text (sources, validation, its share, vocabulary), a model and a way to train."""
     sources, validation, share, vocabulary = text
     size = LM_SIZES[model.size]
-    recipe = RECIPES[model.recipe]
+    recipe = Recipe.paper() if model.recipe == "paper" else RECIPES[model.recipe]
     lm = replace(
         size,
         context=size.context if model.context is None else model.context,
         recipe=replace(recipe, kept_z=model.kept_z or recipe.kept_z),
+        projections=model.projections,
         recompute=Recomputation(model.recompute_norms, model.recompute_attention, model.recompute),
     )
     tokens = size.vocabulary if vocabulary is None else vocabulary
