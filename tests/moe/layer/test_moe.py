@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+import torch.utils.checkpoint
 
 from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.moe.layer import experts
@@ -434,3 +435,34 @@ def test_a_bank_that_is_called_by_itself_checks_the_routing(ids, probabilities, 
         bank._check_call(torch.randn(3, 64), ids, probabilities)  # below the type checks of the test suite
     with pytest.raises(InputError, match=r"\[tokens, hidden\], got \(1, 3, 64\)"):
         bank._check_call(torch.randn(1, 3, 64), ids, probabilities)
+
+
+def test_sequences_are_the_rows_of_the_input():
+    x = torch.randn(2, 3, 5, 64)
+    layer, plain = _layer(router=RouterConfig(balance="sequence")), _layer()
+    layer(x)
+    of_each = []
+    for sequence in x.flatten(0, 1):
+        plain(sequence)
+        of_each.append(plain.auxiliary_loss)
+    torch.testing.assert_close(layer.auxiliary_loss, torch.stack(of_each).mean())
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_the_z_loss_has_its_gradient_through_a_checkpoint_too(reentrant):
+    x = torch.randn(6, 64, requires_grad=True)
+    found = {}
+    for name, run in {
+        "plain": lambda layer: layer(x),
+        "checkpoint": lambda layer: torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=reentrant),
+    }.items():
+        layer = _layer(router=RouterConfig(z_weight=0.5, balance="sequence"))
+        loss = run(layer).sum() + layer.auxiliary_loss
+        assert layer.z_loss is not None
+        assert not layer.z_loss.requires_grad
+        loss.backward()
+        found[name] = layer.router.weight.grad
+    torch.testing.assert_close(found["checkpoint"], found["plain"])
+    layer = _layer()
+    (layer(x).sum() + layer.auxiliary_loss).backward()
+    assert not torch.allclose(found["plain"], layer.router.weight.grad)

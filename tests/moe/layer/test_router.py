@@ -205,8 +205,64 @@ def test_no_tokens_are_no_trouble():
         ({"top_k": 9}, "top_k"),
         ({"groups": 4, "top_groups": 1, "top_k": 3}, "group"),
         ({"bias_rate": -1.0}, "bias_rate"),
+        ({"z_weight": -1.0}, "z_weight"),
+        ({"z_weight": float("nan")}, "z_weight"),
     ],
 )
 def test_contradictions_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         _router(**options)
+
+
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
+def test_balance_of_sequences_is_the_mean_of_that_of_each(scoring):
+    x = torch.randn(3, 10, 16)
+    of_each = [_router(scoring=scoring)(sequence).auxiliary_loss for sequence in x]
+    together = _router(scoring=scoring, balance="sequence")(x.flatten(0, 1), sequences=3).auxiliary_loss
+    torch.testing.assert_close(together, torch.stack(of_each).mean())
+    assert together != _router(scoring=scoring)(x.flatten(0, 1)).auxiliary_loss  # which lets sequences differ
+
+
+def test_of_one_sequence_both_balances_are_the_same():
+    x = torch.randn(10, 16)
+    torch.testing.assert_close(_router(balance="sequence")(x).auxiliary_loss, _router()(x).auxiliary_loss)
+    assert _router(balance="sequence")(torch.empty(0, 16)).auxiliary_loss.item() == 0
+
+
+def test_padding_has_no_part_in_the_balance_of_sequences():
+    router, x = _router(balance="sequence"), torch.randn(3, 10, 16)
+    mask = torch.arange(10) < torch.tensor([10, 4, 0])[:, None]
+    x = torch.where(mask[..., None], x, float("nan"))
+    found = router(x.flatten(0, 1), mask.flatten(), 3).auxiliary_loss
+    expected = torch.stack([router(x[0]).auxiliary_loss, router(x[1, :4]).auxiliary_loss]).mean()
+    torch.testing.assert_close(found, expected)
+    gradients = []
+    for padding in (1.0, 100.0):
+        x = torch.where(mask[..., None], x, padding)
+        loss = router(x.flatten(0, 1), mask.flatten(), 3).auxiliary_loss
+        gradients += torch.autograd.grad(loss, [router.weight])
+    torch.testing.assert_close(*gradients)
+    assert gradients[0].any()
+
+
+def test_the_z_loss_is_the_mean_square_of_the_log_sum_exp():
+    x, mask = torch.randn(10, 16), torch.arange(10) < 7
+    plain, router = _router(), _router(z_weight=0.5)
+    for given in (None, mask):
+        kept = x if given is None else x[:7]
+        expected = 0.5 * (kept @ router.weight.t()).logsumexp(-1).square().mean()
+        routing = router(x, given)
+        torch.testing.assert_close(routing.z_loss, expected)
+        torch.testing.assert_close(routing.auxiliary_loss, plain(x, given).auxiliary_loss + expected)
+    assert plain(x).z_loss is None
+
+
+def test_the_z_loss_shrinks_large_logits():
+    router, x = _router(z_weight=1.0), 5 * torch.randn(64, 16)
+    optimizer = torch.optim.SGD(router.parameters(), lr=1e-3)
+    first = router(x).z_loss.item()
+    for _ in range(50):
+        optimizer.zero_grad()
+        router(x).auxiliary_loss.backward()
+        optimizer.step()
+    assert router(x).z_loss.item() < 0.5 * first

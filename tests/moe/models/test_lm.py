@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pauca.errors import ConfigError, InputError
 from pauca.moe.layer.recipe import Recipe
+from pauca.moe.layer.router import RouterConfig
 from pauca.moe.models import cross_entropy
 from pauca.moe.models.blocks import Attention, RMSNorm, rotary_table, rotate
 from pauca.moe.models.config import Recomputation
@@ -73,6 +74,15 @@ def test_the_loss_is_the_cross_entropy_of_the_logits():
     expected = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
     torch.testing.assert_close(losses.cross_entropy, expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(losses.total, losses.cross_entropy + 0.01 * losses.balance)
+
+
+def test_the_z_loss_counts_in_the_loss_and_not_in_the_balance():
+    tokens = _tokens(2, 17)
+    losses = [
+        _model(router=RouterConfig(z_weight=weight)).loss(tokens[:, :-1], tokens[:, 1:]) for weight in (0.0, 10.0)
+    ]
+    assert losses[1].total > losses[0].total + 0.01
+    torch.testing.assert_close(losses[1].balance, losses[0].balance)
 
 
 def test_a_fresh_model_knows_nothing():

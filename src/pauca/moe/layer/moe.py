@@ -35,11 +35,13 @@ class MoE(nn.Module):
         router: chooses each token's experts.
         experts: the routed experts; `experts.recipe` may be changed at any time.
         shared: the shared experts as one wide expert that every token visits, or None.
-        auxiliary_loss: of the latest forward, 1 when the load is balanced; add a multiple of it to the loss. None
-            before the first.
+        auxiliary_loss: of the latest forward, 1 when the load is balanced; add a multiple of it to the loss. With the
+            z-loss, if the router weighs it. None before the first.
+        z_loss: the part of `auxiliary_loss` that is the weighted z-loss, to look at, or None.
     """
 
     auxiliary_loss: Tensor | None = None
+    z_loss: Tensor | None = None
 
     def __init__(
         self,
@@ -92,8 +94,10 @@ class MoE(nn.Module):
                 f"mask must be torch.bool {tuple(x.shape[:-1])}, True where a token counts, got {mask.dtype} "
                 f"{tuple(mask.shape)}; of zeros and ones, give mask.bool()"
             )
-        routing = self.router(tokens, None if mask is None else mask.reshape(-1))
+        sequences = x.shape[:-2].numel() if self.router.config.balance == "sequence" else 1
+        routing = self.router(tokens, None if mask is None else mask.reshape(-1), sequences)
         self.auxiliary_loss = routing.auxiliary_loss
+        self.z_loss = None if routing.z_loss is None else routing.z_loss.detach()
         shared = None if self.shared is None else self._visit_shared
         y = self.experts(tokens, routing.expert_ids, routing.probabilities, shared, checked=True).view(x.shape)
         # The balancing loss has a gradient under a reentrant checkpoint, too.

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pauca.errors import ConfigError
+from pauca.moe.layer.balance import balancing_loss, balancing_loss_of_sequences, z_loss
 from pauca.moe.layer.checkpoint import is_repetition
 from pauca.renamed import formerly
 
@@ -32,7 +33,12 @@ class RouterConfig:
     scale: float = 1.0
     """Factor on the weights, after normalizing (2.5 in DeepSeek-V3)."""
     bias_rate: float = 0.0
-    """Step of the balancing bias at each `Router.update_bias`; 0 keeps the bias where it is."""
+    """Step of the balancing bias at each `Router.update_bias`; 0 leaves the bias where it is."""
+    balance: Literal["batch", "sequence"] = "batch"
+    """Where experts are to be equally busy: over all tokens of a forward, or within each sequence (DeepSeek-V3)."""
+    z_weight: float = 0.0
+    """Weight of the z-loss, which keeps the logits small, within `auxiliary_loss`. ST-MoE's 0.001 of the whole loss is
+    0.1 here, where `auxiliary_loss` counts 0.01."""
     groups: int = 1
     """Experts are divided into this many groups, and a token chooses within the best `top_groups` of them. A group is
     judged by its best expert (softmax) or its best two (sigmoid), as DeepSeek-V2 and V3 do."""
@@ -46,6 +52,10 @@ class RouterConfig:
             raise ConfigError(f"top_groups must lie in 1..groups, got {self.top_groups} of {self.groups} groups")
         if not 0 <= self.bias_rate < math.inf:  # nor NaN
             raise ConfigError(f"bias_rate must be 0 or more, got {self.bias_rate}")
+        if self.balance not in ("batch", "sequence"):
+            raise ConfigError(f"balance of a router must be 'batch' or 'sequence', got {self.balance!r}")
+        if not 0 <= self.z_weight < math.inf:
+            raise ConfigError(f"z_weight must be 0 or more, got {self.z_weight}")
         if not 0 < self.scale < math.inf:
             raise ConfigError(f"scale of a router must be a positive number, got {self.scale}")
 
@@ -57,7 +67,8 @@ class Routing:
     expert_ids: Int[Tensor, "tokens top_k"]
     probabilities: Float[Tensor, "tokens top_k"]  # fp32 weights of the chosen experts' outputs
     copies: Int[Tensor, " experts"]  # how many tokens chose each expert
-    auxiliary_loss: Float[Tensor, ""]  # 1 when both choices and scores are balanced, more otherwise
+    auxiliary_loss: Float[Tensor, ""]  # 1 when both choices and scores are balanced, more otherwise; and the z-loss
+    z_loss: Float[Tensor, ""] | None = None  # as `auxiliary_loss` holds it, weighted; None where it has no weight
 
 
 class _Fp32Linear(torch.autograd.Function):
@@ -146,9 +157,11 @@ class Router(nn.Module):
             state_dict[name] = state_dict[name].float()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def forward(self, x: Float[Tensor, "tokens hidden"], mask: Bool[Tensor, " tokens"] | None = None) -> Routing:
+    def forward(
+        self, x: Float[Tensor, "tokens hidden"], mask: Bool[Tensor, " tokens"] | None = None, sequences: int = 1
+    ) -> Routing:
         """`route`, and in training the load is counted for `update_bias`."""
-        routing = self.route(x, mask)
+        routing = self.route(x, mask, sequences)
         if self.training:
             if self.load.device != x.device:  # wrappers move parameters and buffers alone
                 self.load = self.load.to(x.device)
@@ -156,11 +169,14 @@ class Router(nn.Module):
             (_count_compiled if torch.compiler.is_compiling() else _count)(self.load, routing.copies)
         return routing
 
-    def route(self, x: Float[Tensor, "tokens hidden"], mask: Bool[Tensor, " tokens"] | None = None) -> Routing:
+    def route(
+        self, x: Float[Tensor, "tokens hidden"], mask: Bool[Tensor, " tokens"] | None = None, sequences: int = 1
+    ) -> Routing:
         """Choose each token's experts; changes nothing in the router.
 
         Args:
             mask: True where a token counts, in `copies` and `auxiliary_loss`; False for padding, which is routed too.
+            sequences: how many sequences the tokens are, one after the other and all of one length.
         """
         with torch.autocast(x.device.type, enabled=False):
             logits = _Fp32Linear.apply(x, self.weight)
@@ -172,7 +188,14 @@ class Router(nn.Module):
             copies = torch.zeros(len(self.weight), dtype=torch.int64, device=x.device)
             counting = torch.ones_like(expert_ids) if mask is None else mask[:, None].expand_as(expert_ids).long()
             copies.scatter_add_(0, expert_ids.reshape(-1), counting.reshape(-1))
-            return Routing(expert_ids, chosen * self.config.scale, copies, self._auxiliary_loss(scores, copies, mask))
+            shares = scores if self.config.scoring == "softmax" else _normalized(scores)
+            if self.config.balance == "sequence" and len(x):
+                loss = balancing_loss_of_sequences(shares, expert_ids, sequences, mask)
+            else:
+                loss = balancing_loss(shares, copies, self.top_k, mask)
+            weighted = self.config.z_weight * z_loss(logits, mask) if self.config.z_weight else None
+            loss = loss if weighted is None else loss + weighted
+            return Routing(expert_ids, chosen * self.config.scale, copies, loss, weighted)
 
     def _choose(self, scores: Float[Tensor, "tokens experts"]) -> Int[Tensor, "tokens top_k"]:
         scores = scores + self.bias
@@ -185,19 +208,6 @@ class Router(nn.Module):
             chosen.scatter_(1, worth.topk(self.config.top_groups, -1).indices, True)
             scores = by_group.masked_fill(~chosen[..., None], float("-inf")).flatten(1)
         return scores.topk(self.top_k, -1, sorted=False).indices
-
-    def _auxiliary_loss(
-        self, scores: Float[Tensor, "tokens experts"], copies: Int[Tensor, " experts"], mask: Tensor | None
-    ) -> Tensor:
-        """experts * sum over them of (share of the copies) * (mean share of the score): Switch Transformer, eq. 4."""
-        shares = scores if self.config.scoring == "softmax" else _normalized(scores)
-        tokens, experts = scores.shape
-        if mask is None:
-            return experts * (copies / max(1, tokens * self.top_k) * shares.sum(0) / max(1, tokens)).sum()
-        count = mask.sum().clamp(min=1)
-        # Not a product: what padding holds may be no number at all.
-        shares = torch.where(mask[:, None], shares, 0)
-        return experts * (copies / (count * self.top_k) * shares.sum(0) / count).sum()
 
     @torch.no_grad()
     def update_bias(self) -> None:

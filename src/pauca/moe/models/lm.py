@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pauca.errors import ConfigError, InputError
-from pauca.moe.layer.moe import auxiliary_loss
+from pauca.moe.layer.moe import auxiliary_loss, moe_layers
 from pauca.moe.models.blocks import KeyValueCache, Linear, RMSNorm, build_block, initialize, rotary_table, visible_keys
 from pauca.moe.models.config import LayersConfig
 from pauca.moe.models.cross_entropy import IGNORED, chunked_cross_entropy
@@ -132,7 +132,7 @@ LM_SIZES: dict[str, LMConfig] = {
 class LMLosses:
     """What training minimizes, and its parts."""
 
-    total: Float[Tensor, ""]  # cross_entropy + balance_weight * balance
+    total: Float[Tensor, ""]  # cross_entropy + balance_weight * (balance + weighted z-loss of the routers)
     cross_entropy: Float[Tensor, ""]  # nats per token
     balance: Float[Tensor, ""]  # mean over the layers; 1 when all experts are equally busy
 
@@ -219,8 +219,10 @@ class MoELM(nn.Module):
         hidden = self.hidden_states(tokens, mask=mask, documents=documents)
         cross_entropy = chunked_cross_entropy(hidden.flatten(0, 1), self.head.weight, targets.flatten())
         layers = max(1, self.config.layers - self.config.dense_layers)
-        balance = torch.as_tensor(auxiliary_loss(self) / layers, device=hidden.device)
-        return LMLosses(cross_entropy + self.config.balance_weight * balance, cross_entropy, balance.detach())
+        auxiliary = torch.as_tensor(auxiliary_loss(self) / layers, device=hidden.device)
+        z = sum(layer.z_loss for layer in moe_layers(self).values() if layer.z_loss is not None) / layers
+        total = cross_entropy + self.config.balance_weight * auxiliary
+        return LMLosses(total, cross_entropy, auxiliary.detach() - z)
 
     @torch.no_grad()
     def generate(
