@@ -1,9 +1,14 @@
 """What `--help` says of every verb: each option in words that can be understood alone."""
 
+import ast
 import inspect
+import itertools
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from importlib import import_module
+from typing import get_type_hints
 
 import pytest
 
@@ -28,6 +33,25 @@ def _all_verbs() -> dict[str, object]:
 VERBS = _all_verbs()
 
 
+def _is_config(annotation: object) -> bool:
+    return is_dataclass(annotation) and isinstance(annotation, type)
+
+
+def _configs() -> list[type]:
+    """The dataclasses whose fields are options of a verb, and those within them."""
+    found: dict[type, None] = {}
+    waiting = [hint for function in VERBS.values() for hint in get_type_hints(function).values()]
+    while waiting:
+        kind = waiting.pop(0)
+        if _is_config(kind) and kind not in found:
+            found[kind] = None
+            waiting += get_type_hints(kind).values()
+    return list(found)
+
+
+CONFIGS = _configs()
+
+
 @pytest.mark.parametrize("name", VERBS)
 def test_every_option_can_be_understood_alone(name):
     """It is there, says more than its name, ends in a full stop, and does not send the reader to another verb."""
@@ -40,9 +64,37 @@ def test_every_option_can_be_understood_alone(name):
         assert not re.search(r"\bas (for|in|of) \w+[.;,]", words), f"{option}: {words}"
 
 
+@pytest.mark.parametrize("kind", CONFIGS, ids=lambda kind: kind.__name__)
+def test_every_field_can_be_understood_alone(kind):
+    said = _fields(kind)
+    shown = {field.name for field in fields(kind) if field.init and not _is_config(get_type_hints(kind)[field.name])}
+    assert shown <= said.keys()
+    for name in shown:
+        words = said[name]
+        assert len(words.split()) > 2, f"{name}: {words}"
+        assert words.endswith((".", ".)")), f"{name}: {words}"
+        assert not re.match(r"(Of|That) |.*\bas (for|in|of) \w+[.;,]", words), f"{name}: {words}"
+
+
 def test_help_names_the_parts_that_there_are():
     text = inspect.getsource(ModelConfig)
     assert [name for name in (*BACKBONES, *BASE_LEARNERS) if name not in text] == []
+
+
+def _fields(kind: type) -> dict[str, str]:
+    """What stands under each field of a dataclass, and under those of the classes that it extends."""
+    found = {}
+    for base in reversed(kind.__mro__[:-1]):
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(definition, ast.ClassDef)
+        for node, after in itertools.pairwise(definition.body):
+            if (
+                isinstance(node, ast.AnnAssign)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+            ):
+                found[ast.unparse(node.target)] = " ".join(str(after.value.value).split())
+    return found
 
 
 def _options(documentation: str) -> dict[str, str]:

@@ -126,5 +126,5 @@ def _data() -> Iterator[Check]:
         yield Check("data", "PAUCA_DATA", True, folder)
     else:
         yield Check(
-            "data", "PAUCA_DATA", False, f"{folder} is no folder", "name the folder that holds events/, fewshot/"
+            "data", "PAUCA_DATA", False, f"{folder} is not a folder", "name the folder that holds events/, fewshot/"
         )

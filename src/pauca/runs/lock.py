@@ -28,7 +28,7 @@ def lock_folder(path: Path) -> Iterator[None]:
     killed process left behind.
 
     Raises:
-        InputError: another process has the folder; the message names it. Or it is a file, or can be no folder.
+        InputError: another process has the folder; the message names it. Or it is a file, or a folder cannot be made.
         PaucaError: the disk refuses.
     """
     path = path.resolve()

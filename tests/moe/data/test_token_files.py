@@ -136,7 +136,7 @@ def test_byte_pairs_are_stored_beside_the_tokens(tmp_path):
     assert data.bytes_per_token > 2
     assert isinstance(load_tokenizer(tmp_path), ByteTokenizer)
     write_text(tmp_path / "tokenizer.json", "{}")
-    with pytest.raises(InputError, match="is no tokenizer"):
+    with pytest.raises(InputError, match="is not a tokenizer"):
         load_tokenizer(tmp_path)
 
 

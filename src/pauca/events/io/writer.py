@@ -20,9 +20,9 @@ class WriteConfig:
     """How a recording is written, where a format leaves a choice."""
 
     encoding: RawEncoding = "evt3"
-    """Of RAW: evt3 or evt2."""
+    """Encoding of a RAW file: evt3 or evt2."""
     compression: Compression = "gzip"
-    """Of HDF5: gzip, which everybody reads; blosc, which is faster and needs hdf5plugin; or none."""
+    """Compression of an HDF5 file: gzip, which everybody reads; blosc, which is faster and needs hdf5plugin; or none."""
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ def read_documents(path: Path, blank_is_fine: bool = False) -> Iterator[str]:
     """The documents of a text file, decompressed; empty ones are left out.
 
     Args:
-        path: of the file.
-        blank_is_fine: a file without text holds no document, and is no mistake.
+        path: the file to read.
+        blank_is_fine: a file without text holds no document, and is not a mistake.
 
     Raises:
         InputError: no such file, nothing in it, damaged compression, or no text in UTF-8 (line and byte are named).

@@ -96,4 +96,4 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     try:
         return BpeTokenizer(path.read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises bare Exception
-        raise InputError(f"{path}: is no tokenizer ({error}); restore it, or tokenize anew") from error
+        raise InputError(f"{path}: is not a tokenizer ({error}); restore it, or tokenize anew") from error

@@ -14,7 +14,7 @@ def balancing_loss(
     """experts * sum over them of (share of the copies) * (mean share of the score): Switch Transformer, eq. 4.
 
     Args:
-        shares: of each token's score, which add up to one.
+        shares: the shares of each token's score, which add up to one.
         copies: tokens that chose each expert, those of the mask alone.
         top_k: experts that each token chose.
         mask: True where a token counts.
@@ -23,7 +23,7 @@ def balancing_loss(
     if mask is None:
         return experts * (copies / max(1, tokens * top_k) * shares.sum(0) / max(1, tokens)).sum()
     count = mask.sum().clamp(min=1)
-    # Not a product: what padding holds may be no number at all.
+    # Not a product: what padding holds may be NaN.
     shares = torch.where(mask[:, None], shares, 0)
     return experts * (copies / (count * top_k) * shares.sum(0) / count).sum()
 
@@ -37,7 +37,7 @@ def balancing_loss_of_sequences(
     """`balancing_loss` of each sequence by itself, and the mean of these: DeepSeek-V3, arXiv 2412.19437, eq. 17 to 20.
 
     Args:
-        shares: of each token's score, which add up to one.
+        shares: the shares of each token's score, which add up to one.
         expert_ids: what each token chose.
         sequences: how many there are, one after the other, all of one length.
         mask: True where a token counts; sequences without such a token do not count.

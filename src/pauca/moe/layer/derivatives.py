@@ -11,7 +11,7 @@ from pauca.errors import PaucaError
 
 
 def first_derivative_only(backward: Callable[..., tuple]) -> Callable[..., tuple]:
-    """Of the backward of a `Function`: what it gives may be used, but a derivative of it is an error.
+    """Wrap the backward of a `Function`: what it gives may be used, but a derivative of it is an error.
 
     Also where torch's `once_differentiable` gives a constant, whose derivative is 0 in silence: when the gradient that
     comes in needs none itself, as that of a sum.

@@ -206,8 +206,8 @@ def frozen_weights(model: nn.Module) -> Iterator[None]:
     autograd counts (an optimizer, `mul_`, `copy_`, another tensor as `.data`). What writes past that
     (`weight.data.mul_(2)`, a kernel of one's own) shows only at the end, where some 4,000 values of each weight are
     compared: passes inside have then used the old ones. If such a change is undone before the end, nothing shows it.
-    Weights that are no parameters of their layer (computed by an adapter, or sharded by `fully_shard`) are quantized in
-    each pass, as without this.
+    Weights that are not parameters of their layer (computed by an adapter, or sharded by `fully_shard`) are quantized
+    in each pass, as without this.
 
     Raises:
         PaucaError: a weight has changed.

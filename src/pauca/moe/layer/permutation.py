@@ -63,7 +63,7 @@ def sort_by_expert(expert_ids: Int[Tensor, "tokens top_k"], experts: int, copies
 
 
 def _sort_those_here(expert_ids: Int[Tensor, "tokens top_k"], experts: int, copies: int) -> Permutation:
-    """`_sort_by_expert` where an id of -1 is no copy: such ids become one expert more, whose rows are cut off."""
+    """`_sort_by_expert` where an id of -1 is not a copy: such ids become one expert more, whose rows are cut off."""
     elsewhere = expert_ids == PADDING
     permutation = _sort_by_expert(expert_ids.masked_fill(elsewhere, experts), experts + 1)
     rows, offsets = row_bound(copies, experts), permutation.offsets[:-1]

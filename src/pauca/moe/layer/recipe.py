@@ -82,8 +82,8 @@ class Recipe:
         """Refuse sizes of an expert that these formats cannot hold.
 
         Raises:
-            ConfigError: a size is no multiple of 32 (fp8, fp4: blocks of 32 share a scale) or of 8 (bf16: products ask
-                for rows of 16 bytes).
+            ConfigError: a size is not a multiple of 32 (fp8, fp4: blocks of 32 share a scale) or of 8 (bf16: products
+                ask for rows of 16 bytes).
         """
         multiple = 8 if self.precision == "bf16" else 32
         for name, size in (("hidden", hidden), ("width", width)):

@@ -156,7 +156,7 @@ def visible_keys(
     documents: Int[Tensor, "batch time"] | None,
     device: torch.device,
 ) -> Bool[Tensor, "batch 1 queries time"] | None:
-    """Which of all tokens each of the last `queries` ones sees: earlier ones of its document that are no padding.
+    """Which of all tokens each of the last `queries` ones sees: earlier ones of its document that are not padding.
 
     And itself, padding too, as there must be something to see. None where it sees all earlier ones.
     """

@@ -241,7 +241,7 @@ class MoELM(nn.Module):
             count: tokens to add, 0 or more; with the prompt, at most the model's context.
             temperature: 0 or more; below 1 the likely become likelier; 0 always takes the likeliest.
             top_k: choose among so many likeliest tokens only; at least 1, or None for all.
-            generator: of the random choices; on the prompt's device.
+            generator: draws the random choices; on the prompt's device.
             mask: False where a prompt is padded.
 
         Raises:

@@ -19,7 +19,7 @@ class GroupedQueryAttention:
     kv_heads: int
     head_dim: int
     qk_norm: Literal["none", "head", "all"] = "none"
-    """RMSNorm of queries and keys before the rotation: of each head alone (Qwen3), or of all heads at once (OLMoE)."""
+    """RMSNorm of queries and keys before the rotation: over each head alone (Qwen3), or all heads at once (OLMoE)."""
 
     def __post_init__(self) -> None:
         _check_positive(self)
@@ -171,7 +171,7 @@ class ModelShape:
 
 
 def _check_positive(shape: object, optional: tuple[str, ...] = ()) -> None:
-    """Refuse a size that is no positive integer; one of `optional` may be 0."""
+    """Refuse a size that is not a positive integer; one of `optional` may be 0."""
     for field in fields(shape):  # pyright: ignore[reportArgumentType]
         value = getattr(shape, field.name)
         if field.type != "int":

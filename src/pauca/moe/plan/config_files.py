@@ -61,7 +61,7 @@ def from_run_config(path: str | Path) -> ModelShape:
         path: its config.yaml, as it stands in the run's folder.
 
     Raises:
-        InputError: the file cannot be read, is no such config, or its model has no layer of experts.
+        InputError: the file cannot be read, is not such a config, or its model has no layer of experts.
     """
     path = Path(path)
     try:

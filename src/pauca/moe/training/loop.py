@@ -171,5 +171,5 @@ def _matrix_rate(device: torch.device) -> float:
     end.record()
     end.synchronize()
     del a, b
-    torch.cuda.reset_peak_memory_stats(device)  # of the training's memory, these matrices are no part
+    torch.cuda.reset_peak_memory_stats(device)  # these matrices are not part of the training's memory
     return 2 * size**3 * repeats / (start.elapsed_time(end) / 1000)
