@@ -93,7 +93,7 @@ def _fields(kind: type) -> dict[str, str]:
                 and isinstance(after, ast.Expr)
                 and isinstance(after.value, ast.Constant)
             ):
-                found[ast.unparse(node.target)] = " ".join(str(after.value.value).split())
+                found[ast.unparse(node.target)] = " ".join(str(ast.literal_eval(after.value)).split())
     return found
 
 

@@ -63,7 +63,7 @@ def predict(
         camera: calibration file of the camera that all recordings are from.
         reject: call recordings unknown that fit no thing, allowing so large a share of mistakes on known ones.
         reading: how files are read.
-        device: auto, cpu or cuda.
+        device: where to compute: auto (the GPU if there is one), cpu, cuda or cuda:N.
         force: replace results that are there already.
         quiet: print only errors.
     """
@@ -107,16 +107,17 @@ def evaluate(
 
     Args:
         support: folder with a folder of recordings for each thing.
-        query: the same of other recordings.
-        model: as for predict.
+        query: folder with a folder of other recordings for each thing, to be named.
+        model: edges or pixels, which need no training, the file of a trained model, or any other backbone, such as
+            efficientnet-lite0.
         out: output folder; default: the query's name, in runs/recognize.
         pictures: how recordings become pictures.
         camera: calibration file of the camera that all recordings are from.
         reading: how files are read.
-        device: auto, cpu or cuda.
+        device: where to compute: auto (the GPU if there is one), cpu, cuda or cuda:N.
         force: replace results that are there already.
-        as_json: print the results for machines.
-        quiet: no progress.
+        as_json: print JSON for programs.
+        quiet: show no progress.
     """
     out = out or Path("runs/recognize") / f"eval-{query.name}"
     examples, asked = list_labeled(support), list_labeled(query)
@@ -160,15 +161,16 @@ def live(
     patience ends first, the best label is given as uncertain.
 
     Args:
-        recording: to play.
+        recording: the recording to play.
         support: folder with a folder of recordings for each thing.
-        model: as for predict.
+        model: edges or pixels, which need no training, the file of a trained model, or any other backbone, such as
+            efficientnet-lite0.
         pictures: how recordings become pictures.
         deciding: when the evidence suffices.
         camera: calibration file of the camera that all recordings are from.
         speed: how many times as fast as it was the recording is played.
         reading: how files are read.
-        device: auto, cpu or cuda.
+        device: where to compute: auto (the GPU if there is one), cpu, cuda or cuda:N.
         quiet: print only labels.
     """
     classifier = _fitted(list_labeled(support), model, pictures, camera, None, reading, device, quiet)

@@ -22,7 +22,7 @@ class WriteConfig:
     encoding: RawEncoding = "evt3"
     """Encoding of a RAW file: evt3 or evt2."""
     compression: Compression = "gzip"
-    """Compression of an HDF5 file: gzip, which everybody reads; blosc, which is faster and needs hdf5plugin; or none."""
+    """Compression of HDF5 files: gzip, which everybody reads; blosc, which is faster and needs hdf5plugin; or none."""
 
 
 @dataclass(frozen=True)
