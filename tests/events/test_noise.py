@@ -7,7 +7,7 @@ import pytest
 
 from pauca import events
 from pauca.events import AlignConfig, Events, Recording, SimulateConfig
-from pauca.events.noise import noise_mask, remove_noise
+from pauca.events.noise import noise_mask, remove_noise, without_noise
 
 CAMERA = events.Camera.pinhole((160, 120))
 SHAPES = SimulateConfig(scene="shapes", duration_s=0.2, seed=3, peak_deg_s=200.0)
@@ -73,3 +73,18 @@ def test_noise_costs_little_where_edges_have_few_events():
         rms.append(np.sqrt(np.mean((found.velocity - at)[found.trusted] ** 2)))
     assert rms[1] < 0.8 * rms[2]
     assert rms[1] < 1.5 * rms[0]
+
+
+@pytest.mark.parametrize("duration_us", [20_000, 74_999, 75_000, 75_001, 125_000, 210_000, 260_000])
+@pytest.mark.parametrize("step", [97, 3001, 10**6])
+def test_chunks_lose_what_the_whole_loses(duration_us, step):
+    scene = events.simulate(SHAPES, camera=CAMERA).events.between(0, duration_us // 2)
+    noise = _noise(10.0, duration_us=duration_us)
+    order = np.argsort(np.concatenate([scene.t_us, noise.t_us]), kind="stable")
+    both = [np.concatenate([getattr(scene, name), getattr(noise, name)])[order] for name in ("t_us", "x", "y", "p")]
+    whole, dropped = Events(*both, size=CAMERA.size), []
+    parts = list(without_noise((whole[i : i + step] for i in range(0, len(whole), step)), dropped))
+    mask = noise_mask(whole)
+    assert sum(dropped) == mask.sum() > 0
+    for name in ("t_us", "x", "y", "p"):
+        assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name)[~mask])

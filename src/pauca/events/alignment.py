@@ -48,6 +48,16 @@ class _MoreNeeded(Exception):
     """Where a packet ends depends on events to come."""
 
 
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """What an aligner knows of the packets before: where the search for the next begins, and where it is cut."""
+
+    last: Alignment | None
+    shape: Float[np.ndarray, "n n"] | None
+    flow: Flow | None
+    history: History | None = None
+
+
 @dataclass(eq=False)
 class Aligner:
     """Aligns windows one after the other, as they come: for a loop of one's own, or a live camera.
@@ -146,6 +156,22 @@ class Aligner:
         while waiting is not None and (step := self._next(waiting, first, _Known.ALL)) is not None:
             yield from step[1]
             first = step[0]
+
+    @property
+    def pixels(self) -> Float[np.ndarray, "k"]:
+        """Pixels a second by which one unit of each velocity moves the average pixel."""
+        return self._estimator.pixels
+
+    @property
+    def memory(self) -> Memory:
+        """What the next packet starts from; setting it takes up a stream where another aligner left it."""
+        return Memory(self._last, self._shape, self._flow, self._history)
+
+    @memory.setter
+    def memory(self, memory: Memory) -> None:
+        self._last, self._shape, self._flow = memory.last, memory.shape, memory.flow
+        if memory.history is not None:
+            self._history = memory.history
 
     def push(self, events: Events, deadline_s: int | float = np.inf) -> list[Alignment]:
         """Take in events as they come, and give the packets that end with them: none, one or more.

@@ -1,7 +1,8 @@
 """What the packets before tell about one: whether its motion follows from theirs, and how far it bends within."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -40,6 +41,29 @@ class History:
     pixels: Float[np.ndarray, "k"]  # a second, by which one unit of each velocity moves the average pixel
     _past: tuple[_Past, ...] = ()
     _object_us: int | None = None  # end of the last packet with something moving by itself
+
+    def told(self, after_us: int) -> dict[str, Any]:
+        """Plain values of what was remembered after a time: enough to restore it, with all that was told before."""
+        past = [
+            {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in one._asdict().items()}
+            for one in self._past
+            if one.t_us > after_us
+        ]
+        return {"past": past, "object_us": self._object_us}
+
+    @classmethod
+    def restored(cls, pixels: Float[np.ndarray, "k"], told: Iterable[dict[str, Any]]) -> "History":
+        """A history from what others told, in order."""
+        past: list[_Past] = []
+        object_us = None
+        for values in told:
+            object_us = values["object_us"]
+            past += [
+                _Past(one["t_us"], one["duration_us"], *(np.array(one[name]) for name in ("point", "noise", "jerk")))
+                for one in values["past"]
+            ]
+        recent = (one for one in past if one.t_us > past[-1].t_us - _REMEMBERED_US)
+        return cls(pixels, tuple(recent), object_us)
 
     def judge(self, packet: Packet, estimate: Estimate) -> tuple[Estimate, "History"]:
         """The estimate with what its past adds to the covariance, or disputed by it; and the past of the next one."""

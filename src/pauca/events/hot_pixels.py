@@ -65,6 +65,16 @@ class HotPixels:
     def __len__(self) -> int:
         return int(np.count_nonzero(self.hot))
 
+    @property
+    def dropped(self) -> int:
+        """Events of hot pixels."""
+        return int(self.counts[self.hot].sum())
+
+    @property
+    def kept(self) -> int:
+        """Events of all others."""
+        return int(self.counts.sum()) - self.dropped
+
 
 def find_hot_pixels(chunks: Iterable[Events]) -> HotPixels:
     """Find the hot pixels of a recording of any length; see `hot_pixel_mask`.

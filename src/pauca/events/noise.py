@@ -1,5 +1,6 @@
 """Background noise: events that nothing in the scene makes, how they are told from the scene's, and taken out."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ from pauca.events.hot_pixels import pixel_indices
 from pauca.events.kernels.support import find_supported
 from pauca.events.recording import Finding, Recording, Remedy, in_words
 from pauca.events.types import Events
+from pauca.events.windows import joined
 
 _WITHIN_US = 1_000  # an edge makes neighboring pixels fire; with 3 ms on shapes in 10 Hz, errors are 1.3 times as large
 _AROUND = 8  # pixels that can support an event, each before and after it
@@ -33,6 +35,20 @@ def noise_mask(events: Events) -> Bool[np.ndarray, "n"]:
     neighbors no more often than events that know nothing of each other. Where every part of the image sees a moving
     texture, nothing is.
     """
+    duration_us = int(events.t_us[-1] - events.t_us[0]) + 1 if len(events) else 0
+    edges_us = _edges(int(events.t_us[0]) if len(events) else 0, 0, duration_us)
+    return _mask(events, edges_us)
+
+
+def _edges(first_us: int, done: int, duration_us: int) -> Int64[np.ndarray, "n"]:
+    """Where the windows of a recording begin, but for those that are done, and where the last one ends."""
+    edges_us = first_us + np.arange(done, max(1, round(duration_us / _WINDOW_US)) + 1) * _WINDOW_US
+    edges_us[-1] = first_us + duration_us
+    return edges_us
+
+
+def _mask(events: Events, edges_us: Int64[np.ndarray, "k"]) -> Bool[np.ndarray, "n"]:
+    """Which events of some windows are noise; others stand by as neighbors."""
     noise = np.zeros(len(events), bool)
     width, height = events.size
     if len(events) == 0 or (width // _BLOCK) * (height // _BLOCK) * _QUIET_SHARE < 1:
@@ -42,19 +58,46 @@ def noise_mask(events: Events) -> Bool[np.ndarray, "n"]:
     find_supported(events.t_us, column, row, width, height, _WITHIN_US, supported)
     block = np.minimum(row // _BLOCK, height // _BLOCK - 1).astype(np.int64) * (width // _BLOCK)
     block += np.minimum(column // _BLOCK, width // _BLOCK - 1)
-    for window in _windows(events.t_us):
+    places = np.searchsorted(events.t_us, edges_us).tolist()
+    for window in (slice(first, end) for first, end in pairwise(places) if end > first):
         seconds = max(1, int(events.t_us[window.stop - 1] - events.t_us[window.start])) * 1e-6
         if _is_noisy(block[window], supported[window], (width // _BLOCK) * (height // _BLOCK), seconds):
             noise[window] = supported[window] == 0
     return noise
 
 
-def _windows(t_us: Int64[np.ndarray, "n"]) -> list[slice]:
-    duration_us = int(t_us[-1] - t_us[0]) + 1
-    edges_us = t_us[0] + np.arange(max(1, round(duration_us / _WINDOW_US)) + 1) * _WINDOW_US
-    edges_us[-1] = t_us[-1] + 1
-    places = np.searchsorted(t_us, edges_us).tolist()
-    return [slice(first, end) for first, end in pairwise(places) if end > first]
+def without_noise(chunks: Iterable[Events], dropped: list[int]) -> Iterator[Events]:
+    """The chunks of a recording without what `noise_mask` finds in all of it, in memory for a few chunks.
+
+    Args:
+        chunks: the events in order.
+        dropped: receives how many went, part by part.
+    """
+    waiting: Events | None = None  # from a millisecond before the next window on
+    first_us, done = 0, 0
+    for chunk in chunks:
+        if len(chunk) == 0:
+            continue
+        first_us = first_us if waiting is not None else int(chunk.t_us[0])
+        waiting = chunk if waiting is None else joined([waiting, chunk])
+        # The last window may be longer or shorter by half: one is whole when the next one's middle is passed.
+        whole = (int(waiting.t_us[-1]) - first_us - _WINDOW_US // 2 - 1) // _WINDOW_US
+        if whole > done:
+            edges_us = first_us + np.arange(done, whole + 1) * _WINDOW_US
+            yield _kept(waiting, edges_us, dropped)
+            waiting, done = waiting[int(np.searchsorted(waiting.t_us, edges_us[-1] - _WITHIN_US)) :], whole
+    if waiting is not None:
+        yield _kept(waiting, _edges(first_us, done, int(waiting.t_us[-1]) + 1 - first_us), dropped)
+
+
+def _kept(events: Events, edges_us: Int64[np.ndarray, "k"], dropped: list[int]) -> Events:
+    noise = _mask(events, edges_us)
+    first, end = np.searchsorted(events.t_us, [edges_us[0], edges_us[-1]])
+    dropped.append(int(np.count_nonzero(noise)))
+    events, kept = events[first:end], ~noise[first:end]
+    if kept.all():
+        return events
+    return Events(events.t_us[kept], events.x[kept], events.y[kept], events.p[kept], events.size)
 
 
 def _is_noisy(block: Int64[np.ndarray, "n"], supported: UInt8[np.ndarray, "n"], blocks: int, seconds: float) -> bool:

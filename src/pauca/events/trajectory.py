@@ -2,9 +2,10 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -122,24 +123,26 @@ class Trajectory:
         Raises:
             InputError: `path` exists and `force` is not set.
         """
-        k = self.velocity.shape[1]
-        upper = np.triu_indices(k)
-        axes = "xyz"
-        header = ["t_s", *_AXES[self.motion], "start_s", "end_s", "n_events", *_ACCELERATIONS[self.motion]]
-        header += [f"cov_{axes[i]}{axes[j]}" for i, j in zip(*upper, strict=True)]
-        header += ["score", "evaluations", "status"]
-        accelerations = np.zeros_like(self.velocity) if self.acceleration is None else self.acceleration
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(header)
+        writer.writerows(self.rows())
+        write_text(Path(path), text.getvalue(), force)
+
+    def rows(self, header: bool = True) -> Iterator[list[Any]]:
+        """What `to_csv` writes, row by row."""
+        upper, axes = np.triu_indices(self.velocity.shape[1]), "xyz"
+        if header:
+            names = ["t_s", *_AXES[self.motion], "start_s", "end_s", "n_events", *_ACCELERATIONS[self.motion]]
+            names += [f"cov_{axes[i]}{axes[j]}" for i, j in zip(*upper, strict=True)]
+            yield [*names, "score", "evaluations", "status"]
+        accelerations = np.zeros_like(self.velocity) if self.acceleration is None else self.acceleration
         for i in range(len(self)):
             times = [decimal_seconds(int(t_us[i])) for t_us in (self.t_us, self.start_us, self.end_us)]
             covariance = [f"{value:.6g}" for value in self.covariance[i][upper]]
             velocity = [f"{value:.9g}" for value in self.velocity[i]]
             acceleration = [f"{value:.6g}" for value in accelerations[i]]
             rest = [f"{self.score[i]:.6f}", self.evaluations[i], self.status[i].value]
-            writer.writerow([times[0], *velocity, *times[1:], self.n_events[i], *acceleration, *covariance, *rest])
-        write_text(Path(path), text.getvalue(), force)
+            yield [times[0], *velocity, *times[1:], self.n_events[i], *acceleration, *covariance, *rest]
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Trajectory":

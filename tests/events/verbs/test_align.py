@@ -1,0 +1,136 @@
+"""Results appear while the work goes on; what an interrupted run has found is kept, and taken up bit for bit."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pauca import cli, events
+from pauca.events import history, journal
+from pauca.events.verbs.align import JOURNAL
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    camera = events.Camera((120, 90), 100.0, 100.0, 60.0, 45.0)
+    config = events.SimulateConfig(duration_s=0.5, peak_deg_s=300.0, hot_pixels=2, hot_pixel_hz=2000.0, seed=5)
+    path = tmp_path_factory.mktemp("recordings") / "turn.npz"
+    events.write(path, events.simulate(config, camera=camera))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(recording, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert cli.main(["events", "align", str(recording), "--out", str(out), "--quiet"]) == 0
+    return out
+
+
+def _interrupted_after(monkeypatch, packets: int, error=KeyboardInterrupt):
+    add, done = journal.JournalWriter.add, []
+
+    def stop(self, alignment, memory):
+        if len(done) == packets:
+            raise error
+        done.append(alignment)
+        add(self, alignment, memory)
+
+    monkeypatch.setattr(journal.JournalWriter, "add", stop)
+
+
+@pytest.mark.parametrize("packets", [1, 7])
+def test_an_interrupted_run_goes_on_bit_for_bit(recording, whole, tmp_path, monkeypatch, capsys, packets):
+    words = ["events", "align", str(recording), "--out", str(tmp_path / "out"), "--quiet"]
+    with monkeypatch.context() as patch:
+        _interrupted_after(patch, packets)
+        assert cli.main(words) == 130
+    assert f"{packets} packets are kept in" in capsys.readouterr().err
+    rows = (tmp_path / "out" / "trajectory.csv").read_text().splitlines()
+    assert rows == (whole / "trajectory.csv").read_text().splitlines()[: packets + 1]
+    with (tmp_path / "out" / JOURNAL).open("a") as file:
+        file.write('{"packet": {"motion": "rot')  # as a killed process leaves it
+    assert cli.main(words) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert cli.main([*words, "--resume"]) == 0
+    for name in ("trajectory.csv", *(path.name for path in whole.glob("aligned_*.png"))):
+        assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes(), name
+    with np.load(tmp_path / "out" / "trajectory.npz") as got, np.load(whole / "trajectory.npz") as expected:
+        for name in expected.files:
+            assert np.array_equal(got[name], expected[name]), name
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in whole.iterdir())
+
+
+def test_chunks_change_nothing(recording, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr("pauca.events.io.stream.EventStream.chunk_events", 3001)
+    original = events.open_events
+    monkeypatch.setattr(events, "open_events", lambda path, config: original(path, config, 3001))
+    assert cli.main(["events", "align", str(recording), "--out", str(tmp_path), "--quiet"]) == 0
+    for name in ("trajectory.csv", *(path.name for path in whole.glob("aligned_*.png"))):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--packet-events", "3000"], "another setting"),
+        (["--no-remove-hot-pixels"], "another number of hot pixels"),
+        (["--force"], "choose one"),
+    ],
+)
+def test_what_cannot_be_resumed(recording, tmp_path, monkeypatch, capsys, more, said):
+    words = ["events", "align", str(recording), "--out", str(tmp_path), "--images", "0", "--quiet"]
+    assert cli.main([*words, "--resume"]) == 2
+    assert "nothing to resume" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        _interrupted_after(patch, 3)
+        assert cli.main(words) == 130
+    capsys.readouterr()
+    assert cli.main([*words, "--resume", *more]) == 2
+    assert said in capsys.readouterr().err
+    assert cli.main([*words, "--force"]) == 0
+
+
+def test_several_recordings_of_which_one_fails(recording, tmp_path, capsys):
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "in" / "b").mkdir()
+    for folder in "ab":
+        (tmp_path / "in" / folder / "events.npz").write_bytes(recording.read_bytes())
+    (tmp_path / "in" / "b" / "broken.npz").write_bytes(b"PK nothing")
+    words = ["events", "align", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--images", "0", "--quiet"]
+    assert cli.main(words) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert "broken.npz: damaged or cut short" in told[0]
+    assert told[1] == "pauca: 1 of 3 recordings failed; the others are done"
+    assert sorted(path.parent.name for path in (tmp_path / "out").rglob("trajectory.npz")) == ["a-events", "b-events"]
+
+
+def test_a_journal_tells_everything_exactly(tmp_path):
+    rng = np.random.default_rng(0)
+    last = events.Alignment(
+        "rotation",
+        5,
+        rng.standard_normal(3),
+        rng.standard_normal(3),
+        np.full((3, 3), np.inf),
+        1 / 3,
+        events.Status.DEGENERATE,
+        7,
+        5,
+        1,
+        9,
+        100,
+    )
+    past = [history._Past(t, 2, rng.standard_normal(6), rng.standard_normal((6, 6)), np.zeros(3)) for t in (3, 5)]
+    before = history.History(np.ones(3), tuple(past), 4)
+    memory = events.alignment.Memory(last, rng.standard_normal((6, 6)), events.windows.Flow(1 / 3, 2 / 3), before)
+    book = journal.Journal(tmp_path / "j", {"a": [1, (2, 3)]})
+    with book.writing([], []) as lines:
+        lines.add(last, memory)
+        lines.add(last, None)  # the first of two halves: not to be taken up after it
+    (back,), told = book.read()
+    assert json.dumps(str(vars(back))) == json.dumps(str(vars(last)))
+    again = journal.memory_of(back, told, np.ones(3))
+    assert np.array_equal(again.shape, memory.shape)
+    assert again.flow == memory.flow
+    assert str(again.history) == str(before)
