@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pauca.errors import ConfigError, InputError, PaucaError
-from pauca.moe.data.prepare import DataConfig, prepare_tokens
+from pauca.moe.data import text_files
+from pauca.moe.data.prepare import DataConfig, _Writer, prepare_tokens
 from pauca.moe.data.text_files import read_documents
 from pauca.moe.data.token_files import TokenData, TokenFile
 from pauca.moe.data.tokenizers import END, BpeTokenizer, ByteTokenizer, load_tokenizer
@@ -272,3 +274,68 @@ def test_shakespeare_in_byte_pairs(pauca_data, tmp_path):
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         DataConfig(**wrong)
+
+
+@pytest.mark.parametrize("compress", [lambda data: data, gzip.compress, lzma.compress])
+def test_a_long_text_is_read_in_pieces_that_make_up_the_whole(tmp_path, monkeypatch, compress):
+    suffix = {gzip.compress: ".gz", lzma.compress: ".xz"}.get(compress, "")
+    texts = ["one line\nand   another\n\n  indented\n" * 30, "é€😀" * 50, " \n", "short"]
+    path = tmp_path / f"text.txt{suffix}"
+    path.write_bytes(compress(END.join(texts).encode()))
+    whole = list(read_documents(path))
+    assert whole == [(texts[0], True), (texts[1], True), (texts[3], True)]
+    for longest in (len(END) + 2, 40, 10**6):
+        for at_once in (1, 7, 10**6):
+            monkeypatch.setattr(text_files, "LONGEST_PIECE", longest)
+            monkeypatch.setattr(text_files, "BYTES_AT_ONCE", at_once)
+            documents, text = [], ""
+            for piece, ends in read_documents(path):
+                assert len(piece) <= max(longest, at_once)
+                text += piece
+                if ends:
+                    documents, text = [*documents, (text, True)], ""
+            assert documents == whole
+            assert not text
+
+
+@pytest.mark.parametrize("vocabulary", [256, 300])
+def test_pieces_give_the_tokens_of_the_whole(tmp_path, monkeypatch, vocabulary):
+    path = tmp_path / "text.txt"
+    path.write_text(END.join("the quick\n  brown fox\njumps over\n\nthe lazy dog\n" * n for n in (9, 1, 5, 7)))
+    config = DataConfig(sources=(str(path),), validation_share=0.3, vocabulary=vocabulary)
+    whole = prepare_tokens(config, tmp_path / "whole")
+    monkeypatch.setattr(text_files, "LONGEST_PIECE", 60)
+    monkeypatch.setattr(text_files, "BYTES_AT_ONCE", 50)
+    pieces = prepare_tokens(config, tmp_path / "pieces")
+    assert np.array_equal(pieces.train.tokens, whole.train.tokens)
+    assert np.array_equal(pieces.validation.tokens, whole.validation.tokens)
+    assert pieces.bytes_per_token == whole.bytes_per_token
+
+
+def test_places_of_bad_bytes_are_counted_over_all_parts(tmp_path, monkeypatch):
+    path = tmp_path / "text.txt"
+    for at_once in (1, 3, 4, 100):
+        monkeypatch.setattr(text_files, "BYTES_AT_ONCE", at_once)
+        for content, words in (
+            (b"one\n\xc3\xa9\ntw\xff", r"byte 9 \(line 3\) is not UTF-8"),
+            (b"one\n\xc3\xa9\ntw\0o", r"byte 9 \(line 3\) is NUL"),
+            (b"one\n\xc3", r"byte 4 \(line 2\) is not UTF-8"),
+            (b"one\n\xe2\x82x", r"byte 4 \(line 2\) is not UTF-8"),
+        ):
+            path.write_bytes(content)
+            with pytest.raises(InputError, match=words):
+                list(read_documents(path))
+
+
+def test_tokenizing_takes_bounded_memory(tmp_path, monkeypatch):
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"one line of text, without any end of a document\n" * 200_000)  # 9.6 MB
+    for name in ("LONGEST_PIECE", "BYTES_AT_ONCE"):
+        monkeypatch.setattr(text_files, name, 1 << 16)
+    monkeypatch.setattr(_Writer, "_CHARACTERS", 1 << 16)
+    tracemalloc.start()
+    data = prepare_tokens(DataConfig(sources=(str(path),), validation_share=0.5), tmp_path / "cache")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(data.train) + len(data.validation) == path.stat().st_size + 1
+    assert peak < 4e6

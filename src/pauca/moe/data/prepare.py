@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
 import numpy as np
@@ -79,18 +80,18 @@ def _make_folder(config: DataConfig, files: dict[str, list[tuple[str, Path]]], f
 
 def _write_tokens(config: DataConfig, files: dict[str, list[tuple[str, Path]]], folder: Path) -> None:
     for part, named in files.items():
-        if next(_documents(named, config), None) is None:
+        if next(_pieces(named, config), None) is None:
             sources = config.validation if part == "validation" else config.sources
             raise InputError(f"{', '.join(sources)}: there is no text in there; all files are blank")
     tokenizer: Tokenizer = ByteTokenizer()
     if config.vocabulary > 256:
-        documents = (doc for doc, held_out in _documents(files["train"], config) if not held_out)
-        tokenizer = BpeTokenizer.train(documents, config.vocabulary)
+        pieces = (piece.text for piece in _pieces(files["train"], config) if not piece.held_out)
+        tokenizer = BpeTokenizer.train(pieces, config.vocabulary)
         (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
     writers = {name: _Writer(folder / f"{name}.bin", tokenizer) for name in ("train", "validation")}
     for part, named in files.items():
-        for document, held_out in _documents(named, config):
-            writers["validation" if held_out else part].add(document)
+        for piece in _pieces(named, config):
+            writers["validation" if piece.held_out else part].add(piece)
     for writer in writers.values():
         writer.flush()
     if not config.validation and not writers["validation"].count:
@@ -103,16 +104,24 @@ def _write_tokens(config: DataConfig, files: dict[str, list[tuple[str, Path]]], 
     (folder / "tokens.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
-def _documents(files: list[tuple[str, Path]], config: DataConfig) -> Iterator[tuple[str, bool]]:
-    """The documents of files, each with whether it is held out for validation: every so many-th."""
+class _Piece(NamedTuple):
+    """A document, or a part of a long one."""
+
+    text: str
+    ends: bool  # its document
+    held_out: bool  # for validation
+
+
+def _pieces(files: list[tuple[str, Path]], config: DataConfig) -> Iterator[_Piece]:
+    """The documents of files, of which every so many-th is held out."""
     share = 0.0 if config.validation else config.validation_share
     every = round(1 / share) if share else 0
     number = 0
     for name, path in files:
         named = name in config.sources or name in config.validation  # else found in a folder
-        for document in read_documents(path, blank_is_fine=not named):
-            number += 1
-            yield document, bool(every) and number % every == 0
+        for text, ends in read_documents(path, blank_is_fine=not named):
+            yield _Piece(text, ends, bool(every) and (number + 1) % every == 0)
+            number += ends
 
 
 class _Writer:
@@ -124,28 +133,32 @@ class _Writer:
         self.path, self.tokenizer = path, tokenizer
         self.type = np.dtype("<u2" if tokenizer.vocabulary <= 1 << 16 else "<u4")
         self.count = self.bytes = self._characters = 0
-        self._waiting: list[str] = []
+        self._waiting: list[_Piece] = []
 
-    def add(self, document: str) -> None:
-        self._waiting.append(document)
-        self._characters += len(document)
+    def add(self, piece: _Piece) -> None:
+        self._waiting.append(piece)
+        self._characters += len(piece.text)
         if self._characters > self._CHARACTERS:
             self.flush()
 
     def flush(self) -> None:
         with self.path.open("ab") as file:
-            for text, tokens in zip(self._waiting, self.tokenizer.encode(self._waiting), strict=True):
-                file.write(np.append(tokens, [self.tokenizer.end]).astype(self.type).tobytes())
-                self.count += len(tokens) + 1
-                self.bytes += len(text.encode())
+            found = self.tokenizer.encode([piece.text for piece in self._waiting])
+            for piece, tokens in zip(self._waiting, found, strict=True):
+                ended = np.append(tokens, [self.tokenizer.end] * piece.ends).astype(self.type)
+                file.write(ended.tobytes())
+                self.count += len(ended)
+                self.bytes += len(piece.text.encode())
         self._waiting, self._characters = [], 0
 
     def move_end(self, other: "_Writer", share: float) -> None:
         """Move the last `share` of the tokens to the other, empty, file."""
         moved = round(share * self.count)
         left = self.count - moved
-        other.path.write_bytes(np.fromfile(self.path, self.type, offset=left * self.type.itemsize).tobytes())
         with self.path.open("r+b") as file:
+            file.seek(left * self.type.itemsize)
+            with other.path.open("wb") as target:
+                shutil.copyfileobj(file, target)
             file.truncate(left * self.type.itemsize)
         other.bytes = round(self.bytes * moved / self.count)
         self.bytes -= other.bytes

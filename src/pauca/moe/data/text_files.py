@@ -1,8 +1,10 @@
 """Text files, compressed or not, as documents: found, read and checked."""
 
+import codecs
 import gzip
 import lzma
 import sysconfig
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,8 +21,16 @@ _COMPRESSED = {".xz": lzma.open, ".gz": gzip.open}
 _NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
-def read_documents(path: Path, blank_is_fine: bool = False) -> Iterator[str]:
-    """The documents of a text file, decompressed; empty ones are left out.
+BYTES_AT_ONCE = 1 << 24
+LONGEST_PIECE = 1 << 24  # characters of a document
+
+
+def read_documents(path: Path, blank_is_fine: bool = False) -> Iterator[tuple[str, bool]]:
+    """The documents of a text file, decompressed, in pieces: each with whether it ends its document.
+
+    A document of usual size is one piece. A longer one is cut after a line whose next begins with no space, where byte
+    pairs never join, so that the tokens are those of the whole. However large the file, some 100 MB are held at once.
+    Empty documents are left out.
 
     Args:
         path: the file to read.
@@ -29,30 +39,67 @@ def read_documents(path: Path, blank_is_fine: bool = False) -> Iterator[str]:
     Raises:
         InputError: no such file, nothing in it, damaged compression, or no text in UTF-8 (line and byte are named).
     """
+    waiting, begun, found = "", False, False
+    for text in _decoded(path):
+        *whole, waiting = (waiting + text).split(END)
+        for document in whole:
+            if begun or document.strip():
+                yield document, True
+                found = True
+            begun = False
+        while len(waiting) > LONGEST_PIECE:
+            cut = _place_to_cut(waiting[:LONGEST_PIECE])
+            if begun or waiting[:cut].strip():
+                yield waiting[:cut], False
+                begun = found = True
+            waiting = waiting[cut:]
+    if begun or waiting.strip():
+        yield waiting, True
+        found = True
+    if not found and not blank_is_fine:
+        raise InputError(f"{path}: holds no text; leave it out")
+
+
+def _place_to_cut(text: str) -> int:
+    """Behind the last line of a text whose next begins with no space; at least one character, and no part of an END."""
+    place = text.rfind("\n", 0, len(text) - 1)
+    while place > 0 and text[place + 1].isspace():
+        place = text.rfind("\n", 0, place)
+    return place + 1 if place > 0 else max(1, len(text) - len(END))
+
+
+def _decoded(path: Path) -> Iterator[str]:
+    """The text of a file, some megabytes at a time."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset, line = 0, 1  # of what comes next
     try:
         with _COMPRESSED.get(path.suffix, open)(path, "rb") as file:
-            data = file.read()
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{path}: byte {error.start} (line {line}) is not UTF-8; convert the file, for example with iconv"
-        ) from error
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+            while True:
+                data = file.read(BYTES_AT_ONCE)
+                begun = len(decoder.getstate()[0])  # bytes of a character that the last part has cut
+                try:
+                    text = decoder.decode(data, final=not data)
+                except UnicodeDecodeError as error:
+                    at = line + error.object.count(b"\n", 0, error.start)
+                    raise InputError(
+                        f"{path}: byte {offset - begun + error.start} (line {at}) is not UTF-8; convert the file, for "
+                        "example with iconv"
+                    ) from error
+                place = data.find(0)  # valid in UTF-8, but no text, and what ends a document where tokens are bytes
+                if place >= 0:
+                    at = line + data.count(b"\n", 0, place)
+                    raise InputError(
+                        f"{path}: byte {offset + place} (line {at}) is NUL, which no text contains; leave a binary "
+                        "file out, convert UTF-16 with iconv, or remove such bytes with tr -d '\\0'"
+                    )
+                if not data:
+                    return
+                offset, line = offset + len(data), line + data.count(b"\n")
+                yield text
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path}: the compressed file is damaged ({error}); fetch it again") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    place = data.find(0)  # valid in UTF-8, but no text, and what ends a document where tokens are bytes
-    if place >= 0:
-        line = data.count(b"\n", 0, place) + 1
-        raise InputError(
-            f"{path}: byte {place} (line {line}) is NUL, which no text contains; leave a binary file out, convert "
-            "UTF-16 with iconv, or remove such bytes with tr -d '\\0'"
-        )
-    documents = [document for document in text.split(END) if document.strip()]
-    if not documents and not blank_is_fine:
-        raise InputError(f"{path}: holds no text; leave it out")
-    yield from documents
 
 
 def text_files(sources: Sequence[str]) -> list[tuple[str, Path]]:
