@@ -224,7 +224,12 @@ def parameter_count(module: nn.Module) -> int:
 
 
 def multiply_adds(module: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """Multiply-adds of one forward pass over one input, counted on shapes alone (nothing is computed)."""
+    """Multiply-adds of one forward pass over one input, counted on shapes alone (nothing is computed).
+
+    A module that cannot run on shapes alone counts its own, by a method `count_multiply_adds(input_shape)`.
+    """
+    if callable(count := getattr(module, "count_multiply_adds", None)):
+        return int(count(input_shape))  # type: ignore[arg-type]
     twin = deepcopy(module).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         twin(torch.empty(1, *input_shape, device="meta"))

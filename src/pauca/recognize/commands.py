@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from pauca import events, fewshot
+from pauca.errors import InputError
 from pauca.events.live import replay
+from pauca.fewshot.commands import train as train_images
+from pauca.fewshot.data import open_training
 from pauca.fewshot.reports import write_predictions
 from pauca.recognize.estimator import EventClassifier
 from pauca.recognize.evaluation import Outcome, compare_alignment, describe_outcome
@@ -20,7 +23,10 @@ from pauca.recognize.live import LiveConfig, decide
 from pauca.recognize.pictures import Picture
 from pauca.recognize.plots import Shown, best_picture, gallery
 from pauca.recognize.settings import PictureConfig
+from pauca.recognize.simulation import ShakeConfig, cached_pictures
 from pauca.runs import Progress, Report, Run, check_can_write, lock_folder, write_text
+
+_GLYPH_SIDE = 48  # pixels; the sensor sees 34 of them across 62 degrees of their 90
 
 
 @dataclass(frozen=True)
@@ -183,7 +189,68 @@ def live(
         print(json.dumps(_as_json(decision.__dict__)), flush=True)
 
 
-COMMANDS = {"predict": predict, "eval": evaluate, "live": live}
+_SMALL = fewshot.ModelConfig("conv4-32", channels=1, latent=fewshot.LatentConfig(mode="none"))
+_SHORT = fewshot.TrainConfig(
+    steps=400,
+    episodes_per_step=2,
+    episode=fewshot.EpisodeConfig(way=10, shot=(1, 5), query=5),
+    learning_rate=0.05,
+    schedule="cosine",
+    validate_every=100,
+    validation_episodes=100,
+)
+
+
+def train(
+    data: Positional[str] = "glyphs",
+    out: Path | None = None,
+    classes: int = 80,
+    per_class: int = 20,
+    shaking: ShakeConfig = ShakeConfig(),  # noqa: B008 - frozen
+    pictures: PictureConfig = PictureConfig(),  # noqa: B008 - frozen
+    model: fewshot.ModelConfig = _SMALL,
+    training: fewshot.TrainConfig = _SHORT,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Meta-train a model on pictures from events of your images, seen by a simulated camera that is shaken.
+
+    The pictures are kept in `out`/pictures, a data set that `pauca fewshot train` and `eval` take, and are not
+    simulated again by a training there. The model is `out`/checkpoints/best.safetensors.
+
+    Args:
+        data: a folder of class folders below train and val, or glyphs.
+        out: output folder; default: the data's name, in runs/recognize.
+        classes: of glyphs to train on; a quarter as many others validate.
+        per_class: images of each glyph.
+        shaking: how the camera moves.
+        pictures: how events become pictures.
+        model: what to train; moe-vit is a transformer of FP4 experts, meant for a Hopper GPU.
+        training: how to train.
+        force: replace a model that is there already.
+        quiet: print only errors.
+    """
+    out = out or Path("runs/recognize") / Path(data).stem
+    if not force and Run(out).config_path.exists():
+        raise InputError(f"{out}: holds a run already; choose another folder with --out, or replace it with --force")
+    model = replace(model, image_size=shaking.side, channels=1)
+    for number, images in enumerate(_sources(data, classes, per_class)):
+        # Other motions before other images.
+        shaken = replace(shaking, motion_seed=shaking.motion_seed + number)
+        cached_pictures(out / "pictures" / images.split, images, shaken, pictures, quiet)
+    train_images(str(out / "pictures"), out=out, model=model, training=training, force=force, quiet=quiet)
+
+
+def _sources(data: str, classes: int, per_class: int) -> list[fewshot.ImageSet]:
+    """Training and validation images, large enough for the sensor."""
+    if data == "glyphs":
+        sizes = {"train": classes, "val": max(classes // 4, 10)}
+        return [fewshot.draw_glyphs(s, per_class, _GLYPH_SIDE, n) for s, n in sizes.items()]  # type: ignore[arg-type]
+    learned, validated = open_training(data, _GLYPH_SIDE, 1, "crop")
+    return [replace(learned, split="train"), *([validated] if validated else [])]
+
+
+COMMANDS = {"predict": predict, "eval": evaluate, "live": live, "train": train}
 
 
 def _classifier(

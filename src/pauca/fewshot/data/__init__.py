@@ -13,6 +13,7 @@ from pauca.fewshot.data.image_set import (
 )
 from pauca.fewshot.data.prepare import BENCHMARKS, PreparedReport, prepare_benchmark
 from pauca.fewshot.data.scan import ScanReport, scan_images
+from pauca.fewshot.data.sources import open_training
 from pauca.fewshot.data.splits import SplitLists, read_split_lists
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "load_image_set",
     "load_images",
     "load_splits",
+    "open_training",
     "prepare_benchmark",
     "read_images",
     "read_split_lists",

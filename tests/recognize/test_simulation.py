@@ -1,0 +1,90 @@
+"""Pictures to train on: repeatable, kept, of every image; and a model that is trained on them."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from pauca import cli, events, fewshot
+from pauca.errors import ConfigError, InputError
+from pauca.recognize import MoEFeatures, PictureConfig, ShakeConfig, simulate_pictures
+from pauca.recognize.simulation import cached_pictures, shake
+
+from .scenes import CLASSES, recording
+
+
+@pytest.fixture(scope="module")
+def glyphs() -> fewshot.ImageSet:
+    return fewshot.draw_glyphs("train", per_class=2, size=48, classes=2)
+
+
+def test_the_same_seed_gives_the_same_pictures_and_another_others(glyphs):
+    one, same, other = (simulate_pictures(glyphs, ShakeConfig(motion_seed=seed)) for seed in (0, 0, 1))
+    assert torch.equal(one.images, same.images)
+    assert not torch.equal(one.images, other.images)
+    assert one.images.shape == (4, 1, 32, 32)
+    assert torch.equal(one.labels, glyphs.labels)
+    assert (one.images.flatten(1).float().std(1) > 20).all()
+
+
+def test_motions_differ_from_image_to_image(glyphs):
+    pixels = glyphs.images[0, 0].numpy()
+    first, second = (shake(pixels, ShakeConfig(), number).events for number in (0, 1))
+    assert len(first) != len(second)
+    assert first.size == (34, 34)
+
+
+def test_an_image_that_shows_nothing_gives_a_black_picture_or_noise(glyphs):
+    blank = fewshot.image_set_from_arrays(np.zeros((2, 48, 48), np.uint8), ["a", "b"])
+    assert simulate_pictures(blank, ShakeConfig(seconds=0.05)).images.shape == (2, 1, 32, 32)
+
+
+def test_what_was_simulated_is_kept_and_not_taken_for_something_else(glyphs, tmp_path, monkeypatch):
+    made = cached_pictures(tmp_path / "train", glyphs, ShakeConfig(), PictureConfig())
+    monkeypatch.setattr("pauca.recognize.simulation.simulate_pictures", None)  # would fail if it were called
+    again = cached_pictures(tmp_path / "train", glyphs, ShakeConfig(), PictureConfig())
+    assert torch.equal(made.images, again.images)
+    with pytest.raises(InputError, match="other images or settings"):
+        cached_pictures(tmp_path / "train", glyphs, ShakeConfig(motion_seed=5), PictureConfig())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"sensor": 8}, {"slowest_deg_s": 0.0}, {"slowest_deg_s": 600.0}, {"seconds": 0.0}, {"side": 4}]
+)
+def test_settings_that_show_nothing_are_refused(wrong):
+    with pytest.raises(ConfigError):
+        ShakeConfig(**wrong)
+
+
+@pytest.mark.slow
+def test_a_model_is_trained_on_events_and_names_recordings(tmp_path, capsys):
+    out = tmp_path / "run"
+    words = "recognize", "train", "--out", out, "--classes", 12, "--per-class", 20, "--steps", 4, "--way", 5
+    words += "--validate-every", 4, "--validation-episodes", 5, "--seconds", 0.1, "--quiet"
+    assert cli.main([*map(str, words)]) == 0
+    assert cli.main([*map(str, words)]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    for label in range(CLASSES):
+        events.write(tmp_path / "support" / f"thing {label}" / "0.npz", recording(label, 0))
+    named = tmp_path / "names.csv"
+    model = out / "checkpoints" / "best.safetensors"
+    asked = "recognize", "predict", "--model", model, "--support", tmp_path / "support", "--query"
+    assert cli.main([*map(str, asked), str(tmp_path / "support"), "--out", str(named), "--quiet"]) == 0
+    assert len(list(csv.DictReader(named.read_text().splitlines()))) == CLASSES
+
+
+@pytest.mark.slow
+def test_a_transformer_of_fp4_experts_takes_a_backbones_place(tmp_path):
+    config = fewshot.ModelConfig("moe-vit", image_size=16, channels=1, latent=fewshot.LatentConfig(mode="none"))
+    model = fewshot.MCRNet(config)
+    assert isinstance(model.backbone, MoEFeatures)
+    features = model.backbone(torch.rand(2, 1, 16, 16))
+    features.square().mean().backward()
+    trained = [p for p in model.backbone.parameters() if p.requires_grad]
+    assert all(parameter.grad is not None for parameter in trained)
+    assert fewshot.multiply_adds(model.backbone, (1, 16, 16)) == 16 * fewshot.parameter_count(model.backbone)
+    model.eval().save(tmp_path / "model.safetensors")
+    images = torch.randint(0, 255, (2, 1, 16, 16), dtype=torch.uint8)
+    loaded = fewshot.MCRNet.load(tmp_path / "model.safetensors")
+    torch.testing.assert_close(loaded.embed(images), model.embed(images))
