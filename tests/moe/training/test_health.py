@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pauca.moe import MoE, Recipe, update_biases
+from pauca.moe.layer import QuantizedLinear
 from pauca.moe.ops.formats import ScaleRule
 from pauca.moe.training.health import collapse, format_losses, quantization_health, router_load, router_loads
 
@@ -82,6 +83,19 @@ def test_each_recipe_is_measured_where_it_quantizes(recipe, measured):
     for measure, layers in found.items():
         assert set(layers) == {"1"}
         assert 0 <= layers["1"] < (0.2 if measure.startswith("underflow") else 0.02), measure
+
+
+@pytest.mark.parametrize("kept", ["bf16", "fp8", "mxfp4"])
+def test_quantized_linear_layers_are_measured_too(kept):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 32), QuantizedLinear(32, 64, Recipe.fp4(), kept))
+    x = torch.randn(2, 10, 32)
+    found = quantization_health(model, lambda: model(x).square().sum().backward())
+    assert {measure: set(layers) for measure, layers in found.items()} == {
+        f"{measure}.{matrix}": {"1"} for measure in ("underflow", "saturation") for matrix in ("x", "dy")
+    }
+    assert (found["underflow.x"]["1"] > 0.01) == (kept == "mxfp4")
+    assert not model[1]._forward_hooks
 
 
 def test_measuring_changes_nothing():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pauca.moe import ops
 from pauca.moe.layer.experts import Experts
+from pauca.moe.layer.linear import QuantizedLinear
 from pauca.moe.layer.moe import MoE, moe_layers
 from pauca.moe.layer.permutation import sort_by_expert
 from pauca.moe.layer.recipe import Format
@@ -123,7 +124,7 @@ def quantization_health(model: nn.Module, backward: Callable[[], Any]) -> dict[s
     Measures: `underflow.M` and `saturation.M` of the matrices M that the layer's recipe quantizes from BF16, which are
     `x` (the experts' input), `z` (FC1's output, as far as it is kept in few bits) and `dy` (the gradient of the layer's
     output, in FP8 as backward sends it); and under fp4 `inexact.rows` and `inexact.columns`, see `MoE.inexact_shares`.
-    A layer in bf16 has none.
+    A layer in bf16 has none. A `QuantizedLinear` has `x`, in the fewest bits that it takes, and `dy`.
 
     Args:
         model: holds `MoE` layers; put it into eval mode, so that routers do not count these tokens.
@@ -136,6 +137,8 @@ def quantization_health(model: nn.Module, backward: Callable[[], Any]) -> dict[s
         for name, layer in moe_layers(model).items()
         if layer.experts.recipe.precision != "bf16"
     ]
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
+    hooks += [layer.register_forward_hook(_WatchLinear(name, found)) for name, layer in linear.items()]
     try:
         backward()
     finally:
@@ -144,28 +147,18 @@ def quantization_health(model: nn.Module, backward: Callable[[], Any]) -> dict[s
     return {measure: {name: float(share) for name, share in shares.items()} for measure, shares in found.items()}
 
 
-class _Watch:
-    """A forward hook that measures a layer's matrices as they pass."""
+class _Measures:
+    """What is measured of one layer, by its name."""
 
     def __init__(self, name: str, found: dict[str, dict[str, Tensor]]) -> None:
         self.name, self.found = name, found
 
-    @torch.no_grad()
-    def __call__(self, layer: MoE, inputs: tuple, output: Tensor) -> None:
-        recipe = layer.experts.recipe
-        rule = ScaleRule(recipe.scale_rule)
-        x = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).bfloat16()
-        self._note("x", format_losses(x, "mxfp4" if recipe.precision == "fp4" else "fp8", rule))
-        if recipe.kept_z != "bf16" and type(layer.experts) is Experts:  # not where they are divided over ranks
-            self._note("z", format_losses(_fc1_output(layer, x), recipe.kept_z, rule))
-        if recipe.precision == "fp4":
-            for measure, share in layer.inexact_shares(x).items():
-                self._add(f"inexact.{measure.removeprefix('fc1_')}", share)
+    def _watch_gradient(self, output: Tensor) -> None:
         if output.requires_grad:
             output.register_hook(self._gradient)
 
     def _gradient(self, gradient: Tensor) -> None:
-        self._note("dy", format_losses(gradient.reshape(-1, gradient.shape[-1]).bfloat16(), "fp8"))
+        self._note("dy", format_losses(_rows(gradient), "fp8"))
 
     def _note(self, matrix: str, losses: FormatLosses | None) -> None:
         if losses is not None:
@@ -174,6 +167,38 @@ class _Watch:
 
     def _add(self, measure: str, share: Tensor) -> None:
         self.found.setdefault(measure, {})[self.name] = share
+
+
+class _WatchLinear(_Measures):
+    """A forward hook that measures what a linear layer quantizes."""
+
+    @torch.no_grad()
+    def __call__(self, layer: QuantizedLinear, inputs: tuple, output: Tensor) -> None:
+        format_: Format = "fp8" if layer.kept == "bf16" else layer.kept
+        self._note("x", format_losses(_rows(inputs[0]), format_, ScaleRule(layer.recipe.scale_rule)))
+        self._watch_gradient(output)
+
+
+class _Watch(_Measures):
+    """A forward hook that measures a layer's matrices as they pass."""
+
+    @torch.no_grad()
+    def __call__(self, layer: MoE, inputs: tuple, output: Tensor) -> None:
+        recipe = layer.experts.recipe
+        rule = ScaleRule(recipe.scale_rule)
+        x = _rows(inputs[0])
+        self._note("x", format_losses(x, "mxfp4" if recipe.precision == "fp4" else "fp8", rule))
+        if recipe.kept_z != "bf16" and type(layer.experts) is Experts:  # not where they are divided over ranks
+            self._note("z", format_losses(_fc1_output(layer, x), recipe.kept_z, rule))
+        if recipe.precision == "fp4":
+            for measure, share in layer.inexact_shares(x).items():
+                self._add(f"inexact.{measure.removeprefix('fc1_')}", share)
+        self._watch_gradient(output)
+
+
+def _rows(x: Float[Tensor, "*batch channels"]) -> Float[Tensor, "rows channels"]:
+    """All tokens of a batch, one below the other, in BF16."""
+    return x.detach().reshape(-1, x.shape[-1]).bfloat16()
 
 
 def _fc1_output(layer: MoE, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "rows twice_width"]:
