@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from tyro.conf import Positional, arg
 
 from pauca import fewshot
 from pauca.errors import InputError
 from pauca.fewshot import plots
 from pauca.fewshot.data.arrays import Fitting
-from pauca.fewshot.data.folder import Unreadable, list_images, read_files
+from pauca.fewshot.data.folder import Unreadable
 from pauca.fewshot.data.sources import open_test, open_training
+from pauca.fewshot.named import BaseLearnerName, named_parts, open_tested, rows_for, short_name
+from pauca.fewshot.own_images import fit, predict
 from pauca.fewshot.reports import (
     comparison_numbers,
     comparison_sentence,
     describe_evaluation,
     evaluation_numbers,
-    predictions_report,
     training_report,
-    write_predictions,
 )
 from pauca.fewshot.tasks import EvalSettings, Tasks, episode_file
 from pauca.fewshot.training.settings import ProtocolName, RecipeName, TrainSettings, check_asked, settings_from
@@ -32,7 +30,6 @@ from pauca.runs import (
     Report,
     Run,
     atomic_write,
-    check_can_write,
     check_obeyed,
     fit_threads,
     from_yaml,
@@ -142,8 +139,10 @@ def _train(
 
 
 def evaluate(
-    model: Positional[Annotated[Path, arg(metavar="MODEL")]],
-    data: Positional[Annotated[str, arg(metavar="DATA")]],
+    model: Positional[Annotated[str, arg(metavar="MODEL")]],
+    data: Positional[Annotated[str | None, arg(metavar="DATA")]] = None,
+    backbone: str | None = None,
+    base_learner: BaseLearnerName | None = None,
     out: Path | None = None,
     tasks: Tasks = Tasks(),  # noqa: B008 - frozen
     split: str = "test",
@@ -164,7 +163,8 @@ def evaluate(
     Writes report.html, evaluation.json and the episodes (episodes-Nshot.npz) to the output folder.
 
     Args:
-        model: safetensors file that a training wrote.
+        model: a model's file, or any backbone: timm:NAME, hf:NAME_OR_FOLDER, onnx:FILE, efficientnet-lite0, or a .npy
+            file with the features of the data's images, in their order.
         data: what to test on: a prepared data set (`pauca fewshot data prepare`), a folder or zip archive with a folder
             for each class, or `glyphs`, characters drawn on the spot. A split named train in there must share no image
             with the tested one.
@@ -183,19 +183,21 @@ def evaluate(
     """
     if map_by == "umap":
         plots.import_umap()  # is missed now, not after the work
-    network = _load_model(model, test_code)
+    model, data = named_parts("eval", backbone, model, data)
+    network, features = open_tested(model, base_learner, test_code)
     config = network.config
     images = open_test(data, config.image_size, config.channels, config.fitting, split)
     episodes = tasks.episodes_of(images, episodes_from)
     place = resolve_device(device)
-    # Every training calls its model best.safetensors; the name of its run says more.
-    name = model.parent.parent.name if model.parent.name == "checkpoints" else model.stem
-    out = out or Path("runs/fewshot") / f"eval-{Path(data).stem}-{name}"
+    out = out or Path("runs/fewshot") / f"eval-{Path(data).stem}-{short_name(model)}"
     if not force and Run(out).config_path.exists():
         raise InputError(
             f"{out}: holds results already; choose another folder with --out, or replace them with --force"
         )
-    features = fewshot.embed_images(network, images, place, mirror=mirror, crops=crops)
+    if features is None:
+        features = fewshot.embed_images(network, images, place, mirror=mirror, crops=crops, quiet=as_json)
+    else:
+        features = rows_for(features, images, model).to(place)
     settings = EvalSettings(model, data, split, test_code, mirror, crops, episodes_from, tasks)
     with lock_folder(out):
         run = Run.create(out, settings, force)
@@ -222,9 +224,10 @@ def evaluate(
 
 
 def compare(
-    first: Positional[Annotated[Path, arg(metavar="FIRST")]],
-    second: Positional[Annotated[Path, arg(metavar="SECOND")]],
-    data: Positional[Annotated[str, arg(metavar="DATA")]],
+    first: Positional[Annotated[str, arg(metavar="FIRST")]],
+    second: Positional[Annotated[str, arg(metavar="SECOND")]],
+    data: Positional[Annotated[str | None, arg(metavar="DATA")]] = None,
+    backbone: str | None = None,
     tasks: Tasks = Tasks(),  # noqa: B008 - frozen
     split: str = "test",
     episodes_from: Path | None = None,
@@ -238,10 +241,11 @@ def compare(
     It is called significant if zero lies outside both intervals: over episodes of these classes, and over classes.
 
     Args:
-        first: safetensors file that a training wrote.
-        second: another such file; its accuracy is subtracted from that of the first.
+        first: a model's file, or any backbone: timm:NAME, hf:NAME_OR_FOLDER, onnx:FILE, efficientnet-lite0.
+        second: another one; its accuracy is subtracted from that of the first.
         data: what to test on: a prepared data set (`pauca fewshot data prepare`), a folder or zip archive with a folder
             for each class, or `glyphs`, characters drawn on the spot.
+        backbone: the backbone in place of the second model; then FIRST and DATA are named before it.
         tasks: the episodes, the same ones for both.
         split: which split to test on.
         episodes_from: folder of an earlier eval, to test on the episodes that it saved instead of drawing new ones.
@@ -250,12 +254,15 @@ def compare(
         device: where to compute: auto (the GPU if there is one), cpu, cuda or cuda:N.
         as_json: print JSON for programs.
     """
-    networks = [_load_model(path, None) for path in (first, second)]
+    second, data = named_parts("compare", backbone, second, data)
+    networks = [open_tested(path, None, None)[0] for path in (first, second)]
     config = networks[0].config
     images = open_test(data, config.image_size, config.channels, config.fitting, split)
     place = resolve_device(device)
     episodes = tasks.episodes_of(images, episodes_from)
-    features = [fewshot.embed_images(network, images, place, mirror=mirror, crops=crops) for network in networks]
+    features = [
+        fewshot.embed_images(network, images, place, mirror=mirror, crops=crops, quiet=as_json) for network in networks
+    ]
     rows: dict[str, Any] = {}
     for shot, drawn in episodes.items():
         one, other = (
@@ -270,53 +277,6 @@ def compare(
             print(f"{shot}-shot: {comparison_sentence(one, other, found)}")
     if as_json:
         print(json.dumps(rows, indent=2))
-
-
-def predict(
-    model: Positional[Annotated[Path, arg(metavar="MODEL")]],
-    support: Path,
-    query: Path,
-    out: Path = Path("predictions.csv"),
-    reject: float | None = None,
-    unreadable: Unreadable = "refuse",
-    mirror: bool = False,
-    device: str = "auto",
-    force: bool = False,
-) -> None:
-    """Classify your own images from a few examples; write a table and a gallery.
-
-    Writes the table (file, label, probability of each class) to `out`, and beside it a page with the pictures.
-
-    Args:
-        model: safetensors file that a training wrote.
-        support: folder or zip archive with a folder of examples for each class.
-        query: folder or zip archive of images to classify, or one image.
-        out: table to write (.csv).
-        reject: call images unknown that fit no class, allowing so large a share of mistakes on known classes.
-        unreadable: stop at damaged images and name them, or leave them out.
-        mirror: average the features of each image and of its mirror image, where left and right mean nothing: a little
-            more accurate, in twice the time.
-        device: where to compute: auto (the GPU if there is one), cpu, cuda or cuda:N.
-        force: replace results that are there already.
-    """
-    check_can_write(out, force)
-    page = out.with_suffix(".html")
-    check_can_write(page, force)
-    network = _load_model(model, None)
-    size, channels = network.config.image_size, network.config.channels
-    fitting = network.config.fitting
-    examples = fewshot.read_images(support, size, channels, unreadable=unreadable, fitting=fitting)
-    labels = np.array(examples.class_names)[examples.labels.numpy()]
-    classifier = fewshot.FewShotClassifier(network, reject, device=device, mirror=mirror)
-    classifier.fit(examples.images, labels)
-    pixels, files = read_files(list_images(query), size, channels, unreadable, fitting)
-    answers = classifier.answer(pixels)
-    predicted, probabilities = answers.labels, answers.probabilities
-    names = [image.name for image in files]
-    write_predictions(out, list(classifier.classes_), names, predicted, probabilities, force)
-    words = f"{len(files)} images of {query}, {len(examples)} examples of {support}"
-    predictions_report(words, examples, pixels, predicted, probabilities).save(page, force)
-    print(f"classified {len(files)} images: {out} and {page}")
 
 
 def scan(
@@ -376,6 +336,7 @@ COMMANDS = {
     "train": train,
     "eval": evaluate,
     "compare": compare,
+    "fit": fit,
     "predict": predict,
     "data": {"scan": scan, "prepare": prepare},
 }
@@ -385,10 +346,3 @@ def _warn(*results: fewshot.Evaluation) -> None:
     """Say, once each, that a model was tested on classes that it was trained on."""
     for warning in dict.fromkeys(filter(None, (result.seen_warning() for result in results))):
         print(f"warning: {warning}", file=sys.stderr)
-
-
-def _load_model(path: Path, test_code: str | None) -> fewshot.MCRNet:
-    model = fewshot.MCRNet.load(path)
-    if test_code is not None:
-        model.config = replace(model.config, latent=replace(model.config.latent, test_code=test_code))
-    return model

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags, assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
-from torch import Tensor
+from torch import Tensor, nn
 
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.answers.held_out import hold_out
@@ -25,12 +25,15 @@ from pauca.fewshot.answers.unknown import (
     conformal_threshold,
     examples_needed,
     least_share,
+    stranger_auroc,
 )
+from pauca.fewshot.classifier_file import load_classifier, save_classifier
 from pauca.fewshot.data import load_images
 from pauca.fewshot.data.features import load_features
 from pauca.fewshot.evaluation import images_per_pass
+from pauca.fewshot.onnx_export import export_classifier
 from pauca.fewshot.pretrained import Features, open_backbone
-from pauca.runs import resolve_device
+from pauca.runs import Progress, resolve_device
 
 UNKNOWN = "unknown"
 
@@ -76,6 +79,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             leaves the model's own confidence.
         confidence: None keeps `reject` on average over tasks; a probability, such as 0.9, keeps it for this very fit,
             so often, for which more examples are needed.
+        verbose: show how far the embedding of images is.
 
     Attributes:
         classes_: the labels, sorted; columns of `predict_proba`.
@@ -97,6 +101,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         base_learner: Any = None,
         temperature: Any = "auto",
         confidence: Any = None,
+        verbose: Any = False,
     ) -> None:
         self.model = model
         self.reject = reject
@@ -107,6 +112,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.base_learner = base_learner
         self.temperature = temperature
         self.confidence = confidence
+        self.verbose = verbose
 
     def fit(self, X: Any, y: Any) -> "FewShotClassifier":
         """Learn the classes from examples, as few as one of each.
@@ -188,6 +194,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             )
         return expected_accuracy(self._held_out)
 
+    def unknown_auroc(self) -> float | None:
+        """The chance that an image of a class like these, but not among them, is farther than one of a known class.
+
+        From the examples: each class is a stranger to the others once. None where they do not suffice for it: three
+        classes with two examples.
+        """
+        check_is_fitted(self)
+        return stranger_auroc(self.features_, self.targets_, len(self.classes_))
+
     def remove_class(self, label: Any) -> "FewShotClassifier":
         """Forget a class and its examples; at least two classes must be left."""
         kept = self.targets_ != self._place_of(label)
@@ -221,6 +236,47 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self._calibration_features = self._embed(X)
         self._warn_of_few()
         return self
+
+    def save(self, path: Path | str, force: bool = True) -> None:
+        """Write the fitted classifier, network and examples' features included, to one safetensors file.
+
+        Raises:
+            InputError: `path` exists and `force` is not set.
+            PaucaError: the disk refuses.
+        """
+        check_is_fitted(self)
+        save_classifier(self, path, force)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        device: str = "auto",
+        network: nn.Module | None = None,
+        base_learner: nn.Module | None = None,
+    ) -> "FewShotClassifier":
+        """A fitted classifier that `save` wrote, which can learn further examples and classes.
+
+        Args:
+            path: its file.
+            device: `auto`, `cpu` or `cuda`.
+            network: the backbone, where it is a module of one's own, whose code no file holds.
+            base_learner: likewise.
+
+        Raises:
+            InputError: the file is no fitted classifier, damaged or of a newer version.
+        """
+        return load_classifier(cls(device=device), path, network, base_learner)
+
+    def export(self, path: Path | str, force: bool = True) -> None:
+        """Write images -> probabilities and distances as one ONNX graph; `onnx_export` says what it takes.
+
+        Raises:
+            ConfigError: the model draws samples, or is an ONNX graph already.
+            DeviceError: the packages of `pauca[onnx]` are missing.
+        """
+        check_is_fitted(self)
+        export_classifier(self, path, force)
 
     @property
     def threshold_(self) -> float:
@@ -307,9 +363,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         device = self.model_.mean.device
         generator = torch.Generator(device).manual_seed(0)
         at_once = len(images) if images.ndim == 2 else images_per_pass(device, images)
-        features = torch.cat(
-            [self.model_.embed(batch.to(device), generator, self.mirror) for batch in images.split(at_once)]
-        )
+        rows = []
+        with Progress("embed", len(images), "images", quiet=not self.verbose) as progress:
+            for batch in images.split(at_once):
+                rows.append(self.model_.embed(batch.to(device), generator, self.mirror))
+                progress.advance(len(batch))
+        features = torch.cat(rows)
         broken = (~features.isfinite()).any(1).nonzero()
         if len(broken):  # base learners check this too, but not on a GPU
             raise InputError(

@@ -12,9 +12,11 @@ from jaxtyping import Float, Float32, Int64, Shaped
 from torch import Tensor
 
 from pauca.errors import ConfigError, InputError
+from pauca.fewshot.data.decode import load_images
 from pauca.fewshot.intervals import Interval, class_interval, mean_interval, p_value
 from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.types import PADDING, Episodes, ImageSet
+from pauca.runs import Progress
 
 CALIBRATION_BINS = 15
 # A GPU wants many images at once. On a CPU 16 to 64 of 32 pixels are as fast as one another, but glibc maps every
@@ -125,6 +127,7 @@ def embed_images(
     seed: int = 0,
     mirror: bool = False,
     crops: bool = False,
+    quiet: bool = True,
 ) -> Float32[Tensor, "n d"]:
     """The features of every image, on `device`.
 
@@ -136,16 +139,23 @@ def embed_images(
         seed: of the noise of latent settings that sample at test time.
         mirror: average the features of each image and of its mirror image; twice the time.
         crops: average the features of each image and of five crops of it; six times the time.
+        quiet: show no progress.
     """
-    check_images(model, images)
+    if not model.refits:
+        check_images(model, images)
+    size, channels, fitting = model.config.image_size, model.config.channels, model.config.fitting
     model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     generator = torch.Generator(device).manual_seed(seed)
     rows = []
-    for part in images.images.split(images_per_pass(device, images.images)):
-        batch = part.to(device, non_blocking=True)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-            features = model.embed(batch.contiguous(memory_format=torch.channels_last), generator, mirror, crops)
-        rows.append(features.float())
+    at_once = images_per_pass(device, images.images.new_empty(0, channels, size, size))
+    with Progress("embed", len(images), "images", quiet) as progress:
+        for part in images.images.split(at_once):
+            fitted = load_images(part, size, channels, fitting) if model.refits else part
+            batch = fitted.to(device, non_blocking=True)
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+                features = model.embed(batch.contiguous(memory_format=torch.channels_last), generator, mirror, crops)
+            rows.append(features.float())
+            progress.advance(len(part))
     features = torch.cat(rows)
     if not bool(torch.isfinite(features).all()):
         bad = int((~torch.isfinite(features)).any(1).nonzero()[0])

@@ -51,11 +51,15 @@ class MCRNet(FewShotModel):
         base_learner: any `BaseLearner` module in place of the named one.
     """
 
+    stem: LatentStem | None
+
     def __init__(
         self, config: ModelConfig, backbone: nn.Module | None = None, base_learner: nn.Module | None = None
     ) -> None:
         super().__init__(config, base_learner)
-        self.stem = None if config.latent.mode == "none" else LatentStem(config.channels, config.latent)
+        self.stem: LatentStem | None = (
+            None if config.latent.mode == "none" else LatentStem(config.channels, config.latent)
+        )
         code_channels = config.channels if self.stem is None else LATENT_CHANNELS
         if backbone is None:  # and not if it is false, as an empty nn.Sequential is
             backbone = make_backbone(config.backbone, code_channels, config.image_size)

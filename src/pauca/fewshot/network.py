@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -46,6 +47,9 @@ class FewShotModel(nn.Module):
         base_learner: any `BaseLearner` module in place of the named one.
     """
 
+    unit_length = False  # whether features always have length one
+    refits = False  # whether images of any size are fitted to the network, and not refused
+
     mean: Tensor
     deviation: Tensor
     feature_mean: Tensor  # only with config.center_features
@@ -55,6 +59,7 @@ class FewShotModel(nn.Module):
         if config.channels not in (1, 3):
             raise ConfigError(f"{config.channels} image channels; use 3 for color or 1 for gray")
         self.config = config
+        self.stem: Any = None  # what stands before the network; only MCRNet has one
         self.trained_on: TrainingData | None = None  # set by training, kept in the file
         self.base_learner = make_base_learner(config.base_learner) if base_learner is None else base_learner
         # Set from the training images by `train`; the model carries them, so that its users need not know.

@@ -13,6 +13,7 @@ from pauca.fewshot import plots
 from pauca.fewshot.backbones import parameter_count
 from pauca.fewshot.evaluation import Comparison, Evaluation
 from pauca.fewshot.model import MCRNet
+from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.training.loop import TrainResult
 from pauca.fewshot.types import ImageSet
 from pauca.runs import Report, Run, atomic_write
@@ -127,7 +128,7 @@ def training_report(
 
 def describe_evaluation(
     report: Report,
-    model: MCRNet,
+    model: FewShotModel,
     images: ImageSet,
     features: Tensor,
     results: dict[int, Evaluation],
@@ -181,7 +182,7 @@ def describe_evaluation(
     by = "UMAP" if map_by == "umap" else "t-SNE"
     drawn = plots.feature_map(features[some], images.labels[some], images.class_names, method=map_by)
     report.figure(drawn, f"Features, by {by}.")
-    if model.stem is not None:
+    if isinstance(model, MCRNet) and model.stem is not None:
         few = ImageSet(images.images[some], images.labels[some], images.class_names, images.split)
         codes = plots.latent_codes(model, few)
         drawn = plots.feature_map(codes, few.labels, few.class_names, method=map_by)

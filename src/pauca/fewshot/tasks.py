@@ -46,7 +46,7 @@ class Tasks:
 class EvalSettings:
     """What was tested on what: the config.yaml of an evaluation."""
 
-    model: Path
+    model: str
     data: str
     split: str
     test_code: str | None

@@ -23,7 +23,7 @@ _FACTORS = torch.exp(torch.linspace(-9, 9, 271, dtype=torch.float64))
 
 def usual_temperature(model: FewShotModel, shots: float) -> float:
     """What base classes say: 1 for a trained model; for a network from elsewhere, by the number of examples."""
-    if hasattr(model, "stem"):
+    if not model.unit_length:
         return 1.0
     return (shots / _USUAL_SHOTS) ** _EXPONENTS.get(model.config.base_learner, 0.0)
 

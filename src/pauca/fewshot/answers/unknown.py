@@ -60,6 +60,25 @@ class ClassMeans:
         return ((self.sums.square().sum() - self.counts.sum()) / pairs.clamp(min=1)).clamp(0.01, 1)
 
 
+def stranger_auroc(features: Float[Tensor, "n d"], targets: Int64[Tensor, "n"], way: int) -> float | None:
+    """How well distances tell strangers from known images: the chance that a stranger is farther.
+
+    Each class is a stranger once, to a classifier of the others; those are known by examples that were left out.
+    None where fewer than two classes with two examples would be left.
+    """
+    chances = []
+    for stranger in range(way):
+        known = targets != stranger
+        others = torch.where(targets > stranger, targets - 1, targets)[known]
+        if int((torch.bincount(others, minlength=way - 1) >= 2).sum()) < 2:
+            return None
+        means = ClassMeans.of(features[known], others, way - 1)
+        near, far = means.left_out(features[known], others), means.distances(features[~known])
+        farther = (far[:, None] > near).double() + (far[:, None] == near).double() / 2
+        chances.append(float(farther.mean()))
+    return float(np.mean(chances))
+
+
 def conformal_threshold(distances: Float[np.ndarray, "n"], share: float, confidence: float | None = None) -> float:
     """The distance from which on an image is unknown, by split conformal prediction.
 

@@ -108,6 +108,9 @@ class Pretrained(FewShotModel):
         base_learner: a name, or any `BaseLearner` module.
     """
 
+    unit_length = True
+    refits = True
+
     def __init__(
         self,
         network: nn.Module,
@@ -171,7 +174,7 @@ class Pretrained(FewShotModel):
 class Features(FewShotModel):
     """No network: what comes in place of images are features already, [n, d]; they are scaled to length one."""
 
-    takes_features = True
+    unit_length = True
 
     def __init__(self, base_learner: str | nn.Module = DEFAULT_BASE_LEARNER) -> None:
         name = base_learner if isinstance(base_learner, str) else type(base_learner).__name__
@@ -223,9 +226,8 @@ def with_base_learner(model: FewShotModel, base_learner: str | nn.Module) -> Few
     """The same network with another base learner; the model that is given stays as it is."""
     other = object.__new__(type(model))
     other.__dict__ = model.__dict__ | {"_modules": dict(model._modules)}
-    unit_length = not hasattr(model, "stem")
     if isinstance(base_learner, str):
-        other.base_learner = as_base_learner(base_learner) if unit_length else make_base_learner(base_learner)
+        other.base_learner = as_base_learner(base_learner) if model.unit_length else make_base_learner(base_learner)
         other.config = replace(model.config, base_learner=base_learner)
     else:
         other.base_learner = base_learner

@@ -79,6 +79,8 @@ def open_model(
         network: the module, where the model was made of a module of one's own, whose code no file holds.
     """
     weights, metadata = read_safetensors(path)
+    if "pauca.fewshot.classifier" in metadata:
+        raise InputError(f"{path}: holds a fitted classifier; open it with FewShotClassifier.load")
     if DESCRIPTION not in metadata:
         model: FewShotModel = MCRNet.load(path)
         return model if base_learner is None else with_base_learner(model, base_learner)

