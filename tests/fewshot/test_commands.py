@@ -217,7 +217,7 @@ def test_an_evaluation_says_what_it_tested(folder, model, tmp_path):
     words = ["fewshot", "eval", str(model), str(folder), "--out", str(out), "--way", "3", "--episodes", "5"]
     assert main([*words, "--split", "val", "--shots", "1"]) == 0
     settings = from_yaml(EvalSettings, out / "config.yaml")
-    assert (settings.model, settings.data, settings.split) == (model, str(folder), "val")
+    assert (settings.model, settings.data, settings.split) == (str(model), str(folder), "val")
     assert (settings.tasks.way, settings.tasks.shots, settings.tasks.episodes) == (3, (1,), 5)
 
 

@@ -120,6 +120,11 @@ def _train(
     with opened_run(out, settings, force, resume) as run:
         if own_rank() == 0 and not quiet:
             print(f"train on {train_images}; augmentation: {settings.train.augmentation.describe()}")
+            if (
+                resolve_device(settings.train.device).type == "cpu"
+                and (dear := settings.cost_of_latent_space(network)) > 2
+            ):
+                print(f"the latent space makes a step {dear:.0f} times as dear on this CPU; --mode none leaves it out")
         where = train_images, validation_images, run, resume, quiet, minutes
         words = run, settings.data, settings.train.steps, network
         with reported(lambda why: training_report(*words, None, why).save(out / "report.html")):

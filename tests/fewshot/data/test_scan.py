@@ -172,6 +172,16 @@ def test_a_class_in_two_splits_is_told(folder: Path, tmp_path: Path):
     assert ("class in several splits", "cat", "") in report.findings()
 
 
+def test_names_that_differ_only_in_case_are_told(folder: Path):
+    (folder / "Cat").mkdir()
+    first = min((folder / "cat").iterdir())
+    (folder / "Cat" / first.name).write_bytes(min((folder / "dog").iterdir()).read_bytes())
+    report = scan_images(folder, min_images=1)
+    assert report.case_collisions == ["Cat = cat"]
+    assert report.harmful
+    assert ("differs only in case", "Cat", "cat") in report.findings()
+
+
 def test_few_images_are_decoded_ahead(folder: Path, monkeypatch):
     """All at once, a hundred thousand images would wait in memory."""
     monkeypatch.setattr("pauca.fewshot.data.folder._AHEAD", 2)

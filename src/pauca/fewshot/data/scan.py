@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -56,12 +56,13 @@ class ScanReport:
     near_duplicates: list[Pair]
     small_classes: dict[str, int]
     classes_in_several_splits: list[str]
+    case_collisions: list[str]  # classes or files that some file systems take for one: "Cat = cat"
 
     @property
     def harmful(self) -> bool:
         """Whether training or testing on these images as they are would fail or mislead."""
         pairs = self.exact_duplicates + self.near_duplicates
-        wrong = self.unreadable or self.small_classes or self.classes_in_several_splits
+        wrong = self.unreadable or self.small_classes or self.classes_in_several_splits or self.case_collisions
         return bool(wrong or any(pair.across for pair in pairs))
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,6 +77,9 @@ class ScanReport:
                 name = f"{kind} duplicate {f'across {across}' if across else 'in one class'}"
                 rows += [(name, pair.first, f"= {pair.second}") for pair in pairs if pair.across == across]
         rows += [("class in several splits", name, "") for name in self.classes_in_several_splits]
+        for pair in self.case_collisions:
+            earlier, name = pair.split(" = ", 1)
+            rows.append(("differs only in case", earlier, name))
         rows += [("class too small", name, _images(number)) for name, number in self.small_classes.items()]
         rows += [("outside class folders", file, "") for file in self.unlabeled]
         for mode, files in self.unusual_modes.items():
@@ -157,6 +161,7 @@ def scan_images(path: Path | str, min_images: int = 20, quiet: bool = True) -> S
         near_duplicates=_near(looks),
         small_classes={name: n for (_, name), n in sorted(members.items()) if n < min_images},
         classes_in_several_splits=sorted(name for name, number in splits_of.items() if number > 1),
+        case_collisions=_case_collisions(sorted(splits_of)) or _case_collisions([file.name for file in files]),
     )
 
 
@@ -249,6 +254,13 @@ def _agree_below(differing: UInt64[np.ndarray, "n"], shift: int) -> Bool[np.ndar
     for lower in range(0, shift, 8):
         agree |= (differing >> np.uint64(lower)) & np.uint64(0xFF) == 0
     return agree
+
+
+def _case_collisions(names: Sequence[str]) -> list[str]:
+    """Each name that differs from an earlier one in upper and lower case alone, behind that one."""
+    first: dict[str, str] = {}
+    pairs = ((first.setdefault(name.casefold(), name), name) for name in names)
+    return [f"{earlier} = {name}" for earlier, name in pairs if earlier != name]
 
 
 def _pair(first: ImageFile, second: ImageFile) -> Pair:

@@ -1,7 +1,8 @@
 """A meta-training from end to end: what it logs, validates on fixed episodes and keeps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -96,7 +97,16 @@ def train(
         PaucaError: a checkpoint cannot be written, or the one to go on from is damaged; another rank has stopped.
         ConfigError: the run to go on with has other settings or data.
     """
-    return run_training(Trainer(model, train_images, config), validation_images, run, resume, quiet, minutes)
+    with own_random_state():
+        return run_training(Trainer(model, train_images, config), validation_images, run, resume, quiet, minutes)
+
+
+@contextmanager
+def own_random_state() -> Iterator[None]:
+    """Torch's random state is the caller's again afterwards: dropout reads the global one, which each step seeds."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        yield
 
 
 def run_training(

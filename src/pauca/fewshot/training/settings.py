@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from pauca.errors import ConfigError
-from pauca.fewshot.backbones import multiply_adds
+from pauca.fewshot.backbones import make_backbone, multiply_adds
 from pauca.fewshot.latent import LATENT_CHANNELS
 from pauca.fewshot.model import MCRNet, ModelConfig
 from pauca.fewshot.training.config import PROTOCOLS, TrainConfig
@@ -52,6 +52,16 @@ class TrainSettings:
             check_strong(train, self.strong, self.train, validation)
         else:
             check_settings(self.train, train, validation)
+
+    def cost_of_latent_space(self, network: MCRNet) -> float:
+        """How many times as many multiply-adds an image takes as without the latent space, counted on shapes."""
+        side, model = self.model.image_size, self.model
+        if network.stem is None:
+            return 1.0
+        plain = make_backbone(model.backbone, model.channels, side)
+        image, code = (model.channels, side, side), (LATENT_CHANNELS, side, side)
+        with_stem = multiply_adds(network.stem.encoder, image) + multiply_adds(network.backbone, code)
+        return with_stem / multiply_adds(plain, image)
 
     def operations_per_step(self, network: MCRNet) -> int:
         """Floating-point operations of the backbone in one step, forward and backward."""

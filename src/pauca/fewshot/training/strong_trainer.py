@@ -19,7 +19,7 @@ from pauca.fewshot.model import MCRNet
 from pauca.fewshot.training.bank import ContrastBank
 from pauca.fewshot.training.confidence import fit_scale
 from pauca.fewshot.training.config import TrainConfig
-from pauca.fewshot.training.loop import TrainResult, run_training, validation_episodes
+from pauca.fewshot.training.loop import TrainResult, own_random_state, run_training, validation_episodes
 from pauca.fewshot.training.strong import StrongConfig, StrongLosses, StrongNetwork, losses_of_step
 from pauca.fewshot.training.trainer import Workers, set_normalization, with_progress
 from pauca.fewshot.types import ImageSet, TrainingData
@@ -58,8 +58,7 @@ def train_strong(
         Diverged: the loss is no longer finite or leaps up; the message names the step.
         ConfigError: fewer training images than a step takes, or several ranks.
     """
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
+    with own_random_state():
         trainer = StrongTrainer(model, train_images, config, strong)
         result = run_training(trainer, validation_images, run, resume, quiet, minutes)
     return result if validation_images is None else _sure(result, trainer, validation_images, run)
