@@ -16,6 +16,7 @@ from pauca.moe import Recipe, RouterConfig
 from pauca.moe.layer.kept import kept_bytes
 from pauca.moe.models.config import Recomputation
 from pauca.moe.models.lm import LMConfig, MoELM
+from pauca.moe.ops.formats import mxfp4_row_bytes
 from pauca.moe.plan.memory import (
     dense_load,
     kept_by_attention,
@@ -102,6 +103,16 @@ def predicted(config: LMConfig) -> int:
 def test_kept_is_what_autograd_keeps(config, recipe, recompute):
     config = replace(CONFIGS[config], recipe=recipe, recompute=RECOMPUTATIONS[recompute])
     assert predicted(config) == pytest.approx(kept_by_autograd(config), rel=0.01)
+
+
+@pytest.mark.parametrize("norms", [False, True])
+@pytest.mark.parametrize(("projections", "row"), [("fp8", 64 + 1), ("fp4", mxfp4_row_bytes(64))])
+def test_projections_in_few_bits_keep_a_row_of_their_format_in_place_of_bf16(projections, row, norms):
+    config = replace(PLAIN, recipe=Recipe.fp4(), recompute=Recomputation(norms=norms))
+    in_place_of = 0 if norms else 2 * config.hidden
+    in_bf16, in_few_bits = (kept_by_autograd(replace(config, projections=of)) for of in ("bf16", projections))
+    # And for each of the two projections the largest scale byte of its weight.
+    assert in_few_bits - in_bf16 == config.layers * (TOKENS * (row - in_place_of) + 2)
 
 
 def test_a_bank_keeps_what_kept_bytes_says():
