@@ -15,7 +15,7 @@ from pauca.events.camera import Camera
 from pauca.events.io.order import InOrder, LoneTimes, Piece
 from pauca.events.io.plausible import Clock, check_plausible
 from pauca.events.io.sensor import Survey
-from pauca.events.io.source import MICROSECONDS, Block, Source, TimeUnit
+from pauca.events.io.source import MICROSECONDS, Block, Source, TimeUnit, merged
 from pauca.events.recording import Finding, ReadReport, Remedy
 
 MAX_DROPPED_SHARE = 0.1
@@ -65,8 +65,7 @@ class Repair:
             InputError: where columns do not fit together, times jump back far, and, at the end, where too much was
                 dropped or the rate of events is one that no camera has.
         """
-        for block in blocks:
-            block.check(self.path)
+        for block in merged(blocks, self.path):
             piece = self._understood(block)
             for steady in [piece] if self.sort else self._lone.push(piece):
                 yield from self._told(self._order.push(steady))
@@ -216,8 +215,9 @@ def microseconds(t: np.ndarray, unit: TimeUnit) -> tuple[Int64[np.ndarray, "n"],
     elif t.dtype.kind == "u":
         impossible = t > np.asarray(limit).astype(np.uint64)
     else:
-        integers = t.astype(np.int64, copy=False)
-        impossible = (integers > limit) | (integers < -limit)
+        integers, impossible = t.astype(np.int64, copy=False), None
+        if len(t) and not -limit <= integers.min() <= integers.max() <= limit:
+            impossible = (integers > limit) | (integers < -limit)
     integers = t.astype(np.int64, copy=False)
     if unit == "ns":
         return (integers + 500) // 1000, impossible

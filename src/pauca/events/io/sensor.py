@@ -40,7 +40,7 @@ class Survey:
                 x, y = x[finite], y[finite]
             x, y = x.astype(np.float32, copy=False), y.astype(np.float32, copy=False)
             self.fractions |= not (np.array_equal(x, np.rint(x)) and np.array_equal(y, np.rint(y)))
-        column, row = (np.clip(pixels, 0, _LARGEST).astype(np.int64) for pixels in (x, y))
+        column, row = (_within(pixels) for pixels in (x, y))
         self._across += np.bincount(column, minlength=_LARGEST + 1)
         self._down += np.bincount(row, minlength=_LARGEST + 1)
         self._fitting += np.bincount(_WIDE[column] & _HIGH[row], minlength=len(self._fitting))
@@ -64,6 +64,13 @@ class Survey:
             int(np.searchsorted(np.cumsum(counts), n - allowed)) + 1 for counts in (self._across, self._down)
         )
         return width, height
+
+
+def _within(pixels: np.ndarray) -> np.ndarray:
+    """Pixels as indices; those that no sensor has at the ends."""
+    if pixels.dtype.kind == "u" and pixels.max(initial=0) <= _LARGEST:
+        return pixels
+    return np.clip(pixels, 0, _LARGEST).astype(np.int64)
 
 
 def _holding(axis: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 A file is read whole by taking all blocks, and as a stream by taking one after the other: there is one decoder for both.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -88,6 +88,32 @@ class Source:
     findings: list[Finding] = field(default_factory=list)  # in the header
     inertial: Inertial | None = None  # these two are complete after a pass over the blocks
     frame_times_us: np.ndarray | None = None
+
+
+def merged(blocks: Iterable[Block], path: Path, least: int = 1 << 16) -> Iterator[Block]:
+    """Blocks of at least so many events, checked: a camera's packets of some hundred would cost more than decoding."""
+    waiting: list[Block] = []
+    held = 0
+    for block in blocks:
+        block.check(path)
+        if block.line is not None or (not waiting and len(block) >= least):
+            yield from _together(waiting)
+            yield block
+            waiting, held = [], 0
+            continue
+        waiting.append(block)
+        held += len(block)
+        if held >= least:
+            yield from _together(waiting)
+            waiting, held = [], 0
+    yield from _together(waiting)
+
+
+def _together(blocks: list[Block]) -> Iterator[Block]:
+    if len(blocks) > 1:
+        yield Block(*(np.concatenate([getattr(block, name) for block in blocks]) for name in "txyp"))
+    else:
+        yield from blocks
 
 
 def choose(names: list[str], wanted: str | None, path: Path, *, one: str, several: str, nothing: str = "") -> str:
