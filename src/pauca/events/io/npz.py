@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import get_args
-from zipfile import ZipFile
+from typing import IO, get_args
+from zipfile import ZipExtFile, ZipFile
 
 import numpy as np
 
@@ -42,7 +42,8 @@ def open_npz(path: Path, time_unit: TimeUnit | None) -> Source:
         members = {role: next((name for name in known if name in present), None) for role, known in _NAMES.items()}
         if members["p"] is None and "extra" in present:
             members["p"] = "extra"
-        kinds = {role: _Column(archive.zip, name).dtype.kind for role, name in members.items() if name}
+        with _columns(archive.zip, {role: name for role, name in members.items() if name}) as columns:
+            kinds = {role: column.dtype.kind for role, column in columns.items()}
     if missing := [role for role, name in members.items() if name is None]:
         raise InputError(
             f"{path}: no {', '.join(missing)} among its arrays ({', '.join(present) or 'none'}); "
@@ -90,8 +91,8 @@ def _reading(path: Path) -> Iterator[None]:
 class _Column:
     """An array of an archive, from its first row to its last."""
 
-    def __init__(self, archive: ZipFile, name: str) -> None:
-        self._member = archive.open(f"{name}.npy")
+    def __init__(self, member: IO[bytes] | ZipExtFile, name: str) -> None:
+        self._member = member
         version = np.lib.format.read_magic(self._member)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         self.shape, columns_first, self.dtype = read_header(self._member)
@@ -121,9 +122,15 @@ class _Column:
         return np.frombuffer(data, self.dtype).reshape(shape)
 
 
+@contextmanager
+def _columns(archive: ZipFile, members: dict[str, str]) -> Iterator[dict[str, _Column]]:
+    """The columns of an archive, which stays open while one of them is."""
+    with ExitStack() as opened:
+        yield {role: _Column(opened.enter_context(archive.open(f"{name}.npy")), name) for role, name in members.items()}
+
+
 def _blocks(path: Path, members: dict[str, str]) -> Iterator[Block]:
-    with _reading(path), ZipFile(path) as archive:
-        columns = {role: _Column(archive, name) for role, name in members.items()}
+    with _reading(path), ZipFile(path) as archive, _columns(archive, members) as columns:
         check_lengths({role: len(column) for role, column in columns.items()}, path)
         for _ in range(0, max(len(columns["t"]), 1), _BLOCK_EVENTS):
             rows = {role: column.read(_BLOCK_EVENTS) for role, column in columns.items()}
