@@ -29,7 +29,7 @@ from scipy.stats import norm, spearmanr
 
 from pauca import events
 from pauca.events import DAVIS240C, AlignConfig, Camera, Events, GroundTruth, Recording, SimulateConfig, Status
-from pauca.runs import describe_machine
+from pauca.runs import describe_machine, save_figure
 
 DATA = Path(os.environ.get("PAUCA_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "events"
 CAMERAS = {

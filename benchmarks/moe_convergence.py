@@ -47,6 +47,7 @@ from pauca.moe import LM_SIZES, Experts, MoE, MoELM, Recipe, ops
 from pauca.moe.layer import passes
 from pauca.moe.models import blocks, cross_entropy
 from pauca.moe.ops import reference
+from pauca.runs import save_figure
 
 HERE = Path(__file__).parent
 PACK = HERE / ".pack" / "moe"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pauca import events
-from pauca.events import AlignConfig, Events, Recording, SimulateConfig
-from pauca.events.noise import noise_mask, remove_noise, without_noise
+from pauca.events import AlignConfig, Events, Recording, SimulateConfig, Status
+from pauca.events.noise import noise_mask, remove_noise, shows_structure, without_noise
 
 CAMERA = events.Camera.pinhole((160, 120))
 SHAPES = SimulateConfig(scene="shapes", duration_s=0.2, seed=3, peak_deg_s=200.0)
@@ -88,3 +88,17 @@ def test_chunks_lose_what_the_whole_loses(duration_us, step):
     assert sum(dropped) == mask.sum() > 0
     for name in ("t_us", "x", "y", "p"):
         assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name)[~mask])
+
+
+@pytest.mark.parametrize("hz", [0.5, 3.0, 20.0])
+def test_noise_shows_no_structure(hz):
+    assert not shows_structure(_noise(hz))
+    assert not shows_structure(remove_noise(Recording(_noise(hz), CAMERA)).events)
+
+
+def test_a_vibration_that_the_hysteresis_hides_is_no_rest():
+    """80 deg/s at 35 Hz move the image by a pixel to and fro: it read 0 +- 0.1 deg/s, and 66 was true."""
+    shaken = replace(SHAPES, movement="rest", vibration_hz=35.0, vibration_deg_s=80.0)
+    found = events.align(events.simulate(shaken, camera=CAMERA))
+    assert Status.REST not in found.status
+    assert Status.CONVERGED not in found.status[1:]

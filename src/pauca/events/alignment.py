@@ -18,7 +18,7 @@ from pauca.events.history import History
 from pauca.events.hot_pixels import remove_hot_pixels
 from pauca.events.kernels.bearings import look_up_bearings, seconds_since
 from pauca.events.likelihood import NegativeBinomial
-from pauca.events.noise import remove_noise
+from pauca.events.noise import remove_noise, shows_structure
 from pauca.events.packets import Estimate, PacketEstimator
 from pauca.events.recording import Recording
 from pauca.events.settings import AlignConfig
@@ -316,6 +316,8 @@ class Aligner:
             estimate = self._estimator.estimate(packet, self._expected(packet), self._shape)
             if self._history is not None:
                 estimate, self._history = self._history.judge(packet, estimate)
+            if estimate.status is Status.REST and shows_structure(events):
+                estimate = estimate._replace(status=Status.DISPUTED)
         except np.linalg.LinAlgError:  # curvature of nothing but rounding errors
             estimate = self._estimator.degenerate()
         return self._remember(packet, estimate)

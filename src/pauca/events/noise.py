@@ -25,6 +25,7 @@ _MOST_SUPPORTED = 0.5  # beyond, noise supports itself
 # Supported events of quiet blocks, over what is expected of noise: noise of 5 to 30 Hz a pixel .65 to 1.1 times, seldom
 # more by 0.03; quiet blocks of textures at 40 deg/s and more, that fire as often, 1.6 to 3.1 times.
 _FACTOR, _MARGIN = 1.2, 0.03
+_STRUCTURED, _FILTERED = 0.05, 0.9  # shares of supported events
 
 
 def noise_mask(events: Events) -> Bool[np.ndarray, "n"]:
@@ -98,6 +99,21 @@ def _kept(events: Events, edges_us: Int64[np.ndarray, "k"], dropped: list[int]) 
     if kept.all():
         return events
     return Events(events.t_us[kept], events.x[kept], events.y[kept], events.p[kept], events.size)
+
+
+def shows_structure(events: Events) -> bool:
+    """Whether events have neighbors far more often than noise has: something changes, even where nothing moves on.
+
+    Of 20 packets at rest and in noise at most 3 % of the events had neighbors within a millisecond, as expected; of
+    packets in a vibration of 35 Hz that is hidden in the hysteresis of the pixels 16 to 67 %, where 1 to 4 % are.
+    Where noise was taken out before, all have.
+    """
+    column, row = pixel_indices(events)
+    supported = np.empty(len(events), np.uint8)
+    find_supported(events.t_us, column, row, *events.size, _WITHIN_US, supported)
+    rate_hz = len(events) / (events.size[0] * events.size[1] * events.duration_us * 1e-6)
+    expected = 1 - np.exp(-2 * _AROUND * rate_hz * _WITHIN_US * 1e-6)
+    return bool(_STRUCTURED + 3 * expected < supported.mean() < _FILTERED)
 
 
 def _is_noisy(block: Int64[np.ndarray, "n"], supported: UInt8[np.ndarray, "n"], blocks: int, seconds: float) -> bool:
