@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,9 +18,9 @@ from pauca import events
 from pauca.errors import ConfigError, InputError
 from pauca.events.hot_pixels import HotPixels, find_hot_pixels
 from pauca.events.journal import Journal, Next, memory_of
-from pauca.events.noise import without_noise
-from pauca.events.types import Alignment, Events
+from pauca.events.types import Alignment
 from pauca.events.verbs.files import expanded, for_each
+from pauca.events.verbs.passes import Clean, after, windows_of
 from pauca.events.windows import joined
 from pauca.runs import Progress, check_can_write, lock_folder, save_figure
 
@@ -156,7 +156,7 @@ class _Run:
         if told:
             aligner.memory = memory_of(known[-1], told, aligner.pixels)
         self.out.mkdir(parents=True, exist_ok=True)
-        clean, started = _Clean(stream, hot, quiet_pixels), time.perf_counter()
+        clean, started = Clean(stream, hot, quiet_pixels), time.perf_counter()
         with lock_folder(self.out):
             alignments = known + self._packets(clean, aligner, journal, known, told, None if hot is None else hot.kept)
             trajectory = events.Trajectory.from_alignments(alignments)
@@ -194,7 +194,7 @@ class _Run:
 
     def _packets(
         self,
-        clean: _Clean,
+        clean: Clean,
         aligner: events.Aligner,
         journal: Journal,
         known: list[Alignment],
@@ -211,7 +211,7 @@ class _Run:
             journal.writing(known, told) as lines,
             Progress(f"align {self.path.name}", total=left, unit="events", quiet=self.quiet) as progress,
         ):
-            for alignment in aligner.follow(_after(clean, done)):
+            for alignment in aligner.follow(after(clean, done)):
                 last = aligner.memory.last is alignment  # of the packets that were cut together
                 lines.add(alignment, aligner.memory if last else None)
                 found.append(alignment)
@@ -219,13 +219,13 @@ class _Run:
                 progress.advance(alignment.n_events, note=str(alignment.status))
         return found
 
-    def _refine(self, clean: _Clean, packets: events.Trajectory, camera: events.Camera) -> events.Trajectory:
+    def _refine(self, clean: Clean, packets: events.Trajectory, camera: events.Camera) -> events.Trajectory:
         whole = joined(list(clean))  # knots are fitted to all of the events
         with Progress("refine", total=len(whole), unit="events", quiet=self.quiet) as progress:
             return events.refine(whole, packets, camera, self.config, progress.advance)
 
     def _draw(
-        self, trajectory: events.Trajectory, chosen: dict[int, Alignment], clean: _Clean, aligner: events.Aligner
+        self, trajectory: events.Trajectory, chosen: dict[int, Alignment], clean: Clean, aligner: events.Aligner
     ) -> None:
         from pauca.events import plots
 
@@ -234,37 +234,10 @@ class _Run:
         name = self.path.name
         figure = plots.velocity_figure(trajectory, clean.stream.ground_truth, name)
         save_figure(figure, self.out / "velocity.png", self.force or self.resume)
-        for i, window in _windows(clean, chosen):
+        for i, window in windows_of(clean, chosen):
             title = f"{name}: packet {i}, {chosen[i].start_us / 1e6:.3f} to {chosen[i].end_us / 1e6:.3f} s"
             before, after = aligner.images(window), aligner.images(window, chosen[i])
             save_figure(plots.warped_figure(before, after, title), self.out / f"aligned_{i:05d}.png", True)
-
-
-@dataclass(eq=False)
-class _Clean:
-    """A stream without the events of hot pixels, and without background noise; each `for` reads it anew."""
-
-    stream: events.EventStream
-    hot: HotPixels | None
-    without_noise: bool
-    noise: int = 0  # events of background noise that the last pass left out
-
-    def __iter__(self) -> Iterator[Events]:
-        if not self.without_noise:
-            yield from self._without_hot()
-            return
-        dropped: list[int] = []
-        for chunk in without_noise(self._without_hot(), dropped):
-            self.noise = sum(dropped)
-            yield chunk
-
-    def _without_hot(self) -> Iterator[Events]:
-        for chunk in self.stream:
-            kept = None if self.hot is None or not len(self.hot) else self.hot.keep(chunk)
-            if kept is None or kept.all():
-                yield chunk
-            else:
-                yield Events(chunk.t_us[kept], chunk.x[kept], chunk.y[kept], chunk.p[kept], chunk.size)
 
 
 class _Table:
@@ -307,33 +280,6 @@ def _folders(paths: list[Path], out: Path | None, single: bool) -> dict[Path, Pa
     if len(set(folders.values())) < len(paths):
         raise ConfigError("two of the recordings have one name, and their results would, too; align them one by one")
     return folders
-
-
-def _after(chunks: Iterable[Events], count: int) -> Iterator[Events]:
-    """The chunks, without so many events at their beginning."""
-    for chunk in chunks:
-        if count < len(chunk):
-            yield chunk[count:]
-        count = max(0, count - len(chunk))
-
-
-def _windows(chunks: Iterable[Events], chosen: dict[int, Alignment]) -> Iterator[tuple[int, Events]]:
-    """The events of some packets, from one more pass over the recording."""
-    waiting, parts = sorted(chosen), []
-    for chunk in chunks:
-        parts.append(chunk)
-        while waiting and (len(chunk) and chunk.t_us[-1] > chosen[waiting[0]].end_us):
-            yield waiting[0], _between(parts, chosen[waiting.pop(0)])
-        if not waiting:
-            return
-        start_us = chosen[waiting[0]].start_us
-        parts = [part for part in parts if len(part) and part.t_us[-1] >= start_us]
-    for i in waiting:
-        yield i, _between(parts, chosen[i])
-
-
-def _between(parts: list[Events], alignment: Alignment) -> Events:
-    return joined([part.between(alignment.start_us, alignment.end_us + 1) for part in parts])
 
 
 def _align_config(
