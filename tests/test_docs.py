@@ -14,7 +14,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 ROOMS = {"moe": ["ops", "layer", "parallel", "models", "data", "training", "plan"]}  # each with a face of its own
 
 
-@pytest.mark.parametrize("system", ["events", "fewshot", "moe"])
+@pytest.mark.parametrize("system", ["events", "fewshot", "moe", "recognize"])
 def test_everything_public_has_its_place_in_the_api(system):
     page = (DOCS / system / "api.md").read_text(encoding="utf-8")
     paths = [line.removeprefix("::: ") for line in page.splitlines() if line.startswith("::: ")]

@@ -1,7 +1,7 @@
 """pauca: perception and training with few events, few labels and few bits.
 
-The systems (`pauca.events`, `pauca.fewshot`, `pauca.moe`) are imported when they are first used, so `import pauca`
-loads neither torch nor matplotlib.
+The systems (`pauca.events`, `pauca.fewshot`, `pauca.moe`, `pauca.recognize`) are imported when they are first used, so
+`import pauca` loads neither torch nor matplotlib.
 """
 
 from importlib import import_module
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pauca.errors import ConfigError, DeviceError, InputError, PaucaError
 
 if TYPE_CHECKING:
-    from pauca import events, fewshot, moe
+    from pauca import events, fewshot, moe, recognize
 
 __version__ = "0.2.0.dev0"
 __all__ = [
@@ -23,9 +23,10 @@ __all__ = [
     "events",
     "fewshot",
     "moe",
+    "recognize",
 ]
 
-_SYSTEMS = ("events", "fewshot", "moe")
+_SYSTEMS = ("events", "fewshot", "moe", "recognize")
 
 
 def __getattr__(name: str) -> ModuleType:

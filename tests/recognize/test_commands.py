@@ -46,6 +46,23 @@ def test_one_recording_is_named_too(folders, tmp_path):
     assert [row["label"] for row in csv.DictReader(out.read_text().splitlines())] == ["thing 1"]
 
 
+def test_what_was_learned_is_kept_in_a_file(folders, tmp_path, capsys):
+    learned, named = tmp_path / "things.safetensors", {}
+    assert _run("fit", folders / "support", "--out", learned, "--framing", "sensor", "--quiet") == 0
+    one = folders / "query" / "thing 1"
+    for source, name in ((learned, "file"), (folders / "support", "folder")):
+        out = tmp_path / f"{name}.csv"
+        words = "predict", "--support", source, "--query", one, "--out", out, "--framing", "sensor", "--quiet"
+        assert _run(*words) == 0
+        named[name] = out.read_text()
+    assert named["file"] == named["folder"]
+    (tmp_path / "images.safetensors").write_text("")
+    assert (
+        _run("predict", "--support", tmp_path / "images.safetensors", "--query", one, "--out", tmp_path / "x.csv") == 2
+    )
+    assert "not a readable safetensors file" in capsys.readouterr().err
+
+
 def test_an_evaluation_compares_with_and_without_alignment(folders, tmp_path, capsys):
     out = tmp_path / "run"
     words = "eval", "--support", folders / "support", "--query", folders / "query", "--out", out

@@ -25,8 +25,8 @@ _WEIGHTS = "model."
 _SETTINGS = ("reject", "unknown_label", "mirror", "temperature", "confidence")
 
 
-def save_classifier(classifier: "FewShotClassifier", path: Path | str, force: bool = True) -> None:
-    """Write a fitted classifier to one file.
+def save_classifier(classifier: "FewShotClassifier", path: Path | str, force: bool = True, note: str = "") -> None:
+    """Write a fitted classifier to one file, and a note of whoever writes it.
 
     Raises:
         InputError: `path` exists and `force` is not set.
@@ -40,6 +40,7 @@ def save_classifier(classifier: "FewShotClassifier", path: Path | str, force: bo
         "settings": settings,
         "classes": [_plain(label) for label in labels.tolist()],
         "class_type": labels.dtype.str if labels.dtype.kind in "iufb" else "str",
+        "note": note,
     }
     tensors: dict[str, Tensor] = {_WEIGHTS + name: value for name, value in classifier.model_.state_dict().items()}
     tensors |= {"features": classifier.features_, "targets": classifier.targets_}
@@ -75,6 +76,7 @@ def load_classifier(
         raise InputError(f"{path}: its description cannot be read ({error}); it is damaged, save it again") from error
     classifier.set_params(model=model, **description["settings"])
     classifier._load_model()
+    classifier.note_ = str(description.get("note", ""))
     device = classifier.model_.mean.device
     further = tensors.get("calibration_features")
     classifier._calibration_features = None if further is None else further.to(device)

@@ -90,6 +90,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             None.
     """
 
+    note_: str  # of the file that it was loaded from
+
     def __init__(
         self,
         model: Any = None,
@@ -237,15 +239,20 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self._warn_of_few()
         return self
 
-    def save(self, path: Path | str, force: bool = True) -> None:
+    def save(self, path: Path | str, force: bool = True, note: str = "") -> None:
         """Write the fitted classifier, network and examples' features included, to one safetensors file.
+
+        Args:
+            path: where to.
+            force: replace a file that is there.
+            note: any text, which `load` gives back as `note_`: what whoever asks the classifier has to know.
 
         Raises:
             InputError: `path` exists and `force` is not set.
             PaucaError: the disk refuses.
         """
         check_is_fitted(self)
-        save_classifier(self, path, force)
+        save_classifier(self, path, force, note)
 
     @classmethod
     def load(

@@ -5,7 +5,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pauca import fewshot
-from pauca.moe import MoEViT, Recipe, ViTConfig
 
 _PATCH = 4  # pixels
 _LAYERS, _HIDDEN, _EXPERTS = 2, 64, 4
@@ -19,6 +18,8 @@ class MoEFeatures(nn.Module):
 
     def __init__(self, channels_in: int, image_size: int) -> None:
         super().__init__()
+        from pauca.moe import MoEViT, Recipe, ViTConfig  # only who uses it needs what it needs
+
         config = ViTConfig(
             layers=_LAYERS,
             hidden=_HIDDEN,

@@ -41,6 +41,39 @@ class EvalSettings:
     reading: events.ReadConfig = field(default_factory=events.ReadConfig)
 
 
+def fit(
+    support: Positional[Path],
+    out: Path = Path("things.safetensors"),
+    model: str = "edges",
+    pictures: PictureConfig = PictureConfig(),  # noqa: B008 - frozen
+    camera: Path | None = None,
+    reject: float | None = None,
+    reading: events.ReadConfig = events.ReadConfig(),  # noqa: B008 - frozen
+    device: str = "auto",
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Learn things from a few recordings of each, once, and keep that in a file that predict and live take.
+
+    Args:
+        support: folder with a folder of recordings for each thing.
+        out: file to write (.safetensors).
+        model: as for predict.
+        pictures: how recordings become pictures.
+        camera: calibration file of the camera that all recordings are from.
+        reject: as for predict.
+        reading: how files are read.
+        device: auto, cpu or cuda.
+        force: replace a file that is there already.
+        quiet: print only errors.
+    """
+    check_can_write(out, force)
+    classifier = _fitted(support, model, pictures, camera, reject, reading, device, quiet)
+    classifier.save(out, force)
+    if not quiet:
+        print(f"learned {len(classifier.classes_)} things: {out}")
+
+
 def predict(
     support: Path,
     query: Path,
@@ -60,7 +93,8 @@ def predict(
     as the sensor saw it, aligned, and the answer.
 
     Args:
-        support: folder with a folder of recordings for each thing.
+        support: folder with a folder of recordings for each thing, or the file that fit wrote, which has its own model,
+            pictures and camera.
         query: folder of recordings to name, or one recording.
         model: edges or pixels, which need no training, the file of a trained model, or any other backbone, such as
             efficientnet-lite0.
@@ -76,13 +110,13 @@ def predict(
     page = out.with_suffix(".html")
     for path in (out, page):
         check_can_write(path, force)
-    examples, asked = list_labeled(support), list_recordings(query)
-    classifier = _fitted(examples, model, pictures, camera, reject, reading, device, quiet)
+    asked = list_recordings(query)
+    classifier = _fitted(support, model, pictures, camera, reject, reading, device, quiet)
     seen = [classifier.pictures(one) for one in _read(asked, reading, "recognize", quiet)]
     answers = classifier.answer(seen)
     names = [file.name for file in asked]
     write_predictions(out, list(classifier.classes_), names, answers.labels, answers.probabilities, force)
-    report = Report("What recordings show", f"{len(asked)} recordings of {query}, {len(examples)} of {support}")
+    report = Report("What recordings show", f"{len(asked)} recordings of {query}, from {support}")
     report.figure(
         gallery(_shown(seen, answers)),
         "Recordings with label and probability: above as the sensor saw them, below aligned.",
@@ -179,7 +213,7 @@ def live(
         device: where to compute: auto (the GPU if there is one), cpu, cuda or cuda:N.
         quiet: print only labels.
     """
-    classifier = _fitted(list_labeled(support), model, pictures, camera, None, reading, device, quiet)
+    classifier = _fitted(support, model, pictures, camera, None, reading, device, quiet)
     played = events.read(recording, **vars(reading))
     for decision in decide(classifier, replay([played.events], speed=speed), deciding):
         if decision.label is None:
@@ -250,7 +284,7 @@ def _sources(data: str, classes: int, per_class: int) -> list[fewshot.ImageSet]:
     return [replace(learned, split="train"), *([validated] if validated else [])]
 
 
-COMMANDS = {"predict": predict, "eval": evaluate, "live": live, "train": train}
+COMMANDS = {"fit": fit, "predict": predict, "eval": evaluate, "live": live, "train": train}
 
 
 def _classifier(
@@ -262,7 +296,7 @@ def _classifier(
 
 
 def _fitted(
-    examples: Sequence[LabeledFile],
+    support: Path,
     model: str,
     pictures: PictureConfig,
     camera: Path | None,
@@ -271,6 +305,9 @@ def _fitted(
     device: str,
     quiet: bool,
 ) -> EventClassifier:
+    if support.is_file() and support.suffix == ".safetensors":
+        return EventClassifier.load(support, device)
+    examples = list_labeled(support)
     classifier = _classifier(model, pictures, camera, reject, device)
     return classifier.fit(_read(examples, reading, "learn", quiet), [file.label for file in examples])
 
@@ -298,4 +335,5 @@ def _summary(outcome: Outcome, out: Path) -> str:
 
 
 def _as_json(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}
+    plain = {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in plain.items()}

@@ -1,7 +1,9 @@
 """`EventClassifier`: a scikit-learn estimator that recognizes things in recordings of an event camera."""
 
+import json
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,34 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
         recording = _opened(recording)
         self._compare_sensor(recording)
         return pictures_of(recording, self.image_size, self.picture_config, self.camera)
+
+    def save(self, path: Path | str, force: bool = True) -> None:
+        """Write what was learned, and how recordings become pictures, to one safetensors file."""
+        check_is_fitted(self)
+        camera = None if self.camera is None else asdict(self.camera)
+        note = {"pictures": asdict(self.picture_config), "camera": camera, "size": getattr(self, "_size", None)}
+        self.classifier_.save(path, force, json.dumps(note))
+
+    @classmethod
+    def load(cls, path: Path | str, device: str = "auto") -> "EventClassifier":
+        """What `save` wrote, which can learn further recordings.
+
+        Raises:
+            InputError: another file, or one that is damaged.
+        """
+        inner = fewshot.FewShotClassifier.load(path, device)
+        try:
+            note = json.loads(inner.note_)
+            pictures, camera, size = note["pictures"], note["camera"], note["size"]
+            calibration = None if camera is None else events.Camera(**camera | {"size": tuple(camera["size"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{path}: classifies images and not events; give what EventClassifier.save wrote"
+            ) from error
+        told = {"reject": inner.reject, "unknown_label": inner.unknown_label, "device": device}
+        loaded = cls(inner.model_, **pictures, camera=calibration, **told)
+        loaded.classifier_, loaded._size = inner, None if size is None else tuple(size)
+        return loaded
 
     @property
     def image_size(self) -> int:
