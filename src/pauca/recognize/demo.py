@@ -2,17 +2,15 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from pauca import events, fewshot
 from pauca.recognize.estimator import EventClassifier
 from pauca.recognize.evaluation import compare_alignment, describe_outcome
+from pauca.recognize.simulation import ShakeConfig, shake
 from pauca.runs import Progress, Report
 
 _CHARACTERS = 8
 _EXAMPLES, _ASKED = 2, 3  # recordings of each
-_SLOW_DEG_S, _FAST_DEG_S = 60.0, 400.0  # peak speed of the camera in the examples, and in what is asked
-_SIDE = 34  # pixels of the sensor
+_SLOW_DEG_S, _FAST_DEG_S = 60.0, 300.0  # peak speed of the camera in the examples, and in what is asked
 
 
 def add_to_report(report: Report, folder: Path, seed: int, quiet: bool) -> None:
@@ -24,10 +22,10 @@ def add_to_report(report: Report, folder: Path, seed: int, quiet: bool) -> None:
         outcome = compare_alignment(classifiers, examples, example_labels, asked, labels)
     report.heading("Where they meet: recognition from events")
     report.text(
-        f"A sensor of {_SIDE} x {_SIDE} pixels is shaken before characters on a wall. pauca.recognize has seen "
-        f"{_EXAMPLES} recordings of each of {_CHARACTERS}, at up to {_SLOW_DEG_S:.0f} degrees a second, and is asked "
-        f"about others, at up to {_FAST_DEG_S:.0f}. Nothing was trained: pictures are compared by the directions of "
-        "their edges."
+        f"A sensor of {ShakeConfig().sensor} pixels a side is shaken before characters on a wall. pauca.recognize has "
+        f"seen {_EXAMPLES} recordings of each of {_CHARACTERS}, at up to {_SLOW_DEG_S:.0f} degrees a second, and is "
+        f"asked about others, at up to {_FAST_DEG_S:.0f}. Nothing was trained: pictures are compared by the directions "
+        "of their edges."
     )
     describe_outcome(report, outcome)
 
@@ -36,15 +34,12 @@ def _recordings(
     numbers: range, peak_deg_s: float, seed: int, progress: Progress
 ) -> tuple[list[events.Recording], list[str]]:
     images = fewshot.draw_glyphs("test", per_class=_EXAMPLES + _ASKED, size=48, classes=_CHARACTERS, seed=seed)
-    camera, made, labels = events.Camera.pinhole((_SIDE, _SIDE)), [], []
+    config = ShakeConfig(slowest_deg_s=peak_deg_s, fastest_deg_s=peak_deg_s, motion_seed=seed)
+    made, labels = [], []
     for label, name in enumerate(images.class_names):
         for number in numbers:
-            pixels = np.ascontiguousarray(images.images[label * (_EXAMPLES + _ASKED) + number, 0].numpy())
-            config = events.SimulateConfig(
-                duration_s=0.25, peak_deg_s=peak_deg_s, bandwidth_hz=12.0, seed=seed + 1000 * label + number
-            )
-            recording = events.simulate(config, camera=camera, image=pixels)
-            made.append(events.Recording(recording.events, None, f"{name} {number}"))  # calibration unknown
+            place = label * (_EXAMPLES + _ASKED) + number
+            made.append(shake(images.images[place, 0].numpy(), config, place))
             labels.append(chr(int(name.removeprefix("U+"), 16)))
             progress.advance()
     return made, labels
