@@ -51,7 +51,10 @@ def test_a_fitted_file_predicts_without_its_examples(folders, capsys):
 
 def test_too_few_examples_are_a_warning(folders, capsys):
     assert main(["fewshot", "fit", "examples", "--backbone", "model.safetensors", "--reject", "0.01"]) == 0
-    assert "warning: nothing is rejected: to call no more than 0.01" in capsys.readouterr().out
+    warning = "warning: nothing is rejected: to call no more than 0.01"
+    assert warning in capsys.readouterr().err
+    assert main(["fewshot", "predict", "classifier.safetensors", "--query", "new"]) == 0
+    assert warning in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -122,7 +125,8 @@ def predict(
     if fitted:
         if support is not None or base_learner is not None or mirror:
             raise ConfigError(f"{name}: is fitted already; leave out --support, --base-learner and --mirror")
-        classifier = FewShotClassifier.load(name, device)
+        with _spoken_warnings():
+            classifier = FewShotClassifier.load(name, device)
         classifier.set_params(**{key: value for key, value in options.items() if value is not None})
         examples = None
     else:
@@ -179,16 +183,23 @@ def _expectation(classifier: FewShotClassifier) -> str:
 
 
 def _learn(classifier: FewShotClassifier, support: Path, unreadable: Unreadable) -> ImageSet:
-    """Fit to the examples of a folder; warnings are printed as sentences."""
+    """Fit to the examples of a folder."""
     config = classifier.model.config
     examples = read_images(support, config.image_size, config.channels, unreadable=unreadable, fitting=config.fitting)
     labels = np.array(examples.class_names)[examples.labels.numpy()]
+    with _spoken_warnings():
+        classifier.fit(examples.images, labels)
+    return examples
+
+
+@contextmanager
+def _spoken_warnings() -> Iterator[None]:
+    """What the classifier warns of as sentences, without the place in the code."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        classifier.fit(examples.images, labels)
+        yield
     for warning in said:
-        print(f"warning: {warning.message}")
-    return examples
+        print(f"warning: {warning.message}", file=sys.stderr)
 
 
 def _is_fitted(name: str) -> bool:
