@@ -28,7 +28,7 @@ def gyro(
         readings: UZH imu.txt (t ax ay az gx gy gz), a CSV with columns t_s, wx_rad_s, wy_rad_s, wz_rad_s, or a
             recording that holds the samples of an inertial sensor (AEDAT4, ROS bag).
         within_s: largest offset to look for, in seconds, to either side.
-        as_json: machine-readable output.
+        as_json: print JSON for programs.
     """
     found = fit_gyro(events.Trajectory.from_file(trajectory), _read(readings), within_s)
     if as_json:
