@@ -1,7 +1,6 @@
 """Few events: the motion of an event camera, by maximum likelihood under a space-time Poisson point process."""
 
-from pauca.events.alignment import Aligner, align, align_packets, cut_windows, refine
-from pauca.events.alignment import cut_packets as cut_packets  # its name in 0.1
+from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
 from pauca.events.continuous import TrajectoryConfig
 from pauca.events.description import Info, info
@@ -48,6 +47,8 @@ from pauca.events.trajectory import Trajectory
 from pauca.events.types import Alignment, Estimator, Events, Motion, Objective, Packet, Status
 from pauca.events.views import View, ViewBuilder, ViewConfig, views
 from pauca.events.warp import Frame, Warp
+from pauca.events.whole import align, align_packets, cut_windows, refine
+from pauca.events.whole import cut_packets as cut_packets  # its name in 0.1
 
 __all__ = [
     "DAVIS240C",

@@ -1,9 +1,8 @@
 """From events to velocities: cut a stream into packets, align each, warm-started from the one before."""
 
-import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from threading import Lock
 
@@ -12,22 +11,13 @@ from jaxtyping import Float
 
 from pauca.errors import InputError
 from pauca.events.camera import Camera, undistortion_table
-from pauca.events.continuous import WindowScorer
-from pauca.events.continuous import refine as refine_packets
 from pauca.events.history import History
-from pauca.events.hot_pixels import remove_hot_pixels
 from pauca.events.kernels.bearings import look_up_bearings, seconds_since
-from pauca.events.likelihood import NegativeBinomial
-from pauca.events.noise import remove_noise, shows_structure
+from pauca.events.noise import shows_structure
 from pauca.events.packets import Estimate, PacketEstimator
-from pauca.events.recording import Recording
 from pauca.events.settings import AlignConfig
-from pauca.events.trajectory import Trajectory
 from pauca.events.types import Alignment, Events, Packet, Status
-from pauca.events.warp import Frame
 from pauca.events.windows import Cut, Flow, joined
-
-_log = logging.getLogger(__name__)
 
 _FEWEST_EVENTS = 50  # below, a packet is DEGENERATE: noise alone aligns as well
 _FORGOTTEN = 5  # a packet that follows the last by more than so many times its duration starts from rest
@@ -362,115 +352,3 @@ def _follows(earlier: Events, later: Events) -> bool:
 
 def _too_little(events: Events) -> bool:
     return len(events) < _FEWEST_EVENTS or events.duration_us == 0
-
-
-def cut_windows(events: Events, config: AlignConfig) -> Iterator[Events]:
-    """Consecutive windows as `AlignConfig` describes them, which hold every event.
-
-    `align` cuts by the motion as well: a packet ends at `packet_pixels`, and one that rests is extended.
-    """
-    cut, first = config.cut(events.size), 0
-    while first < len(events):
-        end = cut.end(events.t_us, first)
-        yield events[first:end]
-        first = end
-
-
-cut_packets = cut_windows  # its name in 0.1: what it yields are windows of events; a `Packet` is made from each
-
-
-def align_packets(
-    recording: Recording | Events, camera: Camera | None = None, config: AlignConfig | None = None
-) -> Iterator[Alignment]:
-    """Alignments of a recording, one by one as they are found.
-
-    Args:
-        recording: what `read` returned, or events alone. The events of hot pixels are left out, and their number is
-            logged, unless `config.remove_hot_pixels` is False; background noise likewise (`config.remove_noise`).
-        camera: calibration; not needed where the recording brought its own.
-        config: the default `AlignConfig()` suits rotations; `AlignConfig.paper()` is the paper's protocol.
-    """
-    config = config or AlignConfig()
-    events, camera = _events_and_camera(recording, camera, config)
-    return Aligner(camera, config).follow(events)
-
-
-def align(
-    recording: Recording | Events,
-    camera: Camera | None = None,
-    config: AlignConfig | None = None,
-    progress: Callable[[Alignment], None] | None = None,
-) -> Trajectory:
-    """Velocity of the camera over a whole recording.
-
-    >>> trajectory = align(read("recording.npz"))
-    >>> trajectory.to_csv("trajectory.csv")
-
-    Args:
-        recording: as for `align_packets`.
-        camera: as for `align_packets`.
-        config: as for `align_packets`.
-        progress: called with each alignment.
-
-    Raises:
-        InputError: where the camera is missing, of another size, or the recording is empty.
-    """
-    config = config or AlignConfig()
-    events, camera = _events_and_camera(recording, camera, config)
-    config = replace(config, remove_hot_pixels=False, remove_noise=False)  # they are gone
-    alignments = []
-    for alignment in align_packets(events, camera, config):
-        alignments.append(alignment)
-        if progress is not None:
-            progress(alignment)
-    trajectory = Trajectory.from_alignments(alignments)
-    return refine(events, trajectory, camera, config) if config.estimator == "trajectory" else trajectory
-
-
-def refine(
-    recording: Recording | Events,
-    packets: Trajectory,
-    camera: Camera | None = None,
-    config: AlignConfig | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Trajectory:
-    """Velocity as a function of time, linear between the rows of the result, from the velocities of packets.
-
-    Args:
-        recording: as for `align_packets`.
-        packets: what the packets of this recording gave; it places the knots, and the search begins there.
-        camera: as for `align_packets`.
-        config: as for `align_packets`.
-        progress: called with how many more events are done with.
-
-    Raises:
-        InputError: where the camera is missing, or the packets are of a translation.
-    """
-    config = config or AlignConfig()
-    events, camera = _events_and_camera(recording, camera, config)
-    if packets.motion != "rotation":
-        raise InputError("refine: the trajectory is a translation; only rotations are estimated between packets")
-    scorer = window_scorer(camera, config)
-    return refine_packets(events, Aligner(camera, config).packet, packets, scorer, config.trajectory, progress)
-
-
-def window_scorer(camera: Camera, config: AlignConfig) -> WindowScorer:
-    """What scores windows between knots, under these settings."""
-    pixel_score, frame = NegativeBinomial(config.r, config.beta), Frame(camera, config.border)
-    return WindowScorer(frame, pixel_score, config.vote, config.blur_sigma, config.trajectory.unsigned)
-
-
-def _events_and_camera(
-    recording: Recording | Events, camera: Camera | None, config: AlignConfig
-) -> tuple[Events, Camera]:
-    if isinstance(recording, Events):
-        recording = Recording(recording, camera)
-    camera = camera or recording.camera
-    if camera is None:
-        raise InputError("the recording does not say its camera: give one, such as Camera.from_file('calib.txt')")
-    for wanted, remove in ((config.remove_hot_pixels, remove_hot_pixels), (config.remove_noise, remove_noise)):
-        cleaned = remove(recording) if wanted else recording
-        if cleaned is not recording:
-            _log.warning("%s: %s", recording.name or "recording", cleaned.notes[-1])
-        recording = cleaned
-    return recording.events, camera

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float
 
-from pauca.events.alignment import AlignConfig, Aligner, window_scorer
+from pauca.events.alignment import AlignConfig, Aligner
 from pauca.events.camera import Camera
 from pauca.events.continuous.blend import Fit
 from pauca.events.continuous.estimator import KnottedEvents, is_lost, rest_of
@@ -13,6 +13,7 @@ from pauca.events.continuous.fit import KnotEstimator
 from pauca.events.continuous.knots import SMOOTH_JERK, knot_density
 from pauca.events.continuous.prior import jerk_strength
 from pauca.events.types import Alignment, Events, Status
+from pauca.events.whole import window_scorer
 
 _REMEMBERED_S = 3.0  # of packets, that tell the strength of the jerk
 _CALIBRATION = 1.5  # of the covariance: errors of one window have biases that it does not know

@@ -47,8 +47,9 @@ class PacketEstimator:
 
     camera: Camera
     config: AlignConfig
+    reduced: int = 1  # pixels of the sensor in one of the image, per axis
     scorer: Scorer = field(init=False, repr=False)
-    _coarse: tuple[Scorer, ...] = field(init=False, repr=False)
+    _coarse: list[Scorer] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         config = self.config
@@ -57,9 +58,10 @@ class PacketEstimator:
         if config.objective == "contrast":
             pixel_score = Contrast()
         image = warp, pixel_score, config.vote, config.blur_sigma
-        self.scorer = Scorer(Frame(self.camera, config.border), *image)
-        frames = (Frame(self.camera.reduced(by), config.border // by) for by in _COARSER)
-        self._coarse = tuple(Scorer(frame, *image) for frame in frames)
+        self.scorer, *self._coarse = (
+            Scorer(Frame(self.camera.reduced(by), config.border // by), *image)
+            for by in (self.reduced, *(by for by in _COARSER if by > self.reduced))
+        )
 
     @property
     def velocities(self) -> int:
@@ -161,7 +163,8 @@ class PacketEstimator:
         k, n = self.velocities, self.parameters
         reach = _STEP_PIXELS / self.pixels_moved(packet)[:k]
         point, used = np.zeros(k), 0
-        for by, scorer in zip(_COARSER, self._coarse, strict=True):
+        coarser = (by for by in _COARSER if by > self.reduced)
+        for by, scorer in zip(coarser, self._coarse, strict=True):
             found = maximize(
                 lambda at, scorer=scorer: _trial(_score(scorer, packet, at), k),
                 point,

@@ -29,7 +29,7 @@ class AlignConfig:
 
     motion: Motion = "rotation"
     objective: Objective = "st-ppp"
-    estimator: Estimator = "packets"  # a velocity for each packet, or one that is linear between knots
+    estimator: Estimator = "packets"  # a velocity for each packet, or one that is linear between knots: "trajectory"
     trajectory: TrajectoryConfig = TrajectoryConfig()  # noqa: RUF009 - immutable; its knots, windows and prior
     packet_events: int | None = None  # most events of a packet; None: 0.69 for each pixel of the sensor
     min_events: int | None = None  # a packet waits for so many beyond `packet_s`; None: 0.23 for each pixel
@@ -73,11 +73,16 @@ class AlignConfig:
                 f"blur_sigma {self.blur_sigma} must lie in 0.2..1.5 pixels: the blur reaches two pixels, and less than "
                 "0.2 blurs nothing"
             )
-        if self.estimator == "trajectory" and (self.motion, self.objective, self.exact) != ("rotation", "st-ppp", True):
+        if self.between_knots and (self.motion, self.objective, self.exact) != ("rotation", "st-ppp", True):
             raise ConfigError(
                 "a velocity between knots is for an exact rotation and the likelihood; choose estimator 'packets'"
             )
         NegativeBinomial(self.r, self.beta)  # says what is wrong with r or beta
+
+    @property
+    def between_knots(self) -> bool:
+        """Whether `align` estimates a velocity that is linear between knots, and not one for each packet."""
+        return self.estimator == "trajectory"
 
     @classmethod
     def paper(cls) -> "AlignConfig":

@@ -79,6 +79,14 @@ def joined(windows: Sequence[Events]) -> Events:
     return Events(**columns, size=windows[0].size)
 
 
+def thinned(events: Events, every: int) -> Events:
+    """Every second, third, ... of them."""
+    if every == 1:
+        return events
+    t_us, x, y, p = (np.ascontiguousarray(part[::every]) for part in (events.t_us, events.x, events.y, events.p))
+    return Events(t_us, x, y, p, events.size)
+
+
 def _within(t_us: np.ndarray, first: int, seconds: float) -> int:
     """Index of the first event so many seconds after event `first`."""
     if not np.isfinite(seconds):

@@ -6,6 +6,7 @@ import pytest
 from pauca import events
 from pauca.errors import ConfigError, InputError
 from pauca.events import AlignConfig, Recording, Status, TrajectoryConfig
+from pauca.events.whole import refine_stream
 from pauca.events.windows import joined
 
 from ..scenes import CAMERA, jittered, rotating_events
@@ -56,12 +57,22 @@ def test_a_trajectory_of_knots_survives_files_and_evaluation(tmp_path):
 
 def test_refine_is_the_second_half_of_align():
     window, _ = _turning()
-    alignments = list(events.align_packets(window, CAMERA, SMALL))
+    alignments = list(events.align_packets(window, CAMERA, SMALL, rough=True))
     done = []
     found = events.refine(window, events.Trajectory.from_alignments(alignments), CAMERA, SMALL, done.append)
     np.testing.assert_array_equal(found.velocity, events.align(window, CAMERA, SMALL).velocity)
     assert len(done) > 1
     assert sum(done) == len(window)
+
+
+def test_rough_packets_hold_every_event_and_are_near_enough_to_begin_at():
+    window, truth = _turning()
+    fine, rough = (
+        events.Trajectory.from_alignments(list(events.align_packets(window, CAMERA, SMALL, r))) for r in (False, True)
+    )
+    assert rough.n_events.sum() == len(window)
+    assert np.abs(rough.velocity - truth(rough.t_us)).max() < 0.5
+    assert not np.array_equal(fine.velocity, rough.velocity)
 
 
 def test_noise_at_rest_is_rest_with_an_honest_interval():
@@ -173,3 +184,19 @@ def test_errors_on_the_simulated_sequences(pauca_data, name, limit):
     error = np.degrees(found.at(t_us) - at_times)
     assert np.sqrt(np.mean(error**2)) < limit
     assert np.median(np.abs(error)) < 0.6
+
+
+def test_a_recording_that_is_refined_in_pieces_has_the_knots_of_the_whole_but_at_the_seams(monkeypatch):
+    monkeypatch.setattr("pauca.events.whole._OVERLAP_US", 100_000)
+    window, truth = _turning(300_000)
+    packets = events.Trajectory.from_alignments(list(events.align_packets(window, CAMERA, SMALL, rough=True)))
+    chunks = [window[i : i + 2_000] for i in range(0, len(window), 2_000)]
+    whole = refine_stream(chunks, packets, CAMERA, SMALL)
+    np.testing.assert_array_equal(whole.velocity, events.refine(window, packets, CAMERA, SMALL).velocity)
+    pieces = refine_stream(chunks, packets, CAMERA, SMALL, piece=len(window) // 2)
+    assert np.all(np.diff(pieces.t_us) > 0)
+    assert (pieces.t_us[0], pieces.t_us[-1]) == (whole.t_us[0], whole.t_us[-1])
+    for found in (whole, pieces):
+        error = np.abs(found.velocity - truth(found.t_us))[found.trusted]
+        assert len(error) > 0.7 * len(found)
+        assert error.max() < 0.6

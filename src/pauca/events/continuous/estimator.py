@@ -12,13 +12,14 @@ from pauca.events.continuous.config import TrajectoryConfig
 from pauca.events.continuous.dispute import confirmed, persistent
 from pauca.events.continuous.fit import KnotEstimator
 from pauca.events.continuous.groups import ROLL
-from pauca.events.continuous.knots import SMOOTH_JERK, interpolate, knot_time, place_knots
+from pauca.events.continuous.knots import interpolate, knot_time, place_knots
 from pauca.events.continuous.prior import jerk_strength
 from pauca.events.continuous.rest import rest_information, resting_intervals, score_test
 from pauca.events.continuous.window import Window, WindowScorer
 from pauca.events.score import REST_CHI2
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Events, Packet, Status
+from pauca.events.windows import thinned
 
 _LEAST_JERK = 10.0  # rad/s^2 per root of a second; 20 ms may then bend the velocity by 0.5 deg/s
 _COARSE = 1.0  # knots further apart than this many times what the jerk asks for are too few
@@ -50,18 +51,11 @@ class KnottedEvents:
             pieces = [(self.place[k], self.place[k + 1]) for k in range(first, last) if not rest[k]]
         count = sum(int(end - start) for start, end in pieces)
         every = max(1, count // self.most) if self.most else 1
-        parts = [_thinned(self.events[start:end], every) for start, end in pieces] or [self.events[:0]]
+        parts = [thinned(self.events[start:end], every) for start, end in pieces] or [self.events[:0]]
         packets = [self.to_packet(part) for part in parts]
         t_us = np.concatenate([part.t_us for part in parts]) if len(parts) > 1 else parts[0].t_us
         x, y, p = (np.concatenate([getattr(packet, name) for packet in packets]) for name in ("x", "y", "p"))
         return Window.from_events(t_us, x, y, p, self.knots_us[first : last + 1], float(every))
-
-
-def _thinned(events: Events, every: int) -> Events:
-    if every == 1:
-        return events
-    t_us, x, y, p = (np.ascontiguousarray(part[::every]) for part in (events.t_us, events.x, events.y, events.p))
-    return Events(t_us, x, y, p, events.size)
 
 
 def refine(
@@ -88,8 +82,6 @@ def refine(
         return packets
     shown = jerk_strength(expected[0] * 1e-6, expected[1])
     jerk = np.full(len(expected[0]), config.jerk or max(shown, _LEAST_JERK))
-    disputed = np.array([status is Status.DISPUTED for status in packets.status])[known]
-    jerk[disputed] = np.maximum(jerk[disputed], SMOOTH_JERK)  # what packets do not see may be a vibration
     found = _run(events, to_packet, *expected, jerk, scorer, config, progress)
     gaps_s = np.diff(found.source.knots_us) * 1e-6
     coarse = gaps_s > _COARSE * knot_time(np.minimum(found.jerk[1:], found.jerk[:-1]), config.knot_s)

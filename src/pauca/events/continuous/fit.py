@@ -17,6 +17,7 @@ from pauca.events.types import Status
 FEWEST_EVENTS = 50  # below, a window is not fitted
 _REACH_PIXELS = 8.0  # longest step of the solver, as displacement of events at the ends of the window
 _SHORTEST_S = 0.004  # for the reach of very short windows
+_TURNING_TOLERANCE = 0.2  # of windows that turn: flat ones, in which a search that stopped sooner was off by 20 deg/s
 _SHARPNESSES = 0.3, 8.0  # range of the curvature over the Fisher matrix: 1 to 3 on texture, 2 to 6 on shapes
 _TELLING_NATS = 4.0  # twice what a step must be worth to tell of the curvature
 _TOLERANCE = 2.0  # nats that a step may promise at the end; it is taken without looking: a fifth changes no figure
@@ -103,7 +104,7 @@ class KnotEstimator:
             return Trial(value, weight * trial.gradient - pull, information, trial)
 
         reach = self._reach(knots_us)
-        found = maximize(posterior, start.ravel(), reach=reach, tolerance=_TOLERANCE)
+        found = maximize(posterior, start.ravel(), reach=reach, tolerance=_TURNING_TOLERANCE if turns else _TOLERANCE)
         end: Trial = found.here.detail
         self._learn(turns, found.point - start.ravel(), begin[0], end)
         parts = dispute(window, Warped(*end.detail), self.scorer.frame, len(prior), sharpness)

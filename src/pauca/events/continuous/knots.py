@@ -8,6 +8,7 @@ from pauca.events.continuous.groups import ROLL
 
 SMOOTH_JERK = 300.0  # rad/s^2 per root of a second: as of a hand that turns a camera; knots of 20 ms are for it
 _STEP_US = 1000.0
+_STEADY_JERK = 30.0  # below, a motion is steady
 _STEADY = 3.0  # times the ordinary distance in time, where a motion has hardly any jerk: slow ones need path to show
 
 
@@ -20,8 +21,10 @@ def interpolate(
 
 def knot_time(jerk: Float[np.ndarray, "m"], ordinary_s: float, most: float = 1.0) -> Float[np.ndarray, "m"]:
     """Seconds over which a velocity of such a jerk is near enough to linear: what a line misses by grows with
-    jerk time^2.5 pixels. `ordinary_s` is for the jerk of a hand; the longest time is `most` times that."""
-    return ordinary_s * np.minimum(most, (SMOOTH_JERK / np.maximum(jerk, 1e-9)) ** 0.4)
+    jerk time^2.5 pixels. `ordinary_s` is for the jerk of a hand; a steady motion may take `most` times that."""
+    jerk = np.maximum(jerk, 1e-9)
+    shaken, steady = (SMOOTH_JERK / jerk) ** 0.4, _STEADY_JERK / jerk
+    return ordinary_s * np.minimum(shaken, np.clip(steady, 1.0, most))
 
 
 def knot_density(

@@ -18,10 +18,11 @@ from pauca import events
 from pauca.errors import ConfigError, InputError
 from pauca.events.hot_pixels import HotPixels, find_hot_pixels
 from pauca.events.journal import Journal, Next, memory_of
+from pauca.events.rough import RoughAligner
 from pauca.events.types import Alignment
 from pauca.events.verbs.files import expanded, for_each
 from pauca.events.verbs.passes import Clean, after, windows_of
-from pauca.events.windows import joined
+from pauca.events.whole import refine_stream
 from pauca.runs import Progress, check_can_write, lock_folder, save_figure
 
 JOURNAL = "align.jsonl"
@@ -150,7 +151,7 @@ class _Run:
         }
         journal = Journal(journal_path, about)
         known, told = journal.read() if self.resume else ([], [])
-        aligner = events.Aligner(calibration, self.config)
+        aligner = (RoughAligner if self.config.between_knots else events.Aligner)(calibration, self.config)
         # Compiling the kernels, once after installation, is no part of the speed that is reported.
         events.Aligner(calibration, self.config).align(next(iter(stream))[:_FIRST])
         if told:
@@ -160,7 +161,7 @@ class _Run:
         with lock_folder(self.out):
             alignments = known + self._packets(clean, aligner, journal, known, told, None if hot is None else hot.kept)
             trajectory = events.Trajectory.from_alignments(alignments)
-            if self.config.estimator == "trajectory":
+            if self.config.between_knots:
                 trajectory = self._refine(clean, trajectory, calibration)
             seconds, noise = time.perf_counter() - started, clean.noise
             trajectory.to_csv(self.out / "trajectory.csv", force=True)  # the rows so far were this run's
@@ -220,9 +221,9 @@ class _Run:
         return found
 
     def _refine(self, clean: Clean, packets: events.Trajectory, camera: events.Camera) -> events.Trajectory:
-        whole = joined(list(clean))  # knots are fitted to all of the events
-        with Progress("refine", total=len(whole), unit="events", quiet=self.quiet) as progress:
-            return events.refine(whole, packets, camera, self.config, progress.advance)
+        total = int(packets.n_events.sum())
+        with Progress("refine", total=total, unit="events", quiet=self.quiet) as progress:
+            return refine_stream(clean, packets, camera, self.config, progress.advance)
 
     def _draw(
         self, trajectory: events.Trajectory, chosen: dict[int, Alignment], clean: Clean, aligner: events.Aligner
@@ -308,7 +309,7 @@ def _summary(
     seconds: float,
     reading_s: float,
 ) -> str:
-    kind = "knot" if config.estimator == "trajectory" else "packet"
+    kind = "knot" if config.between_knots else "packet"
     packets = f"{len(trajectory)} {kind}{'' if len(trajectory) == 1 else 's'}"
     counts = ", ".join(f"{trajectory.count(status)} {status}" for status in events.Status)
     return (

@@ -1,0 +1,201 @@
+"""The motion over a whole recording: its packets one by one, and the trajectory between knots."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields, replace
+
+import numpy as np
+from jaxtyping import Bool
+
+from pauca.errors import InputError
+from pauca.events.alignment import Aligner
+from pauca.events.camera import Camera
+from pauca.events.continuous import WindowScorer
+from pauca.events.continuous import refine as refine_packets
+from pauca.events.hot_pixels import remove_hot_pixels
+from pauca.events.likelihood import NegativeBinomial
+from pauca.events.noise import remove_noise
+from pauca.events.recording import Recording
+from pauca.events.rough import RoughAligner
+from pauca.events.settings import AlignConfig
+from pauca.events.trajectory import Trajectory
+from pauca.events.types import Alignment, Events
+from pauca.events.warp import Frame
+from pauca.events.windows import joined
+
+_log = logging.getLogger(__name__)
+
+_OVERLAP_US = 500_000  # of the pieces of a long recording: more than a window of knots
+
+
+def cut_windows(events: Events, config: AlignConfig) -> Iterator[Events]:
+    """Consecutive windows as `AlignConfig` describes them, which hold every event.
+
+    `align` cuts by the motion as well: a packet ends at `packet_pixels`, and one that rests is extended.
+    """
+    cut, first = config.cut(events.size), 0
+    while first < len(events):
+        end = cut.end(events.t_us, first)
+        yield events[first:end]
+        first = end
+
+
+cut_packets = cut_windows  # its name in 0.1: what it yields are windows of events; a `Packet` is made from each
+
+
+def align_packets(
+    recording: Recording | Events,
+    camera: Camera | None = None,
+    config: AlignConfig | None = None,
+    rough: bool = False,
+) -> Iterator[Alignment]:
+    """Alignments of a recording, one by one as they are found.
+
+    Args:
+        recording: what `read` returned, or events alone. The events of hot pixels are left out, and their number is
+            logged, unless `config.remove_hot_pixels` is False; background noise likewise (`config.remove_noise`).
+        camera: calibration; not needed where the recording brought its own.
+        config: the default `AlignConfig()` suits rotations; `AlignConfig.paper()` is the paper's protocol.
+        rough: align on images of half the size and with few events, 2.4 times as fast: enough for `refine`.
+    """
+    config = config or AlignConfig()
+    events, camera = _events_and_camera(recording, camera, config)
+    return (RoughAligner if rough else Aligner)(camera, config).follow(events)
+
+
+def align(
+    recording: Recording | Events,
+    camera: Camera | None = None,
+    config: AlignConfig | None = None,
+    progress: Callable[[Alignment], None] | None = None,
+) -> Trajectory:
+    """Velocity of the camera over a whole recording: linear between the rows of the result, the knots, where
+    `config.between_knots`, otherwise one for each packet.
+
+    >>> trajectory = align(read("recording.npz"))
+    >>> trajectory.to_csv("trajectory.csv")
+
+    Args:
+        recording: as for `align_packets`.
+        camera: as for `align_packets`.
+        config: as for `align_packets`.
+        progress: called with each packet's alignment.
+
+    Raises:
+        InputError: where the camera is missing, of another size, or the recording is empty.
+    """
+    config = config or AlignConfig()
+    events, camera = _events_and_camera(recording, camera, config)
+    config = replace(config, remove_hot_pixels=False, remove_noise=False)  # they are gone
+    alignments = []
+    for alignment in align_packets(events, camera, config, rough=config.between_knots):
+        alignments.append(alignment)
+        if progress is not None:
+            progress(alignment)
+    trajectory = Trajectory.from_alignments(alignments)
+    return refine(events, trajectory, camera, config) if config.between_knots else trajectory
+
+
+def refine(
+    recording: Recording | Events,
+    packets: Trajectory,
+    camera: Camera | None = None,
+    config: AlignConfig | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Trajectory:
+    """Velocity as a function of time, linear between the rows of the result, from the velocities of packets.
+
+    Args:
+        recording: as for `align_packets`.
+        packets: what the packets of this recording gave; it places the knots, and the search begins there.
+        camera: as for `align_packets`.
+        config: as for `align_packets`.
+        progress: called with how many more events are done with.
+
+    Raises:
+        InputError: where the camera is missing, or the packets are of a translation.
+    """
+    config = config or AlignConfig()
+    events, camera = _events_and_camera(recording, camera, config)
+    if packets.motion != "rotation":
+        raise InputError("refine: the trajectory is a translation; only rotations are estimated between packets")
+    scorer = window_scorer(camera, config)
+    return refine_packets(events, Aligner(camera, config).packet, packets, scorer, config.trajectory, progress)
+
+
+def refine_stream(
+    chunks: Iterable[Events],
+    packets: Trajectory,
+    camera: Camera,
+    config: AlignConfig,
+    progress: Callable[[int], None] | None = None,
+    piece: int = 10_000_000,
+) -> Trajectory:
+    """As `refine`, of a recording that is read chunk by chunk: in pieces of so many events, which overlap by half a
+    second; in its middle one piece takes over from the other. Hot pixels and noise are the caller's."""
+    config = replace(config, remove_hot_pixels=False, remove_noise=False)
+    found: list[Trajectory] = []
+    seams_us: list[int] = []
+    parts: list[Events] = []
+    new = 0
+
+    def add() -> None:
+        events = joined(parts)
+        known = _rows(packets, (packets.end_us >= events.t_us[0]) & (packets.start_us <= events.t_us[-1]))
+        found.append(refine(events, known, camera, config, progress))
+
+    for chunk in chunks:
+        parts.append(chunk)
+        new += len(chunk)
+        if new >= piece:
+            add()
+            end_us = int(chunk.t_us[-1])
+            seams_us.append(end_us - _OVERLAP_US // 2)
+            parts, new = [joined(parts).between(end_us - _OVERLAP_US, end_us + 1)], 0
+    if new or not found:
+        add()
+    else:
+        seams_us.pop()
+    edges_us = np.array([-np.inf, *seams_us, np.inf])
+    return _joined(
+        [_rows(part, (part.t_us > edges_us[i]) & (part.t_us <= edges_us[i + 1])) for i, part in enumerate(found)]
+    )
+
+
+def _rows(trajectory: Trajectory, chosen: Bool[np.ndarray, "n"]) -> Trajectory:
+    """Some rows of a trajectory."""
+    at = np.flatnonzero(chosen)
+    values = {part.name: getattr(trajectory, part.name) for part in fields(trajectory)}
+    arrays = {name: value[at] for name, value in values.items() if isinstance(value, np.ndarray)}
+    return replace(trajectory, **arrays, status=tuple(trajectory.status[i] for i in at))
+
+
+def _joined(trajectories: list[Trajectory]) -> Trajectory:
+    """One trajectory of several that follow each other."""
+    if len(trajectories) == 1:
+        return trajectories[0]
+    names = [part.name for part in fields(Trajectory) if isinstance(getattr(trajectories[0], part.name), np.ndarray)]
+    arrays = {name: np.concatenate([getattr(part, name) for part in trajectories]) for name in names}
+    return replace(trajectories[0], **arrays, status=tuple(status for part in trajectories for status in part.status))
+
+
+def window_scorer(camera: Camera, config: AlignConfig) -> WindowScorer:
+    """What scores windows between knots, under these settings."""
+    pixel_score, frame = NegativeBinomial(config.r, config.beta), Frame(camera, config.border)
+    return WindowScorer(frame, pixel_score, config.vote, config.blur_sigma, config.trajectory.unsigned)
+
+
+def _events_and_camera(
+    recording: Recording | Events, camera: Camera | None, config: AlignConfig
+) -> tuple[Events, Camera]:
+    if isinstance(recording, Events):
+        recording = Recording(recording, camera)
+    camera = camera or recording.camera
+    if camera is None:
+        raise InputError("the recording does not say its camera: give one, such as Camera.from_file('calib.txt')")
+    for wanted, remove in ((config.remove_hot_pixels, remove_hot_pixels), (config.remove_noise, remove_noise)):
+        cleaned = remove(recording) if wanted else recording
+        if cleaned is not recording:
+            _log.warning("%s: %s", recording.name or "recording", cleaned.notes[-1])
+        recording = cleaned
+    return recording.events, camera
