@@ -79,7 +79,11 @@ def _room(module: str) -> str:
 def _modules_imported(path: Path, modules: dict[str, Path]) -> set[str]:
     """Modules that a file imports: of `from a import b` that is b if b is a module, and else a."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for block in [node for node in ast.walk(tree) if isinstance(node, ast.If)]:
+        if ast.unparse(block.test) == "TYPE_CHECKING":  # runs nowhere
+            block.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -175,6 +175,8 @@ def evaluate(
             with the tested one.
         out: folder to write the results to; if not given, a folder of runs/fewshot named after the data and the model's
             run.
+        backbone: the network to test, in place of the model; the data are then named alone.
+        base_learner: classifier to fit to each episode, in place of the model's own.
         tasks: the episodes to test on.
         split: which split to test on.
         episodes_from: folder of an earlier eval, to test on the episodes that it saved instead of drawing new ones.

@@ -58,10 +58,11 @@ def fit(
     Args:
         support: folder with a folder of recordings for each thing.
         out: file to write (.safetensors).
-        model: as for predict.
+        model: edges or pixels, which need no training, the file of a trained model, or any other backbone, such as
+            efficientnet-lite0.
         pictures: how recordings become pictures.
         camera: calibration file of the camera that all recordings are from.
-        reject: as for predict.
+        reject: call recordings unknown that fit no thing, allowing so large a share of mistakes on known ones.
         reading: how files are read.
         device: auto, cpu or cuda.
         force: replace a file that is there already.
