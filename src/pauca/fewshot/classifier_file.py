@@ -1,11 +1,13 @@
 """A fitted classifier in one safetensors file: its model, the features of its examples, and what it was told."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from pauca.errors import ConfigError, InputError
@@ -15,74 +17,83 @@ from pauca.fewshot.pretrained import Features, Pretrained
 from pauca.fewshot.pretrained.opening import rebuild
 from pauca.runs.tensors import save_tensors
 
-if TYPE_CHECKING:
-    from pauca.fewshot.estimator import FewShotClassifier
-
 DESCRIPTION = "pauca.fewshot.classifier"  # in the metadata of the file
 _VERSION = 1
 _WEIGHTS = "model."
-# All that `fit` was told; the model stands by itself.
-_SETTINGS = ("reject", "unknown_label", "mirror", "temperature", "confidence")
 
 
-def save_classifier(classifier: "FewShotClassifier", path: Path | str, force: bool = True, note: str = "") -> None:
-    """Write a fitted classifier to one file, and a note of whoever writes it.
+@dataclass(eq=False)
+class FittedClassifier:
+    """All that a fitted classifier is made of."""
 
-    Raises:
-        InputError: `path` exists and `force` is not set.
-        PaucaError: the disk refuses.
-    """
-    settings = {name: _plain(getattr(classifier, name)) for name in _SETTINGS}
-    labels = classifier.classes_
-    description = {
-        "version": _VERSION,
-        "model": _describe(classifier.model_),
-        "settings": settings,
-        "classes": [_plain(label) for label in labels.tolist()],
-        "class_type": labels.dtype.str if labels.dtype.kind in "iufb" else "str",
-        "note": note,
-    }
-    tensors: dict[str, Tensor] = {_WEIGHTS + name: value for name, value in classifier.model_.state_dict().items()}
-    tensors |= {"features": classifier.features_, "targets": classifier.targets_}
-    if classifier._calibration_features is not None:
-        tensors["calibration_features"] = classifier._calibration_features
-    save_tensors(Path(path), tensors, {DESCRIPTION: json.dumps(description)}, force)
+    model: FewShotModel
+    labels: Shaped[np.ndarray, "n"]  # of its examples
+    features: Float[Tensor, "n d"]  # of its examples
+    settings: dict[str, Any]  # what it was told, by name
+    calibration_features: Float[Tensor, "k d"] | None = None
+    note: str = ""
 
+    def save(self, path: Path | str, force: bool = True) -> None:
+        """Write it to one file.
 
-def load_classifier(
-    classifier: "FewShotClassifier", path: Path | str, network: nn.Module | None, base_learner: nn.Module | None
-) -> "FewShotClassifier":
-    """Make an empty classifier the one of a file.
+        Raises:
+            ConfigError: its model is of a kind that cannot be built again.
+            InputError: `path` exists and `force` is not set.
+            PaucaError: the disk refuses.
+        """
+        classes, targets = np.unique(self.labels, return_inverse=True)
+        description = {
+            "version": _VERSION,
+            "model": _describe(self.model),
+            "settings": {name: _plain(value) for name, value in self.settings.items()},
+            "classes": [_plain(label) for label in classes.tolist()],
+            "class_type": classes.dtype.str if classes.dtype.kind in "iufb" else "str",
+            "note": self.note,
+        }
+        tensors: dict[str, Tensor] = {_WEIGHTS + name: value for name, value in self.model.state_dict().items()}
+        tensors |= {"features": self.features, "targets": torch.from_numpy(targets)}
+        if self.calibration_features is not None:
+            tensors["calibration_features"] = self.calibration_features
+        save_tensors(Path(path), tensors, {DESCRIPTION: json.dumps(description)}, force)
 
-    Raises:
-        InputError: the file is no fitted classifier, is damaged or of a newer version, or needs a part that is not
-            given.
-    """
-    tensors, metadata = read_safetensors(path)
-    if DESCRIPTION not in metadata:
-        raise InputError(f"{path}: is no fitted classifier; give a file that FewShotClassifier.save wrote")
-    try:
-        description = json.loads(metadata[DESCRIPTION])
-        if description["version"] != _VERSION:
-            raise InputError(f"{path}: of version {description['version']}, this pauca reads {_VERSION}; update pauca")
-        weights = {n.removeprefix(_WEIGHTS): value for n, value in tensors.items() if n.startswith(_WEIGHTS)}
-        model = _rebuild(description["model"], weights, str(path), network, base_learner)
-        classes = np.array(description["classes"])
-        if description["class_type"] != "str":
-            classes = classes.astype(description["class_type"])
-        labels = classes[tensors["targets"].numpy()]
-        features = tensors["features"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: its description cannot be read ({error}); it is damaged, save it again") from error
-    classifier.set_params(model=model, **description["settings"])
-    classifier._load_model()
-    classifier.note_ = str(description.get("note", ""))
-    device = classifier.model_.mean.device
-    further = tensors.get("calibration_features")
-    classifier._calibration_features = None if further is None else further.to(device)
-    if isinstance(model, Features):
-        classifier.n_features_in_ = features.shape[1]  # pyright: ignore[reportAttributeAccessIssue]
-    return classifier._learn(features.to(device), labels)
+    @classmethod
+    def load(cls, path: Path | str, network: nn.Module | None, base_learner: nn.Module | None) -> "FittedClassifier":
+        """Read one from a file.
+
+        Args:
+            path: the file.
+            network: a backbone of one's own that it was made with, which no file can hold.
+            base_learner: a base learner of one's own, likewise.
+
+        Raises:
+            InputError: the file is no fitted classifier, is damaged or of a newer version, or needs a part that is not
+                given.
+        """
+        tensors, metadata = read_safetensors(path)
+        if DESCRIPTION not in metadata:
+            raise InputError(f"{path}: is no fitted classifier; give a file that FewShotClassifier.save wrote")
+        try:
+            description = json.loads(metadata[DESCRIPTION])
+            if description["version"] != _VERSION:
+                raise InputError(
+                    f"{path}: of version {description['version']}, this pauca reads {_VERSION}; update pauca"
+                )
+            weights = {n.removeprefix(_WEIGHTS): value for n, value in tensors.items() if n.startswith(_WEIGHTS)}
+            classes = np.array(description["classes"])
+            if description["class_type"] != "str":
+                classes = classes.astype(description["class_type"])
+            return cls(
+                model=_rebuild(description["model"], weights, str(path), network, base_learner),
+                labels=classes[tensors["targets"].numpy()],
+                features=tensors["features"],
+                settings=description["settings"],
+                calibration_features=tensors.get("calibration_features"),
+                note=str(description.get("note", "")),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: its description cannot be read ({error}); it is damaged, save it again"
+            ) from error
 
 
 def _describe(model: FewShotModel) -> dict[str, Any]:

@@ -170,6 +170,8 @@ def evaluate(
     Args:
         model: a model's file, or any backbone: timm:NAME, hf:NAME_OR_FOLDER, onnx:FILE, efficientnet-lite0, or a .npy
             file with the features of the data's images, in their order.
+        backbone: the backbone in place of the model; then DATA is named alone.
+        base_learner: classifier that is fitted on a backbone's features in each task, instead of logistic.
         data: what to test on: a prepared data set (`pauca fewshot data prepare`), a folder or zip archive with a folder
             for each class, or `glyphs`, characters drawn on the spot. A split named train in there must share no image
             with the tested one.

@@ -27,15 +27,17 @@ from pauca.fewshot.answers.unknown import (
     least_share,
     stranger_auroc,
 )
-from pauca.fewshot.classifier_file import load_classifier, save_classifier
+from pauca.fewshot.classifier_file import FittedClassifier
 from pauca.fewshot.data import load_images
 from pauca.fewshot.data.features import load_features
 from pauca.fewshot.evaluation import images_per_pass
-from pauca.fewshot.onnx_export import export_classifier
+from pauca.fewshot.onnx_export import ClassifierGraph, export_graph
 from pauca.fewshot.pretrained import Features, open_backbone
 from pauca.runs import Progress, resolve_device
 
 UNKNOWN = "unknown"
+# What a fitted classifier was told, and its file remembers; the model stands by itself.
+_TOLD = ("reject", "unknown_label", "mirror", "temperature", "confidence")
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +254,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             PaucaError: the disk refuses.
         """
         check_is_fitted(self)
-        save_classifier(self, path, force, note)
+        told = {name: getattr(self, name) for name in _TOLD}
+        labels = self.classes_[self.targets_.cpu().numpy()]
+        FittedClassifier(self.model_, labels, self.features_, told, self._calibration_features, note).save(path, force)
 
     @classmethod
     def load(
@@ -273,7 +277,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             InputError: the file is no fitted classifier, damaged or of a newer version.
         """
-        return load_classifier(cls(device=device), path, network, base_learner)
+        fitted = FittedClassifier.load(path, network, base_learner)
+        classifier = cls(fitted.model, device=device, **fitted.settings)
+        classifier._load_model()
+        classifier.note_ = fitted.note
+        place = classifier.model_.mean.device
+        further = fitted.calibration_features
+        classifier._calibration_features = None if further is None else further.to(place)
+        if isinstance(fitted.model, Features):
+            classifier.n_features_in_ = fitted.features.shape[1]  # pyright: ignore[reportAttributeAccessIssue]
+        return classifier._learn(fitted.features.to(place), fitted.labels)
 
     def export(self, path: Path | str, force: bool = True) -> None:
         """Write images -> probabilities and distances as one ONNX graph; `onnx_export` says what it takes.
@@ -283,7 +296,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             DeviceError: the packages of `pauca[onnx]` are missing.
         """
         check_is_fitted(self)
-        export_classifier(self, path, force)
+        n = len(self.classes_)
+        graph = ClassifierGraph(
+            self.model_, self.features_, self.targets_, n, self._means.sums, self.temperature_, self.mirror
+        )
+        export_graph(graph, self.classes_, None if self.reject is None else self.threshold_, path, force)
 
     @property
     def threshold_(self) -> float:

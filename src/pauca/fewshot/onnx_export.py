@@ -7,36 +7,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from pauca.errors import ConfigError
 from pauca.fewshot.latent import draws_at_test
 from pauca.fewshot.model import MCRNet
+from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.pretrained import Features, Preprocessing, Pretrained
 from pauca.fewshot.pretrained.onnx_networks import PREPROCESSING, OnnxNetwork
 from pauca.fewshot.pretrained.packages import need
 from pauca.runs import atomic_write
 
-if TYPE_CHECKING:
-    from pauca.fewshot.estimator import FewShotClassifier
 
+class ClassifierGraph(nn.Module):
+    """What a fitted classifier does once the images are fitted to its model."""
 
-class _Graph(nn.Module):
-    """What the classifier does once the images are fitted to the model."""
-
-    def __init__(self, classifier: "FewShotClassifier") -> None:
+    def __init__(
+        self,
+        model: FewShotModel,
+        features: Float[Tensor, "n d"],
+        targets: Int64[Tensor, "n"],
+        classes: int,
+        means: Float[Tensor, "classes d"],
+        temperature: float,
+        mirror: bool,
+    ) -> None:
         super().__init__()
-        self.model = classifier.model_.cpu()
-        self.mirror = classifier.mirror
-        self.temperature = classifier.temperature_
-        self.fitted = self.model.fitted(
-            classifier.features_.cpu()[None], classifier.targets_.cpu()[None], len(classifier.classes_)
-        )
-        self.means = nn.functional.normalize(classifier._means.sums.cpu(), dim=1)
+        self.device = model.mean.device
+        self.model, self.features = model.cpu(), features.cpu()
+        self.mirror, self.temperature = mirror, temperature
+        self.fitted = self.model.fitted(self.features[None], targets.cpu()[None], classes)
+        self.means = nn.functional.normalize(means.cpu(), dim=1)
 
     def forward(self, images: Shaped[Tensor, "n *shape"]) -> tuple[Tensor, Tensor]:
         features = self.model.embed(images, None, self.mirror).double()
@@ -46,7 +52,13 @@ class _Graph(nn.Module):
 
 
 @torch.no_grad()
-def export_classifier(classifier: "FewShotClassifier", path: Path | str, force: bool = True) -> None:
+def export_graph(
+    graph: ClassifierGraph,
+    classes: Shaped[np.ndarray, "n"],
+    threshold: float | None,
+    path: Path | str,
+    force: bool = True,
+) -> None:
     """Write a fitted classifier as an ONNX graph.
 
     Its input `images` takes bytes [n, channels, size, size], fitted as its metadata says under `pauca.preprocessing`;
@@ -59,7 +71,7 @@ def export_classifier(classifier: "FewShotClassifier", path: Path | str, force: 
     """
     onnx = need("onnx", "onnx", "to export a classifier")
     need("onnxscript", "onnx", "to export a classifier")
-    model = classifier.model_
+    model = graph.model
     if isinstance(model, Pretrained) and isinstance(model.network, OnnxNetwork):
         raise ConfigError(
             "a classifier whose backbone is an ONNX graph cannot be exported again; deploy the two as they are"
@@ -68,16 +80,15 @@ def export_classifier(classifier: "FewShotClassifier", path: Path | str, force: 
         raise ConfigError(
             f"test code {model.config.latent.test_code} draws samples; export a model with test code mean"
         )
-    device = model.mean.device
     config = model.config
     taken = "features" if isinstance(model, Features) else "images"
     if isinstance(model, Features):
-        example = torch.rand(2, classifier.features_.shape[1], dtype=torch.float64)
+        example = torch.rand(2, graph.features.shape[1], dtype=torch.float64)
     else:
         example = torch.zeros(2, config.channels, config.image_size, config.image_size, dtype=torch.uint8)
     with atomic_write(Path(path), force) as temporary, _quiet():
         torch.onnx.export(
-            _Graph(classifier).eval(),
+            graph.eval(),
             (example,),
             temporary,
             input_names=[taken],
@@ -87,10 +98,10 @@ def export_classifier(classifier: "FewShotClassifier", path: Path | str, force: 
             external_data=False,
             verbose=False,
         )
-        graph = onnx.load(temporary)
-        onnx.helper.set_model_props(graph, _metadata(classifier))
-        onnx.save(graph, temporary)
-    model.to(device)
+        written = onnx.load(temporary)
+        onnx.helper.set_model_props(written, _metadata(model, classes, threshold))
+        onnx.save(written, temporary)
+    model.to(graph.device)
 
 
 @contextmanager
@@ -107,13 +118,13 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _metadata(classifier: "FewShotClassifier") -> dict[str, str]:
-    config = classifier.model_.config
-    words: dict[str, Any] = {"pauca.classes": json.dumps(classifier.classes_.tolist())}
-    if not isinstance(classifier.model_, Features):
+def _metadata(model: FewShotModel, classes: Shaped[np.ndarray, "n"], threshold: float | None) -> dict[str, str]:
+    config = model.config
+    words: dict[str, Any] = {"pauca.classes": json.dumps(classes.tolist())}
+    if not isinstance(model, Features):
         # The graph normalizes by itself: it takes bytes.
         zeros, ones = (0.0,) * config.channels, (1.0,) * config.channels
         words[PREPROCESSING] = json.dumps(asdict(Preprocessing(config.image_size, zeros, ones, config.fitting)))
-    if classifier.reject is not None:
-        words["pauca.threshold"] = repr(classifier.threshold_)
+    if threshold is not None:
+        words["pauca.threshold"] = repr(threshold)
     return words
