@@ -1,6 +1,6 @@
-"""Damped Newton for a score whose gradient is exact and whose curvature is learnt on the way (BFGS).
+"""Damped Newton for a score whose gradient is exact and whose curvature is learned on the way (BFGS).
 
-All steps are taken relative to the Fisher matrix, which comes with every evaluation: what is learnt about the curvature
+All steps are taken relative to the Fisher matrix, which comes with every evaluation: what is learned about the curvature
 there (`shape`) holds for the next packet as well.
 """
 
@@ -55,7 +55,7 @@ def maximize(
         first: what `evaluate` says at the start, if it is known.
         shape: what an earlier, similar search returned as `shape`.
         tolerance: stop when a Newton step promises less than half of this gain (nats), by the Fisher matrix as well as
-            by what was learnt about the curvature: 0.01 is a tenth of a standard deviation.
+            by what was learned about the curvature: 0.01 is a tenth of a standard deviation.
         max_evaluations: give up (STALLED) after so many.
     """
     here, evaluations = (evaluate(start), 1) if first is None else (first, 0)
@@ -96,7 +96,7 @@ def _climb(
         step = np.linalg.solve(information, here.gradient)
         decrement = float(here.gradient @ step)
         if decrement < tolerance:
-            # What was learnt on the way can be far too large: then the maximum is further away than it seems.
+            # What was learned on the way can be far too large: then the maximum is further away than it seems.
             by_fisher = np.linalg.solve(here.fisher, here.gradient)
             if float(here.gradient @ by_fisher) < tolerance:
                 return _Climbed(point, here, information, Status.CONVERGED, evaluations)

@@ -21,7 +21,7 @@ _FORGET_PIXELS = 1.5  # over how much motion in one direction it does so
 
 
 def sharpness_of(optimum: Optimum) -> float:
-    """Mean ratio of the curvature that the search has learnt to the Fisher matrix.
+    """Mean ratio of the curvature that the search has learned to the Fisher matrix.
 
     Sharp edges have 2 to 4, and errors of a fifth of what the Fisher matrix says; smooth texture that hardly moved has
     0.4, and errors of five times that.
