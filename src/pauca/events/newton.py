@@ -1,7 +1,7 @@
 """Damped Newton for a score whose gradient is exact and whose curvature is learned on the way (BFGS).
 
-All steps are taken relative to the Fisher matrix, which comes with every evaluation: what is learned about the curvature
-there (`shape`) holds for the next packet as well.
+All steps are taken relative to the Fisher matrix, which comes with every evaluation: what is learned about the
+curvature there (`shape`) holds for the next packet as well.
 """
 
 from collections.abc import Callable

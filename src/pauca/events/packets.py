@@ -47,7 +47,6 @@ class PacketEstimator:
 
     camera: Camera
     config: AlignConfig
-    reduced: int = 1  # pixels of the sensor in one of the image, per axis
     scorer: Scorer = field(init=False, repr=False)
     _coarse: list[Scorer] = field(init=False, repr=False)
 
@@ -59,8 +58,7 @@ class PacketEstimator:
             pixel_score = Contrast()
         image = warp, pixel_score, config.vote, config.blur_sigma
         self.scorer, *self._coarse = (
-            Scorer(Frame(self.camera.reduced(by), config.border // by), *image)
-            for by in (self.reduced, *(by for by in _COARSER if by > self.reduced))
+            Scorer(Frame(self.camera.reduced(by), config.border // by), *image) for by in (1, *_COARSER)
         )
 
     @property
@@ -163,8 +161,7 @@ class PacketEstimator:
         k, n = self.velocities, self.parameters
         reach = _STEP_PIXELS / self.pixels_moved(packet)[:k]
         point, used = np.zeros(k), 0
-        coarser = (by for by in _COARSER if by > self.reduced)
-        for by, scorer in zip(coarser, self._coarse, strict=True):
+        for by, scorer in zip(_COARSER, self._coarse, strict=True):
             found = maximize(
                 lambda at, scorer=scorer: _trial(_score(scorer, packet, at), k),
                 point,

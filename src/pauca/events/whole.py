@@ -16,7 +16,6 @@ from pauca.events.hot_pixels import remove_hot_pixels
 from pauca.events.likelihood import NegativeBinomial
 from pauca.events.noise import remove_noise
 from pauca.events.recording import Recording
-from pauca.events.rough import RoughAligner
 from pauca.events.settings import AlignConfig
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Alignment, Events
@@ -47,7 +46,6 @@ def align_packets(
     recording: Recording | Events,
     camera: Camera | None = None,
     config: AlignConfig | None = None,
-    rough: bool = False,
 ) -> Iterator[Alignment]:
     """Alignments of a recording, one by one as they are found.
 
@@ -56,11 +54,10 @@ def align_packets(
             logged, unless `config.remove_hot_pixels` is False; background noise likewise (`config.remove_noise`).
         camera: calibration; not needed where the recording brought its own.
         config: the default `AlignConfig()` suits rotations; `AlignConfig.paper()` is the paper's protocol.
-        rough: align on images of half the size and with few events, 2.4 times as fast: enough for `refine`.
     """
     config = config or AlignConfig()
     events, camera = _events_and_camera(recording, camera, config)
-    return (RoughAligner if rough else Aligner)(camera, config).follow(events)
+    return Aligner(camera, config).follow(events)
 
 
 def align(
@@ -88,7 +85,7 @@ def align(
     events, camera = _events_and_camera(recording, camera, config)
     config = replace(config, remove_hot_pixels=False, remove_noise=False)  # they are gone
     alignments = []
-    for alignment in align_packets(events, camera, config, rough=config.between_knots):
+    for alignment in align_packets(events, camera, config):
         alignments.append(alignment)
         if progress is not None:
             progress(alignment)

@@ -57,22 +57,12 @@ def test_a_trajectory_of_knots_survives_files_and_evaluation(tmp_path):
 
 def test_refine_is_the_second_half_of_align():
     window, _ = _turning()
-    alignments = list(events.align_packets(window, CAMERA, SMALL, rough=True))
+    alignments = list(events.align_packets(window, CAMERA, SMALL))
     done = []
     found = events.refine(window, events.Trajectory.from_alignments(alignments), CAMERA, SMALL, done.append)
     np.testing.assert_array_equal(found.velocity, events.align(window, CAMERA, SMALL).velocity)
     assert len(done) > 1
     assert sum(done) == len(window)
-
-
-def test_rough_packets_hold_every_event_and_are_near_enough_to_begin_at():
-    window, truth = _turning()
-    fine, rough = (
-        events.Trajectory.from_alignments(list(events.align_packets(window, CAMERA, SMALL, r))) for r in (False, True)
-    )
-    assert rough.n_events.sum() == len(window)
-    assert np.abs(rough.velocity - truth(rough.t_us)).max() < 0.5
-    assert not np.array_equal(fine.velocity, rough.velocity)
 
 
 def test_noise_at_rest_is_rest_with_an_honest_interval():
@@ -189,7 +179,7 @@ def test_errors_on_the_simulated_sequences(pauca_data, name, limit):
 def test_a_recording_that_is_refined_in_pieces_has_the_knots_of_the_whole_but_at_the_seams(monkeypatch):
     monkeypatch.setattr("pauca.events.whole._OVERLAP_US", 100_000)
     window, truth = _turning(300_000)
-    packets = events.Trajectory.from_alignments(list(events.align_packets(window, CAMERA, SMALL, rough=True)))
+    packets = events.Trajectory.from_alignments(list(events.align_packets(window, CAMERA, SMALL)))
     chunks = [window[i : i + 2_000] for i in range(0, len(window), 2_000)]
     whole = refine_stream(chunks, packets, CAMERA, SMALL)
     np.testing.assert_array_equal(whole.velocity, events.refine(window, packets, CAMERA, SMALL).velocity)

@@ -18,7 +18,6 @@ from pauca import events
 from pauca.errors import ConfigError, InputError
 from pauca.events.hot_pixels import HotPixels, find_hot_pixels
 from pauca.events.journal import Journal, Next, memory_of
-from pauca.events.rough import RoughAligner
 from pauca.events.types import Alignment
 from pauca.events.verbs.files import expanded, for_each
 from pauca.events.verbs.passes import Clean, after, windows_of
@@ -151,7 +150,7 @@ class _Run:
         }
         journal = Journal(journal_path, about)
         known, told = journal.read() if self.resume else ([], [])
-        aligner = (RoughAligner if self.config.between_knots else events.Aligner)(calibration, self.config)
+        aligner = events.Aligner(calibration, self.config)
         # Compiling the kernels, once after installation, is no part of the speed that is reported.
         events.Aligner(calibration, self.config).align(next(iter(stream))[:_FIRST])
         if told:
