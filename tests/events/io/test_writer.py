@@ -86,7 +86,8 @@ def test_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def _times(rng: np.random.Generator, n: int, start: int, gaps: int, longest: int) -> np.ndarray:
     steps = rng.integers(0, 300, n)
-    steps[rng.integers(0, n, gaps)] += rng.integers(0, longest, gaps)
+    if n > 1:  # a silence lies between events: DAT cannot begin after 35 minutes
+        steps[rng.integers(1, n, gaps)] += rng.integers(0, longest, gaps)
     return start + np.cumsum(steps)
 
 
