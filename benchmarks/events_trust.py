@@ -184,7 +184,7 @@ def _disturbed(config: SimulateConfig, first: bool) -> list[Trial]:
 
 def _select(recording: Recording, kept: np.ndarray) -> Recording:
     e = recording.events
-    return replace(recording, events=Events(e.t_us[kept], e.x[kept], e.y[kept], e.p[kept], e.size))
+    return replace(recording, events=e.where(kept))
 
 
 def _on_only(recording: Recording) -> Recording:

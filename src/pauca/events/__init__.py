@@ -49,6 +49,7 @@ from pauca.events.views import View, ViewBuilder, ViewConfig, views
 from pauca.events.warp import Frame, Warp
 from pauca.events.whole import align, align_packets, cut_windows, refine
 from pauca.events.whole import cut_packets as cut_packets  # its name in 0.1
+from pauca.events.windows import joined
 
 __all__ = [
     "DAVIS240C",
@@ -110,6 +111,7 @@ __all__ = [
     "fit_time_offset",
     "hot_pixel_mask",
     "info",
+    "joined",
     "noise_mask",
     "open_events",
     "panorama",

@@ -1,6 +1,6 @@
 """From events to velocities: cut a stream into packets, align each, warm-started from the one before."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -137,15 +137,10 @@ class Aligner:
         for part in [events] if isinstance(events, Events) else events:
             self._check(part)
             waiting = part if waiting is None else joined([waiting, part])
-            first = 0
-            while (step := self._next(waiting, first, _Known.ALL_BUT_END)) is not None:
-                yield from step[1]
-                first = step[0]
-            waiting = waiting[first:]
-        first = 0
-        while waiting is not None and (step := self._next(waiting, first, _Known.ALL)) is not None:
-            yield from step[1]
-            first = step[0]
+            end = yield from self._packets(waiting, _Known.ALL_BUT_END)
+            waiting = waiting[end:]
+        if waiting is not None:
+            yield from self._packets(waiting, _Known.ALL)
 
     @property
     def pixels(self) -> Float[np.ndarray, "k"]:
@@ -185,26 +180,29 @@ class Aligner:
             raise InputError(
                 f"events begin at {events.t_us[0]} us, before the end of those pushed last ({waiting.t_us[-1]} us)"
             )
-        stream = events if waiting is None else joined([waiting, events])
-        first, found = 0, []
-        while (step := self._next(stream, first, _Known.SO_FAR)) is not None or (
-            first < len(stream)
-            and stream.t_us[-1] - stream.t_us[first] >= deadline_s * 1e6
-            and (step := self._next(stream, first, _Known.ALL)) is not None
-        ):
-            first = step[0]
-            found += step[1]
-        self._waiting = stream[first:]
-        return found
+        return list(self._pushed(events if waiting is None else joined([waiting, events]), deadline_s * 1e6))
 
     def flush(self) -> list[Alignment]:
         """What is left of the stream that was pushed; another may follow."""
         stream, self._waiting = self._waiting, None
-        first, found = 0, []
-        while stream is not None and (step := self._next(stream, first, _Known.ALL)) is not None:
-            first = step[0]
-            found += step[1]
-        return found
+        return [] if stream is None else list(self._packets(stream, _Known.ALL))
+
+    def _pushed(self, stream: Events, deadline_us: float) -> Iterator[Alignment]:
+        """The packets that have ended, and those that may wait no longer; what is left waits for the next push."""
+        first = yield from self._packets(stream, _Known.SO_FAR)
+        while first < len(stream) and stream.t_us[-1] - stream.t_us[first] >= deadline_us:
+            overdue = self._next(stream, first, _Known.ALL)
+            assert overdue is not None  # where all is known, no packet waits
+            yield from overdue[1]
+            first = yield from self._packets(stream, _Known.SO_FAR, overdue[0])
+        self._waiting = stream[first:]
+
+    def _packets(self, events: Events, known: "_Known", first: int = 0) -> Generator[Alignment, None, int]:
+        """The packets from event `first` on, as far as they do not depend on events to come; returns where they end."""
+        while (step := self._next(events, first, known)) is not None:
+            first, alignments = step
+            yield from alignments
+        return first
 
     def _next(self, events: Events, first: int, known: "_Known") -> tuple[int, list[Alignment]] | None:
         """End of the packet that begins with event `first`, and its alignments; None if that needs events to come."""

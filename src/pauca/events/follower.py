@@ -14,6 +14,7 @@ from pauca.events.continuous.knots import SMOOTH_JERK, knot_density
 from pauca.events.continuous.prior import jerk_strength
 from pauca.events.types import Alignment, Events, Status
 from pauca.events.whole import window_scorer
+from pauca.events.windows import joined
 
 _REMEMBERED_S = 3.0  # of packets, that tell the strength of the jerk
 _CALIBRATION = 1.5  # of the covariance: errors of one window have biases that it does not know
@@ -72,10 +73,7 @@ class Follower:
             self._reached_us = self._knots_us[0]
             return
         kept = self._events[int(np.searchsorted(self._events.t_us, self._knots_us[0])) :]
-        t_us, x, y, p = (
-            np.concatenate([getattr(part, name) for part in (kept, events)]) for name in ("t_us", "x", "y", "p")
-        )
-        self._events = Events(t_us, x, y, p, events.size)
+        self._events = joined([kept, events])
 
     def _place_knots(self, packet: Alignment) -> list[float]:
         """Times of the knots that the packet brings."""

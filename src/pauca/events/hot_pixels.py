@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 from scipy.ndimage import rank_filter
 
 from pauca.errors import InputError
-from pauca.events.recording import Finding, Recording, Remedy, in_words
+from pauca.events.recording import Recording, leave_out
 from pauca.events.types import Events
 
 _MANY_EVENTS = 10  # below so many events a pixel is not called hot
@@ -143,14 +143,8 @@ def remove_hot_pixels(recording: Recording) -> Recording:
     hot = find_hot_pixels([events])
     if not len(hot):
         return recording
-    kept = hot.keep(events)
-    cleaned = Events(events.t_us[kept], events.x[kept], events.y[kept], events.p[kept], events.size)
     reason = f"events of {len(hot)} hot pixel{'s' if len(hot) > 1 else ''}"
-    finding = Finding(Remedy.DROPPED, reason, len(events) - len(cleaned), f"event {int(np.argmin(kept)) + 1}")
-    report = recording.report
-    if report:
-        report = replace(report, kept=len(cleaned), findings=(*report.findings, finding))
-    return replace(recording, events=cleaned, notes=(*recording.notes, *in_words([finding])), report=report)
+    return leave_out(recording, ~hot.keep(events), reason)
 
 
 def pixel_indices(events: Events) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,6 @@
 """Background noise: events that nothing in the scene makes, how they are told from the scene's, and taken out."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +8,7 @@ from jaxtyping import Bool, Int64, UInt8
 
 from pauca.events.hot_pixels import pixel_indices
 from pauca.events.kernels.support import find_supported
-from pauca.events.recording import Finding, Recording, Remedy, in_words
+from pauca.events.recording import Recording, leave_out
 from pauca.events.types import Events
 from pauca.events.windows import joined
 
@@ -98,7 +97,7 @@ def _kept(events: Events, edges_us: Int64[np.ndarray, "k"], dropped: list[int]) 
     events, kept = events[first:end], ~noise[first:end]
     if kept.all():
         return events
-    return Events(events.t_us[kept], events.x[kept], events.y[kept], events.p[kept], events.size)
+    return events.where(kept)
 
 
 def shows_structure(events: Events) -> bool:
@@ -135,11 +134,4 @@ def remove_noise(recording: Recording) -> Recording:
     noise = noise_mask(events)
     if not noise.any():
         return recording
-    kept = ~noise
-    cleaned = Events(events.t_us[kept], events.x[kept], events.y[kept], events.p[kept], events.size)
-    count = len(events) - len(cleaned)
-    finding = Finding(Remedy.DROPPED, "events of background noise", count, f"event {int(np.argmax(noise)) + 1}")
-    report = recording.report
-    if report:
-        report = replace(report, kept=len(cleaned), findings=(*report.findings, finding))
-    return replace(recording, events=cleaned, notes=(*recording.notes, *in_words([finding])), report=report)
+    return leave_out(recording, noise, "events of background noise")

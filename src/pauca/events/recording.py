@@ -1,13 +1,14 @@
 """A recording as it comes from a file: events, camera, ground truth, and an account of what was wrong with it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 
+from pauca.errors import InputError
 from pauca.events.camera import Camera
 from pauca.events.types import Events
 
@@ -103,6 +104,29 @@ class Recording:
     ground_truth: GroundTruth | None = None
     inertial: Inertial | None = None
     frame_times_us: Int64[np.ndarray, "m"] | None = None  # of the camera's ordinary images, where it takes them
+
+
+def camera_of(recording: Recording, camera: Camera | None = None) -> Camera:
+    """The camera that is given, or else the recording's own.
+
+    Raises:
+        InputError: neither is known.
+    """
+    found = camera or recording.camera
+    if found is None:
+        raise InputError("the recording does not say its camera: give one, such as Camera.from_file('calib.txt')")
+    return found
+
+
+def leave_out(recording: Recording, dropped: Bool[np.ndarray, "n"], reason: str) -> Recording:
+    """A recording without some of its events; its notes and its report say how many went, and why."""
+    kept = recording.events.where(~dropped)
+    count = len(recording.events) - len(kept)
+    finding = Finding(Remedy.DROPPED, reason, count, f"event {int(np.argmax(dropped)) + 1}")
+    report = recording.report
+    if report:
+        report = replace(report, kept=len(kept), findings=(*report.findings, finding))
+    return replace(recording, events=kept, notes=(*recording.notes, *in_words([finding])), report=report)
 
 
 def in_words(findings: Iterable[Finding]) -> tuple[str, ...]:

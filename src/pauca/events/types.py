@@ -76,11 +76,19 @@ class Events:
             raise TypeError(f"events are cut with a slice such as events[:1000], not with {window!r}")
         if window.step is not None and window.step < 0:
             raise InputError(f"events[{window.start}:{window.stop}:{window.step}] would run backwards in time")
-        view = object.__new__(Events)
+        return self._some(window)
+
+    def where(self, chosen: Bool[np.ndarray, "n"]) -> "Events":
+        """The events that are chosen, as a copy."""
+        return self._some(chosen)
+
+    def _some(self, chosen: slice | np.ndarray) -> "Events":
+        """Some of the events, which need no check again."""
+        some = object.__new__(Events)
         for name in ("t_us", "x", "y", "p"):
-            object.__setattr__(view, name, getattr(self, name)[window])
-        object.__setattr__(view, "size", self.size)
-        return view
+            object.__setattr__(some, name, getattr(self, name)[chosen])
+        object.__setattr__(some, "size", self.size)
+        return some
 
     @property
     def duration_us(self) -> int:

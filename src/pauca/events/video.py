@@ -14,8 +14,10 @@ from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
 from pauca.events.mosaic import Attitude
-from pauca.events.recording import Recording
+from pauca.events.mosaic.projection import count_pixels
+from pauca.events.recording import Recording, camera_of
 from pauca.events.trajectory import Trajectory
+from pauca.events.warp import Frame
 from pauca.runs import atomic_write, check_can_write
 
 _FULL_QUANTILE = 0.9  # of the pixels with events, in the frame with most of them: so many events make a color full
@@ -63,23 +65,17 @@ def frames(
     """
     from pauca.events.plots import polarity_image  # brings matplotlib
 
-    camera = camera or recording.camera
-    if camera is None:
-        raise InputError("the recording does not say its camera: give one, such as Camera.from_file('calib.txt')")
+    camera = camera_of(recording, camera)
     events, attitude = recording.events, Attitude.from_trajectory(trajectory)
     step_us = round(1e6 / config.fps)
     starts = np.arange(attitude.begin_us, int(attitude.times_us[-1]), step_us)
     looks = _looks(attitude, starts + step_us // 2, config.smooth_s)
-    aligner, full = Aligner(camera), 0.0
+    aligner, frame, full = Aligner(camera), Frame(camera, config.border), 0.0
     for begin_us, look in zip(starts.tolist(), looks, strict=True):
         window = events.between(begin_us, begin_us + step_us)
         packet = aligner.packet(window)
-        raw = _votes(packet.x, packet.y, window.p, camera, config.border)
-        rays = attitude.rays(window.t_us, packet.x, packet.y) @ look
-        ahead = rays[:, 2] > 0.1
-        depth = np.where(ahead, rays[:, 2], 1.0)
-        x, y = np.where(ahead, rays[:, 0] / depth, 1e6), rays[:, 1] / depth
-        still = _votes(x, y, window.p, camera, config.border)
+        raw = _both(np.stack([packet.x, packet.y, np.ones_like(packet.x)], axis=1), window.p, frame)
+        still = _both(attitude.rays(window.t_us, packet.x, packet.y) @ look, window.p, frame)
         if len(window):
             shown = still.sum(0)
             full = max(full, float(np.quantile(shown[shown > 0], _FULL_QUANTILE))) if shown.any() else full
@@ -100,16 +96,9 @@ def _looks(attitude: Attitude, t_us: np.ndarray, smooth_s: float) -> Float[np.nd
     return Rotation.concatenate(smooth).as_matrix()
 
 
-def _votes(x: np.ndarray, y: np.ndarray, p: np.ndarray, camera: Camera, border: int) -> Float[np.ndarray, "2 h w"]:
-    width, height = camera.size[0] + 2 * border, camera.size[1] + 2 * border
-    column, row = np.rint(camera.fx * x + camera.cx) + border, np.rint(camera.fy * y + camera.cy) + border
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    flat = (
-        p[inside].astype(np.int64) * (width * height)
-        + row[inside].astype(np.int64) * width
-        + column[inside].astype(np.int64)
-    )
-    return np.bincount(flat, minlength=2 * width * height).reshape(2, height, width).astype(float)
+def _both(rays: Float[np.ndarray, "n 3"], p: UInt8[np.ndarray, "n"], frame: Frame) -> Float[np.ndarray, "2 h w"]:
+    """Counts of OFF and ON events."""
+    return np.stack([count_pixels(rays[p == polarity], frame) for polarity in (0, 1)])
 
 
 def check_video(path: Path, force: bool = False) -> None:

@@ -15,7 +15,7 @@ from pauca.events.continuous import refine as refine_packets
 from pauca.events.hot_pixels import remove_hot_pixels
 from pauca.events.likelihood import NegativeBinomial
 from pauca.events.noise import remove_noise
-from pauca.events.recording import Recording
+from pauca.events.recording import Recording, camera_of
 from pauca.events.settings import AlignConfig
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Alignment, Events
@@ -187,9 +187,7 @@ def _events_and_camera(
 ) -> tuple[Events, Camera]:
     if isinstance(recording, Events):
         recording = Recording(recording, camera)
-    camera = camera or recording.camera
-    if camera is None:
-        raise InputError("the recording does not say its camera: give one, such as Camera.from_file('calib.txt')")
+    camera = camera_of(recording, camera)
     for wanted, remove in ((config.remove_hot_pixels, remove_hot_pixels), (config.remove_noise, remove_noise)):
         cleaned = remove(recording) if wanted else recording
         if cleaned is not recording:

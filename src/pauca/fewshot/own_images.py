@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from tyro.conf import Positional, arg
@@ -21,8 +21,6 @@ from pauca.fewshot.named import BaseLearnerName, open_tested
 from pauca.fewshot.reports import predictions_report, write_predictions
 from pauca.fewshot.types import ImageSet
 from pauca.runs import check_can_write
-
-Device = Literal["auto", "cpu", "cuda"]
 
 
 def fit(

@@ -1,10 +1,8 @@
 """Recordings in folders: the folder of a recording names what it shows."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pauca import events
 from pauca.errors import InputError
 
 
@@ -53,11 +51,6 @@ def list_labeled(folder: Path) -> tuple[LabeledFile, ...]:
             f"{folder}/cup/{loose[0].path.name}"
         )
     return files
-
-
-def read_each(files: Sequence[LabeledFile], reading: events.ReadConfig) -> "list[events.Recording]":
-    """The recordings of these files."""
-    return [events.read(file.path, **vars(reading)) for file in files]
 
 
 def _visible(folder: Path) -> list[Path]:

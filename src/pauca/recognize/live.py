@@ -124,8 +124,7 @@ class _Evidence:
 
     def _events_of(self, alignment: events.Alignment) -> events.Events:
         """The events of a window, which are given away with it."""
-        columns = {name: np.concatenate([getattr(e, name) for e in self._recent]) for name in ("t_us", "x", "y", "p")}
-        stream = events.Events(**columns, size=self.size)
+        stream = events.joined(self._recent)
         end = int(np.searchsorted(stream.t_us, alignment.end_us, side="right"))
         self._recent = [stream[end:]]
         return stream[:end]

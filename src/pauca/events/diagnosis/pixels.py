@@ -24,12 +24,11 @@ def hot(pixels: tuple[HotPixel, ...], counts: Int64[np.ndarray, "h w"]) -> list[
     share = sum(int(counts[p.y, p.x]) for p in pixels) / counts.sum()
     if share < _MATTERS or counts.sum() < _ENOUGH:
         return []
-    named = ", ".join(f"({p.x}, {p.y}) {p.rate_hz:,.0f} Hz" for p in pixels[:_NAMED])
-    more = f" and {len(pixels) - _NAMED} more" if len(pixels) > _NAMED else ""
+    named = _named([f"({p.x}, {p.y}) {p.rate_hz:,.0f} Hz" for p in pixels])
     return [
         Fault(
             "hot pixels",
-            f"{len(pixels)} fire all the time and make {100 * share:.1f} % of the events: {named}{more}",
+            f"{len(pixels)} fire all the time and make {100 * share:.1f} % of the events: {named}",
             "`pauca events align` leaves them out; in the camera, mask them, or raise its thresholds",
             {"count": len(pixels), "share": round(share, 6), "pixels": [vars(p) for p in pixels]},
         )
@@ -43,16 +42,21 @@ def dead(counts: Int64[np.ndarray, "h w"], empty: Bool[np.ndarray, "h w"]) -> li
     rows, columns = np.nonzero(where)
     if not len(rows):
         return []
-    named = ", ".join(f"({x}, {y})" for x, y in list(zip(columns, rows, strict=True))[:_NAMED])
-    more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
+    named = _named([f"({x}, {y})" for x, y in zip(columns, rows, strict=True)])
     return [
         Fault(
             "dead pixels",
-            f"{len(rows)} have no event where those around have {_NEIGHBORS} and more: {named}{more}",
+            f"{len(rows)} have no event where those around have {_NEIGHBORS} and more: {named}",
             "few do no harm; many are a sign of a damaged sensor, or of a mask in the camera's settings",
             {"count": len(rows), "pixels": [{"x": int(x), "y": int(y)} for x, y in zip(columns, rows, strict=True)]},
         )
     ]
+
+
+def _named(pixels: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(pixels) - _NAMED} more" if len(pixels) > _NAMED else ""
+    return ", ".join(pixels[:_NAMED]) + more
 
 
 def without_events(counts: Int64[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-
-from pauca.events.hot_pixels import hot_pixel_mask
+from pauca.events.hot_pixels import HotPixels, find_hot_pixels
 from pauca.events.types import Events
-from pauca.events.windows import joined
 
 _SECOND_US = 1_000_000
 
@@ -17,20 +14,16 @@ def without_hot_pixels(source: Iterable[Events], told: list[int]) -> Iterator[Ev
     """The windows of a source without the events of hot pixels, which are told from the last whole second.
 
     Args:
-        source: windows of pixels as the sensor has them (uint16).
+        source: windows of events.
         told: receives the number of hot pixels of each second.
     """
-    mask: np.ndarray | None = None
+    hot: HotPixels | None = None
     second: list[Events] = []
     for window in source:
         if len(window):
             second.append(window)
             if int(window.t_us[-1] - second[0].t_us[0]) >= _SECOND_US:
-                mask = hot_pixel_mask(joined(second))
-                told.append(int(mask.sum()))
+                hot = find_hot_pixels(second)
+                told.append(len(hot))
                 second = []
-        if mask is None or not mask.any() or len(window) == 0:
-            yield window
-            continue
-        kept = ~mask[window.y, window.x]
-        yield Events(window.t_us[kept], window.x[kept], window.y[kept], window.p[kept], window.size)
+        yield window.where(hot.keep(window)) if hot is not None and len(hot) else window

@@ -14,6 +14,7 @@ import numpy as np
 
 from pauca.errors import InputError
 from pauca.events.types import Events
+from pauca.events.windows import joined
 
 EVENT_DTYPE = np.dtype([("t_us", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
 """An event in a datagram: 13 bytes, little-endian, without gaps. A datagram holds any number of them, in order of
@@ -35,7 +36,7 @@ def replay(stream: Iterable[Events], window_s: float = 0.005, speed: int | float
     begun_s = begin_us = None
     waiting: Events | None = None
     for part in stream:
-        events = part if waiting is None else _together(waiting, part)
+        events = part if waiting is None else joined([waiting, part])
         if len(events) == 0:
             continue
         if begin_us is None:
@@ -60,11 +61,6 @@ def _when_due(window: Events, step_us: int, speed: float, begun_s: float | None)
     if wait_s > 0 and not np.isinf(speed):
         time.sleep(wait_s)
     return window
-
-
-def _together(one: Events, other: Events) -> Events:
-    columns = {name: np.concatenate([getattr(one, name), getattr(other, name)]) for name in ("t_us", "x", "y", "p")}
-    return Events(**columns, size=one.size)
 
 
 def receive(host: str, port: int, size: tuple[int, int], idle_s: int | float = 10.0) -> Iterator[Events]:

@@ -12,6 +12,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.linalg import spsolve
 from scipy.spatial.transform import Rotation
 
+from pauca.events.mosaic.projection import count_pixels, project
 from pauca.events.warp import Frame
 
 _BLUR = 1.5  # pixels
@@ -78,44 +79,25 @@ def find_closures(segments: Sequence[Segment], frame: Frame, reach_pixels: int) 
 
 def _place(segments: Sequence[Segment], i: int, earlier: np.ndarray, frame: Frame, reach: int) -> Closure | None:
     segment = segments[i]
-    known = sum(_image(segments[j].rays @ segment.turned, frame) for j in earlier)
+    known = sum(count_pixels(segments[j].rays @ segment.turned, frame) for j in earlier)
     assert isinstance(known, np.ndarray)
     own = segment.rays[:: max(1, len(segment.rays) // _MOST_EVENTS)] @ segment.turned
     if known.sum() < _FEWEST_EVENTS:
         return None
     known = gaussian_filter(np.sqrt(known), _BLUR)
-    shift, sureness = _shift(known, _image(own, frame), reach)
+    shift, sureness = _shift(known, count_pixels(own, frame), reach)
     if sureness < _SURE:
         return None
     fx, fy, *_ = frame.intrinsics
     start = np.array([-shift[1] / fy, shift[0] / fx, 0.0])
 
     def disagreement(turn: np.ndarray) -> float:
-        column, row, _ = _pixels(Rotation.from_rotvec(turn).apply(own), frame)
+        column, row = project(Rotation.from_rotvec(turn).apply(own), frame)
         return -float(map_coordinates(known, [row, column], order=1).mean())
 
     simplex = start + np.vstack([np.zeros(3), np.eye(3) / fx])  # a pixel each
     best = minimize(disagreement, start, method="Nelder-Mead", options={"initial_simplex": simplex, "xatol": 0.05 / fx})
     return Closure(i, tuple(earlier.tolist()), segment.turned @ best.x, sureness)
-
-
-def _pixels(rays: Float[np.ndarray, "n 3"], frame: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Columns and rows of the frame, and which rays are in front of the camera; the others end up outside."""
-    fx, fy, cx, cy = frame.intrinsics
-    ahead = rays[:, 2] > 0.1 * np.linalg.norm(rays, axis=1)
-    depth = np.where(ahead, rays[:, 2], 1.0)
-    column = np.where(ahead, fx * rays[:, 0] / depth + cx, -1e6)
-    return column, fy * rays[:, 1] / depth + cy, ahead
-
-
-def _image(rays: Float[np.ndarray, "n 3"], frame: Frame) -> Float[np.ndarray, "h w"]:
-    """Events a pixel."""
-    width, height = frame.size
-    column, row, _ = _pixels(rays, frame)
-    column, row = np.rint(column), np.rint(row)
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    flat = row[inside].astype(np.int64) * width + column[inside].astype(np.int64)
-    return np.bincount(flat, minlength=width * height).reshape(height, width).astype(float)
 
 
 def _shift(known: np.ndarray, own: np.ndarray, reach: int) -> tuple[np.ndarray, float]:

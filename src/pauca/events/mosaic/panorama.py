@@ -11,7 +11,7 @@ from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
 from pauca.events.mosaic.attitude import Attitude
 from pauca.events.mosaic.closures import Closure, Segment, balance, find_closures
-from pauca.events.recording import Recording
+from pauca.events.recording import Recording, camera_of
 from pauca.events.settings import AlignConfig
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Events
@@ -93,10 +93,8 @@ def panorama(
     Raises:
         InputError: no camera, no events, or a trajectory without any velocity that can be trusted.
     """
-    events = recording if isinstance(recording, Events) else recording.events
-    camera = camera or (None if isinstance(recording, Events) else recording.camera)
-    if camera is None:
-        raise InputError("the recording does not say its camera: give one, such as Camera.from_file('calib.txt')")
+    recording = Recording(recording) if isinstance(recording, Events) else recording
+    events, camera = recording.events, camera_of(recording, camera)
     if len(events) == 0:
         raise InputError("the recording holds no events")
     attitude, aligner = Attitude.from_trajectory(trajectory), Aligner(camera, AlignConfig())

@@ -19,7 +19,8 @@ from pauca.errors import ConfigError, InputError
 from pauca.events.hot_pixels import HotPixels, find_hot_pixels
 from pauca.events.journal import Journal, Next, memory_of
 from pauca.events.types import Alignment
-from pauca.events.verbs.files import expanded, for_each
+from pauca.events.verbs.calibrated import calibrated
+from pauca.events.verbs.files import expanded, for_each, stem
 from pauca.events.verbs.passes import Clean, after, windows_of
 from pauca.events.whole import refine_stream
 from pauca.runs import Progress, check_can_write, lock_folder, save_figure
@@ -137,7 +138,7 @@ class _Run:
                 self._check_target(self.out / name, journal_path.exists())
         started = time.perf_counter()
         stream = events.open_events(self.path, self.reading)
-        calibration = _camera(stream, camera, camera_name)
+        calibration = calibrated(stream.path.name, stream.size, stream.camera, camera, camera_name)
         hot = self._hot_pixels(stream) if without_hot else None
         reading_s = time.perf_counter() - started
         about = {
@@ -274,9 +275,9 @@ def _told_what_is_kept(out: Path, known: list[Alignment], found: list[Alignment]
 def _folders(paths: list[Path], out: Path | None, single: bool) -> dict[Path, Path]:
     """The output folder of each recording."""
     root = out or Path("runs/events")
-    folders = {path: out if single and out is not None else root / _stem(path) for path in paths}
+    folders = {path: out if single and out is not None else root / stem(path) for path in paths}
     if len(set(folders.values())) < len(paths):  # events.txt in many folders
-        folders = {path: root / f"{path.absolute().parent.name}-{_stem(path)}" for path in paths}
+        folders = {path: root / f"{path.absolute().parent.name}-{stem(path)}" for path in paths}
     if len(set(folders.values())) < len(paths):
         raise ConfigError("two of the recordings have one name, and their results would, too; align them one by one")
     return folders
@@ -321,19 +322,3 @@ def _spread(alignments: list[events.Alignment], count: int) -> dict[int, events.
     """The packets in the middles of `count` equal parts, by number: they show more than the first ones would."""
     middles = (np.arange(count) + 0.5) / max(count, 1) * len(alignments)
     return {i: alignments[i] for i in np.unique(middles.astype(int)).tolist()}
-
-
-def _stem(recording: Path) -> str:
-    """`boxes_rotation/events.txt.gz` is called events, after the file without its endings."""
-    return recording.name.split(".")[0] or "recording"
-
-
-def _camera(stream: events.EventStream, path: Path | None, name: str | None) -> events.Camera:
-    if path is not None:
-        return events.Camera.from_file(path, stream.size, name)
-    if stream.camera is None:
-        raise InputError(
-            f"{stream.path.name}: does not say its camera; add --camera FILE (UZH calib.txt, or YAML of ROS, Kalibr, "
-            "OpenCV)"
-        )
-    return stream.camera

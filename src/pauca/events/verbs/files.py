@@ -20,6 +20,11 @@ def is_recording(path: Path) -> bool:
     return path.is_file() or (path / "metadata.yaml").is_file() or not path.exists()
 
 
+def stem(recording: Path) -> str:
+    """`boxes_rotation/events.txt.gz` is called events, after the file without its endings."""
+    return recording.name.split(".")[0] or "recording"
+
+
 def recordings_in(path: Path) -> list[Path]:
     """The recordings below a folder, in order of their names; a path that is a recording itself stands alone.
 

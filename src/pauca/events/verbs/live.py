@@ -17,6 +17,7 @@ from pauca.events.live.hot_pixels import without_hot_pixels
 from pauca.events.live.loop import LiveConfig, run
 from pauca.events.live.sources import open_source, receive, replay
 from pauca.events.types import Alignment, Events
+from pauca.events.verbs.calibrated import calibrated
 
 
 def live(
@@ -52,9 +53,9 @@ def live(
     for name, value in (("speed", speed), ("window-ms", window_ms), ("deadline-ms", deadline_ms)):
         if not value > 0:
             raise ConfigError(f"--{name} must be positive, got {value}")
-    windows, calibration, undistorted = _open(source, camera, camera_name, size, speed, window_ms / 1e3)
+    windows, calibration = _open(source, camera, camera_name, size, speed, window_ms / 1e3)
     hot: list[int] = []
-    if remove_hot_pixels and not undistorted:
+    if remove_hot_pixels:
         windows = without_hot_pixels(windows, hot)
     aligner = events.Aligner(calibration)
     _compile(aligner)
@@ -71,23 +72,15 @@ def _open(
     size: tuple[int, int] | None,
     speed: float,
     window_s: float,
-) -> tuple[Iterable[Events], events.Camera, bool]:
+) -> tuple[Iterable[Events], events.Camera]:
     kind, place = open_source(source)
     if isinstance(place, Path):
         stream = events.open_events(place, events.ReadConfig(size=size))
-        calibration = _calibration(camera, camera_name, stream.size) or stream.camera
-        if calibration is None:
-            raise InputError(f"{place}: does not say its camera; add --camera FILE")
-        return replay(stream, window_s, speed), calibration, stream.undistorted
+        calibration = calibrated(place.name, stream.size, stream.camera, camera, camera_name)
+        return replay(stream, window_s, speed), calibration
     if size is None or camera is None:
         raise InputError(f"{kind}://{place[0]}:{place[1]}: datagrams do not say their camera; add --size and --camera")
-    calibration = _calibration(camera, camera_name, size)
-    assert calibration is not None
-    return receive(*place, size), calibration, False
-
-
-def _calibration(path: Path | None, name: str | None, size: tuple[int, int]) -> events.Camera | None:
-    return None if path is None else events.Camera.from_file(path, size, name)
+    return receive(*place, size), events.Camera.from_file(camera, size, camera_name)
 
 
 def _compile(aligner: events.Aligner) -> None:

@@ -37,7 +37,7 @@ class Clean:
             if kept is None or kept.all():
                 yield chunk
             else:
-                yield Events(chunk.t_us[kept], chunk.x[kept], chunk.y[kept], chunk.p[kept], chunk.size)
+                yield chunk.where(kept)
 
 
 def after(chunks: Iterable[Events], count: int) -> Iterator[Events]:

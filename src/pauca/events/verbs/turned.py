@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pauca import events
-from pauca.errors import InputError
+from pauca.events.verbs.calibrated import calibrated
 from pauca.runs import Progress
 
 
@@ -29,11 +29,7 @@ def read_turned(
 ) -> Turned:
     """Read a recording without its hot pixels, and its trajectory; align where none is given."""
     loaded = events.remove_hot_pixels(events.read(recording, **vars(reading)))
-    calibration = (
-        events.Camera.from_file(camera, loaded.events.size, camera_name) if camera is not None else loaded.camera
-    )
-    if calibration is None:
-        raise InputError(f"{loaded.name}: does not say its camera; add --camera FILE")
+    calibration = calibrated(loaded.name, loaded.events.size, loaded.camera, camera, camera_name)
     if trajectory is not None:
         return Turned(loaded, calibration, events.Trajectory.from_file(trajectory))
     with Progress("align", len(loaded.events), "events", quiet=quiet) as progress:

@@ -8,6 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from pauca import events
+from pauca.events.verbs.files import stem
 from pauca.events.verbs.turned import read_turned
 from pauca.events.video import VideoConfig, check_video, frames, write_video
 
@@ -36,8 +37,7 @@ def video(
         force: replace a video that is there already.
         quiet: print only errors.
     """
-    name = recording.name.split(".")[0] or "recording"
-    out = out or Path("runs/events") / name / "video.gif"
+    out = out or Path("runs/events") / stem(recording) / "video.gif"
     check_video(out, force)
     turned = read_turned(recording, camera, camera_name, trajectory, reading, quiet)
     shown = frames(turned.recording, turned.trajectory, turned.camera, config)
