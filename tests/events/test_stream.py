@@ -96,3 +96,15 @@ def test_pushing_nothing_gives_nothing():
     aligner = Aligner(CAMERA, CONFIG)
     assert aligner.push(rotating_events([1.0, -2.0, 3.0])[:0]) == []
     assert aligner.flush() == []
+
+
+def test_events_that_two_threads_push_at_once_are_refused_and_not_mixed(stop_and_go):
+    aligner = Aligner(CAMERA, CONFIG)
+    found = aligner.push(stop_and_go[:500])
+    with aligner._alone(pushing=True):
+        with pytest.raises(InputError, match="another thread"):
+            aligner.push(stop_and_go[500:600])
+        with pytest.raises(InputError, match="another thread"):
+            aligner.flush()
+    found += aligner.push(stop_and_go[500:1000]) + aligner.flush()
+    assert sum(a.n_events for a in found) == 1000

@@ -71,6 +71,7 @@ class Aligner:
     _known_rest: dict[tuple[int, int], bool] = field(default_factory=dict, init=False, repr=False)
     _recent: list[Events] = field(default_factory=list, init=False, repr=False)
     _busy: Lock = field(default_factory=Lock, init=False, repr=False)
+    _pushing: Lock = field(default_factory=Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._estimator = PacketEstimator(self.camera, self.config)
@@ -175,17 +176,19 @@ class Aligner:
         self._check(events)
         if not deadline_s > 0:
             raise InputError(f"deadline_s {deadline_s} must be positive")
-        waiting = self._waiting
-        if waiting is not None and len(waiting) and len(events) and events.t_us[0] < waiting.t_us[-1]:
-            raise InputError(
-                f"events begin at {events.t_us[0]} us, before the end of those pushed last ({waiting.t_us[-1]} us)"
-            )
-        return list(self._pushed(events if waiting is None else joined([waiting, events]), deadline_s * 1e6))
+        with self._alone(pushing=True):
+            waiting = self._waiting
+            if waiting is not None and len(waiting) and len(events) and events.t_us[0] < waiting.t_us[-1]:
+                raise InputError(
+                    f"events begin at {events.t_us[0]} us, before the end of those pushed last ({waiting.t_us[-1]} us)"
+                )
+            return list(self._pushed(events if waiting is None else joined([waiting, events]), deadline_s * 1e6))
 
     def flush(self) -> list[Alignment]:
         """What is left of the stream that was pushed; another may follow."""
-        stream, self._waiting = self._waiting, None
-        return [] if stream is None else list(self._packets(stream, _Known.ALL))
+        with self._alone(pushing=True):
+            stream, self._waiting = self._waiting, None
+            return [] if stream is None else list(self._packets(stream, _Known.ALL))
 
     def _pushed(self, stream: Events, deadline_us: float) -> Iterator[Alignment]:
         """The packets that have ended, and those that may wait no longer; what is left waits for the next push."""
@@ -242,13 +245,14 @@ class Aligner:
             )
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        if not self._busy.acquire(blocking=False):
+    def _alone(self, pushing: bool = False) -> Iterator[None]:
+        lock = self._pushing if pushing else self._busy
+        if not lock.acquire(blocking=False):
             raise InputError("this Aligner is at work in another thread: give each thread an Aligner of its own")
         try:
             yield
         finally:
-            self._busy.release()
+            lock.release()
 
     def _extended(self, events: Events, first: int, end: int, known: "_Known") -> int:
         """End of a packet that rests, with as much of what follows as rests, too, or only together shows a motion."""
