@@ -114,6 +114,27 @@ def test_no_events_found(tmp_path):
         read(_file(tmp_path, fill))
 
 
+def test_a_named_type_beside_the_events_or_in_the_place_of_a_column(tmp_path):
+    path = _file(tmp_path, _dsec)
+    with h5py.File(path, "a") as file:
+        file["kind"] = np.dtype("<i8")
+    _same(read(path).events)
+    with h5py.File(path, "a") as file:
+        del file["events/t"]
+        file["events/t"] = np.dtype([("t", "<i8"), ("x", "<i8"), ("y", "<i8"), ("p", "<i8")])
+    with pytest.raises(InputError, match="no events found"):
+        read(path)
+
+
+@pytest.mark.parametrize("offset", [np.inf, np.nan, [1, 2], "soon"])
+def test_an_offset_that_is_no_number(tmp_path, offset):
+    path = _file(tmp_path, _dsec)
+    with h5py.File(path, "a") as file:
+        file["t_offset"] = offset
+    with pytest.raises(InputError, match=r"recording\.h5"):
+        read(path)
+
+
 def test_missing_keys(tmp_path):
     def fill(file):
         _dsec(file)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pauca.errors import InputError
-from pauca.events.io.npz import camera_of, ground_truth_of, inertial_of, lens_of
+from pauca.events.io.npz import camera_of, frame_times_of, ground_truth_of, inertial_of, lens_of
 from pauca.events.io.source import Block, Source, TimeUnit, check_lengths, choose, holds_plain
 from pauca.events.recording import Finding, Remedy
 
@@ -57,7 +57,7 @@ def open_hdf5(path: Path, time_unit: TimeUnit | None, group: str | None) -> Sour
         kinds = {role: _kind(*source) for role, source in recordings[name].items()}
     floating = kinds["t"] == "f"
     found_size, calibration = camera_of(extras, path)
-    offset = int(extras["t_offset"]) if "t_offset" in extras and not floating else 0
+    offset = 0 if floating else _offset(extras.get("t_offset", np.asarray(0)), path)
     return Source(
         f"HDF5, {name}",
         lambda found: _blocks(path, name, offset, found),
@@ -68,9 +68,16 @@ def open_hdf5(path: Path, time_unit: TimeUnit | None, group: str | None) -> Sour
         calibration=calibration,
         ground_truth=ground_truth_of(extras, path),
         inertial=inertial_of(extras, path),
-        frame_times_us=extras.get("frame_t_us"),
+        frame_times_us=frame_times_of(extras, path),
         lens=lens_of(extras, path),
     )
+
+
+def _offset(said: np.ndarray, path: Path) -> int:
+    """DSEC's `t_offset`, to be added to every time."""
+    if said.size != 1 or said.dtype.kind not in "iuf" or not np.isfinite(said.item()):
+        raise InputError(f"{path}: t_offset must be one number of microseconds, got {said.tolist()}")
+    return int(said.item())
 
 
 @contextmanager
@@ -158,7 +165,7 @@ def _contents(file: Any) -> tuple[dict[str, _Sources], dict[str, np.ndarray]]:
 
     recordings, extras = {}, {}
     for name, node in [("/", file), *_nodes(file)]:
-        sources = _in_group(node) if hasattr(node, "keys") else _in_dataset(node, name)
+        sources = _in_node(node, name)
         if sources:
             recordings[name] = sources
         elif name in _EXTRAS and isinstance(node, h5py.Dataset):
@@ -189,11 +196,19 @@ def _is_dataset(group: Any, name: str) -> bool:
 
 def _sources(file: Any, name: str) -> _Sources:
     """Where the columns of one recording are."""
-    node = file[name]
-    sources = _in_group(node) if hasattr(node, "keys") else _in_dataset(node, name)
+    sources = _in_node(file[name], name)
     if sources is None:
         raise ValueError(f"{name} is no longer there")
     return sources
+
+
+def _in_node(node: Any, name: str) -> _Sources | None:
+    """The columns in a group or a dataset; a named type, the third kind of node, has none."""
+    import h5py
+
+    if isinstance(node, h5py.Group):
+        return _in_group(node)
+    return _in_dataset(node, name) if isinstance(node, h5py.Dataset) else None
 
 
 def _in_group(group: Any) -> _Sources | None:

@@ -64,7 +64,7 @@ def open_npz(path: Path, time_unit: TimeUnit | None) -> Source:
         calibration=calibration,
         ground_truth=ground_truth_of(arrays, path),
         inertial=inertial_of(arrays, path),
-        frame_times_us=arrays.get("frame_t_us"),
+        frame_times_us=frame_times_of(arrays, path),
         lens=lens_of(arrays, path),
         findings=findings,
     )
@@ -158,8 +158,8 @@ def ground_truth_of(arrays: Mapping[str, np.ndarray], path: Path) -> GroundTruth
     """The true rotation from gt_t, gt_w and, where it is there, gt_q."""
     if "gt_t" not in arrays or "gt_w" not in arrays:
         return None
-    t_s, omega = np.asarray(arrays["gt_t"], float), np.asarray(arrays["gt_w"], float)
-    quaternions = np.asarray(arrays["gt_q"], float) if "gt_q" in arrays else None
+    t_s, omega = (_floats(arrays, name, path) for name in ("gt_t", "gt_w"))
+    quaternions = _floats(arrays, "gt_q", path) if "gt_q" in arrays else None
     n = len(t_s) if t_s.ndim == 1 else -1
     if omega.shape != (n, 3) or (quaternions is not None and quaternions.shape != (n, 4)):
         raise InputError(f"{path}: ground truth of shapes gt_t {t_s.shape}, gt_w {omega.shape}; expected (n,), (n, 3)")
@@ -170,18 +170,30 @@ def inertial_of(arrays: Mapping[str, np.ndarray], path: Path) -> Inertial | None
     """Inertial samples from imu_t_us (us), imu_gyro (rad/s) and imu_accel (m/s^2), as `write` writes them."""
     if not {"imu_t_us", "imu_gyro", "imu_accel"} <= arrays.keys():
         return None
-    t_us, gyro, acceleration = (np.asarray(arrays[name]) for name in ("imu_t_us", "imu_gyro", "imu_accel"))
+    t_us = np.asarray(arrays["imu_t_us"])
+    gyro, acceleration = (_floats(arrays, name, path) for name in ("imu_gyro", "imu_accel"))
     n = len(t_us) if t_us.ndim == 1 else -1
     if t_us.dtype != np.int64 or gyro.shape != (n, 3) or acceleration.shape != (n, 3):
         raise InputError(f"{path}: inertial samples of shapes {t_us.shape}, {gyro.shape}, {acceleration.shape}")
-    return Inertial(t_us, gyro.astype(float), acceleration.astype(float))
+    return Inertial(t_us, gyro, acceleration)
+
+
+def frame_times_of(arrays: Mapping[str, np.ndarray], path: Path) -> np.ndarray | None:
+    """When the camera's frames were taken, from frame_t_us (us)."""
+    if "frame_t_us" not in arrays:
+        return None
+    times = np.asarray(arrays["frame_t_us"])
+    if times.ndim != 1 or times.dtype != np.int64:
+        raise InputError(f"{path}: frame_t_us is {times.dtype} of shape {times.shape}, expected int64 of shape (n,)")
+    return times
 
 
 def lens_of(arrays: Mapping[str, np.ndarray], path: Path) -> LensModel:
     """The lens model that the coefficients D belong to; radtan where nothing is said."""
     if "lens" not in arrays:
         return "radtan"
-    said = np.asarray(arrays["lens"]).item()
+    said = np.asarray(arrays["lens"])
+    said = said.item() if said.size == 1 else said
     name = said.decode("latin-1") if isinstance(said, bytes) else str(said)
     for lens in get_args(LensModel):
         if name == lens:
@@ -194,11 +206,14 @@ def _numbers(
 ) -> tuple[float, ...] | None:
     if name not in arrays:
         return None
-    try:
-        numbers = tuple(float(number) for number in np.ravel(arrays[name]))
-    except (TypeError, ValueError):
-        numbers = None
-    if numbers is None or len(numbers) not in counts:
+    numbers = tuple(_floats(arrays, name, path).ravel().tolist())
+    if len(numbers) not in counts or not np.isfinite(numbers).all():
         expected = " or ".join(str(count) for count in counts)
         raise InputError(f"{path}: {name} is {arrays[name]!r:.80}, expected {expected} numbers")
     return numbers
+
+
+def _floats(arrays: Mapping[str, np.ndarray], name: str, path: Path) -> np.ndarray:
+    if arrays[name].dtype.kind not in "biuf":
+        raise InputError(f"{path}: {name} holds {arrays[name].dtype}, expected numbers")
+    return arrays[name].astype(float)
