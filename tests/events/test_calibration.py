@@ -119,12 +119,6 @@ def test_calibration_of_dv(tmp_path):
     assert Camera.from_file(tmp_path / "fisheye.xml").lens == "equidistant"
 
 
-def test_a_map_of_rectified_pixels_is_refused_with_what_to_give_instead(tmp_path):
-    (tmp_path / "rectify_map.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
-    with pytest.raises(InputError, match=r"holds no focal length; give .* cam_to_cam\.yaml"):
-        Camera.from_file(tmp_path / "rectify_map.h5")
-
-
 def test_kalibr_of_a_fisheye(tmp_path):
     (tmp_path / "camchain.yaml").write_text(KALIBR.replace("radtan", "equidistant"))
     camera = Camera.from_file(tmp_path / "camchain.yaml")

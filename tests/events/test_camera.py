@@ -50,3 +50,11 @@ def test_table_reaches_where_the_specification_says():
 def test_distortion_without_inverse_is_refused():
     with pytest.raises(InputError, match="no inverse at pixel"):
         undistortion_table(Camera((240, 180), 100.0, 100.0, 120.0, 90.0, k1=-0.9))
+
+
+def test_a_fisheye_stays_one_at_half_the_resolution():
+    camera = Camera((346, 260), 226.4, 226.1, 173.6, 133.7, -0.033, -0.013, 0.012, -0.004, lens="equidistant")
+    x, y = np.array([0.3]), np.array([-0.2])
+    (u,), (v,) = camera.distort(x, y)
+    (half_u,), (half_v,) = camera.reduced(2).distort(x, y)
+    assert (2 * half_u + 0.5, 2 * half_v + 0.5) == pytest.approx((u, v))

@@ -1,4 +1,4 @@
-"""Calibration files: UZH `calib.txt`; YAML of ROS camera_info, Kalibr, DSEC or OpenCV; OpenCV's XML."""
+"""Calibration files: UZH `calib.txt`; YAML of ROS camera_info, Kalibr, DSEC or OpenCV; OpenCV's XML; DSEC's maps."""
 
 import re
 from dataclasses import dataclass, replace
@@ -11,8 +11,8 @@ import yaml
 
 from pauca.errors import InputError
 from pauca.events.lens import LensModel
+from pauca.events.rectification import HDF5_MAGIC, calibration_beside, fit_lens, read_map, rectified_name
 
-_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _LENSES: dict[str, LensModel] = {
     **dict.fromkeys(("plumb_bob", "radtan", "none", ""), "radtan"),
     **dict.fromkeys(("equidistant", "fisheye"), "equidistant"),
@@ -53,25 +53,33 @@ def read_calibration(path: Path, size: tuple[int, int] | None = None, name: str 
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read as a calibration ({error.strerror})") from None
-    if data.startswith(_HDF5_MAGIC):
-        raise InputError(
-            f"{path}: a map of rectified pixels (HDF5) holds no focal length; give the calibration that it was made "
-            "from, such as DSEC's cam_to_cam.yaml"
-        )
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: cannot be read as a calibration ({error})") from None
-    if text.lstrip().startswith(("<?xml", "<opencv_storage")):
-        found = _from_tree(_choose(_xml_cameras(text, path), name, path), path)
-    else:
-        found = _parse_numbers(text, path) or _from_tree(_choose(_yaml_cameras(text, path), name, path), path)
+    found = _from_map(path, name) if data.startswith(HDF5_MAGIC) else _from_words(data, path, name)
     if size and found.size and tuple(size) != tuple(found.size):
         raise InputError(f"{path}: calibrated for {found.size} pixels, but the sensor has {tuple(size)}")
     chosen = found.size or size
     if chosen is None:
         raise InputError(f"{path}: does not say the size of the sensor; give it, such as size=(240, 180)")
     return replace(found, size=(int(chosen[0]), int(chosen[1])))
+
+
+def _from_words(data: bytes, path: Path, name: str | None) -> Calibration:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: cannot be read as a calibration ({error})") from None
+    if text.lstrip().startswith(("<?xml", "<opencv_storage")):
+        return _from_tree(_choose(_xml_cameras(text, path), name, path), path)
+    return _parse_numbers(text, path) or _from_tree(_choose(_yaml_cameras(text, path), name, path), path)
+
+
+def _from_map(path: Path, name: str | None) -> Calibration:
+    """The lens that explains a map of rectified pixels, whose focal length stands in the calibration beside it."""
+    table = read_map(path)
+    rectified = read_calibration(calibration_beside(path), name=name or rectified_name(path))
+    fx, fy, cx, cy = rectified.intrinsics
+    model, numbers = fit_lens(table, (fx, fy, cx, cy), path)
+    coefficients = numbers[4 : 8 if model == "equidistant" else 9].tolist()
+    return Calibration((table.shape[1], table.shape[0]), numbers[:4].tolist(), coefficients, model)
 
 
 def _parse_numbers(text: str, path: Path) -> Calibration | None:

@@ -53,7 +53,8 @@ class Camera:
         """The same view with so many pixels of each axis in one."""
         size = -(-self.size[0] // by), -(-self.size[1] // by)
         focal = self.fx / by, self.fy / by
-        return Camera(size, *focal, (self.cx + 0.5) / by - 0.5, (self.cy + 0.5) / by - 0.5, *self.distortion)
+        center = (self.cx + 0.5) / by - 0.5, (self.cy + 0.5) / by - 0.5
+        return Camera(size, *focal, *center, *self.distortion, lens=self.lens)
 
     @classmethod
     def pinhole(cls, size: tuple[int, int], focal: float | None = None) -> "Camera":
@@ -70,15 +71,17 @@ class Camera:
     @classmethod
     def from_file(cls, path: str | Path, size: tuple[int, int] | None = None, name: str | None = None) -> "Camera":
         """Read a calibration: UZH `calib.txt`; YAML of ROS camera_info, Kalibr camchain, DSEC's `cam_to_cam` or OpenCV;
-        XML of OpenCV or DV.
+        XML of OpenCV or DV; DSEC's `rectify_map.h5`, whose lens is fitted.
 
         Args:
-            path: the file.
+            path: the file. Beside a map, or in the folders above it, its `cam_to_cam.yaml` must stand.
             size: width and height of the sensor, for files that do not say it (`calib.txt` never does).
-            name: which camera, in files with several, such as `cam0`; None takes `cam0`, or the only one.
+            name: which camera, in files with several, such as `cam0`; None takes `cam0`, or the only one; of a map the
+                rectified one, `camRect0` (or `camRect3`, where a folder's name says `right`).
 
         Raises:
-            InputError: where the file is none of these, or its lens model neither radtan nor equidistant.
+            InputError: where the file is none of these, its lens model neither radtan nor equidistant, or no lens
+                explains a map to half a pixel.
         """
         return cls.from_calibration(read_calibration(Path(path), size, name), Path(path))
 
