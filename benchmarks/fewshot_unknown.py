@@ -36,7 +36,7 @@ def one_task(features: torch.Tensor, way: int, shots: int, generator: torch.Gene
     is_stranger = np.arange(len(asked)) >= len(known)
     distances = means.distances(asked).numpy()
     confidences = logits(asked[None])[0].softmax(-1).amax(-1).numpy()
-    left_out = means.left_out(examples, targets).numpy()
+    left_out = means.left_out(examples, targets)[0].numpy()
     found = {
         "AUROC distance": float(roc_auc_score(is_stranger, distances)),
         "AUROC probability": float(roc_auc_score(is_stranger, -confidences)),

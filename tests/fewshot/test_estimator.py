@@ -68,9 +68,9 @@ class RowsAsImages(FewShotClassifier):
         images[:, : X.shape[1]] = X
         return torch.from_numpy(images.reshape(-1, 1, 16, 16))
 
-    def fit(self, X, y):
+    def fit(self, X, y, groups=None):
         vars(self).pop("features_", None)
-        return super().fit(X, y)
+        return super().fit(X, y, groups)
 
 
 @parametrize_with_checks([RowsAsImages()])

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from pauca.errors import ConfigError, InputError
+from pauca.fewshot.answers.groups import Groups
 from pauca.fewshot.model import MCRNet, read_description, read_safetensors
 from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.pretrained import Features, Pretrained
@@ -30,7 +31,9 @@ class FittedClassifier:
     labels: Shaped[np.ndarray, "n"]  # of its examples
     features: Float[Tensor, "n d"]  # of its examples
     settings: dict[str, Any]  # what it was told, by name
+    groups: Groups
     calibration_features: Float[Tensor, "k d"] | None = None
+    calibration_groups: Int64[Tensor, "k"] | None = None
     note: str = ""
 
     def save(self, path: Path | str, force: bool = True) -> None:
@@ -48,12 +51,14 @@ class FittedClassifier:
             "settings": {name: _plain(value) for name, value in self.settings.items()},
             "classes": [_plain(label) for label in classes.tolist()],
             "class_type": classes.dtype.str if classes.dtype.kind in "iufb" else "str",
+            "groups": list(self.groups.names.items()),
             "note": self.note,
         }
         tensors: dict[str, Tensor] = {_WEIGHTS + name: value for name, value in self.model.state_dict().items()}
-        tensors |= {"features": self.features, "targets": torch.from_numpy(targets)}
-        if self.calibration_features is not None:
+        tensors |= {"features": self.features, "targets": torch.from_numpy(targets), "groups": self.groups.numbers}
+        if self.calibration_features is not None and self.calibration_groups is not None:
             tensors["calibration_features"] = self.calibration_features
+            tensors["calibration_groups"] = self.calibration_groups
         save_tensors(Path(path), tensors, {DESCRIPTION: json.dumps(description)}, force)
 
     @classmethod
@@ -82,12 +87,19 @@ class FittedClassifier:
             classes = np.array(description["classes"])
             if description["class_type"] != "str":
                 classes = classes.astype(description["class_type"])
+            further = tensors.get("calibration_features")
             return cls(
                 model=_rebuild(description["model"], weights, str(path), network, base_learner),
                 labels=classes[tensors["targets"].numpy()],
                 features=tensors["features"],
                 settings=description["settings"],
-                calibration_features=tensors.get("calibration_features"),
+                groups=Groups(
+                    tensors.get("groups", torch.arange(len(tensors["targets"]))), dict(description.get("groups", []))
+                ),
+                calibration_features=further,
+                calibration_groups=None
+                if further is None
+                else tensors.get("calibration_groups", torch.arange(len(further))),
                 note=str(description.get("note", "")),
             )
         except (KeyError, TypeError, ValueError) as error:

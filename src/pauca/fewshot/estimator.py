@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from torch import Tensor, nn
 
 from pauca.errors import ConfigError, InputError
+from pauca.fewshot.answers.groups import Groups, shares
 from pauca.fewshot.answers.held_out import hold_out
 from pauca.fewshot.answers.outlook import Outlook, expected_accuracy
 from pauca.fewshot.answers.temperature import fit_temperature
@@ -118,7 +119,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.confidence = confidence
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any) -> "FewShotClassifier":
+    def fit(self, X: Any, y: Any, groups: Any = None) -> "FewShotClassifier":
         """Learn the classes from examples, as few as one of each.
 
         Args:
@@ -126,23 +127,29 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
                 [n, h, w], [n, h, w, 3] or [n, 3, h, w] of bytes or numbers from 0 to 1. The same image gives the same
                 features as whatever it comes; `model.config.fitting` says how it becomes square.
             y: a label for each: strings or numbers.
+            groups: a name for each, a string or whole number, the same for examples that belong together: frames of one
+                video, photographs of one thing, windows of one recording. What is fitted stays the same, but
+                temperature, threshold and expected accuracy are found by leaving out whole groups, and hold for images
+                of further groups; left out one by one, near copies of one another promise too much. It takes two
+                groups in at least two classes. None makes a group of each example.
         """
         self._load_model()
         labels = _labels(y)
         features = self._embed(X, expected=len(labels), first=True)
-        self._calibration_features = None
-        return self._learn(features, labels)
+        self._calibration_features, self._calibration_groups = None, None
+        return self._learn(features, labels, Groups.none(features.device).with_more(groups, len(labels)))
 
-    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> "FewShotClassifier":
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, groups: Any = None) -> "FewShotClassifier":
         """Add examples, of known classes or of new ones.
 
         Args:
             X: as for `fit`.
             y: as for `fit`.
             classes: accepted because scikit-learn passes it; a class may come at any time, so it changes nothing.
+            groups: as for `fit`; a name that was given before means the same group, so that frames may be added.
         """
         if not hasattr(self, "features_"):
-            return self.fit(X, y)
+            return self.fit(X, y, groups)
         labels = _labels(y)
         features = self._embed(X, expected=len(labels))
         before = self.classes_[self.targets_.cpu().numpy()]
@@ -150,7 +157,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             raise ExampleError(
                 f"labels like {labels[0]!r} beside classes like {before[0]!r}: give all as numbers or all as strings"
             )
-        return self._learn(torch.cat([self.features_, features]), np.concatenate([before, labels]))
+        more = self._groups.with_more(groups, len(labels))
+        return self._learn(torch.cat([self.features_, features]), np.concatenate([before, labels]), more)
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "n classes"]:
         """Probability of each known class, in the order of `classes_`; rows sum to 1 also for unknown images."""
@@ -193,8 +201,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         if self._held_out is None:
             raise ExampleError(
-                "the accuracy to expect is found by leaving out examples, which takes two in at least two classes; add "
-                "examples"
+                f"the accuracy to expect is found by leaving out {self._counted}, which takes two in at least two "
+                "classes; add examples"
             )
         return expected_accuracy(self._held_out)
 
@@ -205,13 +213,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         classes with two examples.
         """
         check_is_fitted(self)
-        return stranger_auroc(self.features_, self.targets_, len(self.classes_))
+        return stranger_auroc(self.features_, self.targets_, len(self.classes_), self._groups.numbers)
 
     def remove_class(self, label: Any) -> "FewShotClassifier":
         """Forget a class and its examples; at least two classes must be left."""
         kept = self.targets_ != self._place_of(label)
         labels = self.classes_[self.targets_.cpu().numpy()]
-        return self._learn(self.features_[kept], labels[kept.cpu().numpy()])
+        return self._learn(self.features_[kept], labels[kept.cpu().numpy()], self._groups.of(kept))
 
     def rename_class(self, label: Any, name: Any) -> "FewShotClassifier":
         """Call a class by another name; if another class has it, the two become one."""
@@ -223,21 +231,27 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             )
         renamed = labels.astype(np.result_type(labels, np.asarray(name)))
         renamed[self.targets_.cpu().numpy() == place] = name
-        return self._learn(self.features_, renamed)
+        return self._learn(self.features_, renamed, self._groups)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Share of the images whose label `predict` gives; one that is rejected counts as wrong."""
         return float(np.average(self.predict(X) == _labels(y), weights=sample_weight))
 
-    def calibrate(self, X: Any) -> "FewShotClassifier":
+    def calibrate(self, X: Any, groups: Any = None) -> "FewShotClassifier":
         """Set the threshold from further images of known classes, of which `reject` may be called unknown.
 
         It is set from the same images again when examples are added, or when `reject` changes.
+
+        Args:
+            X: as for `fit`.
+            groups: as for `fit`, of groups that have no examples.
         """
         check_is_fitted(self)
         if self.reject is None:
             raise ConfigError("calibrate needs reject, the share of known images that may be called unknown")
-        self._calibration_features = self._embed(X)
+        further = self._embed(X)
+        self._calibration_groups = Groups.none(further.device).with_more(groups, len(further)).numbers
+        self._calibration_features = further
         self._warn_of_few()
         return self
 
@@ -256,7 +270,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         told = {name: getattr(self, name) for name in _TOLD}
         labels = self.classes_[self.targets_.cpu().numpy()]
-        FittedClassifier(self.model_, labels, self.features_, told, self._calibration_features, note).save(path, force)
+        fitted = FittedClassifier(self.model_, labels, self.features_, told, self._groups, note=note)
+        fitted.calibration_features, fitted.calibration_groups = self._calibration_features, self._calibration_groups
+        fitted.save(path, force)
 
     @classmethod
     def load(
@@ -284,9 +300,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         place = classifier.model_.mean.device
         further = fitted.calibration_features
         classifier._calibration_features = None if further is None else further.to(place)
+        classifier._calibration_groups = fitted.calibration_groups
         if isinstance(fitted.model, Features):
             classifier.n_features_in_ = fitted.features.shape[1]  # pyright: ignore[reportAttributeAccessIssue]
-        return classifier._learn(fitted.features.to(place), fitted.labels)
+        groups = Groups(fitted.groups.numbers.to(place), fitted.groups.names)
+        return classifier._learn(fitted.features.to(place), fitted.labels, groups)
 
     def export(self, path: Path | str, force: bool = True) -> None:
         """Write images -> probabilities and distances as one ONNX graph; `onnx_export` says what it takes.
@@ -309,7 +327,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if self.reject is None:
             raise AttributeError("there is no threshold while reject is None")
         self._unknown()
-        return conformal_threshold(self._distances_of_known(), self.reject, self.confidence)
+        distances, weights = self._distances_of_known()
+        return conformal_threshold(distances, self.reject, self.confidence, weights)
 
     @property
     def temperature_(self) -> float:
@@ -342,7 +361,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             raise ConfigError("give a model or a backbone, and not both" if given else "give a model or a backbone")
         self.model_ = open_backbone(given[0], self.base_learner).to(resolve_device(self.device)).eval()
 
-    def _learn(self, features: Float[Tensor, "n d"], labels: Shaped[np.ndarray, "n"]) -> "FewShotClassifier":
+    def _learn(
+        self, features: Float[Tensor, "n d"], labels: Shaped[np.ndarray, "n"], groups: Groups
+    ) -> "FewShotClassifier":
         """Fit the base learner, once; predictions only ask it."""
         classes, targets = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
@@ -350,11 +371,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
                 f"all examples have one label, {classes.tolist()[0]!r}: one class is not enough; add examples of "
                 "another class"
             )
-        self.classes_, self.features_ = classes, features
+        self.classes_, self.features_, self._groups = classes, features, groups
         self.targets_ = torch.from_numpy(targets.astype(np.int64)).to(features.device)
         self._fitted = self._fit_head()
         self._means = ClassMeans.of(features, self.targets_, len(classes))
-        self._held_out = hold_out(self.model_, features, self.targets_, len(classes))
+        self._held_out = hold_out(self.model_, features, self.targets_, len(classes), groups.numbers)
         self._found_temperature = fit_temperature(self.model_, self._held_out, len(features) / len(classes))
         if self.reject is not None:
             self._unknown()
@@ -423,29 +444,37 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _distances(self, features: Float[Tensor, "n d"]) -> Float[np.ndarray, "n"]:
         return self._means.distances(features).cpu().numpy()
 
-    def _distances_of_known(self) -> Float[np.ndarray, "n"]:
-        """The distances of images of known classes that the classifier has not seen."""
-        if self._calibration_features is not None:
-            return self._distances(self._calibration_features)
+    def _distances_of_known(self) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+        """The distances of images of known classes that the classifier has not seen, and what each counts."""
+        if self._calibration_features is not None and self._calibration_groups is not None:
+            return self._distances(self._calibration_features), shares(self._calibration_groups).cpu().numpy()
         if self._held_out is None:
             raise ExampleError(
-                "reject needs two examples in at least two classes to set its threshold; add examples, or fit with "
-                "reject=None, set reject and call calibrate with further images"
+                f"reject needs two {self._counted} in at least two classes to set its threshold; add examples, or fit "
+                "with reject=None, set reject and call calibrate with further images"
             )
-        return self._means.left_out(self.features_, self.targets_).cpu().numpy()
+        distances, weights = self._means.left_out(self.features_, self.targets_, self._groups.numbers)
+        return distances.cpu().numpy(), weights.cpu().numpy()
 
     def _warn_of_few(self) -> None:
         """Say how many examples the threshold takes, where it has too few to reject anything."""
-        found, needed = len(self._distances_of_known()), examples_needed(self.reject, self.confidence)
+        _, weights = self._distances_of_known()
+        found, needed = round(float(weights.sum())), examples_needed(self.reject, self.confidence)
         if found < needed:
             so_often = "" if self.confidence is None else f" with confidence {self.confidence:g}"
+            further = "further images" if self._counted == "examples" else "groups of further images"
             warnings.warn(
                 f"nothing is rejected: to call no more than {self.reject:g} of known images unknown{so_often} takes "
-                f"{needed} examples in classes of two or more, or {needed} further images for calibrate, and there are "
-                f"{found}; give more, or set reject to {least_share(found, self.confidence):.2g} or more",
+                f"{needed} {self._counted} in classes of two or more, or {needed} {further} for calibrate, and there "
+                f"are {found}; give more, or set reject to {least_share(found, self.confidence):.2g} or more",
                 FewExamplesWarning,
                 stacklevel=4,
             )
+
+    @property
+    def _counted(self) -> str:
+        """What the promises are made from."""
+        return "groups of examples" if self._groups.names else "examples"
 
     def _place_of(self, label: Any) -> int:
         check_is_fitted(self)

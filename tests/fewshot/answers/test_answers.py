@@ -87,7 +87,7 @@ def test_a_temperature_makes_up_for_a_scale_that_is_far_off(scale):
 
 def test_few_examples_do_not_move_a_temperature_far():
     """Three examples that are all recognized would have it be nothing."""
-    held_out = HeldOut(torch.eye(3), torch.arange(3), 5.0)
+    held_out = HeldOut(torch.eye(3), torch.arange(3), 5.0, torch.ones(3))
     assert 0.1 < fit_temperature(Features(), held_out, 5.0) < 1
     assert fit_temperature(Features(), None, 5.0) == 1
 
@@ -167,7 +167,10 @@ def test_the_accuracy_to_expect_holds_in_nine_of_ten_tasks():
 
 
 def test_more_examples_narrow_the_interval_and_it_reads_as_a_sentence():
-    few, many = (expected_accuracy(HeldOut(torch.eye(2).repeat(n, 1), torch.arange(2).repeat(n), 5.0)) for n in (2, 50))
+    few, many = (
+        expected_accuracy(HeldOut(torch.eye(2).repeat(n, 1), torch.arange(2).repeat(n), 5.0, torch.ones(2 * n)))
+        for n in (2, 50)
+    )
     assert few.low < many.low < many.high
     assert str(many).startswith("99 % of further images right, between 97 and 100 % in nine of ten such tasks (100 ")
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from pauca.fewshot.answers.groups import pairs, shares
 from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.types import PADDING
 
@@ -23,46 +24,74 @@ class HeldOut:
 
     logits: Float[Tensor, "m way"]
     labels: Int64[Tensor, "m"]
-    shots: float  # harmonic mean over the classes of how many examples of each there are
+    shots: float  # harmonic mean over the classes of how many examples of each there are, or groups of examples
+    weights: Float[Tensor, "m"]  # what each counts: 1, and the members of a group 1 together
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
-    def hits(self) -> int:
-        """How many were recognized."""
-        return int((self.logits.argmax(1) == self.labels).sum())
+    def trials(self) -> float:
+        """As how many examples they count."""
+        return float(self.weights.sum())
 
 
 @torch.no_grad()
 def hold_out(
-    model: FewShotModel, features: Float[Tensor, "n d"], targets: Int64[Tensor, "n"], way: int
+    model: FewShotModel,
+    features: Float[Tensor, "n d"],
+    targets: Int64[Tensor, "n"],
+    way: int,
+    groups: Int64[Tensor, "n"] | None = None,
 ) -> HeldOut | None:
     """Classify each example by the others, one of each class left out at a time.
 
-    None if no two classes have two examples: then there is nothing to be learned from leaving one out.
+    Examples of one group are left out together; None makes a group of each.
+    None if no two classes have two groups: then there is nothing to be learned from leaving one out.
     """
-    counts = torch.bincount(targets, minlength=way)
+    places, class_of_pair = pairs(targets, groups)
+    counts = torch.bincount(class_of_pair, minlength=way)
     if int((counts >= 2).sum()) < 2:
         return None
-    parts = min(int(counts.max()), _MOST_PARTS if len(targets) <= _FEW else _MOST_PARTS // 4)
-    part_of = _places(targets, way) % parts
-    counted = counts[targets] >= 2
-    logits, labels = [], []
+    parts = min(int(counts.max()), _MOST_PARTS if len(class_of_pair) <= _FEW else _MOST_PARTS // 4)
+    part_of = _parts(targets, groups, way, parts)
+    weights = shares(places)
+    logits, labels, counted = [], [], []
     size = max(1, _VALUES_AT_ONCE // features.numel())
     for chosen in torch.arange(parts, device=targets.device).split(size):
-        left_out = (part_of == chosen[:, None]) & counted  # parts n
+        left_out = (part_of == chosen[:, None]) & _others_are_left(part_of, targets, way, chosen)  # parts n
         support_labels = torch.where(left_out, PADDING, targets)
         found = model.classify(
             features.expand(len(chosen), -1, -1), support_labels, features.expand(len(chosen), -1, -1), way
         )
         logits.append(found[left_out])
         labels.append(targets.expand_as(left_out)[left_out])
+        counted.append(weights.expand_as(left_out)[left_out])
     shots = float(1 / counts[counts >= 2].double().reciprocal().mean())
-    return HeldOut(torch.cat(logits), torch.cat(labels), shots)
+    return HeldOut(torch.cat(logits), torch.cat(labels), shots, torch.cat(counted))
 
 
-def _places(targets: Int64[Tensor, "n"], way: int) -> Int64[Tensor, "n"]:
-    """The place of each example among those of its class."""
-    of_class = torch.nn.functional.one_hot(targets, way)
-    return (of_class.cumsum(0) * of_class).sum(1) - 1
+def _parts(targets: Int64[Tensor, "n"], groups: Int64[Tensor, "n"] | None, way: int, parts: int) -> Int64[Tensor, "n"]:
+    """The part that each example is left out with: each class's in turn, and the whole of a group at once."""
+    if groups is None:
+        of_class = torch.nn.functional.one_hot(targets, way)
+        return ((of_class.cumsum(0) * of_class).sum(1) - 1) % parts
+    # A group may have examples of several classes, so it goes where the fewest groups of these classes are.
+    taken = torch.zeros(parts, way, dtype=torch.int64)
+    part_of: dict[int, int] = {}
+    members: dict[int, set[int]] = {}
+    for group, target in zip(groups.tolist(), targets.tolist(), strict=True):
+        members.setdefault(group, set()).add(target)
+    for group, classes in members.items():
+        own = sorted(classes)
+        part_of[group] = int(taken[:, own].sum(1).argmin())
+        taken[part_of[group], own] += 1
+    return torch.tensor([part_of[group] for group in groups.tolist()], device=targets.device)
+
+
+def _others_are_left(
+    part_of: Int64[Tensor, "n"], targets: Int64[Tensor, "n"], way: int, chosen: Int64[Tensor, "p"]
+) -> Bool[Tensor, "p n"]:
+    """Whether the class of each example has others outside each of the chosen parts."""
+    outside = (part_of != chosen[:, None]).long() @ torch.nn.functional.one_hot(targets, way)
+    return outside[:, targets] > 0

@@ -25,22 +25,30 @@ class Outlook:
     low: float  # of the interval that holds it in 90 % of all tasks
     high: float
     examples: int  # that were left out to find it
+    groups: int | None = None  # in so many groups, where examples belong together
 
     def __str__(self) -> str:
+        together = "" if self.groups is None else f" in {self.groups} groups"
         return (
             f"{100 * self.accuracy:.0f} % of further images right, between {100 * self.low:.0f} and "
-            f"{100 * self.high:.0f} % in nine of ten such tasks ({self.examples} examples left out)"
+            f"{100 * self.high:.0f} % in nine of ten such tasks ({self.examples} examples{together} left out)"
         )
 
 
 def expected_accuracy(held_out: HeldOut) -> Outlook:
-    """The accuracy to expect, with the interval that holds it in 90 % of all tasks."""
+    """The accuracy to expect, with the interval that holds it in 90 % of all tasks.
+
+    Where examples belong together, it is that of images of further groups, and a group counts as one example: no less
+    wide than it has to be if its members err together, and wider if they do not.
+    """
     labels = held_out.labels.cpu().numpy()
     right = (held_out.logits.argmax(1) == held_out.labels).double().cpu().numpy()
-    classes = np.unique(labels)
-    share = float(np.mean([right[labels == label].mean() for label in classes]))
-    trials = _WEIGHT * len(labels)
+    weights = held_out.weights.cpu().numpy()
+    members = [labels == label for label in np.unique(labels)]
+    share = float(np.mean([np.average(right[own], weights=weights[own]) for own in members]))
+    trials = _WEIGHT * held_out.trials
     posterior = stats.beta(trials * share + _ADDED, trials * (1 - share) + _ADDED)
     gain = _GAIN * np.log(held_out.shots / max(held_out.shots - 1, 1.0))
     low, middle, high = (float(expit(logit(posterior.ppf(level)) + gain)) for level in (0.05, 0.5, 0.95))
-    return Outlook(middle, low, high, len(labels))
+    groups = round(held_out.trials)
+    return Outlook(middle, low, high, len(labels), None if groups == len(labels) else groups)

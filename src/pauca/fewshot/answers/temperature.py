@@ -6,7 +6,6 @@ from torch import Tensor
 
 from pauca.fewshot.answers.held_out import HeldOut
 from pauca.fewshot.network import FewShotModel
-from pauca.fewshot.types import PADDING
 
 # The best scale of a base learner changes with the number of examples, in the same way everywhere: in 200 tasks each of
 # CIFAR-100 with EfficientNet-Lite0, ridge 15, 9 and 6 with 1, 5 and 20 examples, cosine 17, 30 and 36.
@@ -41,7 +40,7 @@ def fit_temperature(model: FewShotModel, held_out: HeldOut | None, shots: float)
     if held_out is None or (is_calibrated and held_out.shots < ENOUGH_SHOTS):
         return usual
     # The examples were classified with one less of their class, which asks for another temperature.
-    then = usual_temperature(model, max(held_out.shots - 1, 1.0))
+    then = usual_temperature(model, max(shots * (1 - 1 / held_out.shots), 1.0))
     factors = _FACTORS.to(held_out.logits.device)
     losses = torch.stack([_loss(held_out, then * float(factor)) for factor in factors])
     penalty = _WEIGHT * torch.log1p(factors.log().square() / _WIDTH)
@@ -51,4 +50,4 @@ def fit_temperature(model: FewShotModel, held_out: HeldOut | None, shots: float)
 def _loss(held_out: HeldOut, temperature: float) -> Float[Tensor, ""]:
     """Summed negative log-likelihood of the labels, in nats."""
     logits = held_out.logits.double() / temperature
-    return torch.nn.functional.cross_entropy(logits, held_out.labels, reduction="sum", ignore_index=PADDING)
+    return (torch.nn.functional.cross_entropy(logits, held_out.labels, reduction="none") * held_out.weights).sum()
