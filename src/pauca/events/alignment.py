@@ -14,7 +14,7 @@ from pauca.events.camera import Camera, undistortion_table
 from pauca.events.history import History
 from pauca.events.kernels.bearings import look_up_bearings, seconds_since
 from pauca.events.noise import shows_structure
-from pauca.events.packets import Estimate, PacketEstimator
+from pauca.events.packets import Estimate, PacketEstimator, Still
 from pauca.events.settings import AlignConfig
 from pauca.events.types import Alignment, Events, Packet, Status
 from pauca.events.windows import Cut, Flow, joined
@@ -68,7 +68,7 @@ class Aligner:
     _shape: Float[np.ndarray, "n n"] | None = field(default=None, init=False, repr=False)
     _flow: Flow | None = field(default=None, init=False, repr=False)
     _waiting: Events | None = field(default=None, init=False, repr=False)
-    _known_rest: dict[tuple[int, int], bool] = field(default_factory=dict, init=False, repr=False)
+    _asked: dict[tuple[int, int, int], tuple[Packet, Still]] = field(default_factory=dict, init=False, repr=False)
     _recent: list[Events] = field(default_factory=list, init=False, repr=False)
     _busy: Lock = field(default_factory=Lock, init=False, repr=False)
     _pushing: Lock = field(default_factory=Lock, init=False, repr=False)
@@ -99,6 +99,7 @@ class Aligner:
             while first < len(events) or not alignments:
                 end = self._cut.end(events.t_us, first, self._flow) if len(events) else 0
                 alignments += self._pieces(self._with_recent(events[first:end]))
+                self._asked.clear()
                 first = end
             return alignments
 
@@ -227,7 +228,7 @@ class Aligner:
                         end, alignments = longer, self._pieces(events[first:longer])
             except _MoreNeeded:
                 return None
-            self._known_rest.clear()
+            self._asked.clear()
         return end, alignments
 
     def _end(self, events: Events, first: int, flow: Flow | None, known: "_Known") -> int:
@@ -266,12 +267,15 @@ class Aligner:
         return end
 
     def _rests(self, events: Events) -> bool:
-        if _too_little(events):
-            return False
-        key = int(events.t_us[0]), len(events)
-        if key not in self._known_rest:  # asked again with every push
-            self._known_rest[key] = self._estimator.rests(self.packet(events))
-        return self._known_rest[key]
+        return not _too_little(events) and self._still(events)[1].rests
+
+    def _still(self, events: Events) -> tuple[Packet, Still]:
+        """A packet, and what it says of rest: remembered until it is aligned, since every push asks again."""
+        key = int(events.t_us[0]), int(events.t_us[-1]), len(events)
+        if key not in self._asked:
+            packet = self.packet(events)
+            self._asked[key] = packet, self._estimator.still(packet)
+        return self._asked[key]
 
     def _with_recent(self, events: Events) -> Events:
         """The window, after as many of the events just before it as it needs to tell a motion."""
@@ -301,11 +305,11 @@ class Aligner:
         return [self._align(events)]
 
     def _align(self, events: Events) -> Alignment:
-        packet = self.packet(events)
         if _too_little(events):
-            return self._remember(packet, self._estimator.degenerate())
+            return self._remember(self.packet(events), self._estimator.degenerate())
+        packet, still = self._still(events)
         try:
-            estimate = self._estimator.estimate(packet, self._expected(packet), self._shape)
+            estimate = self._estimator.estimate(packet, still, self._expected(packet), self._shape)
             if self._history is not None:
                 estimate, self._history = self._history.judge(packet, estimate)
             if estimate.status is Status.REST and shows_structure(events):

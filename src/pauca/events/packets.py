@@ -27,6 +27,13 @@ _COARSE_TOLERANCE = 0.5  # nats
 _ROLL_LEVER = 0.45  # of the sensor's width: how far from the middle the average pixel lies, for a roll
 
 
+class Still(NamedTuple):
+    """What a packet says of rest."""
+
+    score: Score
+    rests: bool  # nothing in the events tells a motion
+
+
 class Estimate(NamedTuple):
     """What one packet says about the motion."""
 
@@ -82,25 +89,30 @@ class PacketEstimator:
         """Score, slopes and events inside, at a velocity and, if the point is long enough, an acceleration."""
         return _score(self.scorer, packet, point)
 
-    def rests(self, packet: Packet) -> bool:
-        """Whether nothing in the events tells a motion."""
-        return self._is_still(packet, self.score(packet, np.zeros(self.parameters)))
+    def still(self, packet: Packet) -> Still:
+        """The packet as it is. It rests if neither all events together nor those of parts of it contradict that."""
+        score = self.score(packet, np.zeros(self.parameters))
+        moves = self._against_rest(score) > REST_CHI2
+        return Still(score, not (moves or consistencies(packet, score, 0, 1.0, self.pixels).moves_within))
 
     def pixels_moved(self, packet: Packet) -> Float[np.ndarray, "m"]:
         """Pixels by which one unit of each parameter moves an event at the end of the packet."""
         longest_s = max(packet.end_us - packet.t_ref_us, packet.t_ref_us - packet.start_us) * 1e-6
         return self.camera.fx * np.repeat([longest_s, longest_s**2 / 2], self.velocities)
 
-    def estimate(self, packet: Packet, expected: np.ndarray, shape: np.ndarray | None = None) -> Estimate:
+    def estimate(
+        self, packet: Packet, at_rest: Still, expected: np.ndarray, shape: np.ndarray | None = None
+    ) -> Estimate:
         """Estimate the motion of a packet.
 
         Args:
             packet: the events.
+            at_rest: what `still` says of them.
             expected: where to begin, [parameters]; zero where nothing is known.
             shape: of the last packet's estimate.
         """
-        still = self.score(packet, np.zeros(self.parameters))
-        if self.config.rest_test and self._is_still(packet, still):
+        still = at_rest.score
+        if self.config.rest_test and at_rest.rests:
             return self._rest(packet, still)
         optimum, used = self._search(packet, expected, shape, still)
         if optimum.status is Status.DEGENERATE:
@@ -111,12 +123,6 @@ class PacketEstimator:
         """The answer where there is nothing to align: rest, infinitely uncertain."""
         nothing = np.full((self.velocities, self.velocities), np.inf)
         return Estimate(np.zeros(self.parameters), value, nothing, Status.DEGENERATE, None, evaluations)
-
-    def _is_still(self, packet: Packet, still: Score) -> bool:
-        """Neither all events together nor those of parts of the packet contradict rest."""
-        if self._against_rest(still) > REST_CHI2:
-            return False
-        return not consistencies(packet, still, 0, 1.0, self.pixels).moves_within
 
     def _against_rest(self, still: Score) -> float:
         k = self.velocities

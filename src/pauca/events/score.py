@@ -1,6 +1,7 @@
 """Images of warped events, their score, and the score's derivatives by the motion, in one pass over the events."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ KERNELS = {"bilinear": (vote_bilinear, gather_bilinear), "quadratic": (vote_quad
 _NO_TAP = 1e-3  # an outermost tap below this is left out: three taps are less work, and the spline has spread the vote
 
 
+@lru_cache(maxsize=8)
 def blur_taps(sigma: float) -> tuple[np.float32, np.float32, np.float32]:
     """The middle tap and those one and two pixels away of a Gaussian blur of this sigma (pixels), cut at two pixels.
 
@@ -105,12 +107,20 @@ class Scorer:
     def _empty(self, n_events: int) -> float:
         """Score of an empty image, and of events spread thinly over it."""
         width, height = self.frame.size
-        nothing = np.zeros(1)
-        pixels = 2 * width * height * self.pixel_score.value(nothing)[0]
-        return float(pixels + n_events * self.pixel_score.slope(nothing)[0])
+        value, slope = _of_nothing(self.pixel_score)
+        return 2 * width * height * value + n_events * slope
 
     def _summed(self, by_motion: np.ndarray, dt_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         k = len(by_motion)
-        gradient, fisher = np.empty((2, k)), np.empty((3, k, k))
+        gradient, fisher, whole = np.empty((2, k)), np.empty((3, k, k)), np.empty((2 * k, 2 * k))
         accumulate_moments(by_motion, dt_s, gradient, fisher)
-        return gradient.ravel(), np.block([[fisher[0], fisher[1]], [fisher[1], fisher[2]]])
+        whole[:k, :k], whole[k:, k:] = fisher[0], fisher[2]
+        whole[:k, k:] = whole[k:, :k] = fisher[1]
+        return gradient.ravel(), whole
+
+
+@lru_cache(maxsize=8)
+def _of_nothing(pixel_score: PixelScore) -> tuple[float, float]:
+    """Value and slope of an empty pixel."""
+    nothing = np.zeros(1)
+    return float(pixel_score.value(nothing)[0]), float(pixel_score.slope(nothing)[0])

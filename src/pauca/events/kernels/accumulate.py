@@ -17,49 +17,51 @@ def accumulate_moments(slopes, dt, gradient, fisher):
     gradient[:] = 0
     fisher[:] = 0
     whole = n // LANES * LANES
-    lanes = np.empty((5, LANES), np.float32)
+    lanes = np.empty((8, LANES), np.float32)
     for start in range(0, whole, _BLOCK):
         end = min(start + _BLOCK, whole)
         for a in range(k):
-            for b in range(a + 1):
-                _sum_block(slopes[a, start:end], slopes[b, start:end], dt[start:end], a == b, lanes)
-                for lane in range(LANES):
-                    if a == b:
-                        gradient[0, a] += lanes[0, lane]
-                        gradient[1, a] += lanes[1, lane]
-                    for m in range(3):
-                        fisher[m, a, b] += lanes[2 + m, lane]
+            b = (a + 1) % k  # every pair of two or three components
+            _sum_block(slopes[a, start:end], slopes[b, start:end], dt[start:end], lanes)
+            for lane in range(LANES):
+                for m in range(2):
+                    gradient[m, a] += lanes[m, lane]
+                for m in range(3):
+                    fisher[m, a, a] += lanes[2 + m, lane]
+                    fisher[m, a, b] += lanes[5 + m, lane]
     for i in range(whole, n):
         h = _HALF * dt[i]
         for a in range(k):
-            u = dt[i] * slopes[a, i]
+            b = (a + 1) % k
+            u, v = dt[i] * slopes[a, i], dt[i] * slopes[b, i]
             gradient[0, a] += u
             gradient[1, a] += h * u
-            for b in range(a + 1):
-                uu = u * (dt[i] * slopes[b, i])
-                fisher[0, a, b] += uu
-                fisher[1, a, b] += h * uu
-                fisher[2, a, b] += h * (h * uu)
+            for c, uv in ((a, u * u), (b, u * v)):
+                fisher[0, a, c] += uv
+                fisher[1, a, c] += h * uv
+                fisher[2, a, c] += h * (h * uv)
     for m in range(3):
         for a in range(k):
-            for b in range(a):
-                fisher[m, b, a] = fisher[m, a, b]
+            b = (a + 1) % k
+            fisher[m, b, a] = fisher[m, a, b]
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _sum_block(u, v, dt, alike, lanes):
+def _sum_block(u, v, dt, lanes):
     """Partial sums of one block: lane i mod LANES takes event i, so that the order does not depend on the processor."""
     lanes[:] = 0
-    g0, g1, f0, f1, f2 = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4]
+    g0, g1, f0, f1, f2, c0, c1, c2 = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4], lanes[5], lanes[6], lanes[7]
     for start in range(0, u.size, LANES):
         for lane in range(LANES):
             s = dt[start + lane]
             h = _HALF * s
-            su = s * u[start + lane]
-            uu = su * (s * v[start + lane])
+            su, sv = s * u[start + lane], s * v[start + lane]
+            uu, uv = su * su, su * sv
+            g0[lane] += su
+            g1[lane] += h * su
             f0[lane] += uu
             f1[lane] += h * uu
             f2[lane] += h * (h * uu)
-            if alike:
-                g0[lane] += su
-                g1[lane] += h * su
+            c0[lane] += uv
+            c1[lane] += h * uv
+            c2[lane] += h * (h * uv)

@@ -3,11 +3,7 @@
 import numpy as np
 from numba import njit
 
-_ONE = np.float32(1)
-_TWO = np.float32(2)
-_HALF = np.float32(1 / 2)
-_THREE_QUARTERS = np.float32(3 / 4)
-_BLOCK = 64
+from pauca.events.kernels.spline import BLOCK, HALF, ONE, THREE_QUARTERS, TWO, place
 
 
 @njit(cache=True, nogil=True)
@@ -35,38 +31,34 @@ def gather_bilinear(x, y, p, pad, slopes, slope_x, slope_y):
         c, r = np.uint32(column + pad), np.uint32(row + pad)
         s00, s01 = image[r, c], image[r, c + np.uint32(1)]
         s10, s11 = image[r + np.uint32(1), c], image[r + np.uint32(1), c + np.uint32(1)]
-        slope_x[i] = (_ONE - down) * (s01 - s00) + down * (s11 - s10)
-        slope_y[i] = (_ONE - right) * (s10 - s00) + right * (s11 - s01)
+        slope_x[i] = (ONE - down) * (s01 - s00) + down * (s11 - s10)
+        slope_y[i] = (ONE - right) * (s10 - s00) + right * (s11 - s01)
 
 
 @njit(cache=True, nogil=True)
 def gather_quadratic(x, y, p, pad, slopes, slope_x, slope_y):
     """Derivative of the quadratic B-spline with coefficients `slopes`; arguments as of `gather_bilinear`.
 
-    In blocks: fetch the nine pixels around each event, then the arithmetic for all of them in vectors (.185 against
-    .283 ms for 30,000 events).
+    In blocks: fetch the nine pixels around each event, then the arithmetic for all of them in vectors (.12 against
+    .28 ms for 30,000 events).
     """
-    x_end = np.float32(slopes.shape[2] - 2 * pad - 1.5)
-    y_end = np.float32(slopes.shape[1] - 2 * pad - 1.5)
-    near = np.empty((9, _BLOCK), np.float32)
-    a, b = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
-    for start in range(0, x.size, _BLOCK):
-        end = min(start + _BLOCK, x.size)
-        for j in range(end - start):
-            u, v = x[start + j], y[start + j]
-            if not (u >= _HALF and v >= _HALF and u < x_end and v < y_end):
+    flat, stride = slopes.reshape(-1), np.uint32(slopes.shape[2])
+    a, b, near = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty((9, BLOCK), np.float32)
+    columns, rows, corners = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32), np.empty(BLOCK, np.uint32)
+    for start in range(0, x.size, BLOCK):
+        n = min(BLOCK, x.size - start)
+        end = start + n
+        place(x[start:end], y[start:end], p[start:end], pad, slopes.shape, a, b, columns, rows, corners)
+        for j in range(n):
+            corner = corners[j]
+            if corner == 0:
                 near[:, j] = 0
-                a[j], b[j] = 0, 0
                 continue
-            column, row = int(u + _HALF), int(v + _HALF)
-            a[j], b[j] = u - np.float32(column), v - np.float32(row)
-            image = slopes[p[start + j]]
-            c, r = np.uint32(column - 1 + pad), np.uint32(row - 1 + pad)
-            for k in range(3):
-                line = image[r + np.uint32(k)]
-                near[3 * k, j] = line[c]
-                near[3 * k + 1, j] = line[c + np.uint32(1)]
-                near[3 * k + 2, j] = line[c + np.uint32(2)]
+            for k in range(0, 9, 3):
+                near[k, j] = flat[corner]
+                near[k + 1, j] = flat[corner + np.uint32(1)]
+                near[k + 2, j] = flat[corner + np.uint32(2)]
+                corner += stride
         _spline_slopes(near, a, b, slope_x[start:end], slope_y[start:end])
 
 
@@ -76,14 +68,14 @@ def _spline_slopes(near, a, b, slope_x, slope_y):
     p0, q0, s0, p1, q1, s1, p2, q2, s2 = near[0], near[1], near[2], near[3], near[4], near[5], near[6], near[7], near[8]
     for j in range(slope_x.size):
         u, v = a[j], b[j]
-        left, middle = _HALF * (_HALF - u) * (_HALF - u), _THREE_QUARTERS - u * u
-        right = _HALF * (_HALF + u) * (_HALF + u)
-        above, below = _HALF * (_HALF - v) * (_HALF - v), _HALF * (_HALF + v) * (_HALF + v)
-        across0 = (u - _HALF) * p0[j] - _TWO * u * q0[j] + (u + _HALF) * s0[j]
-        across1 = (u - _HALF) * p1[j] - _TWO * u * q1[j] + (u + _HALF) * s1[j]
-        across2 = (u - _HALF) * p2[j] - _TWO * u * q2[j] + (u + _HALF) * s2[j]
-        slope_x[j] = above * across0 + (_THREE_QUARTERS - v * v) * across1 + below * across2
+        left, middle = HALF * (HALF - u) * (HALF - u), THREE_QUARTERS - u * u
+        right = HALF * (HALF + u) * (HALF + u)
+        above, below = HALF * (HALF - v) * (HALF - v), HALF * (HALF + v) * (HALF + v)
+        across0 = (u - HALF) * p0[j] - TWO * u * q0[j] + (u + HALF) * s0[j]
+        across1 = (u - HALF) * p1[j] - TWO * u * q1[j] + (u + HALF) * s1[j]
+        across2 = (u - HALF) * p2[j] - TWO * u * q2[j] + (u + HALF) * s2[j]
+        slope_x[j] = above * across0 + (THREE_QUARTERS - v * v) * across1 + below * across2
         line0 = left * p0[j] + middle * q0[j] + right * s0[j]
         line1 = left * p1[j] + middle * q1[j] + right * s1[j]
         line2 = left * p2[j] + middle * q2[j] + right * s2[j]
-        slope_y[j] = (v - _HALF) * line0 - _TWO * v * line1 + (v + _HALF) * line2
+        slope_y[j] = (v - HALF) * line0 - TWO * v * line1 + (v + HALF) * line2

@@ -7,9 +7,7 @@ would then depend on the processor. Every operation here is rounded as written, 
 import numpy as np
 from numba import njit
 
-_ONE = np.float32(1)
-_HALF = np.float32(1 / 2)
-_THREE_QUARTERS = np.float32(3 / 4)
+from pauca.events.kernels.spline import BLOCK, HALF, ONE, THREE_QUARTERS, place
 
 
 @njit(cache=True, nogil=True)
@@ -40,9 +38,9 @@ def vote_bilinear(x, y, p, pad, images):
         right, down = u - np.float32(column), v - np.float32(row)
         image = images[p[i]]
         c, r = np.uint32(column + pad), np.uint32(row + pad)
-        image[r, c] += (_ONE - right) * (_ONE - down)
-        image[r, c + np.uint32(1)] += right * (_ONE - down)
-        image[r + np.uint32(1), c] += (_ONE - right) * down
+        image[r, c] += (ONE - right) * (ONE - down)
+        image[r, c + np.uint32(1)] += right * (ONE - down)
+        image[r + np.uint32(1), c] += (ONE - right) * down
         image[r + np.uint32(1), c + np.uint32(1)] += right * down
     return lost, x_low, x_high, y_low, y_high
 
@@ -54,33 +52,53 @@ def vote_quadratic(x, y, p, pad, images):
     Its spread (a variance of a quarter of a pixel squared on each axis) is the same wherever in its pixel an event
     lies, so that whole pixels win nothing: bilinear voting has a spike of the likelihood at rest, where the events of a
     camera without distortion all fall on whole pixels. Arguments and result as of `vote_bilinear`.
+
+    In blocks: places and weights in vectors, then the additions (.17 against .21 ms for 30,000 events).
     """
     height, width = images.shape[1] - 2 * pad, images.shape[2] - 2 * pad
-    x_end, y_end = np.float32(width - 1.5), np.float32(height - 1.5)
+    flat, stride = images.reshape(-1), np.uint32(images.shape[2])
+    a, b, weights = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty((9, BLOCK), np.float32)
+    columns, rows, corners = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32), np.empty(BLOCK, np.uint32)
     lost = 0
     x_low, x_high, y_low, y_high = width, -1, height, -1
-    for i in range(x.size):
-        u, v = x[i], y[i]
-        if not (u >= _HALF and v >= _HALF and u < x_end and v < y_end):
-            lost += 1
-            continue
-        column, row = int(u + _HALF), int(v + _HALF)
-        x_low, x_high = min(x_low, column - 1), max(x_high, column + 1)
-        y_low, y_high = min(y_low, row - 1), max(y_high, row + 1)
-        a, b = u - np.float32(column), v - np.float32(row)
-        left, right = _HALF * (_HALF - a) * (_HALF - a), _HALF * (_HALF + a) * (_HALF + a)
-        above, below = _HALF * (_HALF - b) * (_HALF - b), _HALF * (_HALF + b) * (_HALF + b)
-        middle, level = _THREE_QUARTERS - a * a, _THREE_QUARTERS - b * b
-        image = images[p[i]]
-        c, r = np.uint32(column - 1 + pad), np.uint32(row - 1 + pad)
-        _share(image[r], c, left * above, middle * above, right * above)
-        _share(image[r + np.uint32(1)], c, left * level, middle * level, right * level)
-        _share(image[r + np.uint32(2)], c, left * below, middle * below, right * below)
+    for start in range(0, x.size, BLOCK):
+        n = min(BLOCK, x.size - start)
+        place(
+            x[start : start + n],
+            y[start : start + n],
+            p[start : start + n],
+            pad,
+            images.shape,
+            a,
+            b,
+            columns,
+            rows,
+            corners,
+        )
+        _spread(a[:n], b[:n], weights)
+        for j in range(n):
+            corner = corners[j]
+            if corner == 0:
+                lost += 1
+                continue
+            x_low, x_high = min(x_low, columns[j] - 1), max(x_high, columns[j] + 1)
+            y_low, y_high = min(y_low, rows[j] - 1), max(y_high, rows[j] + 1)
+            for k in range(0, 9, 3):
+                flat[corner] += weights[k, j]
+                flat[corner + np.uint32(1)] += weights[k + 1, j]
+                flat[corner + np.uint32(2)] += weights[k + 2, j]
+                corner += stride
     return lost, x_low, x_high, y_low, y_high
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _share(line, c, left, middle, right):
-    line[c] += left
-    line[c + np.uint32(1)] += middle
-    line[c + np.uint32(2)] += right
+def _spread(a, b, weights):
+    """What each of the nine pixels around an event gets of it, row by row."""
+    for j in range(a.size):
+        u, v = a[j], b[j]
+        left, right = HALF * (HALF - u) * (HALF - u), HALF * (HALF + u) * (HALF + u)
+        above, below = HALF * (HALF - v) * (HALF - v), HALF * (HALF + v) * (HALF + v)
+        middle, level = THREE_QUARTERS - u * u, THREE_QUARTERS - v * v
+        weights[0, j], weights[1, j], weights[2, j] = left * above, middle * above, right * above
+        weights[3, j], weights[4, j], weights[5, j] = left * level, middle * level, right * level
+        weights[6, j], weights[7, j], weights[8, j] = left * below, middle * below, right * below
