@@ -1,5 +1,6 @@
 """Few events: the motion of an event camera, by maximum likelihood under a space-time Poisson point process."""
 
+from pauca.events.adapters import EventsLike, as_events
 from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
 from pauca.events.continuous import TrajectoryConfig
@@ -68,6 +69,7 @@ __all__ = [
     "Evaluation",
     "EventStream",
     "Events",
+    "EventsLike",
     "Fault",
     "Finding",
     "Follower",
@@ -102,6 +104,7 @@ __all__ = [
     "WriteConfig",
     "align",
     "align_packets",
+    "as_events",
     "check",
     "convert",
     "cut_windows",

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pauca.errors import InputError
+from pauca.events.adapters import EventsLike, as_events
 from pauca.events.camera import Camera, undistortion_table
 from pauca.events.history import History
 from pauca.events.kernels.bearings import look_up_bearings, seconds_since
@@ -79,21 +80,24 @@ class Aligner:
         if self.config.rest_test and self.config.acceleration:
             self._history = History(self._estimator.pixels)
 
-    def align(self, events: Events) -> Alignment:
+    def align(self, events: EventsLike) -> Alignment:
         """Velocity at the end of a window of any length. Never fails on the events of a stream: see `Alignment.status`.
 
         A window that is longer than a packet is cut, and the answer is that of its last packet (`align_all` gives
         every one); a window that is too short to tell is joined with those that came directly before it. The
         answer's `start_us`, `end_us` and `t_us` say of which events it speaks.
 
+        Args:
+            events: the window; `Events`, or an array of Metavision or dv-processing (see `as_events`).
+
         Raises:
             InputError: if the events are from a sensor of another size, or another thread is using this aligner.
         """
         return self.align_all(events)[-1]
 
-    def align_all(self, events: Events) -> list[Alignment]:
+    def align_all(self, events: EventsLike) -> list[Alignment]:
         """The alignments of all packets of a window, in order; see `align`."""
-        self._check(events)
+        events = self._checked(events)
         with self._alone():
             first, alignments = 0, []
             while first < len(events) or not alignments:
@@ -127,17 +131,17 @@ class Aligner:
             return scorer.images(packet, np.zeros(self._estimator.velocities))
         return scorer.images(packet, alignment.velocity, alignment.acceleration)
 
-    def follow(self, events: Events | Iterable[Events]) -> Iterator[Alignment]:
+    def follow(self, events: EventsLike | Iterable[EventsLike]) -> Iterator[Alignment]:
         """Alignments of a whole stream, one by one as they are found; every event is in one packet.
 
         A packet that nothing tells from rest waits for the next ones, up to `slowest_s`: a slow motion shows then.
 
         Args:
-            events: the stream, or its parts in order, of any size; the alignments are the same.
+            events: the stream, or its parts in order, of any size; the alignments are the same. `Events`, or what
+                `as_events` takes.
         """
         waiting = None
-        for part in [events] if isinstance(events, Events) else events:
-            self._check(part)
+        for part in map(self._checked, [events] if isinstance(events, EventsLike) else events):
             waiting = part if waiting is None else joined([waiting, part])
             end = yield from self._packets(waiting, _Known.ALL_BUT_END)
             waiting = waiting[end:]
@@ -160,13 +164,14 @@ class Aligner:
         if memory.history is not None:
             self._history = memory.history
 
-    def push(self, events: Events, deadline_s: int | float = np.inf) -> list[Alignment]:
+    def push(self, events: EventsLike, deadline_s: int | float = np.inf) -> list[Alignment]:
         """Take in events as they come, and give the packets that end with them: none, one or more.
 
         Packets are those of `follow`, without what is left at the end: `flush` gives that.
 
         Args:
-            events: what came since the last call; any number.
+            events: what came since the last call, any number; also as an array of Metavision or dv-processing (see
+                `as_events`).
             deadline_s: an event waits for its packet's end no longer than this, seconds of the stream's own time. A
                 packet that is cut by it may be too short to tell a motion. By default, only a camera at rest is waited
                 for, `slowest_s` at most.
@@ -174,7 +179,7 @@ class Aligner:
         Raises:
             InputError: as of `align`, and if the events are older than those before.
         """
-        self._check(events)
+        events = self._checked(events)
         if not deadline_s > 0:
             raise InputError(f"deadline_s {deadline_s} must be positive")
         with self._alone(pushing=True):
@@ -239,11 +244,13 @@ class Aligner:
             raise _MoreNeeded
         return end
 
-    def _check(self, events: Events) -> None:
+    def _checked(self, events: EventsLike) -> Events:
+        events = as_events(events, self.camera.size)
         if events.size != self.camera.size:
             raise InputError(
                 f"events are from a sensor of {events.size} pixels, but the camera is calibrated for {self.camera.size}"
             )
+        return events
 
     @contextmanager
     def _alone(self, pushing: bool = False) -> Iterator[None]:

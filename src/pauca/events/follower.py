@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float
 
+from pauca.events.adapters import EventsLike, as_events
 from pauca.events.alignment import AlignConfig, Aligner
 from pauca.events.camera import Camera
 from pauca.events.continuous.blend import Fit
@@ -49,15 +50,16 @@ class Follower:
         self._reached_us = 0.0  # how far it was measured
         self._next_jerk = 0.0
 
-    def push(self, events: Events) -> list[Alignment]:
+    def push(self, events: EventsLike) -> list[Alignment]:
         """Take a window of events in.
 
         Args:
-            events: what came since the last call, of 5 to 20 ms.
+            events: what came since the last call, of 5 to 20 ms; also what `as_events` takes.
 
         Returns:
             Velocities at the knots that are known now, at least one knot old: none, one or more.
         """
+        events = as_events(events, self.camera.size)
         if len(events) == 0:
             return []
         self.newest = self._aligner.align(events)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from pauca.errors import InputError
+from pauca.events.adapters import EventsLike, as_events
 from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
 from pauca.events.continuous import WindowScorer
@@ -43,14 +44,15 @@ cut_packets = cut_windows  # its name in 0.1: what it yields are windows of even
 
 
 def align_packets(
-    recording: Recording | Events,
+    recording: Recording | EventsLike,
     camera: Camera | None = None,
     config: AlignConfig | None = None,
 ) -> Iterator[Alignment]:
     """Alignments of a recording, one by one as they are found.
 
     Args:
-        recording: what `read` returned, or events alone. The events of hot pixels are left out, and their number is
+        recording: what `read` returned, or events alone, also as an array of Metavision or dv-processing (see
+            `as_events`). The events of hot pixels are left out, and their number is
             logged, unless `config.remove_hot_pixels` is False; background noise likewise (`config.remove_noise`).
         camera: calibration; not needed where the recording brought its own.
         config: the default `AlignConfig()` suits rotations; `AlignConfig.paper()` is the paper's protocol.
@@ -61,7 +63,7 @@ def align_packets(
 
 
 def align(
-    recording: Recording | Events,
+    recording: Recording | EventsLike,
     camera: Camera | None = None,
     config: AlignConfig | None = None,
     progress: Callable[[Alignment], None] | None = None,
@@ -94,7 +96,7 @@ def align(
 
 
 def refine(
-    recording: Recording | Events,
+    recording: Recording | EventsLike,
     packets: Trajectory,
     camera: Camera | None = None,
     config: AlignConfig | None = None,
@@ -183,8 +185,12 @@ def window_scorer(camera: Camera, config: AlignConfig) -> WindowScorer:
 
 
 def _events_and_camera(
-    recording: Recording | Events, camera: Camera | None, config: AlignConfig
+    recording: Recording | EventsLike, camera: Camera | None, config: AlignConfig
 ) -> tuple[Events, Camera]:
+    if not isinstance(recording, Recording | Events):
+        if camera is None:
+            raise InputError("an array does not say its camera: give one, such as Camera.from_file('calib.txt')")
+        recording = as_events(recording, camera.size)
     if isinstance(recording, Events):
         recording = Recording(recording, camera)
     camera = camera_of(recording, camera)
