@@ -17,6 +17,7 @@ from pauca.events.evaluation import (
     find_time_offset,
     fit_time_offset,
 )
+from pauca.events.exports import Viewer, export
 from pauca.events.follower import Follower
 from pauca.events.gyroscope import GyroFit, fit_gyro
 from pauca.events.hot_pixels import hot_pixel_mask, remove_hot_pixels
@@ -100,6 +101,7 @@ __all__ = [
     "View",
     "ViewBuilder",
     "ViewConfig",
+    "Viewer",
     "Warp",
     "WriteConfig",
     "align",
@@ -109,6 +111,7 @@ __all__ = [
     "convert",
     "cut_windows",
     "evaluate",
+    "export",
     "find_time_offset",
     "fit_gyro",
     "fit_time_offset",

@@ -14,6 +14,7 @@ from pauca.errors import ConfigError
 from pauca.events.verbs.align import align
 from pauca.events.verbs.check import check
 from pauca.events.verbs.convert import convert
+from pauca.events.verbs.export import export
 from pauca.events.verbs.gyro import gyro
 from pauca.events.verbs.info import info
 from pauca.events.verbs.live import live
@@ -130,6 +131,7 @@ COMMANDS = {
     "convert": convert,
     "panorama": panorama,
     "video": video,
+    "export": export,
     "gyro": gyro,
     "evaluate": evaluate,
     "simulate": simulate,

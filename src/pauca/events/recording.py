@@ -106,13 +106,13 @@ class Recording:
     frame_times_us: Int64[np.ndarray, "m"] | None = None  # of the camera's ordinary images, where it takes them
 
 
-def camera_of(recording: Recording, camera: Camera | None = None) -> Camera:
+def camera_of(recording: object, camera: Camera | None = None) -> Camera:
     """The camera that is given, or else the recording's own.
 
     Raises:
         InputError: neither is known.
     """
-    found = camera or recording.camera
+    found = camera or getattr(recording, "camera", None)
     if found is None:
         raise InputError("the recording does not say its camera: give one, such as Camera.from_file('calib.txt')")
     return found

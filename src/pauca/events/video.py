@@ -15,7 +15,8 @@ from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
 from pauca.events.mosaic import Attitude
 from pauca.events.mosaic.projection import count_pixels
-from pauca.events.recording import Recording, camera_of
+from pauca.events.passes import Chunks, parts_of, pieces_between
+from pauca.events.recording import camera_of
 from pauca.events.trajectory import Trajectory
 from pauca.events.warp import Frame
 from pauca.runs import atomic_write, check_can_write
@@ -47,7 +48,7 @@ class VideoConfig:
 
 
 def frames(
-    recording: Recording,
+    recording: Chunks,
     trajectory: Trajectory,
     camera: Camera | None = None,
     config: VideoConfig = VideoConfig(),
@@ -55,7 +56,7 @@ def frames(
     """Frames of a video, left as the sensor saw the events, right with the camera's rotation taken out.
 
     Args:
-        recording: the events.
+        recording: the events; what `open_events` returned is read chunk by chunk.
         trajectory: what `align` found for it.
         camera: calibration, where the recording does not bring its own.
         config: how fast, and what the right side does.
@@ -65,14 +66,13 @@ def frames(
     """
     from pauca.events.plots import polarity_image  # brings matplotlib
 
-    camera = camera_of(recording, camera)
-    events, attitude = recording.events, Attitude.from_trajectory(trajectory)
+    camera, attitude = camera_of(recording, camera), Attitude.from_trajectory(trajectory)
     step_us = round(1e6 / config.fps)
     starts = np.arange(attitude.begin_us, int(attitude.times_us[-1]), step_us)
     looks = _looks(attitude, starts + step_us // 2, config.smooth_s)
     aligner, frame, full = Aligner(camera), Frame(camera, config.border), 0.0
-    for begin_us, look in zip(starts.tolist(), looks, strict=True):
-        window = events.between(begin_us, begin_us + step_us)
+    edges_us = np.append(starts, starts[-1:] + step_us)
+    for look, window in zip(looks, pieces_between(parts_of(recording), edges_us), strict=True):
         packet = aligner.packet(window)
         raw = _both(np.stack([packet.x, packet.y, np.ones_like(packet.x)], axis=1), window.p, frame)
         still = _both(attitude.rays(window.t_us, packet.x, packet.y) @ look, window.p, frame)
@@ -128,14 +128,23 @@ def write_video(
 
 
 def _write_gif(path: Path, shown: Iterable[np.ndarray], fps: float) -> int:
-    from PIL import Image
+    """Frame by frame: Pillow's `save` would hold all of them."""
+    from PIL import GifImagePlugin, Image
 
-    pages = [Image.fromarray(frame).quantize(64) for frame in shown]
-    if not pages:
-        raise InputError("the recording is too short for a frame")
     # A GIF counts hundredths of a second, and viewers show less than two of them as ten.
-    pages[0].save(path, save_all=True, append_images=pages[1:], duration=max(20, round(1000 / fps)), loop=0)
-    return len(pages)
+    count, duration_ms = 0, max(20, round(1000 / fps))
+    with path.open("wb") as file:
+        for frame in shown:
+            page = Image.fromarray(frame).quantize(64)
+            if count == 0:
+                header, _ = GifImagePlugin.getheader(page.copy(), info={"loop": 0, "duration": duration_ms})
+                file.writelines(header)
+            file.writelines(GifImagePlugin.getdata(page, duration=duration_ms, include_color_table=True))
+            count += 1
+        file.write(b";")
+    if count == 0:
+        raise InputError("the recording is too short for a frame")
+    return count
 
 
 def _write_mp4(path: Path, shown: Iterable[np.ndarray], fps: float) -> int:

@@ -13,9 +13,11 @@ from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
 from pauca.events.continuous import WindowScorer
 from pauca.events.continuous import refine as refine_packets
-from pauca.events.hot_pixels import remove_hot_pixels
+from pauca.events.hot_pixels import find_hot_pixels, remove_hot_pixels
+from pauca.events.io import EventStream
 from pauca.events.likelihood import NegativeBinomial
 from pauca.events.noise import remove_noise
+from pauca.events.passes import Clean
 from pauca.events.recording import Recording, camera_of
 from pauca.events.settings import AlignConfig
 from pauca.events.trajectory import Trajectory
@@ -24,6 +26,9 @@ from pauca.events.warp import Frame
 from pauca.events.windows import joined
 
 _log = logging.getLogger(__name__)
+
+PIECE_EVENTS = 10_000_000
+"""A long recording is refined in pieces of so many events: 140 MB, and as much again while they are joined."""
 
 _OVERLAP_US = 500_000  # of the pieces of a long recording: more than a window of knots
 
@@ -63,7 +68,7 @@ def align_packets(
 
 
 def align(
-    recording: Recording | EventsLike,
+    recording: Recording | EventsLike | EventStream,
     camera: Camera | None = None,
     config: AlignConfig | None = None,
     progress: Callable[[Alignment], None] | None = None,
@@ -75,7 +80,8 @@ def align(
     >>> trajectory.to_csv("trajectory.csv")
 
     Args:
-        recording: as for `align_packets`.
+        recording: as for `align_packets`; or what `open_events` returned, which is read once for each step and need not
+            fit into memory.
         camera: as for `align_packets`.
         config: as for `align_packets`.
         progress: called with each packet's alignment.
@@ -84,6 +90,9 @@ def align(
         InputError: where the camera is missing, of another size, or the recording is empty.
     """
     config = config or AlignConfig()
+    if isinstance(recording, EventStream):
+        hot = find_hot_pixels(recording) if config.remove_hot_pixels else None
+        return align_chunks(Clean(recording, hot, config.remove_noise), camera_of(recording, camera), config, progress)
     events, camera = _events_and_camera(recording, camera, config)
     config = replace(config, remove_hot_pixels=False, remove_noise=False)  # they are gone
     alignments = []
@@ -93,6 +102,29 @@ def align(
             progress(alignment)
     trajectory = Trajectory.from_alignments(alignments)
     return refine(events, trajectory, camera, config) if config.between_knots else trajectory
+
+
+def align_chunks(
+    chunks: Iterable[Events],
+    camera: Camera,
+    config: AlignConfig,
+    progress: Callable[[Alignment], None] | None = None,
+) -> Trajectory:
+    """As `align`, of a recording that is read chunk by chunk. Hot pixels and noise are the caller's.
+
+    Args:
+        chunks: the events in order, something that can be gone through twice.
+        camera: calibration.
+        config: as for `align`.
+        progress: called with each packet's alignment.
+    """
+    alignments = []
+    for alignment in Aligner(camera, config).follow(chunks):
+        alignments.append(alignment)
+        if progress is not None:
+            progress(alignment)
+    trajectory = Trajectory.from_alignments(alignments)
+    return refine_stream(chunks, trajectory, camera, config) if config.between_knots else trajectory
 
 
 def refine(
@@ -128,10 +160,12 @@ def refine_stream(
     camera: Camera,
     config: AlignConfig,
     progress: Callable[[int], None] | None = None,
-    piece: int = 10_000_000,
+    piece: int | None = None,
 ) -> Trajectory:
-    """As `refine`, of a recording that is read chunk by chunk: in pieces of so many events, which overlap by half a
-    second; in its middle one piece takes over from the other. Hot pixels and noise are the caller's."""
+    """As `refine`, of a recording that is read chunk by chunk: in pieces of so many events (`PIECE_EVENTS`), which
+    overlap by half a second; in its middle one piece takes over from the other. Hot pixels and noise are the caller's.
+    """
+    piece = piece or PIECE_EVENTS
     config = replace(config, remove_hot_pixels=False, remove_noise=False)
     found: list[Trajectory] = []
     seams_us: list[int] = []

@@ -13,6 +13,7 @@ from pauca.errors import ConfigError, InputError
 from pauca.events import AlignConfig, Aligner, Events, Recording
 from pauca.events.live import LiveConfig, open_source, receive, replay, run, send
 from pauca.events.live.hot_pixels import without_hot_pixels
+from pauca.events.live.recent import Recent
 
 from ..scenes import CAMERA, rotating_events
 
@@ -181,6 +182,35 @@ def test_the_command_prints_a_line_of_json_for_each_packet(motion, tmp_path, cap
     assert lines[0]["status"] == first.status
     assert lines[0]["velocity"] == pytest.approx(first.velocity.tolist(), abs=1e-6)
     assert "trusted), latency" in err
+
+
+def test_recent_events_are_those_of_the_packet(motion):
+    recent = Recent()
+    windows = _windows(motion, 100)
+    for window in recent.watch(windows[:20]):
+        assert len(window) == 100
+    middle = recent.take(int(motion.t_us[550]), int(motion.t_us[1249]))
+    assert middle is not None
+    np.testing.assert_array_equal(middle.t_us, motion.between(int(motion.t_us[550]), int(motion.t_us[1249]) + 1).t_us)
+    assert len(recent._windows) <= 15
+    assert recent.take(int(motion.t_us[5_000]), int(motion.t_us[5_100])) is None
+
+
+def test_the_viewer_shows_what_the_lines_say(motion, tmp_path, capsys):
+    chunk = pytest.importorskip("rerun.chunk", reason="rerun-sdk is not installed")
+    events.write(tmp_path / "motion.npz", Recording(_whole_pixels(motion), CAMERA))
+    words = ["events", "live", "--from", f"file://{tmp_path}/motion.npz", "--deadline-ms", "60000", "--quiet"]
+    assert cli.main([*words, "--viewer", str(tmp_path / "live.rrd")]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    times, places = [], set()
+    for part in chunk.RrdReader(tmp_path / "live.rrd").stream():
+        places.add(part.entity_path)
+        if part.entity_path == "/status":
+            times += part.to_record_batch().column("recording").to_pylist()
+    assert {"/velocity", "/status", "/events", "/stabilized"} <= places
+    assert [round(time / np.timedelta64(1, "us")) for time in times] == [line["t_us"] for line in lines]
+    assert cli.main([*words, "--viewer", "somewhere"]) == 2
+    assert "a viewer is open" in capsys.readouterr().err
 
 
 def test_bad_wishes_are_said(tmp_path, capsys):

@@ -8,6 +8,7 @@ from pauca import cli, events
 from pauca.errors import ConfigError, InputError
 from pauca.events import Attitude, Camera, Panorama, PanoramaConfig, Recording, Trajectory
 from pauca.events.mosaic.closures import Closure, Segment, balance
+from pauca.events.mosaic.shelf import Shelf, Shelved
 
 from .test_attitude import trajectory
 
@@ -99,7 +100,8 @@ def test_what_lies_around_the_edge_is_cut_out_in_one_piece():
 def test_a_closure_that_contradicts_the_others_is_passed_over():
     turn = np.array([0.0, 0.02, 0.0])
     still = np.eye(3)
-    segments = [Segment(i * 100_000, still, np.zeros((0, 3)), 0.1 * i) for i in range(100)]
+    none = Shelved(Shelf(), 0, 0)
+    segments = [Segment(i * 100_000, still, none, 0.1 * i) for i in range(100)]
     closures = [Closure(i, (i - 70,), turn * 70 / 70, 9.0) for i in range(70, 100)]
     closures[10] = Closure(80, (10,), np.array([0.5, -0.5, 0.5]), 9.0)
     corrections = balance(segments, closures, 0.005)

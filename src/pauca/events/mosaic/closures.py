@@ -13,10 +13,13 @@ from scipy.sparse.linalg import spsolve
 from scipy.spatial.transform import Rotation
 
 from pauca.events.mosaic.projection import count_pixels, project
+from pauca.events.mosaic.shelf import Shelved
 from pauca.events.warp import Frame
 
 _BLUR = 1.5  # pixels
-_MOST_EVENTS = 20_000  # of a segment, which place it
+SEGMENT_EVENTS = 20_000
+"""A segment of twice as many or more is thinned: so many place it as well."""
+
 _FEWEST_EVENTS = 500
 _AROUND = 20  # pixels
 _SURE = 7.0  # standard deviations of the other places' agreement by which the best place must stand out
@@ -32,8 +35,13 @@ class Segment:
 
     middle_us: int
     turned: Float[np.ndarray, "3 3"]  # camera coordinates at the middle to those at the first time
-    rays: Float[np.ndarray, "n 3"]  # of its events, in coordinates of the first time
+    shelved: Shelved  # directions of its events, in coordinates of the first time
     path_rad: float  # how far the camera has turned up to here
+
+    @property
+    def rays(self) -> Float[np.ndarray, "n 3"]:
+        """Directions of its events, in coordinates of the first time; read anew each time."""
+        return self.shelved.take()
 
     @property
     def forward(self) -> Float[np.ndarray, "3"]:
@@ -68,7 +76,7 @@ def find_closures(segments: Sequence[Segment], frame: Frame, reach_pixels: int) 
     path = np.array([segment.path_rad for segment in segments])
     found = []
     for i, segment in enumerate(segments):
-        if len(segment.rays) < _FEWEST_EVENTS:
+        if segment.shelved.count < _FEWEST_EVENTS:
             continue
         angle = np.arccos(np.clip(forward[:i] @ segment.forward, -1, 1))
         earlier = np.flatnonzero((angle < across / 2) & (segment.path_rad - path[:i] > _FAR * wide))
@@ -81,7 +89,7 @@ def _place(segments: Sequence[Segment], i: int, earlier: np.ndarray, frame: Fram
     segment = segments[i]
     known = sum(count_pixels(segments[j].rays @ segment.turned, frame) for j in earlier)
     assert isinstance(known, np.ndarray)
-    own = segment.rays[:: max(1, len(segment.rays) // _MOST_EVENTS)] @ segment.turned
+    own = segment.rays @ segment.turned
     if known.sum() < _FEWEST_EVENTS:
         return None
     known = gaussian_filter(np.sqrt(known), _BLUR)

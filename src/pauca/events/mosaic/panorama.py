@@ -1,7 +1,8 @@
 """All events of a turning camera in one picture of the whole sphere."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
@@ -10,14 +11,17 @@ from pauca.errors import ConfigError, InputError
 from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
 from pauca.events.mosaic.attitude import Attitude
-from pauca.events.mosaic.closures import Closure, Segment, balance, find_closures
+from pauca.events.mosaic.closures import SEGMENT_EVENTS, Closure, Segment, balance, find_closures
+from pauca.events.mosaic.shelf import Shelf
+from pauca.events.passes import Chunks, parts_of, pieces_between
 from pauca.events.recording import Recording, camera_of
 from pauca.events.settings import AlignConfig
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Events
 from pauca.events.warp import Frame
+from pauca.events.windows import thinned
 
-_CHUNK = 1 << 20  # events that are projected at a time
+_CHUNK = 1 << 17  # events that are projected at a time; each takes some 300 bytes meanwhile
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Panorama:
 
 
 def panorama(
-    recording: Recording | Events,
+    recording: Chunks,
     trajectory: Trajectory,
     camera: Camera | None = None,
     config: PanoramaConfig = PanoramaConfig(),
@@ -84,7 +88,8 @@ def panorama(
     >>> mosaic.images.sum(0)  # events a pixel of the sphere
 
     Args:
-        recording: the events, and their camera where `camera` is not given.
+        recording: the events, and their camera where `camera` is not given; what `open_events` returned is read chunk
+            by chunk, up to three times.
         trajectory: what `align` found for it; where it cannot be trusted, the velocity is that between its neighbors.
         camera: calibration.
         config: resolution and loop closure.
@@ -93,23 +98,21 @@ def panorama(
     Raises:
         InputError: no camera, no events, or a trajectory without any velocity that can be trusted.
     """
-    recording = Recording(recording) if isinstance(recording, Events) else recording
-    events, camera = recording.events, camera_of(recording, camera)
-    if len(events) == 0:
+    camera, parts = camera_of(recording, camera), parts_of(recording)
+    if isinstance(recording, Recording | Events) and not any(len(part) for part in parts):
         raise InputError("the recording holds no events")
     attitude, aligner = Attitude.from_trajectory(trajectory), Aligner(camera, AlignConfig())
-    events = events.between(int(attitude.times_us[0]), int(attitude.times_us[-1]) + 1)
     closures: list[Closure] = []
     drift = 0.0
     if config.close_loops:
-        attitude, closures, drift = _closed(events, attitude, aligner, config)
+        attitude, closures, drift = _closed(parts, attitude, aligner, config)
     density = config.pixels_per_degree or float(np.radians(1) * camera.fx)
-    images = _project(events, attitude, aligner, density, progress)
+    images = _project(parts, attitude, aligner, density, progress)
     return Panorama(images, density, attitude, tuple(closures), float(np.degrees(drift)))
 
 
 def _closed(
-    events: Events, attitude: Attitude, aligner: Aligner, config: PanoramaConfig
+    parts: Iterable[Events], attitude: Attitude, aligner: Aligner, config: PanoramaConfig
 ) -> tuple[Attitude, list[Closure], float]:
     """The attitude without drift: first the large part of it, then, from there, what is left."""
     frame = Frame(aligner.camera, 0)
@@ -117,8 +120,9 @@ def _closed(
     closures: list[Closure] = []
     drift = 0.0
     for reach_deg in (config.reach_deg, min(2.0, config.reach_deg)):
-        segments = _segments(events, attitude, aligner, config)
-        found = find_closures(segments, frame, max(2, round(np.radians(reach_deg) / pixel_rad)))
+        with Shelf() as shelf:
+            segments = _segments(parts, attitude, aligner, config, shelf)
+            found = find_closures(segments, frame, max(2, round(np.radians(reach_deg) / pixel_rad)))
         if not found:
             break
         corrections = balance(segments, found, pixel_rad)
@@ -128,38 +132,44 @@ def _closed(
     return attitude, closures, drift
 
 
-def _segments(events: Events, attitude: Attitude, aligner: Aligner, config: PanoramaConfig) -> Sequence[Segment]:
+def _segments(
+    parts: Iterable[Events], attitude: Attitude, aligner: Aligner, config: PanoramaConfig, shelf: Shelf
+) -> Sequence[Segment]:
     times_us = attitude.times_us
     speed = np.linalg.norm(attitude.velocity, axis=1)
     path = np.concatenate([[0.0], np.cumsum((speed[1:] + speed[:-1]) / 2 * np.diff(times_us) * 1e-6)])
-    found, first = [], 0
-    while first < len(times_us) - 1:
+    edges = [0]
+    while edges[-1] < len(times_us) - 1:
+        first = edges[-1]
         end = int(np.searchsorted(path, path[first] + np.radians(config.segment_deg)))
-        end = min(max(end, first + 1), first + max(1, round(config.segment_s * 1e3)), len(times_us) - 1)
-        part = events.between(int(times_us[first]), int(times_us[end]))
-        middle = (first + end) // 2
+        edges.append(min(max(end, first + 1), first + max(1, round(config.segment_s * 1e3)), len(times_us) - 1))
+    found = []
+    for (first, end), part in zip(pairwise(edges), pieces_between(parts, times_us[edges]), strict=True):
+        part, middle = thinned(part, max(1, len(part) // SEGMENT_EVENTS)), (first + end) // 2
         packet = aligner.packet(part)
-        rays = attitude.rays(part.t_us, packet.x, packet.y)
+        rays = shelf.put(attitude.rays(part.t_us, packet.x, packet.y))
         found.append(Segment(int(times_us[middle]), attitude.turned[middle], rays, float(path[middle])))
-        first = end
     return found
 
 
 def _project(
-    events: Events, attitude: Attitude, aligner: Aligner, density: float, progress: Callable[[int], None] | None
+    parts: Iterable[Events],
+    attitude: Attitude,
+    aligner: Aligner,
+    density: float,
+    progress: Callable[[int], None] | None,
 ) -> Float[np.ndarray, "2 height width"]:
     width, height = round(360 * density), round(180 * density)
-    images = np.zeros((2, height * width))
-    for first in range(0, len(events), _CHUNK):
-        part = events[first : first + _CHUNK]
-        packet = aligner.packet(part)
-        x, y, z = attitude.rays(part.t_us, packet.x, packet.y).T
+    images = np.zeros(2 * height * width, np.float32)
+    begin_us, end_us = int(attitude.times_us[0]), int(attitude.times_us[-1]) + 1
+    for part in (whole[first : first + _CHUNK] for whole in parts for first in range(0, len(whole), _CHUNK)):
+        inside = part.between(begin_us, end_us)
+        packet = aligner.packet(inside)
+        x, y, z = attitude.rays(inside.t_us, packet.x, packet.y).T
         longitude, latitude = np.degrees(np.arctan2(x, z)), np.degrees(np.arctan2(-y, np.hypot(x, z)))
         column = np.minimum(((longitude + 180) * density).astype(np.int64), width - 1)
         row = np.clip(((90 - latitude) * density).astype(np.int64), 0, height - 1)
-        for polarity in (0, 1):
-            chosen = part.p == polarity
-            images[polarity] += np.bincount(row[chosen] * width + column[chosen], minlength=height * width)
+        np.add.at(images, (inside.p.astype(np.int64) * height + row) * width + column, np.float32(1))
         if progress is not None:
             progress(len(part))
-    return images.reshape(2, height, width).astype(np.float32)
+    return images.reshape(2, height, width)

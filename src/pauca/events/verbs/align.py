@@ -18,10 +18,10 @@ from pauca import events
 from pauca.errors import ConfigError, InputError
 from pauca.events.hot_pixels import HotPixels, find_hot_pixels
 from pauca.events.journal import Journal, Next, memory_of
+from pauca.events.passes import Clean, after, windows_of
 from pauca.events.types import Alignment
 from pauca.events.verbs.calibrated import calibrated
 from pauca.events.verbs.files import expanded, for_each, stem
-from pauca.events.verbs.passes import Clean, after, windows_of
 from pauca.events.whole import refine_stream
 from pauca.runs import Progress, check_can_write, lock_folder, save_figure
 

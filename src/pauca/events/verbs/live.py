@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +14,10 @@ from tyro.conf import arg
 
 from pauca import events
 from pauca.errors import ConfigError, InputError
+from pauca.events.exports.viewer import Viewer, check_viewer, open_viewer
 from pauca.events.live.hot_pixels import without_hot_pixels
 from pauca.events.live.loop import LiveConfig, run
+from pauca.events.live.recent import Recent
 from pauca.events.live.sources import open_source, receive, replay
 from pauca.events.types import Alignment, Events
 from pauca.events.verbs.calibrated import calibrated
@@ -29,6 +32,7 @@ def live(
     window_ms: float = 5.0,
     deadline_ms: float = 100.0,
     remove_hot_pixels: bool = True,
+    viewer: str | None = None,
     quiet: bool = False,
 ) -> None:
     """Print the velocity of a running camera as lines of JSON, one for each packet, as soon as it is known.
@@ -48,8 +52,12 @@ def live(
             milliseconds after its first event in any case.
         remove_hot_pixels: leave out the events of pixels that fire all the time, from the second after they are found,
             unless --no-remove-hot-pixels is given.
+        viewer: show velocities and events in the Rerun viewer (pip install 'pauca[viewer]'): open for a window,
+            FILE.rrd to save for later, or rerun+http://HOST:PORT/proxy for a viewer that runs.
         quiet: nothing on standard error but errors.
     """
+    if viewer is not None:
+        check_viewer(viewer)
     for name, value in (("speed", speed), ("window-ms", window_ms), ("deadline-ms", deadline_ms)):
         if not value > 0:
             raise ConfigError(f"--{name} must be positive, got {value}")
@@ -59,7 +67,8 @@ def live(
         windows = without_hot_pixels(windows, hot)
     aligner = events.Aligner(calibration)
     _compile(aligner)
-    report = run(windows, aligner, _print_line, LiveConfig(deadline_ms / 1e3))
+    with _viewer(viewer, calibration) as (watched, shown):
+        report = run(watched(windows), aligner, _both(_print_line, shown), LiveConfig(deadline_ms / 1e3))
     if not quiet:
         found = f"; {max(hot)} hot pixels left out" if hot and max(hot) else ""
         print(report.summary() + found, file=sys.stderr)
@@ -92,6 +101,33 @@ def _compile(aligner: events.Aligner) -> None:
     events.Aligner(aligner.camera, aligner.config).align(
         Events(t_us, x, y, (t_us % 2).astype(np.uint8), aligner.camera.size)
     )
+
+
+@contextmanager
+def _viewer(
+    where: str | None, camera: events.Camera
+) -> Iterator[tuple[Callable[[Iterable[Events]], Iterable[Events]], Callable[[Alignment], None]]]:
+    """What keeps the events that go by, and what shows an alignment with its events."""
+    if where is None:
+        yield (lambda windows: windows), (lambda alignment: None)
+        return
+    with open_viewer(where) as stream:
+        show, recent = Viewer(stream, camera), Recent()
+
+        def shown(alignment: Alignment) -> None:
+            sd = np.sqrt(np.maximum(np.diag(alignment.covariance), 0))
+            window = recent.take(alignment.start_us, alignment.end_us)
+            show.add(alignment.t_us, alignment.velocity, sd, alignment.status, window)
+
+        yield recent.watch, shown
+
+
+def _both(first: Callable[[Alignment, float], None], second: Callable[[Alignment], None]):
+    def take(alignment: Alignment, latency_s: float) -> None:
+        first(alignment, latency_s)
+        second(alignment)
+
+    return take
 
 
 def _print_line(alignment: Alignment, latency_s: float) -> None:

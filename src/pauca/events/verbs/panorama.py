@@ -47,7 +47,7 @@ def panorama(
     for name in ("panorama.png", "orientation.txt"):
         check_can_write(out / name, force)
     turned = read_turned(recording, camera, camera_name, trajectory, reading, quiet)
-    with Progress("panorama", len(turned.recording.events), "events", quiet=quiet) as progress:
+    with Progress("panorama", turned.events, "events", quiet=quiet) as progress:
         found = make_panorama(turned.recording, turned.trajectory, turned.camera, config, progress.advance)
     _save(found.cropped(), out / "panorama.png", force)
     found.attitude.to_tum(out / "orientation.txt", turned.trajectory.t_us, force)
@@ -57,7 +57,7 @@ def panorama(
             if found.closures
             else "the camera did not come back to what it had seen, so its drift is not known"
         )
-        print(f"{len(turned.recording.events):,} events at {found.pixels_per_degree:.2f} pixels a degree; {drift}")
+        print(f"{turned.events:,} events at {found.pixels_per_degree:.2f} pixels a degree; {drift}")
         print(f"wrote panorama.png and orientation.txt to {out}")
 
 

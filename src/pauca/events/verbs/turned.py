@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pauca import events
+from pauca.events.hot_pixels import find_hot_pixels
+from pauca.events.passes import Clean
 from pauca.events.verbs.calibrated import calibrated
+from pauca.events.whole import align_chunks
 from pauca.runs import Progress
 
 
 @dataclass(frozen=True)
 class Turned:
-    """A recording of a camera that turned as a trajectory says."""
+    """A recording of a camera that turned as a trajectory says, to be read chunk by chunk."""
 
-    recording: events.Recording
+    recording: Clean  # without hot pixels
+    events: int
     camera: events.Camera
     trajectory: events.Trajectory
 
@@ -27,13 +31,18 @@ def read_turned(
     reading: events.ReadConfig,
     quiet: bool,
 ) -> Turned:
-    """Read a recording without its hot pixels, and its trajectory; align where none is given."""
-    loaded = events.remove_hot_pixels(events.read(recording, **vars(reading)))
-    calibration = calibrated(loaded.name, loaded.events.size, loaded.camera, camera, camera_name)
+    """Look at a recording's hot pixels, and read its trajectory; align where none is given."""
+    stream = events.open_events(recording, reading)
+    calibration = calibrated(stream.path.name, stream.size, stream.camera, camera, camera_name)
+    hot = find_hot_pixels(stream)
+    clean = Clean(stream, hot, without_noise=False)
     if trajectory is not None:
-        return Turned(loaded, calibration, events.Trajectory.from_file(trajectory))
-    with Progress("align", len(loaded.events), "events", quiet=quiet) as progress:
-        found = events.align(
-            loaded, calibration, events.AlignConfig(remove_hot_pixels=False), lambda a: progress.advance(a.n_events)
+        return Turned(clean, hot.kept, calibration, events.Trajectory.from_file(trajectory))
+    with Progress("align", hot.kept, "events", quiet=quiet) as progress:
+        found = align_chunks(
+            Clean(stream, hot, without_noise=True),
+            calibration,
+            events.AlignConfig(),
+            lambda a: progress.advance(a.n_events),
         )
-    return Turned(loaded, calibration, found)
+    return Turned(clean, hot.kept, calibration, found)

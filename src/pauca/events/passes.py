@@ -1,16 +1,30 @@
 """Passes over a recording that is larger than memory: without what is no event of the scene, from a place on, of some
-packets alone."""
-
-from __future__ import annotations
+packets alone, or in pieces of time."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Int64
+
+from pauca.errors import InputError
+from pauca.events.camera import Camera
 from pauca.events.hot_pixels import HotPixels
 from pauca.events.io import EventStream
 from pauca.events.noise import without_noise
+from pauca.events.recording import Recording
 from pauca.events.types import Alignment, Events
 from pauca.events.windows import joined
+
+Chunks = Recording | Events | Iterable[Events]
+"""A recording, in memory or as something that gives its parts in order each time that it is gone through."""
+
+
+def parts_of(recording: Chunks) -> Iterable[Events]:
+    """The events, part by part; an `EventStream`, a `Clean` or a list can be gone through more than once."""
+    if isinstance(recording, Recording):
+        return [recording.events]
+    return [recording] if isinstance(recording, Events) else recording
 
 
 @dataclass(eq=False)
@@ -21,6 +35,11 @@ class Clean:
     hot: HotPixels | None
     without_noise: bool
     noise: int = 0  # events of background noise that the last pass left out
+
+    @property
+    def camera(self) -> Camera | None:
+        """The calibration, where the file has one."""
+        return self.stream.camera
 
     def __iter__(self) -> Iterator[Events]:
         if not self.without_noise:
@@ -46,6 +65,34 @@ def after(chunks: Iterable[Events], count: int) -> Iterator[Events]:
         if count < len(chunk):
             yield chunk[count:]
         count = max(0, count - len(chunk))
+
+
+def pieces_between(chunks: Iterable[Events], edges_us: Int64[np.ndarray, "n"]) -> Iterator[Events]:
+    """The events from each edge to before the next, n - 1 pieces, in memory for one piece and one chunk.
+
+    Args:
+        chunks: the events in order.
+        edges_us: increasing times.
+
+    Raises:
+        InputError: there are no events at all.
+    """
+    edges, i, waiting = edges_us.tolist(), 0, None
+    for chunk in chunks:
+        waiting = chunk if waiting is None else joined([waiting, chunk])
+        first = 0
+        while len(waiting) and i + 1 < len(edges) and waiting.t_us[-1] >= edges[i + 1]:
+            first, end = np.searchsorted(waiting.t_us, edges[i : i + 2]).tolist()
+            yield waiting[first:end]
+            first, i = end, i + 1
+        waiting = waiting[first:]
+        if i + 1 >= len(edges):
+            return
+    if waiting is None:
+        raise InputError("the recording holds no events")
+    while i + 1 < len(edges):
+        yield waiting.between(edges[i], edges[i + 1])
+        i += 1
 
 
 def windows_of(chunks: Iterable[Events], chosen: dict[int, Alignment]) -> Iterator[tuple[int, Events]]:
