@@ -16,7 +16,8 @@ from pauca.errors import InputError
 from pauca.events.io import ReadConfig, Recording, open_events, read, write
 from pauca.events.types import Events
 
-SIZE = (240, 180)
+from . import made
+from .made import SIZE
 
 
 def _small(n: int = 3000) -> Recording:
@@ -27,29 +28,9 @@ def _small(n: int = 3000) -> Recording:
     )
 
 
-def _event_stream(recording: Recording) -> bytes:
-    out = bytearray(b"Event Stream\2\0\0\1" + np.array(SIZE, "<u2").tobytes())
-    last = 0
-    for t, x, y, p in zip(*(getattr(recording.events, n).tolist() for n in ("t_us", "x", "y", "p")), strict=True):
-        step, last = t - last, t
-        out += (
-            b"\xff" * (step // 127) + bytes([(step % 127) << 1 | p]) + np.array([x, SIZE[1] - 1 - y], "<u2").tobytes()
-        )
-    return bytes(out)
-
-
-def _aedat2(recording: Recording) -> bytes:
-    seen = recording.events
-    address = (
-        (239 - seen.x.astype(np.uint32)) << 12 | (179 - seen.y.astype(np.uint32)) << 22 | seen.p.astype(np.uint32) << 11
-    )
-    words = np.stack([address, seen.t_us.astype(np.uint32)], axis=1).astype(">u4")
-    return b"#!AER-DAT2.0\r\n# AEChip: eu.seebetter.ini.chips.davis.DAVIS240C\r\n" + words.tobytes()
-
-
 @lru_cache
 def _whole() -> dict[str, bytes]:
-    """One recording in every format that can be made here."""
+    """One recording in every format."""
     with tempfile.TemporaryDirectory() as name:
         return _written(Path(name))
 
@@ -60,15 +41,27 @@ def _written(folder: Path) -> dict[str, bytes]:
         files[name] = write(folder / name, recording).read_bytes()
     evt2 = write(folder / "h.raw", recording, config=events.WriteConfig(encoding="evt2"))
     plain = write(folder / "i.h5", recording, config=events.WriteConfig(compression="none"))
+    seen = recording.events
     return files | {
         "h.raw": evt2.read_bytes(),
         "i.h5": plain.read_bytes(),
-        "j.es": _event_stream(recording),
-        "k.aedat": _aedat2(recording),
+        "j.es": made.event_stream(seen),
+        "k.aedat": made.aedat2(seen),
+        "l.aedat": made.aedat3(seen),
+        "m.aedat4": made.aedat4(seen, 1),
+        "n.aedat4": made.aedat4(seen, 3),
+        "o.raw": made.evt21(seen),
+        "p.bin": made.nmnist(seen),
+        "q.bag": made.bag(seen, folder, "bag"),
+        "r.db3": made.bag(seen, folder, "db3"),
+        "s.mcap": made.bag(seen, folder, "mcap"),
     }
 
 
-NAMES = ["a.txt", "b.csv", "c.txt.gz", "d.npz", "e.h5", "f.raw", "g.dat", "h.raw", "i.h5", "j.es", "k.aedat"]
+NAMES = [
+    *("a.txt", "b.csv", "c.txt.gz", "d.npz", "e.h5", "f.raw", "g.dat", "h.raw", "i.h5", "j.es", "k.aedat", "l.aedat"),
+    *("m.aedat4", "n.aedat4", "o.raw", "p.bin", "q.bag", "r.db3", "s.mcap"),
+]
 
 
 def test_the_whole_files_hold_the_recording(tmp_path):
@@ -80,8 +73,19 @@ def test_the_whole_files_hold_the_recording(tmp_path):
             assert np.array_equal(getattr(got, column), getattr(expected, column)), name
 
 
+KINDS = ["cut", "hole", "noise", "doubled", "bits", "header", "same"]
+
+
 def _damaged(data: bytes, kind: str, rng: np.random.Generator) -> bytes:
     changed = bytearray(data)
+    if kind == "header":
+        for _ in range(int(rng.integers(1, 6))):
+            changed[int(rng.integers(0, min(len(data), 500)))] = int(rng.integers(0, 256))
+        return bytes(changed)
+    if kind == "same":
+        start, length = int(rng.integers(0, len(data))), int(rng.integers(1, 5000))
+        changed[start : start + length] = bytes([int(rng.choice([0, 255]))]) * len(changed[start : start + length])
+        return bytes(changed)
     if kind == "cut":
         return data[: rng.integers(1, len(data))]
     if kind == "hole":
@@ -113,10 +117,10 @@ def _outcome(work):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=30, deadline=20_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=20_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10**6),
-    kind=st.sampled_from(["cut", "hole", "noise", "doubled", "bits"]),
+    kind=st.sampled_from(KINDS),
     chunk=st.integers(1, 4000),
     size=st.sampled_from([None, SIZE]),
 )

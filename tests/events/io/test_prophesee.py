@@ -45,6 +45,12 @@ def test_evt2(tmp_path):
     assert recording.report.format == "EVT2"
 
 
+def test_a_long_header(tmp_path):
+    header = b"% evt 2.0\n" + b"% note " + b"a" * 20_000 + b"\n% geometry 640x480\n% end\n"
+    events = _read(tmp_path, header + np.array([_high2(0), _cd2(5, 3, 4, 1)], "<u4").tobytes()).events
+    assert (_rows(events), events.size) == ([(5, 3, 4, 1)], (640, 480))
+
+
 def test_evt2_rollover(tmp_path):
     """34 bits of microseconds are 4.8 hours; then the counter begins again."""
     last = 2**34 - 100

@@ -46,8 +46,8 @@ def event_array(ros: int, rows) -> bytes:
     return writer.message()
 
 
-def event_packet(ros: int, encoding: str, base: int, stream: bytes, sequence: int = 0) -> bytes:
-    writer = Writer(ros).header(7, 500_000_000).put("I", 260, 346).put("Q", sequence, base).text(encoding)
+def event_packet(ros: int, encoding: str, base: int, stream: bytes, sequence: int = 0, size=(346, 260)) -> bytes:
+    writer = Writer(ros).header(7, 500_000_000).put("I", size[1], size[0]).put("Q", sequence, base).text(encoding)
     writer.put("B", 0).put("I", len(stream))
     writer.data += stream
     return writer.message()

@@ -2,8 +2,6 @@
 
 import struct
 
-import numpy as np
-
 
 class Table:
     """A table in a buffer: its fields by number, each absent or at an offset.
@@ -47,15 +45,9 @@ class Table:
         start, length = self._vector(number)
         return bytes(self._buffer[start : start + length]).decode("utf-8", "replace")
 
-    def structs(self, number: int, dtype: np.dtype) -> np.ndarray:
-        """A vector of structs, without a copy."""
+    def structs(self, number: int, size: int) -> memoryview:
+        """The bytes of a vector of structs of so many bytes each, without a copy."""
         start, length = self._vector(number)
-        return np.frombuffer(self._buffer, dtype, length, start) if length else np.empty(0, dtype)
-
-    def tables(self, number: int) -> list["Table"]:
-        """A vector of tables."""
-        start, length = self._vector(number)
-        if length * 4 > len(self._buffer):
+        if start + length * size > len(self._buffer):
             raise ValueError("a vector longer than its buffer")
-        places = [start + 4 * i for i in range(length)]
-        return [Table(self._buffer, place + struct.unpack_from("<I", self._buffer, place)[0]) for place in places]
+        return memoryview(self._buffer)[start : start + length * size]

@@ -17,6 +17,8 @@ _LONGEST_S = 7 * 86_400.0
 _YEAR_2200_US = 7.26e15  # since 1970
 _ENOUGH_FOR_A_RATE = 1000
 
+_FEW = 100  # events
+
 
 @dataclass
 class Clock:
@@ -34,8 +36,8 @@ class Clock:
         if self.count == 0:
             self.first_us = int(t_us[0])
         self.count, self.last_us = self.count + len(t_us), int(t_us[-1])
-        if self.whole_ms:
-            self.whole_ms = not (t_us % 1000).any()
+        if self.whole_ms:  # the first few tell of nearly every recording
+            self.whole_ms = not (t_us[:_FEW] % 1000).any() and not (t_us % 1000).any()
         if self.whole_s:
             self.whole_s = self.whole_ms and not (t_us % 1_000_000).any()
         return self

@@ -21,7 +21,7 @@ from pauca.events.kernels.prophesee import (
 )
 from pauca.events.recording import Finding, Remedy
 
-_LONGEST_HEADER = 1 << 20
+_HEADER, _LONGEST_HEADER = 1 << 14, 1 << 20
 _PIECE_BYTES = 1 << 20  # decoded at a time; a word of EVT3 may hold twelve events
 _DTYPES = (np.int64, np.uint16, np.uint16, np.uint8)
 _DAT_CD_TYPES = (0x00, 0x0C)  # 2D events and CD events, eight bytes each
@@ -40,7 +40,9 @@ def open_prophesee(path: Path) -> Source:
         InputError: another encoding, or a header that says none.
     """
     with path.open("rb") as file:
-        header, rest = _split(file.read(_LONGEST_HEADER))
+        header, rest = _split(first := file.read(_HEADER))
+        if rest.startswith(b"% "):
+            header, rest = _split(first + file.read(_LONGEST_HEADER))
     encoding, start = _encoding(header, path), len(header)
     if encoding == "DAT" and len(rest) >= 2:
         kind, size = rest[0], rest[1]

@@ -139,7 +139,10 @@ class Repair:
         width, height = self.size
         if self.undistorted:
             return ~(np.isfinite(x) & np.isfinite(y))
-        if x.dtype.kind == y.dtype.kind == "u" and x.max(initial=0) < width and y.max(initial=0) < height:
+        if all(
+            pixels.dtype.kind in "ui" and pixels.min(initial=0) >= 0 and pixels.max(initial=0) < most
+            for pixels, most in ((x, width), (y, height))
+        ):
             return None
         return ~((x >= 0) & (y >= 0) & (x < width) & (y < height))  # what is no number is not inside
 

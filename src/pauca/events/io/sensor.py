@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from pauca.events.io.source import Block
+from pauca.events.kernels.pixels import count_pixels
 
 # DVS128, DAVIS240, ATIS, GenX320, QVGA, DAVIS346, VGA (DVXplorer, Gen3, DSEC), HD (Gen4), by area.
 KNOWN_SENSORS = ((128, 128), (240, 180), (304, 240), (320, 240), (346, 260), (320, 320), (640, 480), (1280, 720))
@@ -40,10 +41,7 @@ class Survey:
                 x, y = x[finite], y[finite]
             x, y = x.astype(np.float32, copy=False), y.astype(np.float32, copy=False)
             self.fractions |= not (np.array_equal(x, np.rint(x)) and np.array_equal(y, np.rint(y)))
-        column, row = (_within(pixels) for pixels in (x, y))
-        self._across += np.bincount(column, minlength=_LARGEST + 1)
-        self._down += np.bincount(row, minlength=_LARGEST + 1)
-        self._fitting += np.bincount(_WIDE[column] & _HIGH[row], minlength=len(self._fitting))
+        count_pixels(_within(x), _within(y), _WIDE, _HIGH, self._across, self._down, self._fitting)
         return self
 
     @property
@@ -68,8 +66,8 @@ class Survey:
 
 def _within(pixels: np.ndarray) -> np.ndarray:
     """Pixels as indices; those that no sensor has at the ends."""
-    if pixels.dtype.kind == "u" and pixels.max(initial=0) <= _LARGEST:
-        return pixels
+    if pixels.dtype == np.uint16 and pixels.max(initial=0) <= _LARGEST:
+        return np.ascontiguousarray(pixels)
     return np.clip(pixels, 0, _LARGEST).astype(np.int64)
 
 
