@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
@@ -134,10 +134,15 @@ def _run(
 
 
 def rest_of(
-    source: KnottedEvents, scorer: WindowScorer, config: TrajectoryConfig
+    source: KnottedEvents, scorer: WindowScorer, config: TrajectoryConfig, cut: bool = False
 ) -> tuple[Bool[np.ndarray, "intervals"], Float[np.ndarray, "knots 3 3"]]:
-    """Which intervals are at rest, and what they say about the velocities at the knots, as information."""
+    """Which intervals are at rest, and what they say about the velocities at the knots, as information.
+
+    With `cut`, the last interval ends where the events do, and is tested if the one before it is.
+    """
     slow = np.diff(source.knots_us) * 1e-6 >= _SLOW * config.knot_s
+    if cut and len(slow) > 1:
+        slow[-1] |= slow[-2]
     count = np.diff(source.place)
     sparse = count < _SPARSE * np.median(count)  # knots lie at even steps of path, which give as many events each
     rest = resting_intervals(
@@ -165,7 +170,7 @@ def _trajectory(found: _Pass, packets: Trajectory, pixels_per_rad: float) -> Tra
     lost = is_lost(covariance, (end_us - start_us) * 1e-6, pixels_per_rad)
     beside = np.concatenate([found.rest[:1], found.rest[1:] & found.rest[:-1], found.rest[-1:]])
     told = np.array(blend.status, object)
-    shaken = (blend.turns_back & (found.jerk > _SHAKEN)) | blend.unresolved
+    shaken = is_shaken(blend.turns_back, blend.unresolved, found.jerk)
     disputed = (told == Status.DISPUTED) & confirmed(packets, source.knots_us)
     told[told == Status.DISPUTED] = Status.CONVERGED
     told[persistent(disputed | shaken, source.knots_us) | disputed | shaken] = Status.DISPUTED
@@ -191,3 +196,10 @@ def is_lost(
     """Whether the velocities leave displacements between knots open by more than a pixel."""
     sigma = (np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)) * (1, 1, ROLL)).max(axis=1)
     return ~(sigma * seconds * pixels_per_rad <= _LOST_PIXELS)
+
+
+def is_shaken(
+    turns_back: Bool[np.ndarray, "n"] | bool, unresolved: Bool[np.ndarray, "n"] | bool, jerk: np.ndarray | float
+) -> Any:
+    """Whether a vibration hides the motion: it needs so much jerk where it turns back, or lies between the knots."""
+    return (turns_back & (jerk > _SHAKEN)) | unresolved
