@@ -41,8 +41,9 @@ import numpy as np
 import torch
 
 import cifar_benchmarks
+from pauca.fewshot.embedding import embed_images
 from pauca.fewshot.episodes import sample_episodes
-from pauca.fewshot.evaluation import embed_images, evaluate
+from pauca.fewshot.evaluation import evaluate
 from pauca.fewshot.intervals import class_interval, mean_interval
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig

@@ -18,6 +18,7 @@ import onnxruntime
 import torch
 
 from pauca.fewshot import FewShotClassifier, LatentConfig, MCRNet, ModelConfig, open_backbone
+from pauca.fewshot.answers.learned import Learned
 from pauca.runs import describe_machine
 
 
@@ -52,9 +53,8 @@ def main() -> None:
         examples = generator.integers(0, 256, (25, side, side, 3), np.uint8)
         batch = examples[:16]
         classifier = FewShotClassifier(model, reject=0.1, device="cpu").fit(examples, np.arange(5).repeat(5))
-        labels = classifier.classes_[classifier.targets_.numpy()]
         repeats = options.repeats
-        fit = median_ms(lambda c=classifier, y=labels: c._learn(c.features_, y), repeats)
+        fit = median_ms(lambda c=classifier: Learned(c.model_, c._examples), repeats)
         features = classifier.features_[:16]
         network = median_ms(lambda c=classifier, b=batch: c._embed(b), repeats) / 16
         head = median_ms(lambda c=classifier, f=features: (c._probabilities(f), c._distances(f)), repeats) / 16

@@ -23,8 +23,9 @@ import torch
 
 import cifar_benchmarks
 from pauca.fewshot.base_learners import make_base_learner
+from pauca.fewshot.embedding import embed_images
 from pauca.fewshot.episodes import sample_episodes
-from pauca.fewshot.evaluation import embed_images, evaluate
+from pauca.fewshot.evaluation import evaluate
 from pauca.fewshot.intervals import mean_interval
 from pauca.fewshot.model import MCRNet, ModelConfig
 from pauca.fewshot.training.config import TrainConfig

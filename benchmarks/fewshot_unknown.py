@@ -16,7 +16,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import fewshot_features
-from pauca.fewshot.answers.unknown import ClassMeans, conformal_threshold, examples_needed
+from pauca.fewshot.answers.threshold import conformal_threshold, examples_needed
+from pauca.fewshot.answers.unknown import ClassMeans
 from pauca.fewshot.pretrained import Features
 
 SHARES = (0.05, 0.1, 0.2)

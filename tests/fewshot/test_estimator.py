@@ -17,7 +17,7 @@ from sklearn.utils.validation import validate_data
 from torch import nn
 
 from pauca.errors import ConfigError, InputError
-from pauca.fewshot.answers.unknown import FewExamplesWarning, conformal_threshold
+from pauca.fewshot.answers.threshold import FewExamplesWarning, conformal_threshold
 from pauca.fewshot.data import load_images
 from pauca.fewshot.estimator import FewShotClassifier
 from pauca.fewshot.latent import LatentConfig

@@ -9,12 +9,11 @@ from scipy import stats
 from torch import nn
 
 from pauca.errors import ConfigError, InputError
+from pauca.fewshot.embedding import embed_images, images_per_pass
 from pauca.fewshot.evaluation import (
     Calibration,
     compare,
-    embed_images,
     evaluate,
-    images_per_pass,
     mean_interval,
 )
 from pauca.fewshot.latent import LatentConfig

@@ -13,7 +13,8 @@ from torch import nn
 
 from pauca.errors import InputError
 from pauca.fewshot import plots
-from pauca.fewshot.evaluation import embed_images, evaluate
+from pauca.fewshot.embedding import embed_images
+from pauca.fewshot.evaluation import evaluate
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
 from pauca.fewshot.types import PADDING

@@ -5,7 +5,8 @@ Figures are in `pauca.fewshot.plots`, readers of images and data sets in `pauca.
 """
 
 from pauca.fewshot.answers import Outlook
-from pauca.fewshot.answers.unknown import FewExamplesWarning
+from pauca.fewshot.answers.examples import ExampleError
+from pauca.fewshot.answers.threshold import FewExamplesWarning
 from pauca.fewshot.backbones import BACKBONES, make_backbone, multiply_adds, parameter_count
 from pauca.fewshot.base_learners import BASE_LEARNERS, make_base_learner
 from pauca.fewshot.data import (
@@ -17,14 +18,14 @@ from pauca.fewshot.data import (
     read_images,
     scan_images,
 )
+from pauca.fewshot.embedding import embed_images
 from pauca.fewshot.episodes import load_episodes, sample_episodes, save_episodes
-from pauca.fewshot.estimator import Answers, ExampleError, FewShotClassifier
+from pauca.fewshot.estimator import Answers, FewShotClassifier
 from pauca.fewshot.evaluation import (
     Calibration,
     Comparison,
     Evaluation,
     compare,
-    embed_images,
     evaluate,
 )
 from pauca.fewshot.intervals import Interval, class_interval, mean_interval

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from pauca.errors import ConfigError, InputError
+from pauca.fewshot.answers.examples import Examples, are_numbers
 from pauca.fewshot.answers.groups import Groups
+from pauca.fewshot.answers.learned import Further
 from pauca.fewshot.model import MCRNet, read_description, read_safetensors
 from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.pretrained import Features, Pretrained
@@ -28,12 +28,9 @@ class FittedClassifier:
     """All that a fitted classifier is made of."""
 
     model: FewShotModel
-    labels: Shaped[np.ndarray, "n"]  # of its examples
-    features: Float[Tensor, "n d"]  # of its examples
+    examples: Examples
     settings: dict[str, Any]  # what it was told, by name
-    groups: Groups
-    calibration_features: Float[Tensor, "k d"] | None = None
-    calibration_groups: Int64[Tensor, "k"] | None = None
+    further: Further | None = None  # images that its threshold is from
     note: str = ""
 
     def save(self, path: Path | str, force: bool = True) -> None:
@@ -44,21 +41,21 @@ class FittedClassifier:
             InputError: `path` exists and `force` is not set.
             PaucaError: the disk refuses.
         """
-        classes, targets = np.unique(self.labels, return_inverse=True)
+        examples, classes = self.examples, self.examples.classes
         description = {
             "version": _VERSION,
             "model": _describe(self.model),
             "settings": {name: _plain(value) for name, value in self.settings.items()},
             "classes": [_plain(label) for label in classes.tolist()],
-            "class_type": classes.dtype.str if classes.dtype.kind in "iufb" else "str",
-            "groups": list(self.groups.names.items()),
+            "class_type": classes.dtype.str if are_numbers(classes) else "str",
+            "groups": list(examples.groups.names.items()),
             "note": self.note,
         }
         tensors: dict[str, Tensor] = {_WEIGHTS + name: value for name, value in self.model.state_dict().items()}
-        tensors |= {"features": self.features, "targets": torch.from_numpy(targets), "groups": self.groups.numbers}
-        if self.calibration_features is not None and self.calibration_groups is not None:
-            tensors["calibration_features"] = self.calibration_features
-            tensors["calibration_groups"] = self.calibration_groups
+        tensors |= {"features": examples.features, "targets": examples.targets, "groups": examples.groups.numbers}
+        if self.further is not None:
+            tensors["calibration_features"] = self.further.features
+            tensors["calibration_groups"] = self.further.groups
         save_tensors(Path(path), tensors, {DESCRIPTION: json.dumps(description)}, force)
 
     @classmethod
@@ -84,28 +81,28 @@ class FittedClassifier:
                     f"{path}: of version {description['version']}, this pauca reads {_VERSION}; update pauca"
                 )
             weights = {n.removeprefix(_WEIGHTS): value for n, value in tensors.items() if n.startswith(_WEIGHTS)}
-            classes = np.array(description["classes"])
-            if description["class_type"] != "str":
-                classes = classes.astype(description["class_type"])
-            further = tensors.get("calibration_features")
+            further = None
+            if "calibration_features" in tensors:
+                further = Further(tensors["calibration_features"], tensors["calibration_groups"])
             return cls(
                 model=_rebuild(description["model"], weights, str(path), network, base_learner),
-                labels=classes[tensors["targets"].numpy()],
-                features=tensors["features"],
+                examples=_examples(tensors, description),
                 settings=description["settings"],
-                groups=Groups(
-                    tensors.get("groups", torch.arange(len(tensors["targets"]))), dict(description.get("groups", []))
-                ),
-                calibration_features=further,
-                calibration_groups=None
-                if further is None
-                else tensors.get("calibration_groups", torch.arange(len(further))),
+                further=further,
                 note=str(description.get("note", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path}: its description cannot be read ({error}); it is damaged, save it again"
             ) from error
+
+
+def _examples(tensors: dict[str, Tensor], description: dict[str, Any]) -> Examples:
+    classes = np.array(description["classes"])
+    if description["class_type"] != "str":
+        classes = classes.astype(description["class_type"])
+    groups = Groups(tensors["groups"], dict(description["groups"]))
+    return Examples(tensors["features"], classes[tensors["targets"].numpy()], groups)
 
 
 def _describe(model: FewShotModel) -> dict[str, Any]:

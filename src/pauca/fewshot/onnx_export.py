@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from pauca.errors import ConfigError
+from pauca.fewshot.answers.learned import Learned
 from pauca.fewshot.latent import draws_at_test
 from pauca.fewshot.model import MCRNet
 from pauca.fewshot.network import FewShotModel
@@ -27,22 +28,13 @@ from pauca.runs import atomic_write
 class ClassifierGraph(nn.Module):
     """What a fitted classifier does once the images are fitted to its model."""
 
-    def __init__(
-        self,
-        model: FewShotModel,
-        features: Float[Tensor, "n d"],
-        targets: Int64[Tensor, "n"],
-        classes: int,
-        means: Float[Tensor, "classes d"],
-        temperature: float,
-        mirror: bool,
-    ) -> None:
+    def __init__(self, learned: Learned, temperature: float, mirror: bool) -> None:
         super().__init__()
-        self.device = model.mean.device
-        self.model, self.features = model.cpu(), features.cpu()
+        self.device = learned.model.mean.device
+        self.model, self.features = learned.model.cpu(), learned.examples.features.cpu()
         self.mirror, self.temperature = mirror, temperature
-        self.fitted = self.model.fitted(self.features[None], targets.cpu()[None], classes)
-        self.means = nn.functional.normalize(means.cpu(), dim=1)
+        self.fitted = self.model.fitted(self.features[None], learned.examples.targets.cpu()[None], learned.way)
+        self.means = nn.functional.normalize(learned.means.sums.cpu(), dim=1)
 
     def forward(self, images: Shaped[Tensor, "n *shape"]) -> tuple[Tensor, Tensor]:
         features = self.model.embed(images, None, self.mirror).double()

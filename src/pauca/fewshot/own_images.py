@@ -13,9 +13,10 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from pauca.errors import ConfigError, InputError
+from pauca.fewshot.answers.examples import ExampleError
 from pauca.fewshot.data.folder import Unreadable, list_images, read_files
 from pauca.fewshot.data.image_set import read_images
-from pauca.fewshot.estimator import ExampleError, FewShotClassifier
+from pauca.fewshot.estimator import FewShotClassifier
 from pauca.fewshot.model import read_safetensors
 from pauca.fewshot.named import BaseLearnerName, open_tested
 from pauca.fewshot.reports import predictions_report, write_predictions

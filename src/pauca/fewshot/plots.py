@@ -12,7 +12,8 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from pauca.errors import InputError
-from pauca.fewshot.evaluation import Evaluation, images_per_pass
+from pauca.fewshot.embedding import images_per_pass
+from pauca.fewshot.evaluation import Evaluation
 from pauca.fewshot.model import MCRNet
 from pauca.fewshot.types import PADDING, Episodes, ImageSet
 

@@ -11,7 +11,8 @@ from pauca.fewshot import FewShotClassifier
 from pauca.fewshot.answers.held_out import HeldOut, hold_out
 from pauca.fewshot.answers.outlook import expected_accuracy
 from pauca.fewshot.answers.temperature import fit_temperature
-from pauca.fewshot.answers.unknown import ClassMeans, conformal_threshold, examples_needed
+from pauca.fewshot.answers.threshold import conformal_threshold, examples_needed
+from pauca.fewshot.answers.unknown import ClassMeans
 from pauca.fewshot.pretrained import Features
 
 DIMENSIONS = 40

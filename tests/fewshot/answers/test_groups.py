@@ -8,7 +8,7 @@ from pauca.errors import InputError
 from pauca.fewshot import FewShotClassifier
 from pauca.fewshot.answers.groups import Groups
 from pauca.fewshot.answers.held_out import hold_out
-from pauca.fewshot.answers.unknown import FewExamplesWarning, conformal_threshold
+from pauca.fewshot.answers.threshold import FewExamplesWarning, conformal_threshold
 from pauca.fewshot.pretrained import Features
 
 DIMENSIONS = 40

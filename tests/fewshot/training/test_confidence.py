@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from pauca.fewshot.evaluation import embed_images, evaluate
+from pauca.fewshot.embedding import embed_images
+from pauca.fewshot.evaluation import evaluate
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig, episode_cross_entropy
 from pauca.fewshot.training.confidence import fit_scale

@@ -1,4 +1,4 @@
-"""Images of no class that was learned: a distance, and the distance from which on an image is called unknown.
+"""Images of no class that was learned: how far an image is from the classes.
 
 The distance is the cosine distance to the nearest class mean. Against the largest probability it tells strangers apart
 better everywhere that it was measured (`benchmarks/fewshot_unknown.py`): a classifier may be sure of an image that is
@@ -6,20 +6,14 @@ far from all of its classes.
 """
 
 from dataclasses import dataclass
-from math import ceil, inf, log
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from scipy import stats
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from pauca.fewshot.answers.groups import pairs, shares
-
-
-class FewExamplesWarning(UserWarning):
-    """Too few examples for what was asked; says how many it takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,52 +95,3 @@ def stranger_auroc(
         farther = (far[:, None] > near).double() + (far[:, None] == near).double() / 2
         chances.append(float((farther.mean(0) * weights).sum() / weights.sum()))
     return float(np.mean(chances))
-
-
-def conformal_threshold(
-    distances: Float[np.ndarray, "n"],
-    share: float,
-    confidence: float | None = None,
-    weights: Float[np.ndarray, "n"] | None = None,
-) -> float:
-    """The distance from which on an image is unknown, by split conformal prediction.
-
-    Args:
-        distances: of images of known classes that the classes were not learned from.
-        share: of further images of known classes that may be called unknown.
-        confidence: None keeps the share on average over tasks. A probability keeps it in this very task, so often: the
-            share beyond the r-th largest of n distances has the distribution Beta(r, n + 1 - r).
-        weights: what each distance counts, if not 1. Images of one group count 1 together: then the promise is for an
-            image of a further group (Lee, Barber and Willett, Distribution-free inference with hierarchical data,
-            2023), and kept with confidence no less often than by one image of each group, whose share varies more.
-
-    Returns:
-        Infinity, with which nothing is rejected, where there are too few distances (`examples_needed`).
-    """
-    order = np.argsort(distances, kind="stable")[::-1]
-    weights = np.ones(len(distances)) if weights is None else weights[order]
-    count = round(float(weights.sum()))
-    if confidence is None:
-        rank = share * (count + 1)
-    else:
-        ranks = np.arange(1, count + 1)
-        rank = int((stats.beta.ppf(confidence, ranks, count + 1 - ranks) <= share).sum())
-    if rank < 1:
-        return inf
-    # Between two distances where the share lies between two: the lower rank alone would reject 2.6 % of 38 for 5.
-    beyond = np.cumsum(weights) - weights
-    return float(np.interp(rank - 1, beyond, distances[order]))
-
-
-def examples_needed(share: float, confidence: float | None = None) -> int:
-    """How many distances `conformal_threshold` needs to reject anything at all."""
-    if confidence is not None:
-        return ceil(log(1 - confidence) / log(1 - share) - 1e-9)
-    return ceil(1 / share - 1 - 1e-9)
-
-
-def least_share(count: int, confidence: float | None = None) -> float:
-    """The smallest share for which so many distances are enough."""
-    if confidence is not None:
-        return 1 - (1 - confidence) ** (1 / max(count, 1))
-    return 1 / (count + 1)

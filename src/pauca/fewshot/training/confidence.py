@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pauca.fewshot.evaluation import embed_images
+from pauca.fewshot.embedding import embed_images
 from pauca.fewshot.model import episode_cross_entropy
 from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.types import Episodes, ImageSet

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pauca.errors import ConfigError
 from pauca.fewshot.backbones import DropBlock, set_training_step
-from pauca.fewshot.evaluation import check_images, evaluate
+from pauca.fewshot.embedding import check_images
+from pauca.fewshot.evaluation import evaluate
 from pauca.fewshot.model import MCRNet
 from pauca.fewshot.training.bank import ContrastBank
 from pauca.fewshot.training.confidence import fit_scale

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.backbones import set_training_step
+from pauca.fewshot.embedding import check_images
 from pauca.fewshot.episodes import sample_episodes
-from pauca.fewshot.evaluation import check_images
 from pauca.fewshot.model import Encoding, Losses, MCRNet
 from pauca.fewshot.training.augment import augment, turn_classes
 from pauca.fewshot.training.config import TrainConfig

@@ -1,0 +1,111 @@
+"""A base learner fitted to examples, and what leaving them out says of its answers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from pauca.fewshot.answers.examples import ExampleError, Examples
+from pauca.fewshot.answers.groups import shares
+from pauca.fewshot.answers.held_out import hold_out
+from pauca.fewshot.answers.outlook import Outlook, expected_accuracy
+from pauca.fewshot.answers.temperature import fit_temperature
+from pauca.fewshot.answers.unknown import ClassMeans, stranger_auroc
+from pauca.fewshot.network import FewShotModel
+
+
+@dataclass(frozen=True, eq=False)
+class Further:
+    """Images of known classes that were not learned from."""
+
+    features: Float[Tensor, "k d"]
+    groups: Int64[Tensor, "k"]
+
+    def to(self, device: torch.device) -> "Further":
+        """On another device."""
+        return Further(self.features.to(device), self.groups.to(device))
+
+
+class Learned:
+    """Everything that examples of at least two classes teach, found once.
+
+    Args:
+        model: whose base learner is fitted.
+        examples: to fit it to.
+    """
+
+    def __init__(self, model: FewShotModel, examples: Examples) -> None:
+        classes = examples.classes
+        if len(classes) < 2:
+            raise ExampleError(
+                f"all examples have one label, {classes.tolist()[0]!r}: one class is not enough; add examples of "
+                "another class"
+            )
+        self.model, self.examples, self.way = model, examples, len(classes)
+        known = examples.features, examples.targets, self.way
+        self.means = ClassMeans.of(*known)
+        self.held_out = hold_out(model, *known, examples.groups.numbers)
+        self.temperature = fit_temperature(model, self.held_out, len(examples.labels) / self.way)
+        self.head(examples.features[None, :1])  # fitted now, so that what is wrong is said by `fit`
+
+    @cached_property
+    @torch.no_grad()
+    def head(self) -> Callable[[Tensor], Tensor]:
+        """From features [1, q, d] to logits [1, q, way]."""
+        return self.model.fitted(self.examples.features[None], self.examples.targets[None], self.way)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The fitted head is a function, which cannot be pickled and is soon made again.
+        return {name: value for name, value in vars(self).items() if name != "head"}
+
+    @torch.no_grad()
+    def probabilities(self, features: Float[Tensor, "q d"], temperature: float) -> Float[np.ndarray, "q way"]:
+        """Of each class."""
+        return (self.head(features[None])[0] / temperature).softmax(-1).cpu().numpy()
+
+    def distances(self, features: Float[Tensor, "q d"]) -> Float[np.ndarray, "q"]:
+        """To the nearest class."""
+        return self.means.distances(features).cpu().numpy()
+
+    def unseen_distances(self, further: Further | None) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
+        """Of images of known classes that were not learned from, and what each counts: examples left out, if no other.
+
+        Raises:
+            ExampleError: none can be left out.
+        """
+        if further is not None:
+            return self.distances(further.features), shares(further.groups).cpu().numpy()
+        if self.held_out is None:
+            raise ExampleError(
+                f"reject needs two {self._counted} in at least two classes to set its threshold; add examples, or fit "
+                "with reject=None, set reject and call calibrate with further images"
+            )
+        examples = self.examples
+        distances, weights = self.means.left_out(examples.features, examples.targets, examples.groups.numbers)
+        return distances.cpu().numpy(), weights.cpu().numpy()
+
+    def expected_accuracy(self) -> Outlook:
+        """On further images of these classes.
+
+        Raises:
+            ExampleError: none can be left out.
+        """
+        if self.held_out is None:
+            raise ExampleError(
+                f"the accuracy to expect is found by leaving out {self._counted}, which takes two in at least two "
+                "classes; add examples"
+            )
+        return expected_accuracy(self.held_out)
+
+    def unknown_auroc(self) -> float | None:
+        """`stranger_auroc` of the examples."""
+        return stranger_auroc(self.examples.features, self.examples.targets, self.way, self.examples.groups.numbers)
+
+    @property
+    def _counted(self) -> str:
+        return "groups of examples" if self.examples.are_grouped else "examples"
