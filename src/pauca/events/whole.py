@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool
@@ -18,6 +19,7 @@ from pauca.events.io import EventStream
 from pauca.events.likelihood import NegativeBinomial
 from pauca.events.noise import remove_noise
 from pauca.events.passes import Clean
+from pauca.events.pieces import Workers
 from pauca.events.recording import Recording, camera_of
 from pauca.events.settings import AlignConfig
 from pauca.events.trajectory import Trajectory
@@ -161,38 +163,55 @@ def refine_stream(
     config: AlignConfig,
     progress: Callable[[int], None] | None = None,
     piece: int | None = None,
+    workers: Workers | None = None,
 ) -> Trajectory:
     """As `refine`, of a recording that is read chunk by chunk: in pieces of so many events (`PIECE_EVENTS`), which
     overlap by half a second; in its middle one piece takes over from the other. Hot pixels and noise are the caller's.
     """
-    piece = piece or PIECE_EVENTS
+    workers = workers or Workers(1)
     config = replace(config, remove_hot_pixels=False, remove_noise=False)
-    found: list[Trajectory] = []
     seams_us: list[int] = []
+    pieces = _overlapping(chunks, packets, piece or PIECE_EVENTS, seams_us)
+    if workers.count == 1:
+        found = [refine(events, known, camera, config, progress) for events, known in pieces]
+    else:
+        found = []
+        for part in workers.map(partial(_refine_piece, camera, config), pieces, ahead=0):
+            found.append(part)
+            if progress is not None:
+                progress(int(part.n_events.sum()))
+    edges_us = np.array([-np.inf, *seams_us[: len(found) - 1], np.inf])
+    return _joined(
+        [_rows(part, (part.t_us > edges_us[i]) & (part.t_us <= edges_us[i + 1])) for i, part in enumerate(found)]
+    )
+
+
+def _overlapping(
+    chunks: Iterable[Events], packets: Trajectory, size: int, seams_us: list[int]
+) -> Iterator[tuple[Events, Trajectory]]:
+    """Pieces of a recording with their packets; where one takes over from the other is added to the seams."""
     parts: list[Events] = []
     new = 0
 
-    def add() -> None:
+    def whole() -> tuple[Events, Trajectory]:
         events = joined(parts)
-        known = _rows(packets, (packets.end_us >= events.t_us[0]) & (packets.start_us <= events.t_us[-1]))
-        found.append(refine(events, known, camera, config, progress))
+        return events, _rows(packets, (packets.end_us >= events.t_us[0]) & (packets.start_us <= events.t_us[-1]))
 
     for chunk in chunks:
         parts.append(chunk)
         new += len(chunk)
-        if new >= piece:
-            add()
+        if new >= size:
+            yield whole()
             end_us = int(chunk.t_us[-1])
             seams_us.append(end_us - _OVERLAP_US // 2)
             parts, new = [joined(parts).between(end_us - _OVERLAP_US, end_us + 1)], 0
-    if new or not found:
-        add()
-    else:
-        seams_us.pop()
-    edges_us = np.array([-np.inf, *seams_us, np.inf])
-    return _joined(
-        [_rows(part, (part.t_us > edges_us[i]) & (part.t_us <= edges_us[i + 1])) for i, part in enumerate(found)]
-    )
+    if new or not seams_us:
+        yield whole()
+
+
+def _refine_piece(camera: Camera, config: AlignConfig, piece: tuple[Events, Trajectory]) -> Trajectory:
+    events, known = piece
+    return refine(events, known, camera, config)
 
 
 def _rows(trajectory: Trajectory, chosen: Bool[np.ndarray, "n"]) -> Trajectory:

@@ -1,13 +1,15 @@
 """Results appear while the work goes on; what an interrupted run has found is kept, and taken up bit for bit."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from pauca import cli, events
-from pauca.events import history, journal
-from pauca.events.verbs.align import JOURNAL
+from pauca.events import history, journal, pieces
+from pauca.events.verbs.aligning import JOURNAL
+from pauca.events.verbs.many import ACCOUNT
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,94 @@ def test_several_recordings_of_which_one_fails(recording, tmp_path, capsys):
     assert "broken.npz: damaged or cut short" in told[0]
     assert told[1] == "pauca: 1 of 3 recordings failed; the others are done"
     assert sorted(path.parent.name for path in (tmp_path / "out").rglob("trajectory.npz")) == ["a-events", "b-events"]
+
+
+def test_pieces_that_were_interrupted_go_on_bit_for_bit(recording, tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "PIECE_EVENTS", 20_000)
+    words = ["events", "align", str(recording), "--workers", "1", "--images", "0", "--quiet", "--out"]
+    assert cli.main([*words, str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as patch:
+        _interrupted_after(patch, 9)
+        assert cli.main([*words, str(tmp_path / "out")]) == 130
+    known, _ = journal.Journal(tmp_path / "out" / JOURNAL, {}).read()
+    assert sum(a.n_events for a in known) in (20_000, 40_000)
+    assert cli.main(["events", "align", str(recording), "--out", str(tmp_path / "out"), "--quiet", "--resume"]) == 2
+    assert cli.main([*words, str(tmp_path / "out"), "--resume"]) == 0
+    whole, again = ((tmp_path / name / "trajectory.csv").read_bytes() for name in ("whole", "out"))
+    assert whole == again
+
+
+def _several(recording, tmp_path) -> list[str]:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.npz", "b.npz"):
+        (folder / name).write_bytes(recording.read_bytes())
+    (folder / "broken.npz").write_bytes(b"PK nothing")
+    return ["events", "align", str(folder), "--out", str(tmp_path / "out"), "--images", "0", "--quiet"]
+
+
+def _status(tmp_path) -> list[str]:
+    lines = (tmp_path / "out" / ACCOUNT).read_text().splitlines()
+    assert lines[0] == "recording,status,seconds,message"
+    return [line.split(",")[1] for line in lines[1:]]
+
+
+def test_what_became_of_several_recordings_is_told_and_can_be_taken_up(recording, tmp_path, monkeypatch, capsys):
+    words = _several(recording, tmp_path)
+    with monkeypatch.context() as patch:
+        _interrupted_after(patch, 3)
+        assert cli.main(words) == 130
+    assert cli.main([*words, "--resume"]) == 1
+    assert _status(tmp_path) == ["done", "done", "failed"]
+    assert "damaged or cut short" in (tmp_path / "out" / ACCOUNT).read_text()
+    written = (tmp_path / "out" / "a" / "trajectory.npz").stat().st_mtime_ns
+    assert cli.main([*words, "--resume"]) == 1
+    assert _status(tmp_path) == ["done before", "done before", "failed"]
+    assert (tmp_path / "out" / "a" / "trajectory.npz").stat().st_mtime_ns == written
+    capsys.readouterr()
+    for more, said in (
+        (["--jobs", "0"], "at least 1"),
+        (["--jobs", "2", "--dask", "tcp://127.0.0.1:1"], "choose one"),
+    ):
+        assert cli.main([*words, *more]) == 2
+        assert said in capsys.readouterr().err
+    assert cli.main(["events", "align", str(recording), "--jobs", "2"]) == 2
+    assert "--workers" in capsys.readouterr().err
+
+
+def _same_results(tmp_path, whole) -> None:
+    assert _status(tmp_path) == ["done", "done", "failed"]
+    for name in "ab":
+        found = tmp_path / "out" / name / "trajectory.csv"
+        assert found.read_bytes() == (whole / "trajectory.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_several_recordings_at_a_time(recording, whole, tmp_path, capsys):
+    assert cli.main([*_several(recording, tmp_path), "--jobs", "2"]) == 1
+    assert "1 of 3 recordings failed" in capsys.readouterr().err
+    _same_results(tmp_path, whole)
+
+
+@pytest.mark.slow
+# distributed's own threads and sockets may outlive the cluster by a moment.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_recordings_over_a_cluster(recording, whole, tmp_path, capsys):
+    distributed = pytest.importorskip("distributed", reason="distributed is not installed")
+    words = _several(recording, tmp_path)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+    ) as cluster:
+        assert cli.main([*words, "--dask", cluster.scheduler_address]) == 1
+    assert "1 of 3 recordings failed" in capsys.readouterr().err
+    _same_results(tmp_path, whole)
+
+
+def test_a_cluster_that_is_not_there_is_said(recording, tmp_path, monkeypatch, capsys):
+    words = _several(recording, tmp_path)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert cli.main([*words, "--dask", "tcp://127.0.0.1:9"]) == 1
+    assert "pip install 'pauca[dask]'" in capsys.readouterr().err
 
 
 def test_a_journal_tells_everything_exactly(tmp_path):

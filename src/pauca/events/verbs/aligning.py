@@ -1,0 +1,237 @@
+"""One recording on its way to a folder of results: read, aligned, written; what is interrupted can be taken up."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pauca import events
+from pauca.errors import InputError
+from pauca.events import pieces
+from pauca.events.alignment import Memory
+from pauca.events.hot_pixels import HotPixels, find_hot_pixels
+from pauca.events.journal import Journal, Next, memory_of
+from pauca.events.passes import Clean, after, windows_of
+from pauca.events.types import Alignment
+from pauca.events.verbs.calibrated import calibrated
+from pauca.events.whole import refine_stream
+from pauca.runs import Progress, check_can_write, lock_folder, save_figure
+
+JOURNAL = "align.jsonl"
+RESULTS = ("trajectory.csv", "trajectory.npz", "velocity.png")
+_FIRST = 1000  # events that compile the kernels
+
+
+@dataclass
+class AlignRun:
+    """One recording on its way to an output folder."""
+
+    path: Path
+    out: Path
+    config: events.AlignConfig
+    reading: events.ReadConfig
+    images: int
+    resume: bool
+    force: bool
+    quiet: bool
+    camera: Path | None
+    camera_name: str | None
+    without_hot: bool
+    without_noise: bool
+    workers: int | None  # None: in one piece
+
+    @property
+    def finished(self) -> bool:
+        """Whether all results are there, and nothing was interrupted."""
+        return all((self.out / name).exists() for name in RESULTS) and not (self.out / JOURNAL).exists()
+
+    def align(self) -> None:
+        """Read, align, and write everything."""
+        journal_path = self.out / JOURNAL
+        if not self.resume:
+            for name in RESULTS:
+                self._check_target(self.out / name, journal_path.exists())
+        started = time.perf_counter()
+        stream = events.open_events(self.path, self.reading)
+        calibration = calibrated(stream.path.name, stream.size, stream.camera, self.camera, self.camera_name)
+        hot = self._hot_pixels(stream) if self.without_hot else None
+        reading_s = time.perf_counter() - started
+        about = {
+            "recording": [self.path.name, self.path.stat().st_size, self.path.stat().st_mtime_ns],
+            "setting": str(self.config),
+            "camera": str(calibration),
+            "way of reading": asdict(self.reading),
+            "number of hot pixels": 0 if hot is None else len(hot),
+            "choice about noise": self.without_noise,
+            "division into pieces": None if self.workers is None else pieces.PIECE_EVENTS,
+        }
+        journal = Journal(journal_path, about)
+        known, told = journal.read() if self.resume else ([], [])
+        aligner = events.Aligner(calibration, self.config)
+        # Compiling the kernels, once after installation, is no part of the speed that is reported.
+        events.Aligner(calibration, self.config).align(next(iter(stream))[:_FIRST])
+        if told and self.workers is None:
+            aligner.memory = memory_of(known[-1], told, aligner.pixels)
+        self.out.mkdir(parents=True, exist_ok=True)
+        clean, started = Clean(stream, hot, self.without_noise), time.perf_counter()
+        with lock_folder(self.out), pieces.Workers(self.workers or 1) as workers:
+            total = None if hot is None else hot.kept
+            alignments = known + self._packets(clean, aligner, workers, journal, known, told, total)
+            trajectory = events.Trajectory.from_alignments(alignments)
+            if self.config.between_knots:
+                trajectory = self._refine(clean, trajectory, calibration, workers)
+            seconds, noise = time.perf_counter() - started, clean.noise
+            trajectory.to_csv(self.out / "trajectory.csv", force=True)  # the rows so far were this run's
+            trajectory.to_npz(self.out / "trajectory.npz", self.force or self.resume)
+            chosen = _spread(alignments, self.images)
+            self._draw(trajectory, chosen, clean, events.Aligner(calibration, self.config))
+            journal_path.unlink()
+        if not self.quiet:
+            new = alignments[len(known) :]
+            n, duration_s = sum(each.n_events for each in new), sum(each.end_us - each.start_us for each in new) / 1e6
+            if noise:
+                print(f"dropped {noise:,} events of background noise")
+            print(_summary(trajectory, self.config, n, duration_s, seconds, reading_s))
+            print(f"wrote {', '.join(RESULTS)}{' and images' if chosen else ''} to {self.out}")
+
+    def _check_target(self, path: Path, interrupted: bool) -> None:
+        try:
+            check_can_write(path, self.force)
+        except InputError as error:
+            if interrupted and path.exists():
+                raise InputError(f"{error}, or go on with the run that was interrupted (--resume)") from None
+            raise
+
+    def _hot_pixels(self, stream: events.EventStream) -> HotPixels:
+        hot = find_hot_pixels(stream)
+        if not self.quiet:
+            if stream.report is not None and stream.report.clean:  # what was repaired has been logged
+                print(stream.report.summary())
+            print(f"dropped {hot.dropped:,} events of {len(hot)} hot pixels" if len(hot) else "no hot pixels")
+        return hot
+
+    def _packets(
+        self,
+        clean: Clean,
+        aligner: events.Aligner,
+        workers: pieces.Workers,
+        journal: Journal,
+        known: list[Alignment],
+        told: list[Next],
+        total: int | None,
+    ) -> list[Alignment]:
+        """Align what is not known yet; each packet is a row of the table and a line of the journal at once."""
+        found: list[Alignment] = []
+        done = sum(alignment.n_events for alignment in known)
+        left = None if total is None else total - done
+        with (
+            _told_what_is_kept(self.out, known, found),
+            _Table(self.out / "trajectory.csv", known) as table,
+            journal.writing(known, told) as lines,
+            Progress(f"align {self.path.name}", total=left, unit="events", quiet=self.quiet) as progress,
+        ):
+            aligned = _in_one(clean, aligner, done) if self.workers is None else _shared(clean, aligner, workers, done)
+            for alignment, memory in aligned:
+                lines.add(alignment, memory)
+                found.append(alignment)
+                table.add(alignment)
+                progress.advance(alignment.n_events, note=str(alignment.status))
+        return found
+
+    def _refine(
+        self, clean: Clean, packets: events.Trajectory, camera: events.Camera, workers: pieces.Workers
+    ) -> events.Trajectory:
+        total = int(packets.n_events.sum())
+        with Progress("refine", total=total, unit="events", quiet=self.quiet) as progress:
+            return refine_stream(clean, packets, camera, self.config, progress.advance, workers=workers)
+
+    def _draw(
+        self, trajectory: events.Trajectory, chosen: dict[int, Alignment], clean: Clean, aligner: events.Aligner
+    ) -> None:
+        from pauca.events import plots
+
+        for stale in self.out.glob("aligned_*.png"):  # of an earlier run, which --force replaces
+            stale.unlink()
+        name = self.path.name
+        figure = plots.velocity_figure(trajectory, clean.stream.ground_truth, name)
+        save_figure(figure, self.out / "velocity.png", self.force or self.resume)
+        for i, window in windows_of(clean, chosen):
+            title = f"{name}: packet {i}, {chosen[i].start_us / 1e6:.3f} to {chosen[i].end_us / 1e6:.3f} s"
+            before, after = aligner.images(window), aligner.images(window, chosen[i])
+            save_figure(plots.warped_figure(before, after, title), self.out / f"aligned_{i:05d}.png", True)
+
+
+def _in_one(clean: Clean, aligner: events.Aligner, done: int) -> Iterator[tuple[Alignment, Memory | None]]:
+    """Packets, and with the last of those that were cut together what the next one starts from."""
+    for alignment in aligner.follow(after(clean, done)):
+        yield alignment, aligner.memory if aligner.memory.last is alignment else None
+
+
+def _shared(
+    clean: Clean, aligner: events.Aligner, workers: pieces.Workers, done: int
+) -> Iterator[tuple[Alignment, Memory | None]]:
+    """Packets of pieces; with the last of a piece a mark that the work can be taken up there."""
+    for found in pieces.align_in_pieces(clean, aligner.camera, aligner.config, workers, done):
+        for alignment in found:
+            yield alignment, Memory(alignment, None, None) if alignment is found[-1] else None
+
+
+class _Table:
+    """trajectory.csv while it grows; a row is there when `add` returns."""
+
+    def __init__(self, path: Path, known: list[Alignment]) -> None:
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._begun = False
+        for alignment in known:
+            self.add(alignment)
+
+    def add(self, alignment: Alignment) -> None:
+        self._writer.writerows(events.Trajectory.from_alignments([alignment]).rows(header=not self._begun))
+        self._begun = True
+        self._file.flush()
+
+    def __enter__(self) -> _Table:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+@contextmanager
+def _told_what_is_kept(out: Path, known: list[Alignment], found: list[Alignment]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"pauca: {len(known) + len(found)} packets are kept in {out}; go on with --resume", file=sys.stderr)
+        raise
+
+
+def _summary(
+    trajectory: events.Trajectory,
+    config: events.AlignConfig,
+    n: int,
+    duration_s: float,
+    seconds: float,
+    reading_s: float,
+) -> str:
+    kind = "knot" if config.between_knots else "packet"
+    packets = f"{len(trajectory)} {kind}{'' if len(trajectory) == 1 else 's'}"
+    counts = ", ".join(f"{trajectory.count(status)} {status}" for status in events.Status)
+    return (
+        f"{packets} ({counts}), {n:,} events in {seconds:.2f} s (reading {reading_s:.2f} s): "
+        f"{n / seconds / 1e6:.2f} million events/s, {duration_s / seconds:.2f} times real time"
+    )
+
+
+def _spread(alignments: list[events.Alignment], count: int) -> dict[int, events.Alignment]:
+    """The packets in the middles of `count` equal parts, by number: they show more than the first ones would."""
+    middles = (np.arange(count) + 0.5) / max(count, 1) * len(alignments)
+    return {i: alignments[i] for i in np.unique(middles.astype(int)).tolist()}

@@ -1,0 +1,151 @@
+"""Several recordings in one call: one after the other, over processes, or over the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import csv
+import io
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pauca.errors import ConfigError, PaucaError
+from pauca.events.verbs.aligning import JOURNAL, AlignRun
+from pauca.runs import write_text
+
+ACCOUNT = "recordings.csv"
+"""Beside the folders of several recordings: what became of each."""
+
+
+@dataclass(frozen=True)
+class AtOnce:
+    """Several recordings at a time."""
+
+    jobs: int = 1
+    """How many recordings are aligned at a time, each by a process of its own."""
+    dask: str | None = None
+    """Address of the scheduler of a Dask cluster, such as tcp://HOST:8786, whose workers align a recording each; they
+    need pauca and the same files under the same names (pip install 'pauca[dask]')."""
+
+    def check(self, single: bool) -> None:
+        """Refuse what means nothing.
+
+        Raises:
+            ConfigError: fewer than one job, jobs beside a cluster, or a single recording.
+        """
+        if self.jobs < 1:
+            raise ConfigError(f"--jobs must be at least 1, got {self.jobs}")
+        if self.jobs > 1 and self.dask is not None:
+            raise ConfigError("--jobs are processes here and --dask those of a cluster: choose one")
+        if single and (self.jobs > 1 or self.dask is not None):
+            raise ConfigError("--jobs and --dask are for several recordings; processes share a single one by --workers")
+
+
+def align_many(runs: dict[Path, AlignRun], account: Path, at_once: AtOnce) -> None:
+    """Align each; what fails is one line on standard error, and the others go on.
+
+    Raises:
+        PaucaError: at the end, where some failed; or the cluster cannot be reached.
+    """
+    at_once.check(single=False)
+    told = _Account(account, list(runs))
+    waiting: dict[Path, AlignRun] = {}
+    for path, run in runs.items():
+        if run.resume and run.finished:
+            told.add(path, "done before", 0.0)
+        else:
+            waiting[path] = replace(run, resume=run.resume and (run.out / JOURNAL).exists())
+    with _engine(at_once) as engine:
+        if engine is None:
+            for path, run in waiting.items():
+                started = time.perf_counter()
+                try:
+                    run.align()
+                except PaucaError as error:
+                    told.fail(path, error, time.perf_counter() - started)
+                else:
+                    told.add(path, "done", time.perf_counter() - started)
+        else:
+            futures = {engine.submit(_align, _absolute(run)): path for path, run in waiting.items()}
+            for future in as_completed(futures):
+                path = futures[future]
+                error = future.exception()
+                if isinstance(error, PaucaError):
+                    told.fail(path, error, 0.0)
+                else:
+                    said, seconds = future.result()
+                    print(said, end="", flush=True)
+                    told.add(path, "done", seconds)
+    if told.failed:
+        raise PaucaError(f"{told.failed} of {len(runs)} recordings failed; the others are done")
+
+
+def _align(run: AlignRun) -> tuple[str, float]:
+    """Align in another process: what would have been printed, and the seconds that it took."""
+    started, said = time.perf_counter(), io.StringIO()
+    with redirect_stdout(said):
+        run.align()
+    return said.getvalue(), time.perf_counter() - started
+
+
+def _absolute(run: AlignRun) -> AlignRun:
+    """For a process that may have another folder."""
+    camera = run.camera and run.camera.absolute()
+    return replace(run, path=run.path.absolute(), out=run.out.absolute(), camera=camera)
+
+
+@contextmanager
+def _engine(at_once: AtOnce) -> Iterator[Executor | None]:
+    """Who does the work; None for this process."""
+    if at_once.dask is not None:
+        with _cluster(at_once.dask) as executor:
+            yield executor
+    elif at_once.jobs > 1:
+        with ProcessPoolExecutor(at_once.jobs, multiprocessing.get_context("spawn")) as executor:
+            yield executor
+    else:
+        yield None
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[Executor]:
+    try:
+        from distributed import Client
+    except ModuleNotFoundError as error:
+        raise PaucaError("--dask needs distributed: pip install 'pauca[dask]'") from error
+    try:
+        client = Client(address, timeout="10s", set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise PaucaError(f"{address}: no Dask scheduler answers there ({str(error)[:120]})") from None
+    with client, client.get_executor(pure=False) as executor:
+        yield executor
+
+
+@dataclass
+class _Account:
+    """What became of each recording, in a table that is whole after each."""
+
+    path: Path
+    recordings: list[Path]
+    failed: int = 0
+    _rows: dict[Path, list[str]] = field(default_factory=dict)
+
+    def add(self, recording: Path, status: str, seconds: float, message: str = "") -> None:
+        """Count one more, and write the table."""
+        self._rows[recording] = [str(recording), status, f"{seconds:.1f}", message]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["recording", "status", "seconds", "message"])
+        writer.writerows(self._rows.get(each, [str(each), "waiting", "", ""]) for each in self.recordings)
+        write_text(self.path, text.getvalue(), force=True)
+
+    def fail(self, recording: Path, error: PaucaError, seconds: float) -> None:
+        """One that failed, and why."""
+        message = " ".join(str(error).split())
+        print(f"pauca: {message}", file=sys.stderr, flush=True)
+        self.failed += 1
+        self.add(recording, "failed", seconds, message)
