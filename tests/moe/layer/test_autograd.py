@@ -271,7 +271,7 @@ def test_the_operations_describe_themselves_truly_to_torch(precision, recompute)
     permutation = sort_by_expert(problem["expert_ids"], EXPERTS)
     weights = problem["gate_up"], problem["down"], problem["probabilities"]
     call = ExpertCall(*weights, permutation, [], recipe.to_json(), recompute)
-    arguments = problem["x"], call.tensors(), recipe.to_json(), recompute, True
+    arguments = problem["x"], call.tensors(), recipe.to_json(), recompute, True, ""
     torch.library.opcheck(_experts_forward, arguments, test_utils=("test_schema", "test_faketensor"))
     _, kept = _experts_forward(*arguments)
     shapes = kept_shapes(recipe, recompute, TOKENS, len(permutation.row_to_copy), EXPERTS, HIDDEN, WIDTH)

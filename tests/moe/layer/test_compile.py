@@ -21,6 +21,8 @@ def _gradients(model: torch.nn.Module, function, x: torch.Tensor) -> list[torch.
 
 def main() -> None:
     from pauca.moe import MoE, Recipe
+    from pauca.moe.layer import apply_experts
+    from pauca.moe.ops.gates import Gate
 
     for recipe in (Recipe.bf16(), Recipe.fp8(), Recipe.fp4()):
         torch.manual_seed(0)
@@ -31,6 +33,24 @@ def main() -> None:
         # What is compiled around the experts may round otherwise, and tip a value over to its other MXFP4 neighbor.
         for actual, expected in zip(compiled, eager, strict=True):
             assert (actual - expected).norm() < 0.02 * expected.norm()
+
+    gate, recipe = (
+        Gate(limit=2.0, alpha=1.7, offset=1.0, interleaved=True, biased=True).to_json(),
+        Recipe.fp4().to_json(),
+    )
+    shapes = {"x": (32, 64), "gate_up": (8, 64, 64), "down": (8, 64, 32), "bias": (8, 64)}
+    tensors = {name: (0.3 * torch.randn(shape)).requires_grad_() for name, shape in shapes.items()}
+    ids, weights = torch.randint(8, (32, 2)), torch.rand(32, 2)
+
+    def experts() -> torch.Tensor:
+        x, gate_up, down, bias = tensors.values()
+        return apply_experts(x.bfloat16(), gate_up, down, ids, weights, recipe, gate=gate, gate_up_bias=bias)
+
+    found = []
+    for function in (experts, torch.compile(experts, fullgraph=True, backend="aot_eager")):
+        y = function()
+        found.append([y, *torch.autograd.grad(y.float().square().sum(), list(tensors.values()))])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pauca.moe.layer.kept import kept_shapes
 from pauca.moe.layer.passes import Wanted
 from pauca.moe.layer.permutation import sort_by_expert
 from pauca.moe.layer.recipe import Recompute
+from pauca.moe.ops.gates import Gate
 
 
 def apply_experts(
@@ -31,6 +32,8 @@ def apply_experts(
     recipe: str,
     recompute: Recompute = "none",
     prepared_weights: Sequence[Tensor] = (),
+    gate: str = "",
+    gate_up_bias: Float[Tensor, "experts twice_width"] | None = None,
 ) -> BFloat16[Tensor, "tokens hidden"]:
     """The weighted sum of each token's experts, differentiable in x, both weights and the probabilities.
 
@@ -42,9 +45,13 @@ def apply_experts(
         recompute: what backward computes again.
         prepared_weights: `prepare_weights(gate_up, down)`, for several passes with the same weights; without it, each
             pass quantizes them for itself.
+        gate: `Gate.to_json()`, what happens between the products, if not SwiGLU. On a GPU SwiGLU alone has kernels.
+        gate_up_bias: added to FC1's result, where the gate is `biased`.
     """
-    _check_arguments(x, gate_up, down, expert_ids, probabilities)
-    return compute_experts(x, gate_up, down, expert_ids, probabilities, recipe, recompute, prepared_weights)
+    _check_arguments(x, gate_up, down, expert_ids, probabilities, gate, gate_up_bias)
+    return compute_experts(
+        x, gate_up, down, expert_ids, probabilities, recipe, recompute, prepared_weights, gate, gate_up_bias
+    )
 
 
 def compute_experts(
@@ -56,29 +63,52 @@ def compute_experts(
     recipe: str,
     recompute: Recompute = "none",
     prepared_weights: Sequence[Tensor] = (),
+    gate: str = "",
+    gate_up_bias: Tensor | None = None,
 ) -> BFloat16[Tensor, "tokens hidden"]:
-    """`apply_experts` of tensors that were checked on their way in."""
+    """`apply_experts` of tensors that were checked on their way in, and of a gate as text."""
     if len(x) == 0:  # nothing to compute, but every parameter still gets a gradient, of zeros
-        return x + (gate_up[:0].sum() + down[:0].sum() + probabilities.sum()).to(x.dtype)
+        nothing = gate_up[:0].sum() + down[:0].sum() + probabilities.sum()
+        return x + (nothing if gate_up_bias is None else nothing + gate_up_bias[:0].sum()).to(x.dtype)
     permutation = sort_by_expert(expert_ids, gate_up.shape[0])
-    call = ExpertCall(gate_up, down, probabilities, permutation, list(prepared_weights), recipe, recompute)
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, gate_up, down, probabilities))
+    call = ExpertCall(
+        gate_up, down, probabilities, permutation, list(prepared_weights), recipe, recompute, gate, gate_up_bias
+    )
+    differentiable = (x, gate_up, down, probabilities, *([] if gate_up_bias is None else [gate_up_bias]))
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
     if torch.compiler.is_compiling():
-        return _experts_forward(x, call.tensors(), recipe, recompute, keep)[0]
-    return _Experts.apply(x, recipe, recompute, keep, *call.tensors())
+        return _experts_forward(x, call.tensors(), recipe, recompute, keep, gate)[0]
+    return _Experts.apply(x, recipe, recompute, keep, gate, *call.tensors())
 
 
-def _check_arguments(x: Tensor, gate_up: Tensor, down: Tensor, expert_ids: Tensor, probabilities: Tensor) -> None:
+def _check_arguments(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    expert_ids: Tensor,
+    probabilities: Tensor,
+    gate: str = "",
+    bias: Tensor | None = None,
+) -> None:
     if x.ndim != 2 or x.dtype != torch.bfloat16:
         raise InputError(f"x must be bfloat16 [tokens, hidden], got {x.dtype} {tuple(x.shape)}")
     if gate_up.ndim != 3 or down.ndim != 3:
         raise InputError(f"weights must be matrices per expert, got {tuple(gate_up.shape)} and {tuple(down.shape)}")
     experts, hidden, width = down.shape
-    if x.shape[1] != hidden or gate_up.shape != (experts, 2 * width, hidden):
+    # Text is nothing that a compiler can trace; a graph of another gate is checked where its shapes are inferred.
+    form = Gate() if torch.compiler.is_compiling() or not gate else Gate.from_json(gate)
+    halves = gate_up.shape[1] // width if torch.compiler.is_compiling() and gate else form.halves
+    if x.shape[1] != hidden or gate_up.shape != (experts, halves * width, hidden):
         raise InputError(
             f"x {tuple(x.shape)}, gate_up {tuple(gate_up.shape)} and down {tuple(down.shape)} do not fit together: "
-            "[tokens, hidden], [experts, 2 width, hidden] and [experts, hidden, width] are needed"
+            f"[tokens, hidden], [experts, {'2 ' if halves == 2 else ''}width, hidden] and [experts, hidden, width] are "
+            "needed"
         )
+    if not torch.compiler.is_compiling() and (None if bias is None else bias.shape) != (
+        gate_up.shape[:2] if form.biased else None
+    ):
+        found = "none" if bias is None else tuple(bias.shape)
+        raise InputError(f"gate_up_bias must be {tuple(gate_up.shape[:2]) if form.biased else 'none'}, got {found}")
     if any(weights.dtype not in (torch.bfloat16, torch.float32) for weights in (gate_up, down)):
         raise InputError(f"weights must be bfloat16 or float32, got {gate_up.dtype} and {down.dtype}")
     check_routing(x, expert_ids, probabilities)
@@ -106,8 +136,8 @@ class _Experts(torch.autograd.Function):
     """Forward and backward of a call in eager code; the call travels as `ExpertCall.tensors`."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, recipe: str, recompute: Recompute, keep: bool, *tensors: Tensor) -> Tensor:
-        call = ExpertCall.of(tensors, recipe, recompute)
+    def forward(ctx, x: Tensor, recipe: str, recompute: Recompute, keep: bool, gate: str, *tensors: Tensor) -> Tensor:
+        call = ExpertCall.of(tensors, recipe, recompute, gate)
         y, kept = passes.forward(call, x)
         if keep:
             remember(ctx, call, x, kept)
@@ -116,9 +146,10 @@ class _Experts(torch.autograd.Function):
     @staticmethod
     @first_derivative_only
     def backward(ctx, *gradients: Tensor) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
-        needs = ctx.needs_input_grad
-        found = _gradients(gradients[0], *recall(ctx), Wanted(needs[0], needs[4], needs[5]))
-        return found[0], None, None, None, *found[1:], *(None,) * (len(needs) - 7)
+        needs, (call, x, kept) = ctx.needs_input_grad, recall(ctx)
+        wanted = Wanted(needs[0], needs[5], needs[6], call.gate_up_bias is not None and needs[8])
+        dx, *found = _gradients(gradients[0], call, x, kept, wanted)
+        return dx, None, None, None, None, *found, *(None,) * (len(needs) - 5 - len(found))
 
 
 # The same for a compiled graph, which sees two opaque operations of tensors and constants.
@@ -126,48 +157,49 @@ class _Experts(torch.autograd.Function):
 
 @torch.library.custom_op("pauca::experts_forward", mutates_args=())
 def _experts_forward(
-    x: Tensor, call: list[Tensor], recipe: str, recompute: str, keep: bool
+    x: Tensor, call: list[Tensor], recipe: str, recompute: str, keep: bool, gate: str
 ) -> tuple[Tensor, list[Tensor]]:
     """The output and what is kept; `call` is `ExpertCall.tensors`."""
-    y, kept = passes.forward(ExpertCall.of(call, recipe, recompute), x)
+    y, kept = passes.forward(ExpertCall.of(call, recipe, recompute, gate), x)
     return y, kept if keep else []
 
 
 @_experts_forward.register_fake
-def _(x: Tensor, call: list[Tensor], recipe: str, recompute: str, keep: bool) -> tuple[Tensor, list[Tensor]]:
-    record = ExpertCall.of(call, recipe, recompute)
+def _(x: Tensor, call: list[Tensor], recipe: str, recompute: str, keep: bool, gate: str) -> tuple[Tensor, list[Tensor]]:
+    record = ExpertCall.of(call, recipe, recompute, gate)
     sizes = (x.shape[0], record.permutation.row_to_copy.shape[0], *record.down.shape)
-    shapes = kept_shapes(record.recipe, record.recompute, *sizes) if keep else []
+    shapes = kept_shapes(record.recipe, record.recompute, *sizes, halves=record.gate.halves) if keep else []
     return torch.empty_like(x), [x.new_empty(shape, dtype=torch.uint8) for shape in shapes]
 
 
 @torch.library.custom_op("pauca::experts_backward", mutates_args=())
 def _experts_backward(
-    dy: Tensor, call: list[Tensor], recipe: str, recompute: str, x: Tensor | None, kept: list[Tensor]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dy: Tensor, call: list[Tensor], recipe: str, recompute: str, gate: str, x: Tensor | None, kept: list[Tensor]
+) -> list[Tensor]:
     """All gradients: a compiled graph asks before it can know which are wanted."""
-    gradients = _gradients(dy, ExpertCall.of(call, recipe, recompute), x, kept, Wanted(True, True, True))
-    return cast(tuple[Tensor, Tensor, Tensor, Tensor], gradients)
+    record = ExpertCall.of(call, recipe, recompute, gate)
+    wanted = Wanted(True, True, True, record.gate_up_bias is not None)
+    return cast(list[Tensor], _gradients(dy, record, x, kept, wanted))
 
 
 @_experts_backward.register_fake
 def _(
-    dy: Tensor, call: list[Tensor], recipe: str, recompute: str, x: Tensor | None, kept: list[Tensor]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    gate_up, down, probabilities = call[:3]
-    return torch.empty_like(dy), torch.empty_like(gate_up), torch.empty_like(down), torch.empty_like(probabilities)
+    dy: Tensor, call: list[Tensor], recipe: str, recompute: str, gate: str, x: Tensor | None, kept: list[Tensor]
+) -> list[Tensor]:
+    count = 4 if Gate.from_json(gate).biased else 3
+    return [torch.empty_like(dy), *(tensor.new_empty(tensor.shape) for tensor in call[:count])]
 
 
 def _remember_opaque(ctx, inputs: tuple, output: tuple[Tensor, list[Tensor]]) -> None:
-    x, call, recipe, recompute, _ = inputs
-    remember(ctx, ExpertCall.of(call, recipe, recompute), x, output[1])
+    x, call, recipe, recompute, _, gate = inputs
+    remember(ctx, ExpertCall.of(call, recipe, recompute, gate), x, output[1])
 
 
 def _opaque_backward(ctx, dy: Tensor, _: object) -> tuple:
     call, x, kept = recall(ctx)
     tensors = call.tensors()
-    dx, *others = _experts_backward(dy, tensors, call.recipe_text, call.recompute, x, kept)
-    return dx, [*others, *[None] * (len(tensors) - 3)], None, None, None
+    dx, *others = _experts_backward(dy, tensors, call.recipe_text, call.recompute, call.gate_text, x, kept)
+    return dx, [*others, *[None] * (len(tensors) - len(others))], None, None, None, None
 
 
 _experts_forward.register_autograd(_opaque_backward, setup_context=_remember_opaque)
@@ -175,7 +207,8 @@ _experts_forward.register_autograd(_opaque_backward, setup_context=_remember_opa
 
 def _gradients(
     dy: Tensor, call: ExpertCall, x: Tensor | None, kept: list[Tensor], wanted: Wanted
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]:
-    """The gradients of x, gate_up, down and the probabilities."""
+) -> list[Tensor | None]:
+    """The gradients of x, gate_up, down, the probabilities and the bias, if there is one."""
     found = passes.backward(call, dy.contiguous(), kept, x, wanted)
-    return found.x, found.gate_up, found.down, found.row_probability[call.permutation.copy_to_row]
+    bias = [] if call.gate_up_bias is None else [found.gate_up_bias]
+    return [found.x, found.gate_up, found.down, found.row_probability[call.permutation.copy_to_row], *bias]

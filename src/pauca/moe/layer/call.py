@@ -12,6 +12,7 @@ from pauca.moe.layer.kept import KeptFormats, kept_formats
 from pauca.moe.layer.permutation import Permutation
 from pauca.moe.layer.recipe import Recipe, Recompute
 from pauca.moe.layer.weights import WeightSource
+from pauca.moe.ops.gates import Gate
 
 
 @dataclass(frozen=True)
@@ -28,21 +29,29 @@ class ExpertCall:
     prepared: list[Tensor]  # `prepare_weights`, or nothing
     recipe_text: str  # `Recipe.to_json()`: a constant to `torch.compile`
     recompute: Recompute
+    gate_text: str = ""  # `Gate.to_json()`; SwiGLU if empty
+    gate_up_bias: Tensor | None = None  # [experts, 2 width], where the gate is `biased`
 
     def tensors(self) -> list[Tensor]:
-        """All tensors, those that have gradients first: `gate_up`, `down` and `probabilities`."""
-        return [self.gate_up, self.down, self.probabilities, *self.permutation.tensors(), *self.prepared]
+        """All tensors, those that have gradients first: `gate_up`, `down`, `probabilities` and the bias, if any."""
+        bias = [] if self.gate_up_bias is None else [self.gate_up_bias]
+        return [self.gate_up, self.down, self.probabilities, *bias, *self.permutation.tensors(), *self.prepared]
 
     @classmethod
-    def of(cls, tensors: Sequence[Tensor], recipe_text: str, recompute: Any) -> "ExpertCall":
+    def of(cls, tensors: Sequence[Tensor], recipe_text: str, recompute: Any, gate_text: str = "") -> "ExpertCall":
         """The record from its `tensors`."""
         gate_up, down, probabilities, *others = tensors
+        bias = others.pop(0) if Gate.from_json(gate_text).biased else None
         permutation, prepared = Permutation(*others[:4]), others[4:]
-        return cls(gate_up, down, probabilities, permutation, prepared, recipe_text, recompute)
+        return cls(gate_up, down, probabilities, permutation, prepared, recipe_text, recompute, gate_text, bias)
 
     @property
     def recipe(self) -> Recipe:
         return Recipe.from_json(self.recipe_text)
+
+    @property
+    def gate(self) -> Gate:
+        return Gate.from_json(self.gate_text)
 
     @property
     def formats(self) -> KeptFormats:
@@ -61,7 +70,7 @@ class ExpertCall:
 def remember(ctx: Any, call: ExpertCall, x: Any, kept: list[Tensor]) -> None:
     """Leave to backward, in autograd's context, a call and what its forward kept; `x` where that is kept as it came."""
     tensors = call.tensors()
-    ctx.count, ctx.modes = len(tensors), (call.recipe_text, call.recompute)
+    ctx.count, ctx.modes = len(tensors), (call.recipe_text, call.recompute, call.gate_text)
     ctx.set_materialize_grads(False)  # or backward would be given zeros as large as all that is kept
     ctx.save_for_backward(x if call.formats.own_input else None, *tensors, *kept)
 

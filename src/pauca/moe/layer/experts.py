@@ -24,7 +24,10 @@ class ExpertBank(nn.Module):
 
     gate_up: Tensor
     down: Tensor
+    biases: tuple[Tensor | None, Tensor | None] = None, None
+    """[experts, 2 width] and [experts, hidden], added to what the two products give."""
     _ranks: Any = None  # those that divide the experts, after `parallelize`
+    _gate_text = ""  # `Gate.to_json()` where they are not SwiGLU experts
 
     def _configure(self, recipe: Recipe, recompute: Recompute) -> None:
         """Set all but the weights."""
@@ -42,6 +45,10 @@ class ExpertBank(nn.Module):
     def recipe(self, recipe: Recipe) -> None:
         _, hidden, width = self.down.shape
         self._recipe, self._recipe_text = checked_recipe(recipe, hidden, width), recipe.to_json()
+
+    def masters(self) -> tuple[Tensor, ...]:
+        """The weights as they are stored: the parameters of which `gate_up` and `down` are views."""
+        return self.gate_up, self.down
 
     def forward(
         self,
@@ -71,8 +78,10 @@ class ExpertBank(nn.Module):
                 self._recipe_text,
                 self.recompute,
                 self._prepared_weights(),
+                self._gate_text,
+                self.biases[0],
             )
-            y = y.to(x.dtype)
+            y = add_down_bias(y, expert_ids, probabilities, self.biases[1]).to(x.dtype)
         return y if shared is None else y + shared(x)
 
     def _check_call(self, x: Tensor, expert_ids: Tensor, probabilities: Tensor) -> None:
@@ -103,12 +112,12 @@ class ExpertBank(nn.Module):
 
     @torch.compiler.disable()  # where a tensor lies is nothing that can be traced
     def _frozen_copies(self) -> list[Tensor]:
-        weights = self.gate_up, self.down
-        if not all(isinstance(weight, nn.Parameter) for weight in weights):
+        masters = self.masters()
+        if not all(isinstance(weight, nn.Parameter) for weight in masters):
             return []  # an adapter's, computed anew for each pass
         if self._copies is None:
-            self._copies = FrozenWeights(*weights)
-        elif not self._copies.are_of(*weights):
+            self._copies = FrozenWeights(masters, self.gate_up.detach(), self.down.detach())
+        elif not self._copies.are_of(masters):
             raise PaucaError("expert weights changed under frozen_weights(); leave it before the optimizer steps")
         return self._copies.copies
 
@@ -146,6 +155,19 @@ class Experts(ExpertBank):
     def reset_parameters(self) -> None:
         for weight in (self.gate_up, self.down):
             nn.init.normal_(weight, std=weight.shape[2] ** -0.5)
+
+
+def add_down_bias(
+    y: Float[Tensor, "tokens hidden"],
+    expert_ids: Int[Tensor, "tokens top_k"],
+    probabilities: Float[Tensor, "tokens top_k"],
+    bias: Float[Tensor, "experts hidden"] | None,
+) -> Float[Tensor, "tokens hidden"]:
+    """y and the biases of each token's experts, weighted like their outputs and summed in FP32; y if there are none."""
+    if bias is None:
+        return y
+    weights = torch.zeros(len(y), len(bias), device=y.device).scatter_add(1, expert_ids.long(), probabilities.float())
+    return (y.float() + weights @ bias.float()).to(y.dtype)
 
 
 def checked_recipe(recipe: Recipe, hidden: int, width: int) -> Recipe:

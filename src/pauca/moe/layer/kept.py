@@ -60,11 +60,11 @@ def kept_bytes(
 
 
 def kept_shapes(
-    recipe: Recipe, recompute: Recompute, tokens: int, rows: int, experts: int, hidden: int, width: int
+    recipe: Recipe, recompute: Recompute, tokens: int, rows: int, experts: int, hidden: int, width: int, halves: int = 2
 ) -> list[tuple[int, ...]]:
-    """Shapes of the byte tensors that forward hands to backward."""
+    """Shapes of the byte tensors that forward hands to backward; FC1's output is `halves` times as wide as FC2's."""
     kept = kept_formats(recipe, recompute)
-    parts = [(kept.z, rows, 2 * width), (kept.fc2_input, rows, width)]
+    parts = [(kept.z, rows, halves * width), (kept.fc2_input, rows, width)]
     if not kept.own_input:
         parts.insert(0, (kept.input, rows if kept.gathered else tokens, hidden))
     shapes: list[tuple[int, ...]] = []

@@ -219,7 +219,7 @@ def frozen_weights(model: nn.Module) -> Iterator[None]:
         >>> optimizer.step()
     """
     banks = [module for module in model.modules() if isinstance(module, ExpertBank) and not module._frozen]
-    banks = [bank for bank in banks if not isinstance(bank.gate_up, DTensor)]
+    banks = [bank for bank in banks if not isinstance(bank.masters()[0], DTensor)]
     for bank in banks:
         bank._freeze(True)
     try:
@@ -234,7 +234,7 @@ def _require_unchanged(frozen: list[tuple[ExpertBank, FrozenWeights]]) -> None:
     """Refuse changes that no pass could see. Of others each pass knows, and after the last they do no harm."""
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         return  # there are no values yet
-    unseen = [copies.have_changed() for bank, copies in frozen if copies.are_of(bank.gate_up, bank.down)]
+    unseen = [copies.have_changed() for bank, copies in frozen if copies.are_of(bank.masters())]
     if any(map(bool, unseen)):
         raise PaucaError(
             "expert weights changed under frozen_weights() past what autograd counts (through .data, or a kernel): "

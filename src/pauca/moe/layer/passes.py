@@ -15,8 +15,8 @@ from pauca.moe.layer.kept import from_bytes, to_bytes
 from pauca.moe.layer.permutation import Permutation
 from pauca.moe.layer.recipe import Format, Recipe
 from pauca.moe.layer.weights import Fp8Weights
-from pauca.moe.ops import products, reference
-from pauca.moe.ops.formats import Fp8Tensor, MxFp4Tensor, Quantized, ScaleRule, Stored
+from pauca.moe.ops import gates, products, reference
+from pauca.moe.ops.formats import GROUP_ROWS, Fp8Tensor, MxFp4Tensor, Quantized, ScaleRule, Stored, row_groups
 
 
 class Gradients(NamedTuple):
@@ -26,6 +26,7 @@ class Gradients(NamedTuple):
     gate_up: Tensor | None
     down: Tensor | None
     row_probability: Tensor
+    gate_up_bias: Tensor | None = None
 
 
 class Wanted(NamedTuple):
@@ -34,6 +35,7 @@ class Wanted(NamedTuple):
     x: bool
     gate_up: bool
     down: bool
+    gate_up_bias: bool = False
 
 
 def forward(call: ExpertCall, x: Stored) -> tuple[Tensor, list[Tensor]]:
@@ -64,9 +66,14 @@ def backward(
     else:
         gradients = _fp8_backward(call, dy, matrices, wanted)
     return gradients._replace(
-        gate_up=None if gradients.gate_up is None else gradients.gate_up.to(call.gate_up.dtype),
-        down=None if gradients.down is None else gradients.down.to(call.down.dtype),
+        gate_up=_typed_like(gradients.gate_up, call.gate_up),
+        down=_typed_like(gradients.down, call.down),
+        gate_up_bias=_typed_like(gradients.gate_up_bias, call.gate_up_bias),
     )
+
+
+def _typed_like(gradient: Tensor | None, weight: Tensor | None) -> Tensor | None:
+    return None if gradient is None or weight is None else gradient.to(weight.dtype)
 
 
 class _KeptMatrices(NamedTuple):
@@ -83,20 +90,33 @@ def _matrices(call: ExpertCall, kept: list[Tensor], x: Tensor | None) -> _KeptMa
     formats, hidden, width = call.formats, call.down.shape[1], call.down.shape[2]
     return _KeptMatrices(
         x if x is not None else from_bytes(kept, formats.input, hidden),
-        from_bytes(kept, formats.z, 2 * width),
+        from_bytes(kept, formats.z, call.gate.halves * width),
         from_bytes(kept, formats.fc2_input, width),
         *kept,
     )
 
 
+def _with_bias(call: ExpertCall, z: Tensor) -> Tensor:
+    """FC1's output with its bias, where there is one."""
+    if call.gate_up_bias is None:
+        return z
+    expert = row_groups(call.permutation.offsets, len(z)).clamp(max=len(call.gate_up_bias) - 1)
+    return z.add_(call.gate_up_bias.to(z.dtype)[expert])
+
+
 # BF16
+
+
+def _fc1(call: ExpertCall, rows: Tensor) -> Tensor:
+    weights = call.gate_up.bfloat16().transpose(1, 2)
+    return _with_bias(call, products.rows_by_weights(rows, weights, call.permutation.offsets))
 
 
 def _bf16_forward(call: ExpertCall, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     offsets = call.permutation.offsets
     rows = ops.gather_rows(x, call.permutation.row_to_token)
-    z = products.rows_by_weights(rows, call.gate_up.bfloat16().transpose(1, 2), offsets)
-    activation = ops.swiglu(z, call.row_probability())
+    z = _fc1(call, rows)
+    activation = gates.operations(call.gate).swiglu(z, call.row_probability())
     y_rows = products.rows_by_weights(activation, call.down.bfloat16().transpose(1, 2), offsets)
     formats = call.formats
     kept = to_bytes(
@@ -112,20 +132,23 @@ def _bf16_backward(call: ExpertCall, dy: Tensor, kept: _KeptMatrices, wanted: Wa
     if not call.formats.gathered and (wanted.gate_up or z is None):
         rows = ops.gather_rows(rows, permutation.row_to_token)
     if z is None:
-        z = products.rows_by_weights(rows, gate_up.transpose(1, 2), offsets)
+        z = _fc1(call, rows)
+    steps = gates.operations(call.gate)
     if not wanted.down:
         activation = None
     elif activation is None:
-        activation = ops.swiglu(z, probability)
+        activation = steps.swiglu(z, probability)
 
     dy_rows = ops.gather_rows(dy, permutation.row_to_token)
     d_activation = products.rows_by_weights(dy_rows, down, offsets)
     d_down = products.columns_by_columns(dy_rows.t(), activation.t(), offsets) if activation is not None else None
     del dy_rows, activation
-    dz, d_probability = ops.swiglu_backward(z, probability, d_activation)
+    dz, d_probability = steps.swiglu_backward(z, probability, d_activation)
     d_gate_up = products.columns_by_columns(dz.t(), rows.t(), offsets) if wanted.gate_up else None
     dx = ops.combine(products.rows_by_weights(dz, gate_up, offsets), permutation.copy_to_row) if wanted.x else None
-    return Gradients(dx, d_gate_up, d_down, d_probability)
+    ones = dz.new_ones(len(dz), GROUP_ROWS).t()
+    d_bias = products.columns_by_columns(dz.t(), ones, offsets)[..., 0] if wanted.gate_up_bias else None
+    return Gradients(dx, d_gate_up, d_down, d_probability, d_bias)
 
 
 # FP8 and FP4: the same products; they differ in what is kept, and so in what the products are fed from.
@@ -157,7 +180,7 @@ def _fp8_forward(call: ExpertCall, x: Stored) -> tuple[Tensor, list[Tensor]]:
     tokens = cast(Quantized, quantize(x, call.formats.input, call.recipe))
     rows = _gather_rows(tokens, call.permutation)
     gate_up, gate_up_scale = call.weights.forward("gate_up")
-    z = _times_weights(call, rows, gate_up)
+    z = _with_bias(call, _times_weights(call, rows, gate_up))
     kept_input = rows if call.formats.gathered else tokens
     del rows, tokens, gate_up
     activation, kept_z, kept_activation = _activate(call, z)
@@ -171,11 +194,12 @@ def _fp8_forward(call: ExpertCall, x: Stored) -> tuple[Tensor, list[Tensor]]:
 def _activate(call: ExpertCall, z: Tensor) -> tuple[Fp8Tensor, Stored | None, Quantized | None]:
     """SwiGLU's result for FC2; then z and the result as backward wants them."""
     formats, rule, probability = call.formats, ScaleRule(call.recipe.scale_rule), call.row_probability()
+    steps = gates.operations(call.gate)
     keep = formats.fc2_input == "mxfp4"
     if formats.z == "mxfp4" and not call.recipe.stochastic_rounding:
-        activation, kept_z, kept = ops.swiglu_fp8_keeping_z(z, probability, rule, keep)
+        activation, kept_z, kept = steps.swiglu_fp8_keeping_z(z, probability, rule, keep)
     else:
-        activation, kept = ops.swiglu_fp8(z, probability, rule if keep else None)
+        activation, kept = steps.swiglu_fp8(z, probability, rule if keep else None)
         kept_z = quantize(z, formats.z, call.recipe) if formats.z else None
     return activation, kept_z, activation if formats.fc2_input == "fp8" else kept
 
@@ -185,19 +209,19 @@ def _fp8_backward(call: ExpertCall, dy: Tensor | Fp8Tensor, kept: _KeptMatrices,
     fc1_input, z, fc2_input, gate_up_scale, down_scale = kept
     if z is None:
         rows = fc1_input if call.formats.gathered else _gather_rows(fc1_input, permutation)
-        z = _times_weights(call, rows, call.weights.forward("gate_up")[0])
+        z = _with_bias(call, _times_weights(call, rows, call.weights.forward("gate_up")[0]))
         del rows
 
     dy_tokens = cast(Fp8Tensor, quantize(dy, "fp8", call.recipe))
     dy_rows = ops.gather_fp8_rows(dy_tokens, permutation.row_to_token)
     d_activation = _times_weights(call, dy_rows, call.weights.backward("down", down_scale))
     del dy_rows
-    swiglu = (z, probability, d_activation, offsets)
-    d_down = d_gate_up = dx = None
+    swiglu, steps = (z, probability, d_activation, offsets), gates.operations(call.gate)
+    d_down = d_gate_up = dx = d_bias = None
     if fc2_input is None and wanted.down:
-        dz_rows, dz_columns, d_probability, fc2_columns = ops.swiglu_backward_fp8_with_activation(*swiglu)
+        dz_rows, dz_columns, d_probability, fc2_columns = steps.swiglu_backward_fp8_with_activation(*swiglu)
     else:
-        dz_rows, dz_columns, d_probability = ops.swiglu_backward_fp8(*swiglu)
+        dz_rows, dz_columns, d_probability = steps.swiglu_backward_fp8(*swiglu)
         fc2_columns = _columns(fc2_input, offsets, None) if fc2_input is not None and wanted.down else None
     del z, d_activation, swiglu
     if fc2_columns is not None:
@@ -208,11 +232,24 @@ def _fp8_backward(call: ExpertCall, dy: Tensor | Fp8Tensor, kept: _KeptMatrices,
     if wanted.gate_up:
         index = None if call.formats.gathered else permutation.row_to_token
         d_gate_up = _weight_gradient(call, dz_columns, _columns(fc1_input, offsets, index))
+    if wanted.gate_up_bias:
+        d_bias = _bias_gradient(call, dz_columns)
     del dz_columns
     if wanted.x:
         dx_rows = _times_weights(call, dz_rows, call.weights.backward("gate_up", gate_up_scale))
         dx = ops.combine(dx_rows, permutation.copy_to_row)
-    return Gradients(dx, d_gate_up, d_down, d_probability)
+    return Gradients(dx, d_gate_up, d_down, d_probability, d_bias)
+
+
+def _bias_gradient(call: ExpertCall, dz_columns: Fp8Tensor) -> Tensor:
+    """Each expert's sum over its rows: a product with ones, which keeps sums in FP32 and their order."""
+    codes, device = dz_columns.values, dz_columns.codes.device
+    ones = torch.ones(GROUP_ROWS, codes.shape[1], device=device).to(codes.dtype)
+    scales = torch.ones(len(call.down), GROUP_ROWS, device=device)
+    sums = products.fp8_columns_by_columns(
+        codes, dz_columns.scales_float32(), ones, scales, call.permutation.offsets, call.recipe.fast_accumulate
+    )
+    return sums[..., 0]
 
 
 def _gather_rows(tokens: Quantized, permutation: Permutation) -> Fp8Tensor:

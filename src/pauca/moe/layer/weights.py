@@ -60,16 +60,17 @@ def prepare_weights(
 class FrozenWeights:
     """The FP8 copies of a bank's weights, and what shows that those have changed since."""
 
-    def __init__(self, gate_up: Tensor, down: Tensor) -> None:
-        self._weights = gate_up, down
+    def __init__(self, masters: tuple[Tensor, ...], gate_up: Tensor, down: Tensor) -> None:
+        """Copies of `gate_up` and `down`, which are views of the `masters`, or made from them."""
+        self._weights = masters
         self._marks = tuple(map(_mark, self._weights))
         with torch.inference_mode(False), torch.no_grad():  # a later pass may be one with gradients
             self.copies = prepare_weights(gate_up, down)
             self._samples = [_sample(weight) for weight in self._weights]
 
-    def are_of(self, gate_up: Tensor, down: Tensor) -> bool:
+    def are_of(self, masters: tuple[Tensor, ...]) -> bool:
         """Whether these are the same tensors, at the same place, in the same version; costs nothing."""
-        same = gate_up is self._weights[0] and down is self._weights[1]
+        same = all(a is b for a, b in zip(masters, self._weights, strict=True))
         return same and tuple(map(_mark, self._weights)) == self._marks
 
     @torch.no_grad()

@@ -13,32 +13,17 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from pauca.errors import ConfigError, InputError, PaucaError
-from pauca.moe.layer.experts import ExpertBank, checked_recipe
+from pauca.moe.layer.experts import checked_recipe
 from pauca.moe.layer.kept import kept_formats
 from pauca.moe.layer.recipe import Recipe, Recompute
+from pauca.moe.models.expert_kinds import ExpertKind
+from pauca.moe.models.other_experts import ConvertedExperts, conversion_of
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 SUPPORTED_MAJOR = "5"
 """The major version of transformers that is supported: since 5.0 experts are stored fused."""
-
-
-class ConvertedExperts(ExpertBank):
-    """Experts of a transformers model: pauca's computation on weights that keep their names."""
-
-    gate_up_proj: Tensor
-    down_proj: Tensor
-    _original: tuple[type[nn.Module], tuple[str, ...]]  # its class, and the attributes that conversion added
-
-    @property
-    def gate_up(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.gate_up_proj
-
-    @property
-    def down(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.down_proj
 
 
 def convert(model: AnyModule, recipe: Recipe, recompute: Recompute = "none") -> AnyModule:
@@ -67,17 +52,19 @@ def convert(model: AnyModule, recipe: Recipe, recompute: Recompute = "none") -> 
         >>> convert(model, Recipe.fp4())
     """
     require_transformers()
-    found = {name: module for name, module in model.named_modules() if _holds_experts(module)}
+    modules = {name: (module, conversion_of(module)) for name, module in model.named_modules()}
+    found = {name: (module, target) for name, (module, target) in modules.items() if target is not None}
     if not found:
         raise InputError(
             f"no experts found in {type(model).__name__}: none of its modules holds them as transformers' "
             "mixture-of-experts models do, in gate_up_proj and down_proj"
         )
-    for name, module in found.items():
-        _check(name or type(module).__name__, module, recipe)
+    for name, (module, target) in found.items():
+        _check(name or type(module).__name__, module, target, recipe)
     kept_formats(recipe, recompute)  # refuses an unknown mode
-    for module in found.values():
-        _convert_module(module, recipe, recompute)
+    for module, target in found.values():
+        assert not isinstance(target, str)
+        _convert_module(module, target, recipe, recompute)
     return model
 
 
@@ -89,7 +76,7 @@ def unconvert(model: AnyModule) -> AnyModule:
     """
     converted = {name: module for name, module in model.named_modules() if isinstance(module, ConvertedExperts)}
     for name, module in converted.items():
-        if type(module) is not ConvertedExperts:
+        if type(module).__module__ != ConvertedExperts.__module__:
             raise InputError(f"{name} has been wrapped since its conversion ({type(module).__name__}): unwrap it first")
         if module._frozen:
             raise InputError(f"{name} is in use by frozen_weights: leave it first")
@@ -101,13 +88,15 @@ def unconvert(model: AnyModule) -> AnyModule:
     return model
 
 
-def _convert_module(module: nn.Module, recipe: Recipe, recompute: Recompute) -> None:
+def _convert_module(module: nn.Module, target: type[ConvertedExperts], recipe: Recipe, recompute: Recompute) -> None:
     if isinstance(module, ConvertedExperts):
         module.recipe, module.recompute = recipe, recompute
         return
-    original_class, before = type(module), set(vars(module))
-    module.__class__ = ConvertedExperts
+    original_class, before, kind = type(module), set(vars(module)), target.kind(module)
+    assert isinstance(kind, ExpertKind)
+    module.__class__ = target
     assert isinstance(module, ConvertedExperts)
+    module._kind, module._gate_text = kind, kind.gate_text
     module._configure(recipe, recompute)
     module._original = original_class, (*(vars(module).keys() - before), "_original")
 
@@ -124,51 +113,29 @@ def require_transformers() -> None:
         )
 
 
-def _holds_experts(module: nn.Module) -> bool:
-    """Whether transformers' `use_experts_implementation` made it: it then says how its weights are stored."""
-    return {"has_bias", "is_transposed"} <= vars(module).keys()
-
-
-def _check(name: str, experts: Any, recipe: Recipe) -> None:
-    reason = None if isinstance(experts, ConvertedExperts) else _refusal(experts)
-    if reason is not None:
-        raise InputError(f"{name} ({type(experts).__name__}) cannot be converted: {reason}")
-    _, hidden, width = experts.down_proj.shape
+def _check(name: str, experts: Any, found: type[ConvertedExperts] | str, recipe: Recipe) -> None:
+    """Refuse experts that pauca cannot compute as they are."""
+    named = f"{name} ({type(experts).__name__})"
+    if isinstance(found, str):
+        raise InputError(f"{named} cannot be converted: {found}")
+    kind = experts._kind if isinstance(experts, ConvertedExperts) else found.kind(experts)
+    if isinstance(kind, str):
+        raise InputError(f"{named} cannot be converted: {kind}")
+    if not isinstance(experts, ConvertedExperts):
+        for weight in found.stored(experts, kind):
+            reason = _refusal_of_weight(weight)
+            if reason is not None:
+                raise InputError(f"{named} cannot be converted: {reason}")
+    _, hidden, width = found.views(experts, kind)[1].shape
     try:
         checked_recipe(recipe, hidden, width)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
 
 
-def refusal_of_kind(experts: Any) -> str | None:
-    """Why pauca does not compute experts of this kind, or None."""
-    layout = vars(experts)
-    if layout["has_bias"]:
-        return "its experts have biases"
-    if not layout.get("has_gate", True):
-        return "its experts have no gate"
-    if layout["is_transposed"] or not layout.get("is_concatenated", True):
-        return "its weights are transposed, or gate and up projections interleaved"
-    if layout.get("has_post_expert_norm"):
-        return "its experts end in a norm"
-    if type(experts)._apply_gate.__module__ != "transformers.integrations.moe":
-        return "it has a gating function of its own"
-    probe = torch.linspace(-8, 8, 65)
-    if not torch.allclose(experts.act_fn(probe), silu(probe)):
-        return f"its activation function {experts.act_fn} is not SiLU"
-    if layout.get("_is_expert_parallel") or "forward" in layout:
-        return "it is spread over devices (device_map, distributed_config): load it without"
-    return None
-
-
-def _refusal(experts: Any) -> str | None:
-    """Why pauca cannot compute these experts as they are, or None."""
-    reason = refusal_of_kind(experts)
-    if reason is not None:
-        return reason
-    for weight in (experts.gate_up_proj, experts.down_proj):
-        if type(weight) is not nn.Parameter:
-            return f"its weights are wrapped ({type(weight).__name__}): convert before sharding, without quantization"
-        if weight.dtype not in (torch.bfloat16, torch.float32):
-            return f"its weights are {weight.dtype}: load the model in bfloat16 or float32"
+def _refusal_of_weight(weight: Tensor) -> str | None:
+    if type(weight) is not nn.Parameter:
+        return f"its weights are wrapped ({type(weight).__name__}): convert before sharding, without quantization"
+    if weight.dtype not in (torch.bfloat16, torch.float32):
+        return f"its weights are {weight.dtype}: load the model in bfloat16 or float32"
     return None

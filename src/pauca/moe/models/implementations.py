@@ -12,9 +12,10 @@ from torch.distributed.tensor import DTensor
 
 from pauca.errors import InputError
 from pauca.moe.layer.autograd import apply_experts
-from pauca.moe.layer.experts import checked_recipe
+from pauca.moe.layer.experts import add_down_bias, checked_recipe
 from pauca.moe.layer.recipe import RECIPES, Precision, Recipe
-from pauca.moe.models.huggingface import refusal_of_kind, require_transformers
+from pauca.moe.models.expert_kinds import kind_of
+from pauca.moe.models.huggingface import require_transformers
 
 require_transformers()
 
@@ -32,30 +33,30 @@ class _Implementation:
     def __call__(
         self, experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
     ) -> Tensor:  # [tokens, hidden], [tokens, top_k] twice
-        if vars(experts).get("_pauca_implementation") != self.name:
+        checked = vars(experts).get("_pauca_implementation")
+        if checked is None or checked[0] != self.name:
             self._check(experts)
+        _, kind, gate = experts._pauca_implementation
+        (gate_up, down), biases = kind.weights(experts), kind.biases(experts)
         with torch.autocast(hidden_states.device.type, enabled=False):
+            x, probabilities = hidden_states.bfloat16().contiguous(), top_k_weights.float()
             y = apply_experts(
-                hidden_states.bfloat16().contiguous(),
-                experts.gate_up_proj,
-                experts.down_proj,
-                top_k_index,
-                top_k_weights.float(),
-                self.text,
+                x, gate_up, down, top_k_index, probabilities, self.text, gate=gate, gate_up_bias=biases[0]
             )
+            y = add_down_bias(y, top_k_index, probabilities, biases[1])
         return y.to(hidden_states.dtype)
 
     @torch.compiler.disable()
     def _check(self, experts: Any) -> None:
         """Once for each module: whether it is of a kind that pauca computes."""
-        reason = refusal_of_kind(experts)
-        if reason is None and isinstance(experts.down_proj, DTensor):
-            reason = "its weights are divided over devices (tensor parallelism): load it without"
-        if reason is not None:
-            raise InputError(f'{type(experts).__name__}, experts_implementation="{self.name}": {reason}')
-        _, hidden, width = experts.down_proj.shape
+        kind = kind_of(experts)
+        if isinstance(experts.down_proj, DTensor):
+            kind = "its weights are divided over devices (tensor parallelism): load it without"
+        if isinstance(kind, str):
+            raise InputError(f'{type(experts).__name__}, experts_implementation="{self.name}": {kind}')
+        _, hidden, width = kind.weights(experts)[1].shape
         checked_recipe(self.recipe, hidden, width)
-        vars(experts)["_pauca_implementation"] = self.name
+        vars(experts)["_pauca_implementation"] = self.name, kind, kind.gate_text
 
 
 def register() -> None:

@@ -31,9 +31,11 @@ from pauca.moe.ops.checked import (
     swiglu_fp8_keeping_z,
 )
 from pauca.moe.ops.formats import Fp8Tensor, Granularity, Layout, MxFp4Tensor, ScaleRule
+from pauca.moe.ops.gates import Gate
 
 __all__ = [
     "Fp8Tensor",
+    "Gate",
     "Granularity",
     "Layout",
     "MxFp4Tensor",
