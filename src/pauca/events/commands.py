@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 from pauca import events
 from pauca.errors import ConfigError
 from pauca.events.verbs.align import align
+from pauca.events.verbs.benchmark import benchmark
 from pauca.events.verbs.check import check
 from pauca.events.verbs.convert import convert
 from pauca.events.verbs.export import export
@@ -134,6 +135,7 @@ COMMANDS = {
     "export": export,
     "gyro": gyro,
     "evaluate": evaluate,
+    "benchmark": benchmark,
     "simulate": simulate,
 }
 

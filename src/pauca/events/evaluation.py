@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 from scipy.interpolate import CubicSpline
+from scipy.spatial.transform import Rotation, Slerp
 
 from pauca.errors import ConfigError, InputError
 from pauca.events.recording import GroundTruth
@@ -164,6 +165,24 @@ def evaluate(
         within_68=float(np.mean(np.abs(error) < _SIGMAS_68 * sigma)),
         within_95=float(np.mean(np.abs(error) < _SIGMAS_95 * sigma)),
     )
+
+
+def orientation_error_deg(
+    trajectory: Trajectory, t_s: Float[np.ndarray, "m"], quat_xyzw: Float[np.ndarray, "m 4"]
+) -> float:
+    """RMS angle in degrees between a trajectory's integrated orientation and true ones (camera to world).
+
+    One constant rotation between them, that of the world, is found and taken out.
+
+    Raises:
+        InputError: where no packet lies within the time of the poses, or none can be trusted.
+    """
+    used = (trajectory.t_s >= t_s[0]) & (trajectory.t_s <= t_s[-1])
+    if not used.any() or not trajectory.trusted.any():
+        raise InputError("none of the packets lies within the time of the poses, or none is converged")
+    seen = Rotation.from_quat(trajectory.orientation()[used])
+    apart = Slerp(t_s, Rotation.from_quat(quat_xyzw))(trajectory.t_s[used]) * seen.inv()
+    return float(np.degrees(np.sqrt(np.mean((apart.mean().inv() * apart).magnitude() ** 2))))
 
 
 def find_time_offset(

@@ -147,6 +147,40 @@ def test_a_bag_with_inertial_samples_and_a_calibration(tmp_path, ros):
     np.testing.assert_allclose(recording.inertial.acceleration_m_s2, [[0.0, 0.0, 9.81]])
 
 
+def _image(ros: int, nanoseconds: int) -> bytes:
+    writer = Writer(ros).header(1, nanoseconds).put("I", 180, 240).text("mono8").put("B", 0).put("I", 240, 43_200)
+    writer.data += bytes(43_200)
+    return writer.message()
+
+
+@pytest.mark.parametrize("ros", [1, 2])
+@pytest.mark.parametrize("topics", [["/dvs/image_raw"], ["/dvs/image_raw", "/other"], []])
+def test_the_times_of_images(tmp_path, ros, topics):
+    rows = [(1, 2, 1, 1000 * i, 1) for i in range(50)]
+    images = [(topic, "sensor_msgs/msg/Image", _image(ros, 25_000_000 * i)) for i in range(3) for topic in topics]
+    path = _bag(tmp_path, ros, [*images, ("/dvs/events", "dvs_msgs/msg/EventArray", event_array(ros, rows))])
+    recording = read(path)
+    if len(topics) == 1:
+        assert recording.frame_times_us.tolist() == [1_000_000, 1_025_000, 1_050_000]
+    else:  # of several cameras, nobody knows which one is meant
+        assert recording.frame_times_us is None
+    assert (len(recording.events), recording.inertial) == (50, None)
+    assert recording.report.clean
+
+
+def test_events_of_a_sensor_with_images_are_on_the_clock_of_ros(tmp_path):
+    words = np.array([0x8 << 12 | 0, 0x6 << 12 | 500, 0 << 12 | 20, 2 << 12 | 1 << 11 | 10], "<u2")
+    packet = event_packet(1, "evt3", 0, words.tobytes())
+    path = _bag(tmp_path, 1, [
+        ("/events", "event_camera_msgs/msg/EventPacket", packet),
+        ("/image", "sensor_msgs/msg/CompressedImage", Writer(1).header(7, 600_000_000).text("png").message()),
+    ])  # fmt: skip
+    recording = read(path)
+    assert recording.events.t_us.tolist() == [7_500_000]
+    assert recording.frame_times_us.tolist() == [7_600_000]
+    assert "moved from the sensor's clock to that of ROS" in recording.notes[0]
+
+
 def test_several_topics_and_missing_messages_are_said(tmp_path):
     mono = [event_packet(1, "mono", 0, np.array([i], "<u8").tobytes(), i) for i in (1000, 2000)]
     kind = "event_camera_msgs/msg/EventPacket"

@@ -18,6 +18,7 @@ EVENT_PACKET = "event_camera_msgs/msg/EventPacket"
 EVENT_TYPES = (*EVENT_ARRAYS, EVENT_PACKET, "event_array_msgs/msg/EventArray")
 IMU = "sensor_msgs/msg/Imu"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 
 class Reader:
@@ -157,6 +158,11 @@ def read_imu(data: bytes, ros: int) -> tuple[int, list[float], list[float]]:
     omega = reader.numbers("d", 3)
     reader.numbers("d", 9)
     return stamp, omega, reader.numbers("d", 3)
+
+
+def read_stamp(data: bytes, ros: int) -> int:
+    """Stamp (ns) of a message that begins with a header, such as a sensor_msgs/Image."""
+    return Reader(data, ros).header()
 
 
 def read_camera_info(data: bytes, ros: int) -> tuple[tuple[int, int], str, list[float], list[float]]:

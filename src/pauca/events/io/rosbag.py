@@ -15,21 +15,24 @@ from pauca.events.io.prophesee import Decoder
 from pauca.events.io.ros_messages import (
     CAMERA_INFO,
     EVENT_TYPES,
+    IMAGES,
     IMU,
     Packet,
     read_camera_info,
     read_events,
     read_imu,
+    read_stamp,
 )
 from pauca.events.io.source import Block, Source, choose
 from pauca.events.recording import Finding, Inertial, Remedy
 
 _ENOUGH_INFOS = 100
+_HEAD_BYTES = 4096  # of an image, whose stamp is all that is read
 BAG_MAGIC, SQLITE_MAGIC, MCAP_MAGIC = b"#ROSBAG", b"SQLite format 3\0", b"\x89MCAP0\r\n"
 
 
 def open_rosbag(path: Path, topic: str | None, ros: int) -> Source:
-    """Open a bag of events, with its inertial samples and calibration where there is one topic of each.
+    """Open a bag of events, with its inertial samples, images' times and calibration where there is one topic of each.
 
     Args:
         path: the bag.
@@ -46,23 +49,26 @@ def open_rosbag(path: Path, topic: str | None, ros: int) -> Source:
         chosen = choose(topics, topic, path, one="topic", several="topics of events", nothing=nothing)
         first = _first_packet(bag, chosen, ros, path)
         camera = _camera(_camera_infos(bag, ros), first.size, path)
-        moved = any(c.msgtype == IMU and c.msgcount for c in bag.connections) and first.encoding == "evt3"
+        beside = any(c.msgtype in (IMU, *IMAGES) and c.msgcount for c in bag.connections)
+        moved = beside and first.encoding == "evt3"
 
     def blocks(found: list[Finding]) -> Iterator[Block]:
         messages = _Messages(found, moved)
         with _open(path, ros) as bag:
-            wanted = [c for c in bag.connections if c.topic == chosen or c.msgtype == IMU]
+            wanted = [c for c in bag.connections if c.topic == chosen or c.msgtype in (IMU, *IMAGES)]
             for connection, data in _messages(bag, wanted, found, messages):
                 block = None
                 with messages.passing_over_damage():
                     if connection.topic == chosen:
                         block = messages.events(read_events(data, connection.msgtype, ros))
-                    else:
+                    elif connection.msgtype == IMU:
                         messages.samples.append((connection.topic, *read_imu(data, ros)))
+                    else:
+                        messages.images.append((connection.topic, read_stamp(data, ros)))
                 if block is not None:
                     yield block
         messages.conclude()
-        source.inertial = _inertial(messages.samples)
+        source.inertial, source.frame_times_us = _inertial(messages.samples), _frame_times(messages.images)
 
     source = Source(
         f"ROS {ros} bag, {chosen}, {first.encoding}",
@@ -117,7 +123,7 @@ def _camera_infos(bag: Any, ros: int) -> list[Any]:
 def _messages(bag: Any, wanted: list[Any], found: list[Finding], read: "_Messages") -> Iterator[tuple[Any, bytes]]:
     try:
         for connection, _, data in bag.messages(connections=wanted):
-            yield connection, bytes(data)
+            yield connection, bytes(data[:_HEAD_BYTES] if connection.msgtype in IMAGES else data)
     except Exception as error:  # the bag's own structure is damaged from here on
         found.append(Finding(Remedy.LOST, f"all after {read.count:,} messages of events ({str(error)[:120]})"))
 
@@ -129,7 +135,7 @@ class _Messages:
         self._found, self._moved = found, moved  # whether times move from the sensor's clock to that of ROS
         self._decoder, self._offset_us = Decoder("EVT3"), 0
         self._damaged, self._first_damage, self._missing, self._last = 0, "", 0, None
-        self.count, self.samples = 0, []
+        self.count, self.samples, self.images = 0, [], []
 
     def events(self, packet: Packet) -> Block:
         """The events of one message."""
@@ -175,6 +181,13 @@ def _inertial(samples: list[Any]) -> Inertial | None:
         return None
     stamps, omega, acceleration = (list(column) for column in zip(*(sample[1:] for sample in samples), strict=True))
     return Inertial(np.array(stamps) // 1000, np.array(omega), np.array(acceleration))
+
+
+def _frame_times(images: list[tuple[str, int]]) -> np.ndarray | None:
+    """Of the one topic of images."""
+    if len({topic for topic, _ in images}) != 1:
+        return None
+    return np.array([stamp for _, stamp in images]) // 1000
 
 
 def _camera(infos: list[Any], size: tuple[int, int], path: Path) -> Camera | None:
