@@ -18,7 +18,8 @@ from pauca.errors import InputError, PaucaError
 from pauca.events import sequences
 from pauca.events.evaluation import orientation_error_deg
 from pauca.events.sequences import Sequence
-from pauca.events.verbs.align import JOURNAL, align
+from pauca.events.verbs.align import align
+from pauca.events.verbs.aligning import JOURNAL
 from pauca.runs import describe_machine, write_text
 
 Setting = Literal["paper", "packets", "trajectory"]
