@@ -50,7 +50,7 @@ def measured(chunks: list[events.Events], camera: events.Camera, count: int) -> 
     starting_s = children_s() - before_s
     own_s, before_s = time.process_time(), children_s()
     with pieces.Workers(count) as workers:
-        found = [a for piece in pieces.align_in_pieces(chunks, camera, config, workers) for a in piece]
+        found = [a for piece in pieces.align_in_pieces(chunks, events.Aligner(camera, config), workers) for a in piece]
     own_s, shared_s = time.process_time() - own_s, children_s() - before_s - starting_s
     row = {"workers": count, "own_s": round(own_s, 2), "workers_s": round(max(0.0, shared_s), 2)}
     row["starting_s"] = round(starting_s, 2)

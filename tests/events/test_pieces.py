@@ -29,7 +29,7 @@ def _parts(events: Events, size: int):
 
 def _in_pieces(stream: Events, size: int, count: int, done: int = 0):
     with Workers(count) as workers:
-        return list(align_in_pieces(_parts(stream, size), CAMERA, CONFIG, workers, done))
+        return list(align_in_pieces(_parts(stream, size), Aligner(CAMERA, CONFIG), workers, done))
 
 
 def _same(some, others) -> bool:

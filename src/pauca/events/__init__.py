@@ -19,6 +19,7 @@ from pauca.events.evaluation import (
 )
 from pauca.events.exports import Viewer, export
 from pauca.events.follower import Follower
+from pauca.events.gyro_prior import GyroPrior
 from pauca.events.gyroscope import GyroFit, fit_gyro
 from pauca.events.hot_pixels import hot_pixel_mask, remove_hot_pixels
 from pauca.events.io import (
@@ -77,6 +78,7 @@ __all__ = [
     "Frame",
     "GroundTruth",
     "GyroFit",
+    "GyroPrior",
     "Inertial",
     "Info",
     "Motion",

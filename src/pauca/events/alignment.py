@@ -9,9 +9,10 @@ from threading import Lock
 import numpy as np
 from jaxtyping import Float
 
-from pauca.errors import InputError
+from pauca.errors import ConfigError, InputError
 from pauca.events.adapters import EventsLike, as_events
 from pauca.events.camera import Camera, undistortion_table
+from pauca.events.gyro_prior import GyroPrior, combined
 from pauca.events.history import History
 from pauca.events.kernels.bearings import look_up_bearings, seconds_since
 from pauca.events.noise import shows_structure
@@ -62,6 +63,7 @@ class Aligner:
 
     camera: Camera
     config: AlignConfig = AlignConfig()  # noqa: RUF009 - immutable
+    prior: GyroPrior | None = None  # what a gyroscope beside the camera shows
     _estimator: PacketEstimator = field(init=False, repr=False)
     _cut: Cut = field(init=False, repr=False)
     _history: History | None = field(default=None, init=False, repr=False)
@@ -75,6 +77,8 @@ class Aligner:
     _pushing: Lock = field(default_factory=Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.prior is not None and self.config.motion != "rotation":
+            raise ConfigError("a gyroscope tells of rotations; it is no prior of a translation")
         self._estimator = PacketEstimator(self.camera, self.config)
         self._cut = self.config.cut(self.camera.size)
         if self.config.rest_test and self.config.acceleration:
@@ -313,7 +317,8 @@ class Aligner:
 
     def _align(self, events: Events) -> Alignment:
         if _too_little(events):
-            return self._remember(self.packet(events), self._estimator.degenerate())
+            packet = self.packet(events)
+            return self._remember(packet, self._with_prior(packet, self._estimator.degenerate()))
         packet, still = self._still(events)
         try:
             estimate = self._estimator.estimate(packet, still, self._expected(packet), self._shape)
@@ -323,18 +328,32 @@ class Aligner:
                 estimate = estimate._replace(status=Status.DISPUTED)
         except np.linalg.LinAlgError:  # curvature of nothing but rounding errors
             estimate = self._estimator.degenerate()
-        return self._remember(packet, estimate)
+        return self._remember(packet, self._with_prior(packet, estimate))
+
+    def _with_prior(self, packet: Packet, estimate: Estimate) -> Estimate:
+        if self.prior is None or len(packet) == 0:
+            return estimate
+        told = self.prior.expected(packet, self.config.acceleration)
+        return estimate if told is None else combined(estimate, told)
 
     def _expected(self, packet: Packet) -> np.ndarray:
-        """Velocity and acceleration expected of this packet: the last one's, or rest."""
+        """Velocity and acceleration expected of this packet: the last one's, what a gyroscope shows, or rest."""
+        parameters = self._estimator.parameters
+        expected = self._carried_on(packet)
+        told = None if self.prior is None else self.prior.expected(packet, self.config.acceleration)
+        if told is not None and not told.allows(expected[: self._estimator.velocities]):
+            expected = np.concatenate([told.velocity, told.acceleration])
+        return expected[:parameters]
+
+    def _carried_on(self, packet: Packet) -> np.ndarray:
+        """What the last packet found goes on; rest where that is long ago, or was not found."""
         k, last = self._estimator.velocities, self._last
         if last is None or last.status in (Status.DEGENERATE, Status.STALLED):
-            return np.zeros(self._estimator.parameters)
+            return np.zeros(2 * k)
         elapsed_us = packet.t_ref_us - last.t_us
         if not 0 <= elapsed_us <= _FORGOTTEN * (last.end_us - last.start_us):
-            return np.zeros(self._estimator.parameters)
-        expected = np.concatenate([last.velocity + elapsed_us * 1e-6 * last.acceleration, last.acceleration])
-        return expected[: self._estimator.parameters] if len(expected) > k else expected
+            return np.zeros(2 * k)
+        return np.concatenate([last.velocity + elapsed_us * 1e-6 * last.acceleration, last.acceleration])
 
     def _remember(self, packet: Packet, estimate: Estimate) -> Alignment:
         k, point = self._estimator.velocities, estimate.point

@@ -4,8 +4,11 @@ The camera's angular velocity at time t is `axes @ (gyro(t - offset) - bias)`: t
 by a rotation, and a gyroscope that rests shows its bias.
 """
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -64,6 +67,33 @@ class GyroFit:
             ("bias", " ".join(f"{b:.3f} +- {s:.3f}" for b, s in zip(bias, sd, strict=True)) + " deg/s"),
             ("difference", f"{self.residual_deg_s:.2f} deg/s (median of {self.used} velocities)"),
         ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, as for JSON."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+        return plain | {"not_told": list(self.untold)}
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "GyroFit":
+        """Read what `pauca events gyro --json` printed.
+
+        Raises:
+            InputError: it is something else.
+        """
+        try:
+            told = json.loads(Path(path).read_text(encoding="utf-8"))
+            values: dict[str, Any] = {each.name: told[each.name] for each in fields(cls)}
+            arrays = {name: np.array(value, float) for name, value in values.items() if isinstance(value, list)}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: is no fit of a gyroscope as `pauca events gyro --json` prints it ({error!r})"
+            ) from None
+        shapes = [arrays[name].shape if name in arrays else None for name in ("axes", "bias_rad_s", "axes_sd_deg")]
+        if shapes != [(3, 3), (3,), (3,)]:
+            raise InputError(f"{path}: is no fit of a gyroscope: its axes or bias have another shape")
+        values |= arrays
+        return cls(**values)
 
     def apply(self, gyro: GroundTruth) -> GroundTruth:
         """The gyroscope's velocities as the camera's: on its clock and axes, without the bias."""

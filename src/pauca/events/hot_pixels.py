@@ -76,6 +76,19 @@ class HotPixels:
         return int(self.counts.sum()) - self.dropped
 
 
+def check_something_left(hot: HotPixels, name: str) -> None:
+    """Refuse a recording of which nothing is left without its hot pixels.
+
+    Raises:
+        InputError: all its events are of hot pixels.
+    """
+    if len(hot) and hot.kept == 0:
+        pixels = f"{len(hot)} hot pixel{'s' if len(hot) > 1 else ''}"
+        raise InputError(
+            f"{name}: all {hot.dropped:,} events are of {pixels}, which are left out (`pauca events check` shows where)"
+        )
+
+
 def find_hot_pixels(chunks: Iterable[Events]) -> HotPixels:
     """Find the hot pixels of a recording of any length; see `hot_pixel_mask`.
 

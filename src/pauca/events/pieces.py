@@ -11,6 +11,7 @@ from typing import TypeVar
 from pauca.errors import ConfigError
 from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
+from pauca.events.gyro_prior import GyroPrior
 from pauca.events.settings import AlignConfig
 from pauca.events.types import Alignment, Events
 from pauca.events.windows import joined
@@ -63,12 +64,13 @@ class Workers:
 class _Piece:
     camera: Camera
     config: AlignConfig
+    prior: GyroPrior | None
     before: Events | None  # the last events before it
     events: Events
 
 
 def align_in_pieces(
-    chunks: Iterable[Events], camera: Camera, config: AlignConfig, workers: Workers, done: int = 0
+    chunks: Iterable[Events], aligner: Aligner, workers: Workers, done: int = 0
 ) -> Iterator[list[Alignment]]:
     """The packets of one piece of `PIECE_EVENTS` events after the other; every event is in one packet.
 
@@ -78,14 +80,16 @@ def align_in_pieces(
 
     Args:
         chunks: the events in order.
-        camera: calibration.
-        config: settings; hot pixels and noise are the caller's.
+        aligner: its camera, settings and prior are taken; hot pixels and noise are the caller's.
         workers: who does the work.
         done: so many events, whole pieces, are known already.
     """
+    camera, config = aligner.camera, aligner.config
     warm = _WARM_PACKETS * config.cut(camera.size).most
     pieces = islice(_pieces(chunks, PIECE_EVENTS, warm), -(-done // PIECE_EVENTS), None)
-    yield from workers.map(_aligned, (_Piece(camera, config, before, events) for before, events in pieces))
+    yield from workers.map(
+        _aligned, (_Piece(camera, config, aligner.prior, before, events) for before, events in pieces)
+    )
 
 
 def _pieces(chunks: Iterable[Events], size: int, warm: int) -> Iterator[tuple[Events | None, Events]]:
@@ -105,7 +109,7 @@ def _pieces(chunks: Iterable[Events], size: int, warm: int) -> Iterator[tuple[Ev
 
 
 def _aligned(piece: _Piece) -> list[Alignment]:
-    aligner = Aligner(piece.camera, piece.config)
+    aligner = Aligner(piece.camera, piece.config, piece.prior)
     if piece.before is not None:
         for _ in aligner.follow(piece.before):
             pass

@@ -14,7 +14,7 @@ from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
 from pauca.events.continuous import WindowScorer
 from pauca.events.continuous import refine as refine_packets
-from pauca.events.hot_pixels import find_hot_pixels, remove_hot_pixels
+from pauca.events.hot_pixels import check_something_left, find_hot_pixels, remove_hot_pixels
 from pauca.events.io import EventStream
 from pauca.events.likelihood import NegativeBinomial
 from pauca.events.noise import remove_noise
@@ -94,6 +94,8 @@ def align(
     config = config or AlignConfig()
     if isinstance(recording, EventStream):
         hot = find_hot_pixels(recording) if config.remove_hot_pixels else None
+        if hot is not None:
+            check_something_left(hot, recording.path.name)
         return align_chunks(Clean(recording, hot, config.remove_noise), camera_of(recording, camera), config, progress)
     events, camera = _events_and_camera(recording, camera, config)
     config = replace(config, remove_hot_pixels=False, remove_noise=False)  # they are gone

@@ -15,6 +15,7 @@ _QUIET = 3  # rank among them
 _LOPSIDED = 0.1
 _MATTERS = 0.01  # share of the events from which on hot pixels are a fault
 _ENOUGH = 10_000  # events of a recording, for some to be too many
+_MOST = 0.5  # share from which on they are, in a recording with fewer
 _BOX = ("x0", "x1", "y0", "y1", "pixels")
 _NAMED = 5  # pixels that are named in words
 
@@ -22,7 +23,7 @@ _NAMED = 5  # pixels that are named in words
 def hot(pixels: tuple[HotPixel, ...], counts: Int64[np.ndarray, "h w"]) -> list[Fault]:
     """Pixels that fire all the time, where they make more than a hundredth of the events."""
     share = sum(int(counts[p.y, p.x]) for p in pixels) / counts.sum()
-    if share < _MATTERS or counts.sum() < _ENOUGH:
+    if share < (_MATTERS if counts.sum() >= _ENOUGH else _MOST):
         return []
     named = _named([f"({p.x}, {p.y}) {p.rate_hz:,.0f} Hz" for p in pixels])
     return [

@@ -13,6 +13,7 @@ from pauca.errors import ConfigError
 from pauca.events.verbs.aligning import AlignRun
 from pauca.events.verbs.files import expanded, stem
 from pauca.events.verbs.many import ACCOUNT, AtOnce, align_many
+from pauca.events.verbs.prior import PriorOptions
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def align(
     reading: events.ReadConfig = events.ReadConfig(),  # noqa: B008 - frozen
     remove_hot_pixels: bool = True,
     remove_noise: bool = True,
+    prior: PriorOptions = PriorOptions(),  # noqa: B008 - frozen
     workers: int | None = None,
     at_once: AtOnce = AtOnce(),  # noqa: B008 - frozen
     resume: bool = False,
@@ -83,6 +85,7 @@ def align(
             --no-remove-hot-pixels is given.
         remove_noise: leave out events that no neighboring pixel confirms, and say how many there are, where the image
             shows much background noise, unless --no-remove-noise or the paper's preset is given.
+        prior: a gyroscope beside the camera as a prior of each packet's velocity.
         workers: processes that share a recording, in pieces of 3 million events. Results are the same for any number of
             them, and near the seams not quite those without this option: one process, in one piece.
         at_once: several recordings at a time.
@@ -96,6 +99,8 @@ def align(
         raise ConfigError(f"--images must not be negative, got {images}")
     if resume and force:
         raise ConfigError("--resume goes on with a run and --force begins it anew: choose one")
+    if prior.read() is not None and config.between_knots:
+        raise ConfigError("--gyro-prior is for velocities of packets; choose --estimator packets")
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers must be at least 1, got {workers}")
     paths = expanded(recordings)
@@ -116,6 +121,7 @@ def align(
             without_hot=remove_hot_pixels,
             without_noise=remove_noise and preset != "paper",
             workers=workers,
+            prior=prior,
         )
         for path in paths
     }

@@ -16,11 +16,12 @@ from pauca import events
 from pauca.errors import InputError
 from pauca.events import pieces
 from pauca.events.alignment import Memory
-from pauca.events.hot_pixels import HotPixels, find_hot_pixels
+from pauca.events.hot_pixels import HotPixels, check_something_left, find_hot_pixels
 from pauca.events.journal import Journal, Next, memory_of
 from pauca.events.passes import Clean, after, windows_of
 from pauca.events.types import Alignment
 from pauca.events.verbs.calibrated import calibrated
+from pauca.events.verbs.prior import PriorOptions
 from pauca.events.whole import refine_stream
 from pauca.runs import Progress, check_can_write, lock_folder, save_figure
 
@@ -46,6 +47,7 @@ class AlignRun:
     without_hot: bool
     without_noise: bool
     workers: int | None  # None: in one piece
+    prior: PriorOptions
 
     @property
     def finished(self) -> bool:
@@ -70,11 +72,12 @@ class AlignRun:
             "way of reading": asdict(self.reading),
             "number of hot pixels": 0 if hot is None else len(hot),
             "choice about noise": self.without_noise,
+            "prior": self.prior.about(),
             "division into pieces": None if self.workers is None else pieces.PIECE_EVENTS,
         }
         journal = Journal(journal_path, about)
         known, told = journal.read() if self.resume else ([], [])
-        aligner = events.Aligner(calibration, self.config)
+        aligner = events.Aligner(calibration, self.config, self.prior.read())
         # Compiling the kernels, once after installation, is no part of the speed that is reported.
         events.Aligner(calibration, self.config).align(next(iter(stream))[:_FIRST])
         if told and self.workers is None:
@@ -111,6 +114,7 @@ class AlignRun:
 
     def _hot_pixels(self, stream: events.EventStream) -> HotPixels:
         hot = find_hot_pixels(stream)
+        check_something_left(hot, stream.path.name)
         if not self.quiet:
             if stream.report is not None and stream.report.clean:  # what was repaired has been logged
                 print(stream.report.summary())
@@ -178,7 +182,7 @@ def _shared(
     clean: Clean, aligner: events.Aligner, workers: pieces.Workers, done: int
 ) -> Iterator[tuple[Alignment, Memory | None]]:
     """Packets of pieces; with the last of a piece a mark that the work can be taken up there."""
-    for found in pieces.align_in_pieces(clean, aligner.camera, aligner.config, workers, done):
+    for found in pieces.align_in_pieces(clean, aligner, workers, done):
         for alignment in found:
             yield alignment, Memory(alignment, None, None) if alignment is found[-1] else None
 

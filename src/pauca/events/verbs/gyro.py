@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from pauca import events
 from pauca.errors import InputError
-from pauca.events.gyroscope import GyroFit, fit_gyro
+from pauca.events.gyroscope import fit_gyro
 
 _TABLES = (".txt", ".csv", ".npz")
 
@@ -30,9 +30,9 @@ def gyro(
         within_s: largest offset to look for, in seconds, to either side.
         as_json: print JSON for programs.
     """
-    found = fit_gyro(events.Trajectory.from_file(trajectory), _read(readings), within_s)
+    found = fit_gyro(events.Trajectory.from_file(trajectory), read_gyro(readings), within_s)
     if as_json:
-        print(json.dumps(_numbers(found), indent=2))
+        print(json.dumps(found.as_dict(), indent=2))
         return
     for name, value in found.table():
         print(f"{name:<11} {value}")
@@ -40,24 +40,15 @@ def gyro(
         print(f"not told    {words}")
 
 
-def _read(path: Path) -> events.GroundTruth:
+def read_gyro(path: Path) -> events.GroundTruth:
+    """The readings of a gyroscope, on its own clock and axes.
+
+    Raises:
+        InputError: a recording without any, or another file.
+    """
     if path.suffix in _TABLES:
         return events.read_ground_truth(path)
     samples = events.read(path).inertial
     if samples is None or len(samples.t_us) < 2:
         raise InputError(f"{path}: holds no samples of a gyroscope")
     return events.GroundTruth(samples.t_us * 1e-6, samples.angular_velocity_rad_s)
-
-
-def _numbers(found: GyroFit) -> dict[str, object]:
-    return {
-        "offset_s": found.offset_s,
-        "offset_sd_s": found.offset_sd_s,
-        "axes": found.axes.tolist(),
-        "axes_sd_deg": found.axes_sd_deg.tolist(),
-        "bias_rad_s": found.bias_rad_s.tolist(),
-        "bias_sd_rad_s": found.bias_sd_rad_s.tolist(),
-        "residual_deg_s": found.residual_deg_s,
-        "used": found.used,
-        "not_told": list(found.untold),
-    }

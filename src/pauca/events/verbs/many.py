@@ -94,8 +94,13 @@ def _align(run: AlignRun) -> tuple[str, float]:
 
 def _absolute(run: AlignRun) -> AlignRun:
     """For a process that may have another folder."""
-    camera = run.camera and run.camera.absolute()
-    return replace(run, path=run.path.absolute(), out=run.out.absolute(), camera=camera)
+    camera, prior = run.camera and run.camera.absolute(), run.prior
+    prior = replace(
+        prior,
+        gyro_prior=prior.gyro_prior and prior.gyro_prior.absolute(),
+        gyro_fit=prior.gyro_fit and prior.gyro_fit.absolute(),
+    )
+    return replace(run, path=run.path.absolute(), out=run.out.absolute(), camera=camera, prior=prior)
 
 
 @contextmanager

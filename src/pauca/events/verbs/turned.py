@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pauca import events
-from pauca.events.hot_pixels import find_hot_pixels
+from pauca.events.hot_pixels import check_something_left, find_hot_pixels
 from pauca.events.passes import Clean
 from pauca.events.verbs.calibrated import calibrated
 from pauca.events.whole import align_chunks
@@ -35,6 +35,7 @@ def read_turned(
     stream = events.open_events(recording, reading)
     calibration = calibrated(stream.path.name, stream.size, stream.camera, camera, camera_name)
     hot = find_hot_pixels(stream)
+    check_something_left(hot, stream.path.name)
     clean = Clean(stream, hot, without_noise=False)
     if trajectory is not None:
         return Turned(clean, hot.kept, calibration, events.Trajectory.from_file(trajectory))

@@ -1,0 +1,142 @@
+"""A gyroscope's rates as a Gaussian prior of the velocity of each packet.
+
+The search of a packet begins at what the gyroscope shows, unless what the packets before tell agrees with it; and the
+answer of the events is combined with it by their covariances. Events that cannot tell leave the answer to the
+gyroscope; events that contradict it are said to.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from pauca.errors import ConfigError, InputError
+from pauca.events.gyroscope import GyroFit
+from pauca.events.packets import Estimate
+from pauca.events.recording import GroundTruth
+from pauca.events.score import REST_CHI2
+from pauca.events.types import Packet, Status
+
+_FEWEST = 4  # readings from which on a line is fitted to them
+_NEAR_US = 2_500  # from a time, of the readings that tell the velocity then
+_LONGEST_GAP_US = 50_000  # between readings: beyond, nothing is known of a packet that lies there
+
+
+class Expected(NamedTuple):
+    """What the gyroscope says of a packet."""
+
+    velocity: Float[np.ndarray, "3"]  # rad/s at the packet's reference time
+    acceleration: Float[np.ndarray, "3"]
+    covariance: Float[np.ndarray, "3 3"]  # of the velocity
+
+    def allows(self, velocity: Float[np.ndarray, "3"]) -> bool:
+        """Whether it may have shown this at a velocity: one in a thousand times it would not."""
+        apart = velocity - self.velocity
+        return bool(apart @ np.linalg.solve(self.covariance, apart) <= REST_CHI2)
+
+
+@dataclass(frozen=True, eq=False)
+class GyroPrior:
+    """Readings of a gyroscope, as the camera would have had them.
+
+    >>> prior = GyroPrior.from_fit(fit_gyro(trajectory, gyro), gyro)
+    >>> aligner = Aligner(camera, prior=prior)
+
+    Raises:
+        InputError: fewer than two readings.
+        ConfigError: a standard deviation that is not positive.
+    """
+
+    t_us: Float[np.ndarray, "n"]  # on the camera's clock
+    omega_rad_s: Float[np.ndarray, "n 3"]  # about the camera's axes, without bias
+    sd_rad_s: float  # of a reading, with what shakes between gyroscope and camera
+    offset_sd_s: float = 0.0
+    axes_sd_rad: float = 0.0
+    bias_sd_rad_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.t_us) < 2:
+            raise InputError(f"a prior needs two or more readings of a gyroscope, got {len(self.t_us)}")
+        if not self.sd_rad_s > 0:
+            raise ConfigError(f"the standard deviation of a gyroscope must be positive, got {self.sd_rad_s} rad/s")
+
+    @classmethod
+    def from_fit(cls, fit: GyroFit, gyro: GroundTruth, sd_deg_s: float = 1.0) -> "GyroPrior":
+        """Readings with the offset, mounting and bias that `fit_gyro` found, and what it leaves open.
+
+        Args:
+            fit: how the gyroscope belongs to the camera.
+            gyro: its readings, on its own clock and axes.
+            sd_deg_s: standard deviation of a reading.
+        """
+        seen = fit.apply(gyro)
+        return cls(
+            seen.t_s * 1e6,
+            seen.omega_rad_s,
+            float(np.radians(sd_deg_s)),
+            fit.offset_sd_s,
+            float(np.radians(fit.axes_sd_deg.max())),
+            float(fit.bias_sd_rad_s.max()),
+        )
+
+    @classmethod
+    def of_camera(cls, gyro: GroundTruth, sd_deg_s: float = 1.0) -> "GyroPrior":
+        """Readings that are on the camera's clock and about its axes already, without bias."""
+        return cls(gyro.t_s * 1e6, gyro.omega_rad_s, float(np.radians(sd_deg_s)))
+
+    def expected(self, packet: Packet, accelerates: bool = True) -> Expected | None:
+        """What the readings say of a packet; None where the gyroscope was not read.
+
+        Args:
+            packet: its times.
+            accelerates: whether the velocity is one at the packet's reference time, or one for all of the packet.
+        """
+        t_us = packet.t_ref_us if accelerates else (packet.start_us + packet.end_us) // 2
+        first, end = np.searchsorted(self.t_us, [packet.start_us, packet.end_us], side="left")
+        around = self.t_us[max(first - 1, 0) : end + 1]
+        if first == 0 or end == len(self.t_us) or np.diff(around).max(initial=0) > _LONGEST_GAP_US:
+            return None
+        # A line through all readings says how the velocity changes; what it is at one time, those near it say: a
+        # packet may last for several periods of a vibration.
+        _, acceleration = self._line(packet.start_us, packet.end_us, t_us)
+        near_us = _NEAR_US if accelerates else max(_NEAR_US, (packet.end_us - packet.start_us) / 2)
+        velocity, steepness = self._line(t_us - near_us, t_us + near_us, t_us)
+        open_ = [self.sd_rad_s, self.bias_sd_rad_s, self.axes_sd_rad * np.linalg.norm(velocity)]
+        sd = np.sqrt(np.sum(np.square(open_)) + (self.offset_sd_s * steepness) ** 2)
+        return Expected(velocity, acceleration, np.diag(sd**2))
+
+    def _line(self, start_us: int | float, end_us: int | float, t_us: int) -> tuple[np.ndarray, np.ndarray]:
+        """Value at a time, and slope a second, of the line through the readings of a stretch around it."""
+        first, end = np.searchsorted(self.t_us, [start_us, end_us], side="left")
+        if end - first >= _FEWEST:
+            seconds = (self.t_us[first:end] - t_us) * 1e-6
+            value, slope = np.polynomial.polynomial.polyfit(seconds, self.omega_rad_s[first:end], 1)
+            return value, slope
+        times = np.array([t_us, start_us, end_us])
+        value, begun, ended = np.stack([np.interp(times, self.t_us, axis) for axis in self.omega_rad_s.T], axis=1)
+        return value, (ended - begun) / max((end_us - start_us) * 1e-6, 1e-6)
+
+
+def combined(estimate: Estimate, expected: Expected) -> Estimate:
+    """What events and gyroscope say together.
+
+    Where the events tell a motion, the mean of both, weighted by their covariances. Where they tell none, or their
+    parts contradict each other, what the gyroscope says. Where both are sure and contradict each other by more than
+    chance (one in a thousand), what the gyroscope says, DISPUTED. A camera that rests by both rests.
+    """
+    point, covariance = estimate.point.copy(), expected.covariance
+    if estimate.status not in (Status.CONVERGED, Status.REST):
+        point[:3] = expected.velocity
+        point[3:] = expected.acceleration[: len(point) - 3]
+        return estimate._replace(point=point, covariance=covariance, status=Status.CONVERGED)
+    apart, both = expected.velocity - point[:3], estimate.covariance + covariance
+    if apart @ np.linalg.solve(both, apart) > REST_CHI2:
+        point[:3] = expected.velocity
+        return estimate._replace(point=point, covariance=covariance, status=Status.DISPUTED)
+    if estimate.status is Status.REST:
+        return estimate
+    gain = np.linalg.solve(both, estimate.covariance).T
+    point[:3] += gain @ apart
+    left = (np.eye(3) - gain) @ estimate.covariance
+    return estimate._replace(point=point, covariance=(left + left.T) / 2)
