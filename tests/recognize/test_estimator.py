@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,6 +56,25 @@ def test_things_are_added_one_recording_at_a_time():
     np.testing.assert_allclose(added.predict_proba(asked), whole.predict_proba(asked), atol=1e-6)
 
 
+def test_pictures_of_one_recording_are_no_independent_examples():
+    """Three quarters of a second give three pictures each; later recordings are none of those before."""
+    examples, labels = recordings(range(2))
+    long = [_joined(*(recording(label, number) for number in (4, 5, 6))) for label in range(4)]
+    classifier = EventClassifier(view_s=0.2).fit(long + examples[::2], np.concatenate([labels[::2], labels[::2]]))
+    groups = classifier.classifier_._examples.groups
+    assert len(classifier.classifier_.features_) > 12
+    assert len(groups.numbers.unique()) == 8
+    assert classifier.classifier_._learned.held_out.trials == pytest.approx(8)
+    classifier.partial_fit(examples[1::2], labels[1::2])
+    assert classifier.classifier_._learned.held_out.trials == pytest.approx(12)
+
+
+def _joined(*parts: events.Recording) -> events.Recording:
+    streams = [replace(p.events, t_us=p.events.t_us + 260_000 * i) for i, p in enumerate(parts)]
+    columns = (np.concatenate([getattr(s, name) for s in streams]) for name in ("t_us", "x", "y", "p"))
+    return events.Recording(events.Events(*columns, streams[0].size), None, "joined")
+
+
 def test_an_unknown_thing_is_called_unknown():
     examples, labels = recordings(range(4))
     known = labels != "thing 1"
@@ -86,7 +106,7 @@ def test_it_is_an_estimator_that_is_cloned_and_pickled(fitted):
 def test_a_label_that_occurs_once_is_enough_unless_unknown_things_shall_be_told():
     examples, labels = recordings(range(1))
     assert EventClassifier().fit(examples, labels).score(examples, labels) == 1
-    with pytest.raises(InputError, match="two examples in at least two classes"):
+    with pytest.raises(InputError, match="reject needs two recordings of at least two things"):
         EventClassifier(reject=0.1).fit(examples, labels)
 
 

@@ -7,16 +7,19 @@ from pauca.recognize.live import Decision, LiveConfig, decide
 from pauca.recognize.pictures import Picture, pictures_of
 from pauca.recognize.settings import PictureConfig
 from pauca.recognize.simulation import ShakeConfig, simulate_pictures
+from pauca.recognize.turned import NearestTurned, TurnedPixels
 
 __all__ = [
     "Decision",
     "EventClassifier",
     "LiveConfig",
     "MoEFeatures",
+    "NearestTurned",
     "Outcome",
     "Picture",
     "PictureConfig",
     "ShakeConfig",
+    "TurnedPixels",
     "compare_alignment",
     "decide",
     "open_model",

@@ -58,8 +58,8 @@ def fit(
     Args:
         support: folder with a folder of recordings for each thing.
         out: file to write (.safetensors).
-        model: edges or pixels, which need no training, the file of a trained model, or any other backbone, such as
-            efficientnet-lite0.
+        model: edges, pixels or turned (pixels, as if examples had been turned on a table), which need no training, the
+            file of a trained model, or any other backbone, such as efficientnet-lite0.
         pictures: how recordings become pictures.
         camera: calibration file of the camera that all recordings are from.
         reject: call recordings unknown that fit no thing, allowing so large a share of mistakes on known ones.
@@ -97,8 +97,8 @@ def predict(
         support: folder with a folder of recordings for each thing, or the file that fit wrote, which has its own model,
             pictures and camera.
         query: folder of recordings to name, or one recording.
-        model: edges or pixels, which need no training, the file of a trained model, or any other backbone, such as
-            efficientnet-lite0.
+        model: edges, pixels or turned (pixels, as if examples had been turned on a table), which need no training, the
+            file of a trained model, or any other backbone, such as efficientnet-lite0.
         out: table to write (.csv).
         pictures: how recordings become pictures.
         camera: calibration file of the camera that all recordings are from.
@@ -149,8 +149,8 @@ def evaluate(
     Args:
         support: folder with a folder of recordings for each thing.
         query: folder with a folder of other recordings for each thing, to be named.
-        model: edges or pixels, which need no training, the file of a trained model, or any other backbone, such as
-            efficientnet-lite0.
+        model: edges, pixels or turned (pixels, as if examples had been turned on a table), which need no training, the
+            file of a trained model, or any other backbone, such as efficientnet-lite0.
         out: output folder; default: the query's name, in runs/recognize.
         pictures: how recordings become pictures.
         camera: calibration file of the camera that all recordings are from.
@@ -204,8 +204,8 @@ def live(
     Args:
         recording: the recording to play.
         support: folder with a folder of recordings for each thing.
-        model: edges or pixels, which need no training, the file of a trained model, or any other backbone, such as
-            efficientnet-lite0.
+        model: edges, pixels or turned (pixels, as if examples had been turned on a table), which need no training, the
+            file of a trained model, or any other backbone, such as efficientnet-lite0.
         pictures: how recordings become pictures.
         deciding: when the evidence suffices.
         camera: calibration file of the camera that all recordings are from.

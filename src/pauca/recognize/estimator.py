@@ -15,12 +15,13 @@ from torch import nn
 
 from pauca import events, fewshot
 from pauca.errors import InputError
+from pauca.recognize import turned
 from pauca.recognize.pictures import Picture, pictures_of
 from pauca.recognize.settings import Framing, Moving, PictureConfig
 
 _log = logging.getLogger(__name__)
 
-UNTRAINED = ("edges", "pixels")
+UNTRAINED = ("edges", "pixels", turned.NAME)
 _SIDE = 32  # pixels of the pictures of what is not trained
 
 RecordingLike = events.Recording | events.Events | str | Path
@@ -37,9 +38,11 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
     array(['cup'], dtype='<U3')
 
     Args:
-        model: what makes features of pictures: `edges` (directions of edges, needs no training), `pixels`, the file of
-            a model that `pauca recognize train` or `pauca fewshot train` wrote, or any other backbone that
-            `fewshot.open_backbone` opens, such as `efficientnet-lite0`.
+        model: what makes features of pictures: `edges` (directions of edges, needs no training), `pixels`, `turned`
+            (pixels, each example also as if the thing had been turned on its table by any angle; for things recorded
+            from a few sides and asked about from any), the file of a model that `pauca recognize train` or `pauca
+            fewshot train` wrote, or any other backbone that `fewshot.open_backbone` opens, such as
+            `efficientnet-lite0`.
         align: align the events of each picture.
         motion: what moves, see `PictureConfig`.
         views: most pictures of a recording.
@@ -187,7 +190,15 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
             raise InputError(f"{count} recordings but {len(labels)} labels; give one label for each recording")
         if not count:
             raise InputError("no recordings; give at least one of each of two things")
-        learn(np.stack(shown), labels[owners])
+        several = (np.unique(labels, return_counts=True)[1] >= 2).sum()
+        if self.reject is not None and not self.__sklearn_is_fitted__() and several < 2:
+            raise InputError(
+                "reject needs two recordings of at least two things to set its threshold; give more, or leave it out"
+            )
+        # Pictures of one recording are no independent examples. There are no more recordings than pictures, so that
+        # none has the number of one before.
+        first = len(getattr(self.classifier_, "features_", ()))
+        learn(np.stack(shown), labels[owners], groups=[first + owner for owner in owners])
         return self
 
     def _compare_sensor(self, recording: events.Recording) -> None:
@@ -212,7 +223,8 @@ def open_model(model: fewshot.FewShotModel | nn.Module | str | Path) -> fewshot.
     if str(model) not in UNTRAINED:
         return fewshot.open_backbone(model)
     plain = fewshot.LatentConfig(mode="none")
-    return fewshot.MCRNet(fewshot.ModelConfig(str(model), image_size=_SIDE, channels=1, latent=plain)).eval()
+    learner = turned.NAME if model == turned.NAME else "ridge"
+    return fewshot.MCRNet(fewshot.ModelConfig(str(model), learner, _SIDE, channels=1, latent=plain)).eval()
 
 
 def vote(

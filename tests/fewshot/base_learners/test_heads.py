@@ -10,7 +10,7 @@ from pauca.fewshot import reference
 from pauca.fewshot.base_learners import BASE_LEARNERS, Head, example_weights, make_base_learner
 from pauca.fewshot.types import PADDING
 
-NAMES = sorted(BASE_LEARNERS)
+NAMES = sorted(name for name, kind in BASE_LEARNERS.items() if kind.__module__.startswith("pauca.fewshot."))
 REFERENCES = {
     "ridge": reference.ridge_logits,
     "svm": reference.svm_logits,
