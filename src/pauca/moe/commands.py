@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from tyro.conf import Positional, arg
@@ -15,6 +15,7 @@ from pauca.errors import InputError
 from pauca.moe import plots
 from pauca.moe.data import BpeTokenizer
 from pauca.moe.plan import Assumptions, PlanTask, find_plans, model_shape, parse_memory
+from pauca.moe.plan.gpus import gpu_of, rates_on
 from pauca.moe.plan.tables import plan_lines
 from pauca.moe.reports import training_report
 from pauca.moe.training.settings import ModelOptions, TrainSettings, settings_from
@@ -82,12 +83,15 @@ def kept(
 def plan(
     model: str,
     gpus: int = 8,
-    memory: str = "80GB",
+    gpu: Literal["h100", "h200", "b200"] = "h100",
+    memory: str | None = None,
     tokens: int = 4096,
     context: int = 4096,
     ep: int | None = None,
     pp: int | None = None,
     dp: int | None = None,
+    projections: Literal["bf16", "recipe"] = "bf16",
+    like: str | None = None,
     assumptions: Assumptions = Assumptions(),  # noqa: B008 - frozen
     out: Path | None = None,
     force: bool = False,
@@ -97,15 +101,19 @@ def plan(
 
     Args:
         model: a name (deepseek-v3, deepseek-v2-lite, 16b, qwen3-30b, qwen3-235b, mixtral, mixtral-8x22b, or a size of
-            `pauca moe train`), the config.json of a Hugging Face model, or the config.yaml of a training's run.
+            `pauca moe train`), the config.json of a Hugging Face model, the config.yaml of a training's run, or a YAML
+            file with the fields of a ModelShape.
         gpus: number of GPUs to train on.
-        memory: memory of one GPU, as in 80GB (10^9 bytes) or 79.6GiB (2^30 bytes).
+        gpu: their kind, which gives memory and rates: h100 (measured), h200 or b200 (assumed, by the makers' figures).
+        memory: memory of one GPU, as in 80GB (10^9 bytes) or 79.6GiB (2^30 bytes); if not given, that of its kind.
         tokens: tokens of one micro-batch on each GPU.
         context: length of a sequence in tokens, which the time of attention depends on.
         ep: GPUs that share the experts of a layer (expert parallelism); if not given, all that fit are tried.
         pp: stages of the pipeline (pipeline parallelism); if not given, all that fit are tried.
         dp: GPUs of one stage, each with tokens of its own (data parallelism): all GPUs over pp; if not given, all that
             fit are tried.
+        projections: numerics of attention's projections: BF16, or the recipe's own, kept in its format.
+        like: read a config.json of a family that is not known as one of this, such as qwen3_moe.
         assumptions: what the plan takes for granted.
         out: file to draw the plans into, as a chart (.png, .pdf or .svg).
         force: replace the chart if it is there already.
@@ -113,12 +121,18 @@ def plan(
     """
     if out is not None:
         check_picture(out, force)
-    task = PlanTask(model_shape(model), gpus, parse_memory(memory), tokens, context, ep, pp, dp, assumptions)
+    kind = gpu_of(gpu)
+    given = replace(assumptions, rates=rates_on(kind, assumptions.rates))
+    size = kind.memory if memory is None else parse_memory(memory)
+    sizes = (gpus, size, tokens, context, ep, pp, dp)
+    task = PlanTask(model_shape(model, like), *sizes, given, projections, kind.recipes)
     plans = find_plans(task)
     if as_json:
         print(json.dumps({recipe: found.to_dict() for recipe, found in plans.items()}, indent=2))
     else:
         print("\n".join(plan_lines(task, plans)))
+        if kind.reason:
+            print(f"{gpu.upper()}: bf16 alone; {kind.reason}")
     if out is not None:
         save_figure(plots.plan_figure(task, plans), out, force)
 

@@ -95,10 +95,16 @@ def test_olmoe_norms_all_heads_at_once(tmp_path):
     [
         ("{", "is not JSON"),
         ("[]", "model_type is None"),
-        ('{"model_type": "llama"}', "model_type is 'llama'; known are qwen3_moe"),
-        (json.dumps({key: value for key, value in QWEN.items() if key != "num_experts"}), "'num_experts' is missing"),
+        (
+            '{"model_type": "llama"}',
+            "model_type is 'llama'; known are deepseek_v2, .* read it as one of them with --like",
+        ),
+        (
+            json.dumps({key: value for key, value in QWEN.items() if key != "num_experts"}),
+            "num_experts or num_local_experts or .* is missing",
+        ),
         (json.dumps(QWEN | {"num_experts_per_tok": 200}), "cannot visit 200 of 128 experts"),
-        (json.dumps(QWEN | {"hidden_size": "wide"}), "hidden must be a positive whole number, got 'wide'"),
+        (json.dumps(QWEN | {"hidden_size": "wide"}), "hidden_size must be a positive whole number, got 'wide'"),
     ],
 )
 def test_a_bad_config_is_said_in_one_line(tmp_path, text, message):

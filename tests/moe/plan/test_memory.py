@@ -92,7 +92,8 @@ def predicted(config: LMConfig) -> int:
     shape, policy, load = config.shape, config.recompute, routed_load(config.shape, TOKENS)
     kept = sum(kept_by_head(shape, TOKENS).values())
     for layer in range(config.layers):
-        of_layer = kept_by_layer(shape, config.recipe, policy, TOKENS, None if layer < config.dense_layers else load)
+        of = None if layer < config.dense_layers else load
+        of_layer = kept_by_layer(shape, config.recipe, policy, TOKENS, of, config.projections)
         kept += sum(of_layer.values())
     return kept
 
@@ -103,6 +104,13 @@ def predicted(config: LMConfig) -> int:
 def test_kept_is_what_autograd_keeps(config, recipe, recompute):
     config = replace(CONFIGS[config], recipe=recipe, recompute=RECOMPUTATIONS[recompute])
     assert predicted(config) == pytest.approx(kept_by_autograd(config), rel=0.01)
+
+
+@pytest.mark.parametrize("recompute", ["nothing", "norms", "attention"])
+@pytest.mark.parametrize("projections", ["fp8", "fp4"])
+def test_kept_with_projections_in_few_bits_is_what_autograd_keeps(projections, recompute):
+    config = replace(PLAIN, recipe=Recipe.fp4(), recompute=RECOMPUTATIONS[recompute], projections=projections)
+    assert predicted(config) == pytest.approx(kept_by_autograd(config), rel=0.005)
 
 
 @pytest.mark.parametrize("norms", [False, True])

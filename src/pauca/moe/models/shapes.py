@@ -107,6 +107,8 @@ class ModelShape:
     """A balancing bias per expert counts as a parameter (DeepSeek-V3)."""
     tied: bool = False
     """The head is the embedding."""
+    note: str = ""
+    """What of the model the planner takes for something simpler."""
 
     def __post_init__(self) -> None:
         _check_positive(self, optional=("shared_width", "dense_layers", "dense_width"))

@@ -82,14 +82,16 @@ class _Layer:
         load = routed_load(shape, task.tokens, way.layout.ep, given.imbalance) if is_moe else None
         sizes = (shape, recipe, way.policy, task.tokens, load)
         time = speed.add(
-            speed.attention_time(shape, way.policy, task.tokens, task.context, given.rates),
+            speed.attention_time(
+                shape, way.policy, task.tokens, task.context, given.rates, task.projections_of(way.recipe)
+            ),
             speed.feed_forward_time(*sizes, given.rates, way.prepared),
         )
         if is_moe and way.layout.ep > 1:
             sent = sum(speed.all_to_all_bytes(recipe, shape, task.tokens, way.layout.ep, given.imbalance).values())
             exposed = 1 - given.rates.overlap
             time["all-to-all"] = exposed * sent / given.rates.link_bytes_per_second(way.layout.ep)
-        kept = kept_by_layer(*sizes)
+        kept = kept_by_layer(*sizes, task.projections_of(way.recipe))
         return cls(sum(kept.values()), working_set(*sizes, given.parameter_bytes), time)
 
 
@@ -101,7 +103,7 @@ def _memory(task: PlanTask, way: Way, layers: dict[bool, _Layer], stage: _Stage)
     return {
         "weights": given.parameter_bytes * (experts + others),
         "gradients": given.gradient_bytes * (experts + others),
-        "optimizer": round(state),
+        "optimizer": 0 if given.offload_optimizer else round(state),
         "FP8 weights": 2 * experts * way.prepared,
         "activations": stage.in_flight * (stage.dense * dense.kept + stage.moe * moe.kept),
         "working set": _working_set(task, layers, stage),
@@ -135,7 +137,8 @@ def _stage_time(task: PlanTask, layers: dict[bool, _Layer], stage: _Stage) -> Se
     time = speed.add(time, layers[True].time, stage.moe)
     if stage.last:
         time["head"] = speed.head_time(task.shape, task.tokens, task.assumptions.rates)
-    return time
+    launching = 1e-3 * task.assumptions.rates.launch_ms * (stage.dense + stage.moe)
+    return time | {"waiting for launches": max(0.0, launching - sum(time.values()))}
 
 
 def _update_time(task: PlanTask, layout: ParallelLayout) -> float:
@@ -147,5 +150,10 @@ def _update_time(task: PlanTask, layout: ParallelLayout) -> float:
     sent = (given.gradient_bytes + given.parameter_bytes) * shared
     # The state is read and written, gradients are read, weights written.
     state = 2 * given.optimizer_bytes + given.gradient_bytes + given.parameter_bytes
-    passed = state * (experts + others) / layout.dp
-    return sent / given.rates.link_bytes_per_second(layout.dp) + given.rates.bytes(passed)
+    owned = (experts + others) / layout.dp
+    sending = sent / given.rates.link_bytes_per_second(layout.dp)
+    if not given.offload_optimizer:
+        return sending + given.rates.bytes(state * owned)
+    # Gradients go to the host and weights come back, while the host's memory holds the state.
+    travel = max(given.gradient_bytes, given.parameter_bytes) * owned / (1e9 * given.rates.host_gb_s)
+    return sending + travel + state * owned / (1e9 * given.rates.host_memory_gb_s)

@@ -9,10 +9,11 @@ from math import comb, prod
 
 from pauca.moe.layer.kept import kept_formats, kept_shapes
 from pauca.moe.layer.permutation import row_bound
-from pauca.moe.layer.recipe import Recipe, Recompute
+from pauca.moe.layer.recipe import Precision, Recipe, Recompute
 from pauca.moe.models.config import Recomputation
 from pauca.moe.models.cross_entropy import LOGITS_AT_ONCE
 from pauca.moe.models.shapes import GroupedQueryAttention, LatentAttention, ModelShape
+from pauca.moe.ops.formats import mxfp4_row_bytes
 
 Bytes = dict[str, int]
 """Bytes by what they hold."""
@@ -61,19 +62,34 @@ def kept_by_bank(recipe: Recipe, mode: Recompute, load: Load, hidden: int, width
     return {"experts": sum(map(prod, shapes)), "routing": 8 * load.rows + 8 * load.copies + 4 * load.experts}
 
 
-def kept_by_attention(shape: ModelShape, policy: Recomputation, tokens: int) -> Bytes:
-    """What one layer's attention keeps, with its norm."""
+def kept_by_attention(shape: ModelShape, policy: Recomputation, tokens: int, projected: Precision = "bf16") -> Bytes:
+    """What one layer's attention keeps, with its norm; its projections' numerics are `projected`."""
     kept = {"residual": 2 * tokens * shape.hidden}
     if policy.attention is True:
         return kept
-    norms = 4 * tokens + (0 if policy.norms else 2 * tokens * shape.hidden)
+    norms = 4 * tokens + (0 if policy.norms or projected != "bf16" else 2 * tokens * shape.hidden)
+    inputs = _projection_inputs(shape, tokens, projected)
     if isinstance(shape.attention, LatentAttention):
-        latent_norms, projected = _latent_attention(shape.attention, policy, tokens)
+        latent_norms, heads = _latent_attention(shape.attention, policy, tokens, projected)
         norms += latent_norms
     else:
-        projected = _grouped_attention(shape.attention, tokens)
+        heads = _grouped_attention(shape.attention, tokens)
     output = 2 * tokens * shape.attention.output_channels + 4 * tokens * shape.attention.heads  # and log-sum-exp
-    return kept | {"norms": norms, "attention": projected + output}
+    return kept | {"norms": norms, "attention": inputs + heads + output}
+
+
+def _projection_inputs(shape: ModelShape, tokens: int, projected: Precision) -> int:
+    """What projections in few bits keep of what they read: rows in their format, in place of the norms' results.
+
+    The last one keeps nothing of its own: it reads what attention keeps in BF16.
+    """
+    if projected == "bf16":
+        return 0
+    attention, widths = shape.attention, [shape.hidden]
+    if isinstance(attention, LatentAttention):
+        widths += [rank for rank in (attention.query_rank, attention.kv_rank) if rank]
+    row = mxfp4_row_bytes if projected == "fp4" else (lambda channels: channels + 1)
+    return tokens * sum(map(row, widths)) + len(widths) + 1  # and the largest scale byte of each weight
 
 
 def _grouped_attention(attention: GroupedQueryAttention, tokens: int) -> int:
@@ -83,10 +99,13 @@ def _grouped_attention(attention: GroupedQueryAttention, tokens: int) -> int:
     return tokens * (2 * (rotated + attention.kv_channels) + (2 * rotated if norms else 0) + 4 * norms)
 
 
-def _latent_attention(attention: LatentAttention, policy: Recomputation, tokens: int) -> tuple[int, int]:
+def _latent_attention(
+    attention: LatentAttention, policy: Recomputation, tokens: int, projected: Precision
+) -> tuple[int, int]:
     """What the latents' norms keep, and what the rest keeps but for the output."""
     ranks = attention.query_rank + attention.kv_rank
-    norms = 4 * tokens * (1 + (attention.query_rank > 0)) + (0 if policy.norms else 2 * tokens * ranks)
+    results = 0 if policy.norms or projected != "bf16" else 2 * tokens * ranks
+    norms = 4 * tokens * (1 + (attention.query_rank > 0)) + results
     latents = 2 * tokens * (ranks + attention.rope_dim)
     heads = 2 * tokens * (2 * attention.query_channels + attention.output_channels)  # queries, keys, values
     return norms, latents + (0 if policy.attention == "up" else heads)
@@ -111,9 +130,16 @@ def kept_by_feed_forward(
     return kept
 
 
-def kept_by_layer(shape: ModelShape, recipe: Recipe, policy: Recomputation, tokens: int, load: Load | None) -> Bytes:
+def kept_by_layer(
+    shape: ModelShape,
+    recipe: Recipe,
+    policy: Recomputation,
+    tokens: int,
+    load: Load | None,
+    projected: Precision = "bf16",
+) -> Bytes:
     """What one layer keeps, its input included: an MoE layer under `load`, or a dense layer where that is None."""
-    attention = kept_by_attention(shape, policy, tokens)
+    attention = kept_by_attention(shape, policy, tokens, projected)
     return _sum(attention, kept_by_feed_forward(shape, recipe, policy, tokens, load))
 
 

@@ -10,7 +10,7 @@ from itertools import product
 from typing import get_args
 
 from pauca.errors import PaucaError
-from pauca.moe.layer.recipe import RECIPES, Precision, Recompute
+from pauca.moe.layer.recipe import Precision, Recompute
 from pauca.moe.models.config import Recomputation
 from pauca.moe.models.shapes import LatentAttention, ModelShape
 from pauca.moe.plan.evaluate import evaluate
@@ -25,7 +25,7 @@ def find_plans(task: PlanTask) -> dict[Precision, Plan]:
         PaucaError: nothing fits.
     """
     best: dict[Precision, Plan] = {
-        recipe: _best([evaluate(task, way) for way in _ways(task, recipe)]) for recipe in RECIPES
+        recipe: _best([evaluate(task, way) for way in _ways(task, recipe)]) for recipe in task.recipes
     }
     nearest = min(best.values(), key=lambda plan: plan.lacks)
     if nearest.lacks > 0:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pauca.errors import ConfigError
 from pauca.moe.layer.kept import kept_formats
-from pauca.moe.layer.recipe import Recipe, Recompute
+from pauca.moe.layer.recipe import Precision, Recipe, Recompute
 from pauca.moe.models.config import Recomputation
 from pauca.moe.models.shapes import LatentAttention, ModelShape
 from pauca.moe.parallel.wire import wire_bytes
@@ -39,13 +39,31 @@ class Rates:
     """Bandwidth of an all-to-all between nodes, per GPU and direction, in GB/s; assumed (a 400 Gb/s adapter a GPU)."""
     node_gpus: int = 8
     """GPUs in one node."""
+    launch_ms: float = 5.0
+    """Time that Python takes to launch one layer's forward and backward, in ms: 3.96 measured for experts, the rest
+    assumed for attention. 0 where the whole step is one CUDA graph."""
+    host_gb_s: float = 25.0
+    """Bandwidth between a GPU and the host's memory, per GPU and direction, in GB/s; assumed (PCIe 5)."""
+    host_memory_gb_s: float = 40.0
+    """Bandwidth of the host's memory for one GPU's share of an offloaded optimizer, in GB/s; assumed."""
     overlap: float = 0.0
     """Share of the all-to-all's time that is hidden behind products, 0 to 1."""
 
     def __post_init__(self) -> None:
-        for name in ("bf16_tflops", "fp8_tflops", "memory_tb_s", "attention_tflops", "node_gb_s", "network_gb_s"):
+        for name in (
+            "bf16_tflops",
+            "fp8_tflops",
+            "memory_tb_s",
+            "attention_tflops",
+            "node_gb_s",
+            "network_gb_s",
+            "host_gb_s",
+            "host_memory_gb_s",
+        ):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.launch_ms < float("inf"):
+            raise ConfigError(f"launch_ms must be 0 or more, got {self.launch_ms}")
         if self.node_gpus < 1:
             raise ConfigError(f"node_gpus must be at least one, got {self.node_gpus}")
         if not 0 <= self.overlap <= 1 or not 0 < self.conversions <= 1:
@@ -125,20 +143,31 @@ def _recomputed(
     return rates.products(4 * load.copies * hidden * width, recipe.precision) + rates.bytes(moved, recipe.precision)
 
 
-def attention_time(shape: ModelShape, policy: Recomputation, tokens: int, context: int, rates: Rates) -> Seconds:
-    """Forward and backward of one layer's attention, with both of the layer's norms and residual sums."""
+def attention_time(
+    shape: ModelShape, policy: Recomputation, tokens: int, context: int, rates: Rates, projected: Precision = "bf16"
+) -> Seconds:
+    """Forward and backward of one layer's attention, with both of the layer's norms and residual sums.
+
+    Args:
+        projected: numerics of its projections.
+    """
     attention = shape.attention
     projections = 2 * tokens * attention.parameters(shape.hidden)
     scores = tokens * context * (attention.query_channels + attention.output_channels)  # causal: half the context
     time = {
-        "attention": rates.products(3 * projections, "bf16") + 3.5 * scores / (rates.attention_tflops * 1e12),
+        "attention": rates.products(3 * projections, projected) + 3.5 * scores / (rates.attention_tflops * 1e12),
         "norms and residuals": rates.bytes(60 * tokens * shape.hidden),
     }
+    if projected != "bf16":
+        # In and out in BF16 read and written in FP8, by row and by column; the weight read twice and written twice.
+        channels = 2 * shape.hidden + attention.query_channels + attention.output_channels
+        moved = 8 * tokens * channels + 6 * attention.parameters(shape.hidden)
+        time["conversions, SwiGLU, sums"] = rates.bytes(moved, projected)
     again = 0.0
     if policy.attention is True:
-        again = rates.products(projections, "bf16") + scores / (rates.attention_tflops * 1e12)
+        again = rates.products(projections, projected) + scores / (rates.attention_tflops * 1e12)
     elif policy.attention == "up" and isinstance(attention, LatentAttention):
-        again = rates.products(2 * tokens * attention.up_parameters, "bf16")
+        again = rates.products(2 * tokens * attention.up_parameters, projected)
     if policy.norms:
         again += rates.bytes(8 * tokens * shape.hidden)
     return time | ({"recomputing attention and norms": again} if again else {})

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from pauca.moe.layer.recipe import RECIPES, Precision
+from pauca.moe.layer.recipe import Precision
 from pauca.moe.plan.evaluate import evaluate
 from pauca.moe.plan.search import ladder, why_not_less
 from pauca.moe.plan.task import Plan, PlanTask, Way
@@ -14,6 +14,7 @@ _TIMES = {
     "other steps": ("norms and residuals", "conversions, SwiGLU, sums", "quantizing weights"),
     "recomputing": ("recomputing attention and norms", "recomputing experts"),
     "all-to-all": ("all-to-all",),
+    "launches": ("waiting for launches",),
 }
 
 
@@ -48,6 +49,9 @@ def _heading(task: PlanTask) -> list[str]:
         f"micro-batch, {task.assumptions.batch_tokens / 1e6:,.1f} M in a step",
         f"assumed, not measured: attention at {rates.attention_tflops:.0f} TFLOP/s, all-to-all at "
         f"{rates.node_gb_s:.0f} GB/s in a node and {rates.network_gb_s:.0f} between",
+        *([f"note: {shape.note}"] if shape.note else []),
+        *(["attention's projections in the recipe's format"] if task.projections == "recipe" else []),
+        *(["the optimizer's state and step lie with the host"] if task.assumptions.offload_optimizer else []),
     ]
 
 
@@ -100,10 +104,10 @@ def _traffic(plans: Plans) -> list[str]:
 def _ladder(task: PlanTask, best: Plan) -> list[str]:
     rows = []
     for policy in ladder(task.shape):
-        found = [evaluate(task, Way(recipe, best.way.layout, policy)) for recipe in RECIPES]
+        found = [evaluate(task, Way(recipe, best.way.layout, policy)) for recipe in task.recipes]
         rows.append((str(policy), *map(_cell, found)))
     title = f"in the layout {best.way.layout}: share of a GPU's memory and tokens/s/GPU, or what is lacking"
-    return [title, *_table(("recomputing", *RECIPES), rows)]
+    return [title, *_table(("recomputing", *task.recipes), rows)]
 
 
 def _cell(plan: Plan) -> str:
@@ -131,6 +135,13 @@ def _reasons(task: PlanTask, plans: Plans) -> list[str]:
         for recipe, plan in plans.items()
         if plan is not best and plan.lacks <= 0
     )
+    waiting = best.time.get("waiting for launches", 0.0)
+    if waiting:
+        step = sum(best.time.values())
+        lines.append(
+            f"launches bound it: the GPU waits {1e3 * waiting:.1f} of {1e3 * step:.1f} ms for Python;"
+            "\n  give more --tokens, or count on one CUDA graph (--launch-ms 0)"
+        )
     return [
         *lines,
         f"the plan: {best.way}",

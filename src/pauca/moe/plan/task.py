@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 from pauca.errors import ConfigError, InputError
 from pauca.moe.layer.recipe import RECIPES, Precision
@@ -26,6 +27,8 @@ class Assumptions:
     """Bytes of one gradient summed over micro-batches: 2 (BF16) or 4 (FP32)."""
     optimizer_bytes: int = 12
     """Bytes of the optimizer's state for one parameter; 12: an FP32 master copy and Adam's two moments."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state, and take its step, in the host's memory."""
     batch_tokens: int = 2**24
     """Tokens of one optimizer step over all GPUs; decides how many micro-batches fill the pipeline."""
     imbalance: float = 1.0
@@ -128,6 +131,14 @@ class PlanTask:
     pp: int | None = None
     dp: int | None = None
     assumptions: Assumptions = field(default_factory=Assumptions)
+    projections: Literal["bf16", "recipe"] = "bf16"
+    """Numerics of attention's projections: BF16 in every recipe, or the recipe's own (a training's `projections`)."""
+    recipes: tuple[Precision, ...] = tuple(RECIPES)
+    """Those to plan for: what the GPUs can run."""
+
+    def projections_of(self, recipe: Precision) -> Precision:
+        """The numerics of attention's projections under a recipe."""
+        return recipe if self.projections == "recipe" else "bf16"
 
     def __post_init__(self) -> None:
         for name in ("gpus", "memory", "tokens", "context", "ep", "pp", "dp"):
@@ -135,7 +146,7 @@ class PlanTask:
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be positive, got {value}")
         self.shape.require_experts()
-        for recipe in RECIPES.values():
+        for recipe in (RECIPES[name] for name in self.recipes):
             for width in {self.shape.width, self.shape.shared_width, self.shape.dense_width} - {0}:
                 recipe.check_sizes(self.shape.hidden, width)
 

@@ -1,0 +1,145 @@
+"""What the config.json of a mixture-of-experts family says of its model's shape.
+
+Families name the same sizes in a few ways, which one reader knows; a family's entry says what no config tells: which
+norms its attention has, and what of it the planner does not model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pauca.moe.models.shapes import Attention, GroupedQueryAttention, LatentAttention
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a family's configs do not say."""
+
+    qk_norm: Literal["none", "head", "all"] = "none"
+    router_bias: bool = False
+    note: str = ""
+
+
+_LINEAR = "its layers of linear attention are counted as layers of attention"
+_INDEXED = "its sparse attention is counted as full attention, and its indexer not at all"
+
+FAMILIES: dict[str, Family] = {
+    "deepseek_v2": Family(),
+    "deepseek_v3": Family(router_bias=True),
+    "deepseek_v32": Family(router_bias=True, note=_INDEXED),
+    "deepseek_v4": Family(note="its compressed attention is counted as attention with one shared key and value head"),
+    "dots1": Family("head", router_bias=True),
+    "ernie4_5_moe": Family(router_bias=True),
+    "flex_olmo": Family("all"),
+    "glm4_moe": Family(router_bias=True),
+    "glm4_moe_lite": Family(router_bias=True),
+    "glm_moe_dsa": Family(router_bias=True, note=_INDEXED),
+    "gpt_oss": Family(),
+    "granitemoe": Family(),
+    "granitemoehybrid": Family(note="its Mamba layers are counted as layers of attention"),
+    "granitemoeshared": Family(),
+    "hunyuan_v1_moe": Family("head"),
+    "kimi_k2": Family(router_bias=True),
+    "kimi_k25": Family(router_bias=True),
+    "kimi_linear": Family(router_bias=True, note=_LINEAR),
+    "llama4": Family(),
+    "llama4_text": Family(),
+    "minimax_m2": Family("all", router_bias=True),
+    "mixtral": Family(),
+    "olmoe": Family("all"),
+    "qwen2_moe": Family(),
+    "qwen3_5_moe": Family("head", note=_LINEAR),
+    "qwen3_5_moe_text": Family("head", note=_LINEAR),
+    "qwen3_moe": Family("head"),
+    "qwen3_next": Family("head", note=_LINEAR),
+    "qwen3_vl_moe_text": Family("head"),
+}
+"""By `model_type`."""
+
+
+def family_of(config: dict[str, Any], like: str | None = None) -> tuple[str | None, dict[str, Any]]:
+    """The family of a config, and the part that describes its language model.
+
+    Args:
+        config: a config.json; that of a model for pictures and text holds the language model's in `text_config`.
+        like: the family whose reader is to be taken, whatever the config says.
+    """
+    text = config.get("text_config")
+    if isinstance(text, dict):
+        inherited = {name: config[name] for name in ("tie_word_embeddings",) if name in config}
+        config = {"model_type": config.get("model_type"), **inherited, **text}
+    return like or config.get("model_type"), config
+
+
+def sizes(config: dict[str, Any], family: Family) -> dict[str, Any]:
+    """The arguments of a `ModelShape` besides its name.
+
+    Raises:
+        KeyError: the name of a size that is missing.
+    """
+    layers, width = config["num_hidden_layers"], _first(config, "moe_intermediate_size", "intermediate_size")
+    dense = _dense_layers(config, layers)
+    return {
+        "vocabulary": config["vocab_size"],
+        "layers": layers,
+        "hidden": config["hidden_size"],
+        "attention": _attention(config, family),
+        "experts": _first(config, "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
+        "top_k": _first(
+            config, "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "num_selected_experts"
+        ),
+        "width": width,
+        "shared_width": _shared_width(config, width),
+        "dense_layers": dense,
+        "dense_width": _first(config, "intermediate_size_mlp", "intermediate_size") if dense else 0,
+        "router_bias": family.router_bias,
+        "tied": bool(config.get("tie_word_embeddings", False)),
+        "note": family.note,
+    }
+
+
+def _first(config: dict[str, Any], *names: str) -> Any:
+    """The first of these entries that there is."""
+    for name in names:
+        if config.get(name) is not None:
+            return config[name]
+    raise KeyError(" or ".join(names))
+
+
+def _attention(config: dict[str, Any], family: Family) -> Attention:
+    heads = config["num_attention_heads"]
+    if config.get("kv_lora_rank"):
+        nope, rope, value = (config[f"{name}_head_dim"] for name in ("qk_nope", "qk_rope", "v"))
+        return LatentAttention(heads, config["kv_lora_rank"], nope, rope, value, config.get("q_lora_rank") or 0)
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    norm = "head" if config.get("use_qk_norm") is True and family.qk_norm == "none" else family.qk_norm
+    if config.get("model_type") in ("llama4", "llama4_text"):
+        norm = "none"  # without weights
+    return GroupedQueryAttention(heads, config.get("num_key_value_heads") or heads, head_dim, norm)
+
+
+def _shared_width(config: dict[str, Any], width: Any) -> Any:
+    for name in ("shared_expert_intermediate_size", "shared_intermediate_size"):
+        if name in config:
+            return config[name] or 0
+    if config.get("model_type") in ("llama4", "llama4_text", "hunyuan_v1_moe"):  # one, which no entry tells
+        return config["intermediate_size"]
+    for name in ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "num_shared_expert"):
+        if config.get(name):
+            return config[name] * width
+    return 0
+
+
+def _dense_layers(config: dict[str, Any], layers: Any) -> int:
+    """How many layers have no experts. The planner takes them for the first ones."""
+    if kinds := config.get("mlp_layer_types"):
+        return sum(kind == "dense" for kind in kinds)
+    if moe_layers := config.get("moe_layers"):
+        return layers - len(moe_layers)
+    if (step := config.get("interleave_moe_layer_step")) is not None:
+        return layers - layers // step
+    step, dense = config.get("decoder_sparse_step") or 1, set(config.get("mlp_only_layers") or ())
+    names = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index")
+    first = next((config[name] for name in names if config.get(name)), 0)
+    return first + sum(layer in dense or (layer + 1) % step != 0 for layer in range(layers))
