@@ -77,7 +77,7 @@ def _not_computed(function: object) -> str:
 
 def _gate_of(experts: Any, gated: bool, interleaved: bool) -> Gate | None:
     """The gate that computes what the module's own function does, or None."""
-    limits = _numbers(experts, "limit", "swiglu_limit", default=math.inf)
+    limits = [limit for limit in _numbers(experts, "limit", "swiglu_limit", default=math.inf) if limit > 0]
     alphas = _numbers(experts, "alpha", "swiglu_alpha", default=1.0)
     probe = _probe(min(limits), gated)
     with torch.no_grad():
