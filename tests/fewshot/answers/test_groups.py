@@ -41,6 +41,12 @@ def test_a_name_means_the_same_group_ever_after():
     assert groups.of(torch.tensor([3, 4])).with_more(["b", "d"], 2).numbers.tolist() == [2, 3, 1, 4]
 
 
+@pytest.mark.parametrize("new", [["c"], None])
+def test_the_group_of_examples_that_were_removed_is_not_taken_by_others(new):
+    left = Groups.none(torch.device("cpu")).with_more(["a", "b"], 2).of(torch.tensor([0]))
+    assert left.with_more(new, 1).with_more(["b", "a"], 2).numbers.tolist() == [0, 2, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("names", "words"),
     [

@@ -38,8 +38,9 @@ class Groups:
         Raises:
             InputError: names of another number, or of another kind.
         """
-        first = int(self.numbers.max()) + 1 if len(self.numbers) else 0
         known = dict(self.names)
+        # Also after those whose examples have been removed: their names still mean their numbers.
+        first = max([-1, *self.numbers.tolist(), *known.values()]) + 1
         if names is None:
             numbers = list(range(first, first + count))
         else:
