@@ -1,9 +1,11 @@
 """A recording in pieces: every event in one packet, the motion of the whole, the same for any number of workers."""
 
+import os
+
 import numpy as np
 import pytest
 
-from pauca.errors import ConfigError
+from pauca.errors import ConfigError, PaucaError
 from pauca.events import AlignConfig, Aligner, Events, pieces
 from pauca.events.pieces import Workers, align_in_pieces
 
@@ -81,3 +83,9 @@ def test_work_comes_back_in_order():
 def test_work_of_several_processes_comes_back_in_order():
     with Workers(2) as workers:
         assert list(workers.map(abs, range(-20, 0))) == list(range(20, 0, -1))
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_said():
+    with Workers(2) as workers, pytest.raises(PaucaError, match="one of 2 processes ended in the middle"):
+        list(workers.map(os._exit, [1, 1, 1]))

@@ -1,14 +1,15 @@
 """One recording over several processes: in pieces that do not depend on how many processes there are."""
 
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
-from pauca.errors import ConfigError
+from pauca.errors import ConfigError, PaucaError
 from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
 from pauca.events.gyro_prior import GyroPrior
@@ -39,7 +40,9 @@ class Workers:
 
     def __enter__(self) -> "Workers":
         if self.count > 1:  # spawn: a fork would copy threads' locks
-            self._pool = ProcessPoolExecutor(self.count, multiprocessing.get_context("spawn"))
+            # Ctrl-C reaches every process; this one alone ends the work.
+            context, ignored = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
+            self._pool = ProcessPoolExecutor(self.count, context, signal.signal, ignored)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -47,17 +50,27 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
     def map(self, work: Callable[[T], R], items: Iterable[T], ahead: int = 1) -> Iterator[R]:
-        """What the work makes of each item, in order; so many items more than there are processes wait their turn."""
+        """What the work makes of each item, in order; so many items more than there are processes wait their turn.
+
+        Raises:
+            PaucaError: a process has died.
+        """
         if self._pool is None:
             yield from map(work, items)
             return
         waiting: deque[Future[R]] = deque()
-        for item in items:
-            waiting.append(self._pool.submit(work, item))
-            if len(waiting) >= self.count + ahead:
+        try:
+            for item in items:
+                waiting.append(self._pool.submit(work, item))
+                if len(waiting) >= self.count + ahead:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        except BrokenExecutor:
+            raise PaucaError(
+                f"one of {self.count} processes ended in the middle of its work, for want of memory perhaps; try fewer "
+                "workers"
+            ) from None
 
 
 @dataclass(frozen=True, eq=False)

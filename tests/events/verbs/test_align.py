@@ -2,14 +2,18 @@
 
 import json
 import sys
+from concurrent.futures import BrokenExecutor, Future
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
 from pauca import cli, events
 from pauca.events import history, journal, pieces
+from pauca.events.verbs import many
 from pauca.events.verbs.aligning import JOURNAL
-from pauca.events.verbs.many import ACCOUNT
+from pauca.events.verbs.files import recordings_in
+from pauca.events.verbs.many import ACCOUNT, AtOnce
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +162,43 @@ def test_what_became_of_several_recordings_is_told_and_can_be_taken_up(recording
         assert said in capsys.readouterr().err
     assert cli.main(["events", "align", str(recording), "--jobs", "2"]) == 2
     assert "--workers" in capsys.readouterr().err
+
+
+def test_the_account_beside_the_results_is_no_recording(recording, tmp_path):
+    for name in ("a.npz", ACCOUNT, "results.csv"):
+        (tmp_path / name).write_bytes(b"")
+    assert recordings_in(tmp_path) == [tmp_path / "a.npz"]
+
+
+def test_after_an_interruption_no_further_recording_begins(monkeypatch):
+    class Pool:
+        def __init__(self, *_):
+            pass
+
+        def shutdown(self, **how):
+            told.append(how)
+
+    told = []
+    monkeypatch.setattr(many, "ProcessPoolExecutor", Pool)
+    with pytest.raises(KeyboardInterrupt), many._engine(AtOnce(jobs=2)):
+        raise KeyboardInterrupt
+    assert told == [{"cancel_futures": True}]
+
+
+def test_a_process_that_dies_fails_its_recording_alone(recording, tmp_path, monkeypatch, capsys):
+    class Engine:
+        def submit(self, _, run):
+            done = Future()
+            if run.path.name == "a.npz":
+                done.set_exception(BrokenExecutor("terminated abruptly"))
+            else:
+                done.set_result(("", 1.0))
+            return done
+
+    monkeypatch.setattr(many, "_engine", lambda _: nullcontext(Engine()))
+    assert cli.main([*_several(recording, tmp_path), "--jobs", "2"]) == 1
+    assert "a.npz: a process ended in the middle of its work" in capsys.readouterr().err
+    assert _status(tmp_path) == ["failed", "done", "done"]
 
 
 def _same_results(tmp_path, whole) -> None:

@@ -12,7 +12,10 @@ ENDINGS = (
 )
 """Endings by which recordings are found in a folder; a file that is named is read whatever its ending."""
 
-_BESIDE = ("calib.txt", "imu.txt", "images.txt", "groundtruth.txt", "readme.txt", "trajectory.csv", "trajectory.npz")
+_BESIDE = (
+    *("calib.txt", "imu.txt", "images.txt", "groundtruth.txt", "readme.txt", "trajectory.csv", "trajectory.npz"),
+    *("recordings.csv", "results.csv"),  # of `align` and `benchmark`, whose output folder may be the recordings' own
+)
 
 
 def is_recording(path: Path) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from pauca.runs import write_text
 
 ACCOUNT = "recordings.csv"
 """Beside the folders of several recordings: what became of each."""
+
+_ENDED = "a process ended in the middle of its work, for want of memory perhaps; try fewer --jobs, and --resume"
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,9 @@ def align_many(runs: dict[Path, AlignRun], account: Path, at_once: AtOnce) -> No
             for future in as_completed(futures):
                 path = futures[future]
                 error = future.exception()
-                if isinstance(error, PaucaError):
+                if isinstance(error, BrokenExecutor):
+                    told.fail(path, PaucaError(f"{path}: {_ENDED}"), 0.0)
+                elif isinstance(error, PaucaError):
                     told.fail(path, error, 0.0)
                 else:
                     said, seconds = future.result()
@@ -87,8 +92,14 @@ def align_many(runs: dict[Path, AlignRun], account: Path, at_once: AtOnce) -> No
 def _align(run: AlignRun) -> tuple[str, float]:
     """Align in another process: what would have been printed, and the seconds that it took."""
     started, said = time.perf_counter(), io.StringIO()
-    with redirect_stdout(said):
-        run.align()
+    try:
+        with redirect_stdout(said):
+            run.align()
+    except KeyboardInterrupt:  # Ctrl-C reaches every process: this one must not begin what waits in its pipe
+        if multiprocessing.parent_process() is not None:
+            sys.stderr.flush()
+            os._exit(130)
+        raise
     return said.getvalue(), time.perf_counter() - started
 
 
@@ -110,8 +121,11 @@ def _engine(at_once: AtOnce) -> Iterator[Executor | None]:
         with _cluster(at_once.dask) as executor:
             yield executor
     elif at_once.jobs > 1:
-        with ProcessPoolExecutor(at_once.jobs, multiprocessing.get_context("spawn")) as executor:
+        executor = ProcessPoolExecutor(at_once.jobs, multiprocessing.get_context("spawn"))
+        try:
             yield executor
+        finally:  # after Ctrl-C no further recording begins
+            executor.shutdown(cancel_futures=True)
     else:
         yield None
 
@@ -119,7 +133,7 @@ def _engine(at_once: AtOnce) -> Iterator[Executor | None]:
 @contextmanager
 def _cluster(address: str) -> Iterator[Executor]:
     try:
-        from distributed import Client
+        from distributed import Client  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise PaucaError("--dask needs distributed: pip install 'pauca[dask]'") from error
     try:
