@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from pauca import events
 from pauca.errors import InputError
-from pauca.events import Camera, PanoramaConfig
+from pauca.events import Camera, PanoramaConfig, passes
 from pauca.events.passes import pieces_between
 from pauca.events.video import VideoConfig, frames
+from pauca.events.windows import joined
 
 from .scenes import random_events
 
@@ -76,6 +77,20 @@ def test_pieces_hold_the_events_between_their_edges(times, edges, size):
     assert len(pieces) == len(edges) - 1
     for piece, start, end in zip(pieces, edges, edges[1:], strict=False):
         assert piece.t_us.tolist() == [t for t in times if start <= t < end]
+
+
+def test_what_lies_before_the_first_edge_is_not_kept(monkeypatch):
+    held = []
+
+    def counted(parts):
+        held.append(sum(map(len, parts)))
+        return joined(parts)
+
+    monkeypatch.setattr(passes, "joined", counted)
+    parts = (random_events(list(range(first, first + 10))) for first in range(0, 1000, 10))
+    (piece,) = pieces_between(parts, np.array([995, 998]))
+    assert piece.t_us.tolist() == [995, 996, 997]
+    assert max(held) <= 20
 
 
 def test_no_parts_at_all_are_no_events():

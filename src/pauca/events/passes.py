@@ -85,9 +85,9 @@ def pieces_between(chunks: Iterable[Events], edges_us: Int64[np.ndarray, "n"]) -
             first, end = np.searchsorted(waiting.t_us, edges[i : i + 2]).tolist()
             yield waiting[first:end]
             first, i = end, i + 1
-        waiting = waiting[first:]
         if i + 1 >= len(edges):
             return
+        waiting = waiting[max(first, int(np.searchsorted(waiting.t_us, edges[i]))) :]  # what is before is in no piece
     if waiting is None:
         raise InputError("the recording holds no events")
     while i + 1 < len(edges):

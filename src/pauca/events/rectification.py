@@ -6,7 +6,6 @@ focal length of that image: DSEC writes it to `cam_to_cam.yaml`, as camera `camR
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 from jaxtyping import Float, Num
 from scipy.optimize import least_squares
@@ -31,6 +30,8 @@ def read_map(path: Path) -> Num[np.ndarray, "height width 2"]:
     Raises:
         InputError: a damaged file, or one without such a map.
     """
+    import h5py  # here: it takes long to load, and maps are rare
+
     try:
         with h5py.File(path, "r") as file:
             found = file.get("rectify_map")

@@ -53,6 +53,20 @@ def test_other_files_are_refused(tmp_path, name, text):
         read_ground_truth(path)
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([(0, 0, 0, 0, 0, 0, 0, 1)], "increasing times"),
+        ([(0, 0, 0, 0, 0, 0, 0, 1), (0, 0, 0, 0, 0, 0, 0, 1)], "increasing times"),
+        ([(0, 0, 0, 0, 0, 0, 0, 0), (1, 0, 0, 0, 0, 0, 0, 0)], "no poses of a camera"),
+    ],
+)
+def test_poses_that_are_none_are_refused(tmp_path, rows, words):
+    np.savetxt(tmp_path / "groundtruth.txt", rows)
+    with pytest.raises(InputError, match=rf"groundtruth\.txt: .*{words}"):
+        read_ground_truth(tmp_path / "groundtruth.txt")
+
+
 def test_csv_of_a_trajectory_has_other_columns_too(tmp_path):
     path = tmp_path / "trajectory.csv"
     path.write_text("t_s,wx_rad_s,wy_rad_s,wz_rad_s,status\n0.0,1,2,3,converged\n0.5,4,5,6,stalled\n")

@@ -45,8 +45,9 @@ def test_evt2(tmp_path):
     assert recording.report.format == "EVT2"
 
 
-def test_a_long_header(tmp_path):
-    header = b"% evt 2.0\n" + b"% note " + b"a" * 20_000 + b"\n% geometry 640x480\n% end\n"
+@pytest.mark.parametrize("length", [20_000, *range(16_365, 16_368)])  # around what is read first, 16,384 bytes
+def test_a_long_header(tmp_path, length):
+    header = b"% evt 2.0\n" + b"% note " + b"a" * length + b"\n% geometry 640x480\n% end\n"
     events = _read(tmp_path, header + np.array([_high2(0), _cd2(5, 3, 4, 1)], "<u4").tobytes()).events
     assert (_rows(events), events.size) == ([(5, 3, 4, 1)], (640, 480))
 

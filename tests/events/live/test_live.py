@@ -2,8 +2,10 @@
 
 import json
 import socket
+import sys
 import time
 from threading import Thread
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -211,6 +213,14 @@ def test_the_viewer_shows_what_the_lines_say(motion, tmp_path, capsys):
     assert [round(time / np.timedelta64(1, "us")) for time in times] == [line["t_us"] for line in lines]
     assert cli.main([*words, "--viewer", "somewhere"]) == 2
     assert "a viewer is open" in capsys.readouterr().err
+
+
+def test_a_file_of_the_viewer_is_not_written_over(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "rerun", ModuleType("rerun"))
+    (tmp_path / "a.rrd").write_bytes(b"before")
+    assert cli.main(["events", "live", "--from", "file://none.npz", "--viewer", str(tmp_path / "a.rrd")]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert (tmp_path / "a.rrd").read_bytes() == b"before"
 
 
 def test_bad_wishes_are_said(tmp_path, capsys):

@@ -57,7 +57,7 @@ def _from_npz(path: Path) -> GroundTruth:
         raise InputError(f"{path}: cannot be read as NPZ ({error})") from None
     truth = ground_truth_of(arrays, path)
     if truth is None and {"t", "quat_xyzw"} <= arrays.keys():
-        truth = rotation_from_poses(arrays["t"].astype(float), arrays["quat_xyzw"].astype(float))
+        truth = _from_poses(path, arrays["t"], arrays["quat_xyzw"])
     if truth is None:
         raise InputError(f"{path}: no ground truth; expected gt_t and gt_w, or t and quat_xyzw; found {sorted(arrays)}")
     return truth
@@ -71,8 +71,17 @@ def _from_text(path: Path) -> GroundTruth:
     if rows.shape[1] == 7:
         return GroundTruth(rows[:, 0], rows[:, 4:7])
     if rows.shape[1] == 8:
-        return rotation_from_poses(rows[:, 0], rows[:, 4:8])
+        return _from_poses(path, rows[:, 0], rows[:, 4:8])
     raise InputError(f"{path}: {rows.shape[1]} columns; expected 7 (t ax ay az gx gy gz) or 8 (t px py pz qx qy qz qw)")
+
+
+def _from_poses(path: Path, t_s: np.ndarray, quat_xyzw: np.ndarray) -> GroundTruth:
+    if len(t_s) < 2 or not np.all(np.diff(t_s) > 0):
+        raise InputError(f"{path}: poses need two or more increasing times")
+    try:
+        return rotation_from_poses(t_s.astype(float), quat_xyzw.astype(float))
+    except ValueError as error:  # a quaternion of length zero, or of another number of columns
+        raise InputError(f"{path}: no poses of a camera ({str(error)[:120]})") from None
 
 
 def _from_csv(path: Path) -> GroundTruth:

@@ -41,7 +41,7 @@ def open_prophesee(path: Path) -> Source:
     """
     with path.open("rb") as file:
         header, rest = _split(first := file.read(_HEADER))
-        if rest.startswith(b"% "):
+        if len(rest) < 2 or rest.startswith(b"% "):  # the header may go on
             header, rest = _split(first + file.read(_LONGEST_HEADER))
     encoding, start = _encoding(header, path), len(header)
     if encoding == "DAT" and len(rest) >= 2:

@@ -58,6 +58,8 @@ def live(
     """
     if viewer is not None:
         check_viewer(viewer)
+        if viewer.lower().endswith(".rrd") and Path(viewer).exists():
+            raise InputError(f"{viewer}: exists already; choose another name")
     for name, value in (("speed", speed), ("window-ms", window_ms), ("deadline-ms", deadline_ms)):
         if not value > 0:
             raise ConfigError(f"--{name} must be positive, got {value}")
