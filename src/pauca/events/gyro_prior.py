@@ -40,8 +40,10 @@ class Expected(NamedTuple):
 class GyroPrior:
     """Readings of a gyroscope, as the camera would have had them.
 
-    >>> prior = GyroPrior.from_fit(fit_gyro(trajectory, gyro), gyro)
+    >>> prior = GyroPrior.of_camera(recording.ground_truth)
     >>> aligner = Aligner(camera, prior=prior)
+
+    A gyroscope has a clock and axes of its own: `GyroPrior.from_fit(fit_gyro(trajectory, gyro), gyro)`.
 
     Raises:
         InputError: fewer than two readings.
