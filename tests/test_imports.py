@@ -34,6 +34,7 @@ def test_recognize_uses_the_faces_of_the_others_alone():
     allowed = {"pauca.events", "pauca.fewshot", "pauca.moe"}
     allowed |= {
         "pauca.events.live",
+        "pauca.fewshot.base_learners",
         "pauca.fewshot.commands",
         "pauca.fewshot.data",
         "pauca.fewshot.reports",

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pauca import fewshot
-from pauca.fewshot.base_learners import BASE_LEARNERS, Head
-from pauca.fewshot.base_learners.head import Scorer
+from pauca.fewshot.base_learners import BASE_LEARNERS, Head, Scorer
 
 NAME = "turned"
 TURNS = 24  # around; on half as many things fall between two

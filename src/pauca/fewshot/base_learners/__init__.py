@@ -2,7 +2,7 @@
 
 from pauca.errors import ConfigError
 from pauca.fewshot.base_learners.cosine import Cosine
-from pauca.fewshot.base_learners.head import Head, check_episodes, example_weights
+from pauca.fewshot.base_learners.head import Head, Scorer, check_episodes, example_weights
 from pauca.fewshot.base_learners.logistic import LogisticRegression
 from pauca.fewshot.base_learners.prototypes import Prototypes
 from pauca.fewshot.base_learners.ridge import Ridge
@@ -38,6 +38,7 @@ __all__ = [
     "LogisticRegression",
     "Prototypes",
     "Ridge",
+    "Scorer",
     "SupportVectorMachine",
     "check_episodes",
     "example_weights",
