@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hypothesis import settings
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -31,3 +33,9 @@ def test_a_foreign_plugin_that_warns_does_not_stop_the_suite(tmp_path):
 
 def test_trivial():
     """What the test above runs."""
+
+
+def test_generated_examples_have_no_deadline_but_what_a_test_asks_for():
+    assert settings.default is not None
+    assert settings.default.deadline is None
+    assert settings.default.derandomize or "CI" not in os.environ
