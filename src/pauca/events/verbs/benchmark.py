@@ -20,6 +20,7 @@ from pauca.events.evaluation import orientation_error_deg
 from pauca.events.sequences import Sequence
 from pauca.events.verbs.align import align
 from pauca.events.verbs.aligning import JOURNAL
+from pauca.events.verbs.gyro import read_gyro
 from pauca.runs import describe_machine, write_text
 
 Setting = Literal["paper", "packets", "trajectory"]
@@ -136,21 +137,9 @@ def _aligned(
     return events.Trajectory.from_file(path)
 
 
-def _gyro(sequence: Sequence) -> events.GroundTruth:
-    if sequence.gyro is not None:
-        return events.read_ground_truth(sequence.gyro)
-    stream = events.open_events(sequence.events)
-    for _ in stream:
-        pass
-    samples = stream.inertial
-    if samples is None or len(samples.t_us) < 2:
-        raise InputError(f"{sequence.events}: holds no samples of a gyroscope, and there is no other truth beside it")
-    return events.GroundTruth(samples.t_us * 1e-6, samples.angular_velocity_rad_s)
-
-
 def _against_gyro(sequence: Sequence, trajectory: events.Trajectory) -> list[Row]:
     """Both published protocols of the UZH sequences; the clock of a text begins with the recording."""
-    gyro = _gyro(sequence)
+    gyro = read_gyro(sequence.gyro or sequence.events)
     begin_s = 0.0 if sequence.gyro is not None else float(trajectory.start_us[0] * 1e-6)
     rows = []
     for name, protocol in (("packet-middle", events.PACKET_MIDDLE), ("packet-end", events.PACKET_END)):
@@ -162,7 +151,7 @@ def _against_gyro(sequence: Sequence, trajectory: events.Trajectory) -> list[Row
 def _against_best(sequence: Sequence, trajectory: events.Trajectory) -> list[Row]:
     """The true poses, where they are there, or else the gyroscope, whose place beside the camera is found."""
     if sequence.poses is None:
-        gyro = _gyro(sequence)
+        gyro = read_gyro(sequence.events)
         fit = events.fit_gyro(trajectory, gyro, within_s=0.1)
         return [_row("gyroscope", events.evaluate(trajectory, fit.apply(gyro)))]
     found = events.evaluate(trajectory, events.read_ground_truth(sequence.poses))

@@ -41,14 +41,17 @@ def gyro(
 
 
 def read_gyro(path: Path) -> events.GroundTruth:
-    """The readings of a gyroscope, on its own clock and axes.
+    """The readings of a gyroscope, on its own clock and axes; a recording is read chunk by chunk.
 
     Raises:
         InputError: a recording without any, or another file.
     """
     if path.suffix in _TABLES:
         return events.read_ground_truth(path)
-    samples = events.read(path).inertial
+    stream = events.open_events(path)
+    for _ in stream:
+        pass
+    samples = stream.inertial
     if samples is None or len(samples.t_us) < 2:
         raise InputError(f"{path}: holds no samples of a gyroscope")
     return events.GroundTruth(samples.t_us * 1e-6, samples.angular_velocity_rad_s)
