@@ -11,7 +11,7 @@ import pytest
 from pauca import cli, events
 from pauca.events import history, journal, pieces
 from pauca.events.verbs import many
-from pauca.events.verbs.aligning import JOURNAL
+from pauca.events.verbs.aligning import JOURNAL, AlignRun
 from pauca.events.verbs.files import recordings_in
 from pauca.events.verbs.many import ACCOUNT, AtOnce
 
@@ -168,6 +168,21 @@ def test_the_account_beside_the_results_is_no_recording(recording, tmp_path):
     for name in ("a.npz", ACCOUNT, "results.csv"):
         (tmp_path / name).write_bytes(b"")
     assert recordings_in(tmp_path) == [tmp_path / "a.npz"]
+
+
+def test_several_processes_write_lines_and_draw_no_bars(monkeypatch, capfd):
+    class Run(AlignRun):
+        def __init__(self):
+            pass
+
+        def align(self):
+            assert not sys.stderr.isatty()
+            print("told")
+            print("wrong", file=sys.stderr)
+
+    said, _ = many._align(Run())
+    assert said == "told\n"
+    assert capfd.readouterr().err == "wrong\n"
 
 
 def test_after_an_interruption_no_further_recording_begins(monkeypatch):

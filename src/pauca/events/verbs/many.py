@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def _align(run: AlignRun) -> tuple[str, float]:
     """Align in another process: what would have been printed, and the seconds that it took."""
     started, said = time.perf_counter(), io.StringIO()
     try:
-        with redirect_stdout(said):
+        with redirect_stdout(said), redirect_stderr(_Lines()):
             run.align()
     except KeyboardInterrupt:  # Ctrl-C reaches every process: this one must not begin what waits in its pipe
         if multiprocessing.parent_process() is not None:
@@ -101,6 +101,14 @@ def _align(run: AlignRun) -> tuple[str, float]:
             os._exit(130)
         raise
     return said.getvalue(), time.perf_counter() - started
+
+
+class _Lines(io.StringIO):
+    """Standard error that several processes share. It is no terminal, so that they draw no bars over one another."""
+
+    def write(self, text: str, /) -> int:
+        print(text, end="", file=sys.__stderr__, flush=True)
+        return len(text)
 
 
 def _absolute(run: AlignRun) -> AlignRun:
