@@ -1,10 +1,10 @@
-"""How fast recordings are decoded, beside faery, and how much memory a long one takes.
+"""How fast recordings are decoded, beside faery and eventcv, and how much memory a long one takes.
 
     python benchmarks/events_files.py [--peer-python PYTHON] [--events 200000000] [--folder FOLDER] [--json PATH]
 
 Decoding: sample files of the data that PAUCA_DATA names, the best of several runs, in processor time of one core: other
-work on the machine does not count. pauca also checks and repairs what it decodes; faery 0.7.1 does not. faery runs in
-the same run, in the environment of --peer-python.
+work on the machine does not count. pauca also checks and repairs what it decodes; faery 0.7.1 and eventcv 1.0.8 do not.
+They run in the same run, in the environment of --peer-python, up to a numpy array of the events.
 
 Memory: a synthetic RAW file (EVT2, 640 x 480) of --events events is written to --folder, and deleted after. Each verb
 is a process of its own, whose largest resident memory the operating system tells. 0 events leave this part out.
@@ -29,19 +29,26 @@ DATA = Path(os.environ.get("PAUCA_DATA", Path(__file__).resolve().parents[2] / "
 FILES = ("faery_evt2.raw", "expelliarmus_evt3_sample.raw", "faery_dvs.es", "davis346_emlb_demo-01.aedat4")
 RUNS = 15
 
+PEERS = ("faery", "eventcv")
 PEER = """
-import json, sys, time
-from importlib.metadata import version
-import faery
+import importlib, json, sys, time
+tool = importlib.import_module(sys.argv[1])
+read = {
+    "faery": lambda path: tool.events_stream_from_file(path).to_array(),
+    "eventcv": lambda path: tool.load(path).numpy(),
+}[sys.argv[1]]
 found = {}
-for path in sys.argv[2:]:
+for path in sys.argv[3:]:
     best = float("inf")
-    for _ in range(int(sys.argv[1])):
-        start = time.process_time()
-        n = len(faery.events_stream_from_file(path).to_array())
-        best = min(best, time.process_time() - start)
-    found[path] = [n, best]
-print(json.dumps({"version": version("faery"), "found": found}))
+    try:
+        for _ in range(int(sys.argv[2])):
+            start = time.process_time()
+            n = len(read(path))
+            best = min(best, time.process_time() - start)
+        found[path] = [n, best]
+    except Exception:
+        pass  # it does not read this format
+print(json.dumps(found))
 """
 
 # The kernel's own mark of this process: that of getrusage also counts the process that started it.
@@ -57,8 +64,8 @@ _STEP_NS = 400  # from one event of the synthetic file to the next, in nanosecon
 
 
 def decoding(peer_python: str | None) -> list[dict[str, Any]]:
-    """Events and seconds of processor time of each file, ours and the peer's."""
-    rows, peer = [], _peer(peer_python)
+    """Events and events for each second of processor time of each file, ours and the peers'."""
+    rows, peers = [], {tool: _peer(tool, peer_python) for tool in PEERS}
     for name in FILES:
         path, best = DATA / "formats" / name, float("inf")
         for _ in range(RUNS):
@@ -66,19 +73,20 @@ def decoding(peer_python: str | None) -> list[dict[str, Any]]:
             n = len(events.read(path).events)
             best = min(best, time.process_time() - start)
         row = {"file": name, "events": n, "pauca_per_s": n / best}
-        if str(path) in peer:
-            count, seconds = peer[str(path)]
-            row |= {"faery_events": count, "faery_per_s": count / seconds}
+        for tool, found in peers.items():
+            if str(path) in found:
+                count, seconds = found[str(path)]
+                row |= {f"{tool}_events": count, f"{tool}_per_s": count / seconds}
         rows.append(row)
     return rows
 
 
-def _peer(python: str | None) -> dict[str, Any]:
+def _peer(tool: str, python: str | None) -> dict[str, Any]:
     if python is None:
         return {}
     paths = [str(DATA / "formats" / name) for name in FILES]
-    done = subprocess.run([python, "-c", PEER, str(RUNS), *paths], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)["found"]
+    done = subprocess.run([python, "-c", PEER, tool, str(RUNS), *paths], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
 
 
 def write_long(path: Path, count: int) -> None:
@@ -136,15 +144,16 @@ def memory(count: int, folder: Path) -> list[dict[str, Any]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer-python", help="Python of an environment with faery")
+    parser.add_argument("--peer-python", help="Python of an environment with faery and eventcv")
     parser.add_argument("--events", type=int, default=200_000_000, help="of the synthetic file; 0 for none")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for the synthetic file")
     parser.add_argument("--json", type=Path, help="write all numbers here")
     options = parser.parse_args()
     found = {"machine": describe_machine(), "decoding": decoding(options.peer_python)}
     for row in found["decoding"]:
-        beside = f"{row['faery_per_s'] / 1e6:8.1f}" if "faery_per_s" in row else "       -"
-        print(f"{row['file']:<32}{row['events']:>9,} events  {row['pauca_per_s'] / 1e6:8.1f} million/s  faery {beside}")
+        speeds = [row.get(f"{tool}_per_s") for tool in ("pauca", *PEERS)]
+        pauca, faery, eventcv = ("       -" if each is None else f"{each / 1e6:8.1f}" for each in speeds)
+        print(f"{row['file']:<32}{row['events']:>9,} events  {pauca} million/s  faery {faery}  eventcv {eventcv}")
     found["memory"] = memory(options.events, options.folder) if options.events else []
     for row in found["memory"]:
         print(

@@ -79,7 +79,7 @@ def nmnist(events: Events) -> bytes:
 
 
 def bag(events: Events, folder: Path, kind: str) -> bytes:
-    """A bag of `kind` bag (ROS 1, dvs_msgs), db3 or mcap (ROS 2, mono)."""
+    """A bag of `kind` bag (ROS 1, dvs_msgs), db3 (ROS 2, mono) or mcap (ROS 2, EVT3)."""
     from rosbags import rosbag1, rosbag2
 
     if kind == "bag":
@@ -93,6 +93,15 @@ def bag(events: Events, folder: Path, kind: str) -> bytes:
     with rosbag2.Writer(folder / kind, version=9, storage_plugin=storage) as out:
         topic = out.add_connection("/events", MONO, msgdef="byte data", rihs01="RIHS01_0")
         for number, part in enumerate(parts(events)):
-            words = np.array([p << 63 | y << 48 | x << 32 | t * 1000 for t, x, y, p in rows(part)], "<u8")
-            out.write(topic, number + 1, event_packet(2, "mono", 0, words.tobytes(), number, SIZE))
+            encoding, stream = ("mono", mono(part)) if kind == "db3" else ("evt3", evt3(part))
+            out.write(topic, number + 1, event_packet(2, encoding, 0, stream, number, SIZE))
     return (folder / kind / f"{kind}.{kind}").read_bytes()
+
+
+def mono(events: Events) -> bytes:
+    return np.array([p << 63 | y << 48 | x << 32 | t * 1000 for t, x, y, p in rows(events)], "<u8").tobytes()
+
+
+def evt3(events: Events) -> bytes:
+    words = [(0x8000 | t >> 12 & 0xFFF, 0x6000 | t & 0xFFF, y, 0x2000 | p << 11 | x) for t, x, y, p in rows(events)]
+    return np.array(words, "<u2").tobytes()

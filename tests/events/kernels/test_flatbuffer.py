@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pauca.events.kernels.flatbuffer import read_samples
@@ -42,6 +42,7 @@ def test_samples_and_what_they_leave_out():
     assert _read(_packet([])).shape == (0, 7)
 
 
+@settings(deadline=None)  # the first example compiles the kernel
 @given(seed=st.integers(0, 2**32 - 1))
 def test_damage_is_told_and_reads_nothing_beyond_the_buffer(seed):
     rng = np.random.default_rng(seed)

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,18 @@ class Piece:
     def columns(self) -> tuple[np.ndarray, ...]:
         return self.t, self.x, self.y, self.p
 
+    @cached_property
+    def rises(self) -> bool:
+        """Whether no time is before the one before it, as in nearly every piece: found several times faster than how
+        far others are."""
+        return not (self.t[1:] < self.t[:-1]).any()
+
     def cut(self, start: int, end: int) -> "Piece":
         place = self.place
-        return Piece(*(column[start:end] for column in self.columns), place=lambda i: place(i + start))
+        piece = Piece(*(column[start:end] for column in self.columns), place=lambda i: place(i + start))
+        if self.__dict__.get("rises"):
+            piece.__dict__["rises"] = True
+        return piece
 
     def take(self, kept: np.ndarray) -> "Piece":
         """Those of a mask, or at some indices in their order."""
@@ -82,7 +92,7 @@ class LoneTimes:
         if len(piece) > _CONTEXT and not self._bad.any():
             seam = piece.t[:1] if pending is None else np.concatenate([pending.t, piece.t[:1]])
             steady = seam.size < 2 or int(np.diff(seam).min()) >= -SMALL_JUMP_US
-            if steady and scan_order(piece.t, piece.t[0], piece.t[0])[2] <= SMALL_JUMP_US:
+            if steady and (piece.rises or scan_order(piece.t, piece.t[0], piece.t[0])[2] <= SMALL_JUMP_US):
                 if pending is not None:
                     yield pending
                 settled = len(piece) - _CONTEXT
@@ -140,7 +150,10 @@ class InOrder:
     def push(self, piece: Piece) -> Iterator[Piece]:
         if len(piece) == 0:
             return
-        count, first, _, late, latest = scan_order(piece.t, self._last, self._latest)
+        if piece.rises and piece.t[0] >= max(self._last, self._latest):
+            count, first, late, latest = 0, -1, 0, piece.t[-1]
+        else:
+            count, first, _, late, latest = scan_order(piece.t, self._last, self._latest)
         if late > SMALL_JUMP_US and not self._far:
             yield from self._refuse(piece)
         if count and not self.steps_back:

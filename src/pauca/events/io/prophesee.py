@@ -92,8 +92,9 @@ class Decoder:
         end = len(piece) // self._whole * self._whole
         self.rest = bytes(piece[end:])
         words, state = np.frombuffer(piece, self._word, end // self._word.itemsize), self._state
-        most = {"EVT3": count_evt3, "EVT2.1": lambda words: count_evt21(words, *self._shifts)}
-        columns = tuple(np.empty(most.get(self._encoding, len)(words), dtype) for dtype in _DTYPES)
+        most = {"EVT3": count_evt3, "EVT2.1": lambda words: count_evt21(words, *self._shifts)}.get(self._encoding, len)
+        room = most(words)
+        columns = tuple(np.empty(room, dtype) for dtype in _DTYPES)
         if self._encoding == "EVT2.1":
             n = decode_evt21(words, *self._shifts, state, *columns)
         else:

@@ -27,6 +27,7 @@ from pauca.events.io.source import Block, Source, choose
 from pauca.events.recording import Finding, Inertial, Remedy
 
 _ENOUGH_INFOS = 100
+_TOGETHER_BYTES = 1 << 18
 _HEAD_BYTES = 4096  # of an image, whose stamp is all that is read
 BAG_MAGIC, SQLITE_MAGIC, MCAP_MAGIC = b"#ROSBAG", b"SQLite format 3\0", b"\x89MCAP0\r\n"
 
@@ -67,6 +68,7 @@ def open_rosbag(path: Path, topic: str | None, ros: int) -> Source:
                         messages.images.append((connection.topic, read_stamp(data, ros)))
                 if block is not None:
                     yield block
+        yield messages.decoded()
         messages.conclude()
         source.inertial, source.frame_times_us = _inertial(messages.samples), _frame_times(messages.images)
 
@@ -136,9 +138,11 @@ class _Messages:
         self._decoder, self._offset_us = Decoder("EVT3"), 0
         self._damaged, self._first_damage, self._missing, self._last = 0, "", 0, None
         self.count, self.samples, self.images = 0, [], []
+        self._waiting: list[bytes] = []  # of a stream of words, which is decoded in pieces larger than messages
+        self._held = 0
 
-    def events(self, packet: Packet) -> Block:
-        """The events of one message."""
+    def events(self, packet: Packet) -> Block | None:
+        """The events of one message, or of several, or None where they wait for the next."""
         self.count += 1
         if packet.sequence is not None:
             if self._last is not None and packet.sequence > self._last:
@@ -146,12 +150,21 @@ class _Messages:
             self._last = packet.sequence
         if packet.columns_ns is not None:
             return Block(*packet.columns_ns)
-        t, x, y, p = self._decoder.decode(packet.stream)
-        if self._moved and len(t):
-            if not self._offset_us:
-                self._offset_us = packet.stamp_ns // 1000 - int(t[0])
-            t = t + self._offset_us
-        return Block(t, x, y, p)
+        self._waiting.append(packet.stream)
+        self._held += len(packet.stream)
+        if self._moved and not self._offset_us:
+            block = self.decoded()
+            if len(block):
+                self._offset_us = packet.stamp_ns // 1000 - int(block.t[0])
+                block.t = block.t + self._offset_us
+            return block
+        return self.decoded() if self._held >= _TOGETHER_BYTES else None
+
+    def decoded(self) -> Block:
+        """The events of the messages that wait."""
+        t, x, y, p = self._decoder.decode(b"".join(self._waiting))
+        self._waiting, self._held = [], 0
+        return Block(t + self._offset_us if self._offset_us else t, x, y, p)
 
     @contextmanager
     def passing_over_damage(self) -> Iterator[None]:

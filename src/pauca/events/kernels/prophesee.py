@@ -21,6 +21,9 @@ _EVT3_Y, _EVT3_X, _EVT3_BASE_X, _EVT3_VECTOR_12, _EVT3_VECTOR_8 = 0x0, 0x2, 0x3,
 _EVT3_TIME_LOW, _EVT3_TIME_HIGH = 0x6, 0x8
 _EVT3_IGNORED = (0x7, 0xA, 0xE, 0xF)  # continued 4, external trigger, others, continued 12
 
+_NUMBER_OF_BIT = np.zeros(13, np.uint8)  # of a power of two by its rest: 2 is a primitive root of 13
+_NUMBER_OF_BIT[[(1 << bit) % 13 for bit in range(12)]] = np.arange(12)
+
 
 @njit(cache=True, nogil=True)
 def decode_evt2(words, state, t, x, y, p):
@@ -99,8 +102,8 @@ def decode_evt21(words, type_shift, valid_shift, state, t, x, y, p):
 
 @njit(cache=True, nogil=True)
 def count_evt3(words):
-    """How many events an EVT3 stream holds at most: vectors carry up to twelve a word."""
-    n = 0
+    """Room for the events of an EVT3 stream, and for one more: vectors carry up to twelve a word."""
+    n = 1
     for word in words:  # without branches, so that the processor takes many words at once
         kind = word >> 12
         n += np.int64(kind == _EVT3_X) + 12 * (np.int64(kind == _EVT3_VECTOR_12) + np.int64(kind == _EVT3_VECTOR_8))
@@ -109,45 +112,50 @@ def count_evt3(words):
 
 @njit(cache=True, nogil=True)
 def decode_evt3(words, state, t, x, y, p):
-    """EVT3: a word sets the row, the base of a vector or a part of the time; or it is one event, or up to twelve."""
+    """EVT3: a word sets the row, the base of a vector or a part of the time; or it is one event, or up to twelve.
+
+    The columns are one longer than the events may be: what is written behind the last is not counted. Which word comes
+    next cannot be foreseen, and a wrong guess of the processor costs as much as four words: so the most frequent kinds,
+    rows and events, take one way, and of a vector only the set bits are visited.
+    """
     n, early, unknown = 0, state[0], state[1]
-    high, rollover, has_time, low = state[2], state[3], state[4] != 0, state[5]
+    high, rollover, known, low = state[2], state[3], state[4], state[5]
     row, base, polarity = state[6], state[7], state[8]
+    time = rollover + (high << 12) + low
     for word in words:
-        kind = word >> 12
-        if kind == _EVT3_X:
-            if not has_time:
-                early += 1
-                continue
-            t[n], x[n], y[n], p[n] = rollover + (high << 12) + low, word & 0x7FF, row, (word >> 11) & 1
-            n += 1
+        kind, said = word >> 12, np.int64(word & 0x7FF)
+        if kind & ~_EVT3_X == _EVT3_Y:
+            single = np.int64(kind >> 1)
+            row = row if single else said
+            t[n], x[n], y[n], p[n] = time, said, row, (word >> 11) & 1
+            n += single & known
+            early += single & (1 - known)
         elif kind in (_EVT3_VECTOR_12, _EVT3_VECTOR_8):
             width = 12 if kind == _EVT3_VECTOR_12 else 8
-            for bit in range(width):
-                if not (word >> bit) & 1:
-                    continue
-                if not has_time:
-                    early += 1
-                    continue
-                t[n], x[n], y[n], p[n] = rollover + (high << 12) + low, base + bit, row, polarity
-                n += 1
+            bits = np.int64(word & ((1 << width) - 1))
+            while bits:
+                lowest = bits & -bits
+                t[n], x[n], y[n], p[n] = time, base + _NUMBER_OF_BIT[lowest % 13], row, polarity
+                n += known
+                early += 1 - known
+                bits ^= lowest
             base += width
-        elif kind == _EVT3_Y:
-            row = word & 0x7FF
         elif kind == _EVT3_BASE_X:
-            base, polarity = word & 0x7FF, (word >> 11) & 1
+            base, polarity = said, np.int64((word >> 11) & 1)
         elif kind == _EVT3_TIME_LOW:
-            low = word & 0xFFF
+            low = np.int64(word & 0xFFF)
+            time = rollover + (high << 12) + low
         elif kind == _EVT3_TIME_HIGH:
             new = np.int64(word & 0xFFF)
-            if has_time and new < high - (1 << 11):
+            if known and new < high - (1 << 11):
                 rollover += 1 << 24
             if new != high:
                 low = 0  # the old low part would put what comes before the next one up to 4 ms too late
-            high, has_time = new, True
+            high, known = new, 1
+            time = rollover + (high << 12) + low
         elif kind not in _EVT3_IGNORED:
             unknown += 1
-    state[0], state[1], state[2], state[3], state[4] = early, unknown, high, rollover, int(has_time)
+    state[0], state[1], state[2], state[3], state[4] = early, unknown, high, rollover, known
     state[5], state[6], state[7], state[8] = low, row, base, polarity
     return n
 
