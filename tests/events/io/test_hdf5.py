@@ -207,3 +207,27 @@ def test_damaged_chunk_gives_the_events_before_it(tmp_path, monkeypatch, caplog)
     assert recording.report.found == 500
     with pytest.raises(InputError, match="refused, because strict"):
         read(path, strict=True)
+
+
+def test_a_link_to_a_group_above_ends_nowhere(tmp_path):
+    """A flipped bit made one: the walk went on for a minute and a half, and the refusal named 984 groups."""
+    path = tmp_path / "loop.h5"
+    with h5py.File(path, "w") as file:
+        for name, column in (("t", [1, 5, 9]), ("x", [1, 2, 3]), ("y", [3, 2, 1]), ("p", [0, 1, 1])):
+            file[f"events/{name}"] = np.array(column, np.uint16)
+        file["more/below/above"] = file["/"]
+        file["again"] = file["events"]
+        file["more/below/again"] = h5py.SoftLink("/more")
+    assert read(path, size=(10, 10)).events.t_us.tolist() == [1, 5, 9]
+
+
+def test_a_refusal_names_some_of_many(tmp_path):
+    path = tmp_path / "many.h5"
+    with h5py.File(path, "w") as file:
+        for number in range(40):
+            for name in "txyp":
+                file[f"camera{number:02d}/{name}"] = np.arange(3, dtype=np.uint16)
+    with pytest.raises(InputError, match=r"holds 40 groups of events \(camera00, .*camera11 and 28 more\); say which"):
+        read(path)
+    with pytest.raises(InputError, match=r"no events in group 'b'; groups of events: camera00, .* and 28 more$"):
+        read(path, group="b")

@@ -164,7 +164,7 @@ def _contents(file: Any) -> tuple[dict[str, _Sources], dict[str, np.ndarray]]:
     import h5py
 
     recordings, extras = {}, {}
-    for name, node in [("/", file), *_nodes(file)]:
+    for name, node in [("/", file), *_nodes(file, set())]:
         sources = _in_node(node, name)
         if sources:
             recordings[name] = sources
@@ -173,16 +173,23 @@ def _contents(file: Any) -> tuple[dict[str, _Sources], dict[str, np.ndarray]]:
     return recordings, extras
 
 
-def _nodes(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All that can be opened below a group; what lies behind damage is passed over."""
+def _nodes(group: Any, entered: set[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All that can be opened below a group. What lies behind damage is passed over, and no group is met twice: a link
+    may lead back to one above."""
+    import h5py
+
+    entered.add(group)  # equal to the same group by another link
     for key in group:
         try:
             node = group[key]
+            is_group = isinstance(node, h5py.Group)
+            if is_group and node in entered:
+                continue
         except _DAMAGE:
             continue
         yield prefix + key, node
-        if hasattr(node, "keys"):
-            yield from _nodes(node, f"{prefix}{key}/")
+        if is_group:
+            yield from _nodes(node, entered, f"{prefix}{key}/")
 
 
 def _is_dataset(group: Any, name: str) -> bool:

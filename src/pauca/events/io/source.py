@@ -23,6 +23,8 @@ MICROSECONDS: dict[TimeUnit, float] = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-
 BLOCK_BYTES = 1 << 22
 """How much of a binary file is decoded at a time: a million events of four bytes."""
 
+_NAMED = 12  # recordings of a file that a refusal names
+
 
 @dataclass
 class Block:
@@ -130,7 +132,8 @@ def choose(names: list[str], wanted: str | None, path: Path, *, one: str, severa
     Raises:
         InputError: where the choice is not there, or there is none, or several.
     """
-    told = ", ".join(names) or "none"
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    told = ", ".join(names[:_NAMED]) + more or "none"
     if wanted is not None:
         matching = [name for name in names if name.strip("/") == wanted.strip("/")]
         if not matching:
