@@ -175,10 +175,11 @@ def refine_stream(
     seams_us: list[int] = []
     pieces = _overlapping(chunks, packets, piece or PIECE_EVENTS, seams_us)
     if workers.count == 1:
-        found = [refine(events, known, camera, config, progress) for events, known in pieces]
+        # `map` lets go of a piece before the next one is read.
+        found = list(map(partial(_refine_piece, camera, config, progress), pieces))
     else:
         found = []
-        for part in workers.map(partial(_refine_piece, camera, config), pieces, ahead=0):
+        for part in workers.map(partial(_refine_piece, camera, config, None), pieces, ahead=0):
             found.append(part)
             if progress is not None:
                 progress(int(part.n_events.sum()))
@@ -195,25 +196,37 @@ def _overlapping(
     parts: list[Events] = []
     new = 0
 
-    def whole() -> tuple[Events, Trajectory]:
-        events = joined(parts)
+    def with_packets(events: Events) -> tuple[Events, Trajectory]:
         return events, _rows(packets, (packets.end_us >= events.t_us[0]) & (packets.start_us <= events.t_us[-1]))
 
     for chunk in chunks:
         parts.append(chunk)
         new += len(chunk)
         if new >= size:
-            yield whole()
+            piece = joined(parts)
             end_us = int(chunk.t_us[-1])
             seams_us.append(end_us - _OVERLAP_US // 2)
-            parts, new = [joined(parts).between(end_us - _OVERLAP_US, end_us + 1)], 0
+            parts, new = [_last_of(piece, end_us - _OVERLAP_US)], 0  # nothing else is held while a piece is refined
+            yield with_packets(piece)
+            del piece
     if new or not seams_us:
-        yield whole()
+        yield with_packets(joined(parts))
 
 
-def _refine_piece(camera: Camera, config: AlignConfig, piece: tuple[Events, Trajectory]) -> Trajectory:
+def _last_of(events: Events, start_us: int) -> Events:
+    """The events from a time on; a copy, which holds no others in memory."""
+    late = events[int(np.searchsorted(events.t_us, start_us)) :]
+    return Events(*(column.copy() for column in (late.t_us, late.x, late.y, late.p)), size=late.size)
+
+
+def _refine_piece(
+    camera: Camera,
+    config: AlignConfig,
+    progress: Callable[[int], None] | None,
+    piece: tuple[Events, Trajectory],
+) -> Trajectory:
     events, known = piece
-    return refine(events, known, camera, config)
+    return refine(events, known, camera, config, progress)
 
 
 def _rows(trajectory: Trajectory, chosen: Bool[np.ndarray, "n"]) -> Trajectory:

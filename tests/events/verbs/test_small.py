@@ -101,7 +101,7 @@ def long_recording(tmp_path_factory):
     parts, begins_us = [], (300_000_000, 599_000_000)
     edges_us = [0, *(time for begin in begins_us for time in (begin, begin + 1_000_000))]
     for start, end in zip(edges_us[::2], edges_us[1::2], strict=False):
-        t_us = np.sort(rng.integers(start, end, int((end - start) * 1e-6 * 300)))
+        t_us = np.sort(rng.integers(start, end, int((end - start) * 1e-6 * 1500)))
         parts += [random_events(t_us), Events(turn.t_us + end, turn.x, turn.y, turn.p, turn.size)]
     whole = events.joined(parts)
     events.write(folder / "long.h5", Recording(whole, CAMERA))
