@@ -7,7 +7,7 @@ import torch
 from pauca import events
 from pauca.fewshot.types import PADDING
 from pauca.recognize import EventClassifier, NearestTurned, TurnedPixels
-from pauca.recognize.turned import turned
+from pauca.recognize.turned import flat, turned
 
 from .scenes import recording, recordings
 
@@ -42,9 +42,16 @@ def test_features_are_those_of_each_copy_and_the_picture_itself_comes_first():
     image = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     network = TurnedPixels(1, 32)
     features = network(image).unflatten(1, (COPIES, -1))
-    torch.testing.assert_close(features[:, 0], network.pixels(image - image.amin((1, 2, 3), keepdim=True)))
-    around = network(turned(image - image.amin((1, 2, 3), keepdim=True), network.turns[12]))
+    torch.testing.assert_close(features[:, 0], network.pixels(flat(image)))
+    around = network(turned(image, network.turns[12]))
     torch.testing.assert_close(around.unflatten(1, (COPIES, -1))[:, 0], features[:, 12], atol=1e-4, rtol=1e-4)
+
+
+def test_how_often_an_edge_has_fired_hardly_matters():
+    image = torch.zeros(1, 1, 4, 4)
+    image[0, 0, 1] = torch.tensor([1.0, 0.8, 0.5, 0.0])
+    torch.testing.assert_close(flat(image - 0.5)[0, 0, 1], torch.tensor([0.7, 0.7, 0.5, 0.0]))
+    assert flat(torch.zeros(1, 1, 4, 4)).abs().max() == 0
 
 
 def test_the_nearest_turned_example_of_each_class_decides():

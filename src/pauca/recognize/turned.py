@@ -16,6 +16,7 @@ from pauca.fewshot.base_learners import BASE_LEARNERS, Head, Scorer
 NAME = "turned"
 TURNS = 24  # around; on half as many things fall between two
 _COPIES = 2 * TURNS  # with mirror images
+_BRIGHTEST = 0.7  # of the brightest pixel. Left-out views of DVS128's session a: 97.1 %; 0.5, 97.0; 1, 96.8; 0.35, 96.3
 _HEIGHT = 0.7  # of a circle on the table beside its width: it is seen from 45 degrees above. 0.6 and 0.8 are as good
 
 
@@ -34,7 +35,7 @@ class TurnedPixels(nn.Module):
         self.register_buffer("turns", _turns(), persistent=False)
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        bright = images - images.amin((1, 2, 3), keepdim=True)  # what lies outside is black
+        bright = flat(images)
         return torch.cat([self.pixels(turned(bright, turn)) for turn in self.turns], 1)
 
 
@@ -63,6 +64,12 @@ class NearestTurned(Head):
             return nearest.scatter_reduce(2, labels.expand_as(cosines), cosines, "amax")[..., :way]
 
         return score
+
+
+def flat(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Images whose black is 0, with bright parts cut off: an edge counts by its length, not by how often it fired."""
+    bright = images - images.amin((1, 2, 3), keepdim=True)
+    return bright.minimum(_BRIGHTEST * bright.amax((1, 2, 3), keepdim=True))
 
 
 def turned(images: Float[Tensor, "b c h w"], turn: Float[Tensor, "2 2"]) -> Float[Tensor, "b c h w"]:
