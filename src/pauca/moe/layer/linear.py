@@ -5,11 +5,13 @@ rows, quantized from BF16 or made from the kept MXFP4. Backward quantizes the ou
 and those of the kept input into columns by shifting exponents: what the weight's gradient is a product of.
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from pauca.errors import ConfigError, InputError
 from pauca.moe import ops
@@ -29,6 +31,7 @@ def apply_linear(
     recipe: str,
     kept: Format = "mxfp4",
     from_kept: bool = False,
+    stored: Sequence[Tensor] | None = None,
 ) -> Float[Tensor, "*batch outputs"]:
     """x @ weight.T in FP8, differentiable once in both.
 
@@ -39,6 +42,7 @@ def apply_linear(
         kept: format in which x is kept for the weight's gradient. `bf16` keeps x itself: nothing more, where something
             else keeps it too.
         from_kept: make the FP8 rows from the kept MXFP4 rather than from x: one matrix less to read, with its error.
+        stored: `quantize_input` of x, if several layers read it: it is then kept once. Not under `torch.compile`.
     """
     rows = x.reshape(-1, x.shape[-1])
     if len(rows) == 0:
@@ -47,8 +51,25 @@ def apply_linear(
     if torch.compiler.is_compiling():
         y = _linear_forward(rows, weight, recipe, kept, from_kept, keep)[0]
     else:
-        y = _Linear.apply(rows.contiguous(), weight, recipe, kept, from_kept, keep)
+        y = _Linear.apply(rows.contiguous(), weight, recipe, kept, from_kept, keep, *(stored or ()))
     return y.view(*x.shape[:-1], len(weight))
+
+
+_STORED = WeakIdKeyDictionary()
+"""What inputs were quantized to, while those inputs live."""
+
+
+@torch.no_grad()
+def quantize_input(x: Float[Tensor, "*batch inputs"], recipe: str, kept: Format) -> list[Tensor]:
+    """x as `apply_linear` keeps it, in bytes: made once for all layers that read the same tensor in the same format."""
+    version = None if x.is_inference() else x._version
+    known = _STORED.get(x)
+    if known is not None and known[0] == (version, recipe, kept):
+        return known[1]
+    rows = x.reshape(-1, x.shape[-1]).bfloat16().contiguous()
+    tensors = [] if kept == "bf16" or len(rows) == 0 else to_bytes(quantize(rows, kept, Recipe.from_json(recipe)))
+    _STORED[x] = (version, recipe, kept), tensors
+    return tensors
 
 
 class QuantizedLinear(nn.Module):
@@ -102,9 +123,14 @@ class QuantizedLinear(nn.Module):
         return f"{inputs} to {outputs}, {self.recipe.precision}, keeps {self.kept}"
 
 
-def _forward(x: Tensor, weight: Tensor, recipe: Recipe, kept: Format, from_kept: bool) -> tuple[Tensor, list[Tensor]]:
-    """The output, and as bytes what backward needs: x as it is kept, and the weight's largest scale byte."""
-    stored = quantize(x, kept, recipe)
+def _forward(
+    x: Tensor, weight: Tensor, recipe: Recipe, kept: Format, from_kept: bool, given: Sequence[Tensor] = ()
+) -> tuple[Tensor, list[Tensor]]:
+    """The output, and as bytes what backward needs: x as it is kept, and the weight's largest scale byte.
+
+    `given` is x as it is kept, if that has been made.
+    """
+    stored = _stored(kept, list(given), x.shape[1]) if given else quantize(x, kept, recipe)
     if isinstance(stored, Fp8Tensor):
         rows = stored
     elif from_kept:
@@ -115,7 +141,7 @@ def _forward(x: Tensor, weight: Tensor, recipe: Recipe, kept: Format, from_kept:
     y = products.fp8_product(
         rows.values, rows.scales_float32(), operand.values[0], operand.scales[0], recipe.fast_accumulate
     )
-    return y, [*([] if kept == "bf16" else to_bytes(stored)), largest]
+    return y, [*(given or ([] if kept == "bf16" else to_bytes(stored))), largest]
 
 
 def _backward(
@@ -160,10 +186,12 @@ def _stored(kept: Format, tensors: list[Tensor], channels: int) -> Stored:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, recipe: str, kept: Format, from_kept: bool, keep: bool) -> Tensor:
-        y, tensors = _forward(x, weight, Recipe.from_json(recipe), kept, from_kept)
+    def forward(
+        ctx, x: Tensor, weight: Tensor, recipe: str, kept: Format, from_kept: bool, keep: bool, *given: Tensor
+    ) -> Tensor:
+        y, tensors = _forward(x, weight, Recipe.from_json(recipe), kept, from_kept, given)
         *stored, largest = tensors
-        ctx.recipe, ctx.kept, ctx.keep = recipe, kept, keep
+        ctx.recipe, ctx.kept, ctx.keep, ctx.given = recipe, kept, keep, len(given)
         ctx.save_for_backward(weight, largest, *(([x] if kept == "bf16" else stored) if keep else []))
         return y
 
@@ -173,7 +201,8 @@ class _Linear(torch.autograd.Function):
         weight, largest, *tensors = ctx.saved_tensors
         stored = _stored(ctx.kept, tensors, weight.shape[1]) if ctx.keep else None
         recipe, wanted_x = Recipe.from_json(ctx.recipe), ctx.needs_input_grad[0]
-        return *_backward(gradients[0].contiguous(), weight, recipe, stored, largest, wanted_x), None, None, None, None
+        found = _backward(gradients[0].contiguous(), weight, recipe, stored, largest, wanted_x)
+        return *found, *(None,) * (4 + ctx.given)
 
 
 # The same for a compiled graph, which sees two opaque operations of tensors and constants.

@@ -5,7 +5,7 @@ and `down_proj` [experts, hidden, width]: pauca's own layout. So a conversion mo
 another class (as `fully_shard` does), and all else stays with the model: its router, its shared experts, the names of
 its weights, optimizers and hooks that hold them.
 
-Not converted: shared experts and dense layers, which are ordinary linear layers.
+Attention's projections are converted on request (`projections`). Not converted: shared experts and dense layers.
 """
 
 from importlib import metadata
@@ -17,16 +17,19 @@ from torch import Tensor, nn
 from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.moe.layer.experts import checked_recipe
 from pauca.moe.layer.kept import kept_formats
-from pauca.moe.layer.recipe import Recipe, Recompute
+from pauca.moe.layer.recipe import Precision, Recipe, Recompute
 from pauca.moe.models.expert_kinds import ExpertKind
 from pauca.moe.models.other_experts import ConvertedExperts, conversion_of
+from pauca.moe.models.projections import convert_projections, restore_projections
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 SUPPORTED_MAJOR = "5"
 """The major version of transformers that is supported: since 5.0 experts are stored fused."""
 
 
-def convert(model: AnyModule, recipe: Recipe, recompute: Recompute = "none") -> AnyModule:
+def convert(
+    model: AnyModule, recipe: Recipe, recompute: Recompute = "none", projections: Precision = "bf16"
+) -> AnyModule:
     """Let pauca compute the routed experts of a transformers model, in place.
 
     No weight is copied or renamed, and routers stay the model's own: checkpoints, `generate`, auxiliary losses and
@@ -38,6 +41,9 @@ def convert(model: AnyModule, recipe: Recipe, recompute: Recompute = "none") -> 
         recipe: numerics. `Recipe.bf16()` differs from the original by rounding; of an FP32 model too, experts are
             computed in BF16.
         recompute: what backward computes again rather than keep. Never the routing.
+        projections: numerics of attention's linear layers (those within modules whose class ends in Attention, with
+            sizes that are multiples of 32): as they are; or products in FP8 whose input is kept in FP8 (fp8) or MXFP4
+            (fp4). Not measured on a GPU.
 
     Returns:
         The model.
@@ -62,6 +68,7 @@ def convert(model: AnyModule, recipe: Recipe, recompute: Recompute = "none") -> 
     for name, (module, target) in found.items():
         _check(name or type(module).__name__, module, target, recipe)
     kept_formats(recipe, recompute)  # refuses an unknown mode
+    convert_projections(model, projections, recipe)
     for module, target in found.values():
         assert not isinstance(target, str)
         _convert_module(module, target, recipe, recompute)
@@ -80,6 +87,7 @@ def unconvert(model: AnyModule) -> AnyModule:
             raise InputError(f"{name} has been wrapped since its conversion ({type(module).__name__}): unwrap it first")
         if module._frozen:
             raise InputError(f"{name} is in use by frozen_weights: leave it first")
+    restore_projections(model)
     for module in converted.values():
         original_class, settings = module._original
         for setting in settings:
