@@ -18,6 +18,7 @@ from pauca.events.evaluation import (
     fit_time_offset,
 )
 from pauca.events.exports import Viewer, export
+from pauca.events.focal import FocalLength, ask_focal_length, telling_packets
 from pauca.events.follower import Follower
 from pauca.events.gyro_prior import GyroPrior
 from pauca.events.gyroscope import GyroFit, fit_gyro
@@ -74,6 +75,7 @@ __all__ = [
     "EventsLike",
     "Fault",
     "Finding",
+    "FocalLength",
     "Follower",
     "Frame",
     "GroundTruth",
@@ -109,6 +111,7 @@ __all__ = [
     "align",
     "align_packets",
     "as_events",
+    "ask_focal_length",
     "check",
     "convert",
     "cut_windows",
@@ -129,6 +132,7 @@ __all__ = [
     "remove_hot_pixels",
     "remove_noise",
     "simulate",
+    "telling_packets",
     "views",
     "write",
 ]

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from pauca.events.kernels.accumulate import accumulate_moments
 from pauca.events.kernels.gather import gather_bilinear, gather_quadratic
@@ -78,18 +78,26 @@ class Scorer:
     ) -> Score:
         """Score of the packet for this motion."""
         warped = self.warp.apply(packet, self.frame, velocity, acceleration)
-        vote, gather = KERNELS[self.vote]
-        lost, *box = vote(warped[0], warped[1], packet.p, PAD, self._images)
-        above_empty = 0.0
-        if lost < len(packet):
-            table, taps = tabulate(self.pixel_score), blur_taps(self.blur_sigma)
-            for image, slopes in zip(self._images, self._slopes, strict=True):
-                above_empty += float(score_image(image, PAD, tuple(box), taps, *table, self._scratch, slopes))
-        at_events = np.empty((2, len(packet)), np.float32)
-        gather(warped[0], warped[1], packet.p, PAD, self._slopes, at_events[0], at_events[1])
+        above_empty, lost, at_events = self.at_pixels(warped, packet.p)
         by_motion = self.warp.slopes_by_motion(packet, self.frame, velocity, acceleration, warped, at_events)
         value = above_empty + self._empty(len(packet))
         return Score(value, *self._summed(by_motion, packet.dt_s), len(packet) - lost, by_motion)
+
+    def at_pixels(
+        self, warped: Float[np.ndarray, "2 n"], p: UInt8[np.ndarray, "n"]
+    ) -> tuple[float, int, Float[np.ndarray, "2 n"]]:
+        """Score of events at pixels of the frame, above that of an empty image; how many are outside; and the slopes
+        by each event's pixel."""
+        vote, gather = KERNELS[self.vote]
+        lost, *box = vote(warped[0], warped[1], p, PAD, self._images)
+        above_empty = 0.0
+        if lost < len(p):
+            table, taps = tabulate(self.pixel_score), blur_taps(self.blur_sigma)
+            for image, slopes in zip(self._images, self._slopes, strict=True):
+                above_empty += float(score_image(image, PAD, tuple(box), taps, *table, self._scratch, slopes))
+        at_events = np.empty((2, len(p)), np.float32)
+        gather(warped[0], warped[1], p, PAD, self._slopes, at_events[0], at_events[1])
+        return above_empty, lost, at_events
 
     def images(
         self,

@@ -16,6 +16,8 @@ from pauca.events.windows import Cut
 _MOST_PER_PIXEL = 30_000 / (240 * 180)
 _FEWEST_PER_PIXEL = 10_000 / (240 * 180)
 
+_ASKED = ("rotation", "st-ppp", True)
+
 
 @dataclass(frozen=True)
 class AlignConfig:
@@ -83,6 +85,11 @@ class AlignConfig:
     def between_knots(self) -> bool:
         """Whether `align` estimates a velocity that is linear between knots, and not one for each packet."""
         return self.estimator == "trajectory"
+
+    @property
+    def asks_focal_length(self) -> bool:
+        """Whether `align` asks packets if the focal length is right: those of an exact rotation, by the likelihood."""
+        return self.rest_test and self.acceleration and (self.motion, self.objective, self.exact) == _ASKED
 
     @classmethod
     def paper(cls) -> "AlignConfig":

@@ -14,11 +14,12 @@ from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
 from pauca.events.continuous import WindowScorer
 from pauca.events.continuous import refine as refine_packets
+from pauca.events.focal import ask_focal_length, telling_packets, widened
 from pauca.events.hot_pixels import check_something_left, find_hot_pixels, remove_hot_pixels
 from pauca.events.io import EventStream
 from pauca.events.likelihood import NegativeBinomial
 from pauca.events.noise import remove_noise
-from pauca.events.passes import Clean
+from pauca.events.passes import Clean, windows_of
 from pauca.events.pieces import Workers
 from pauca.events.recording import Recording, camera_of
 from pauca.events.settings import AlignConfig
@@ -76,7 +77,8 @@ def align(
     progress: Callable[[Alignment], None] | None = None,
 ) -> Trajectory:
     """Velocity of the camera over a whole recording: linear between the rows of the result, the knots, where
-    `config.between_knots`, otherwise one for each packet.
+    `config.between_knots`, otherwise one for each packet. If the events contradict the camera's focal length, that is
+    logged, and the covariances are as much larger (`ask_focal_length`).
 
     >>> trajectory = align(read("recording.npz"))
     >>> trajectory.to_csv("trajectory.csv")
@@ -105,7 +107,8 @@ def align(
         if progress is not None:
             progress(alignment)
     trajectory = Trajectory.from_alignments(alignments)
-    return refine(events, trajectory, camera, config) if config.between_knots else trajectory
+    trajectory = refine(events, trajectory, camera, config) if config.between_knots else trajectory
+    return _asked([events], alignments, trajectory, camera, config)
 
 
 def align_chunks(
@@ -117,7 +120,7 @@ def align_chunks(
     """As `align`, of a recording that is read chunk by chunk. Hot pixels and noise are the caller's.
 
     Args:
-        chunks: the events in order, something that can be gone through twice.
+        chunks: the events in order, something that can be gone through three times.
         camera: calibration.
         config: as for `align`.
         progress: called with each packet's alignment.
@@ -128,7 +131,25 @@ def align_chunks(
         if progress is not None:
             progress(alignment)
     trajectory = Trajectory.from_alignments(alignments)
-    return refine_stream(chunks, trajectory, camera, config) if config.between_knots else trajectory
+    trajectory = refine_stream(chunks, trajectory, camera, config) if config.between_knots else trajectory
+    return _asked(chunks, alignments, trajectory, camera, config)
+
+
+def _asked(
+    chunks: Iterable[Events],
+    packets: list[Alignment],
+    trajectory: Trajectory,
+    camera: Camera,
+    config: AlignConfig,
+) -> Trajectory:
+    """The trajectory as wide as the focal length is doubtful, and a word about it."""
+    if not config.asks_focal_length:
+        return trajectory
+    telling = telling_packets(packets, camera.fx)
+    focal = ask_focal_length(((window, telling[i]) for i, window in windows_of(chunks, telling)), camera, config)
+    if focal is not None and focal.doubtful:
+        _log.warning("%s", focal.in_words())
+    return widened(trajectory, focal)
 
 
 def refine(

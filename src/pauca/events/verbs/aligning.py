@@ -16,6 +16,7 @@ from pauca import events
 from pauca.errors import InputError
 from pauca.events import pieces
 from pauca.events.alignment import Memory
+from pauca.events.focal import telling_packets, widened
 from pauca.events.hot_pixels import HotPixels, check_something_left, find_hot_pixels
 from pauca.events.journal import Journal, Next, memory_of
 from pauca.events.passes import Clean, after, windows_of
@@ -91,10 +92,12 @@ class AlignRun:
             if self.config.between_knots:
                 trajectory = self._refine(clean, trajectory, calibration, workers)
             seconds, noise = time.perf_counter() - started, clean.noise
+            chosen = _spread(alignments, self.images)
+            focal, windows = self._again(clean, alignments, chosen, calibration)
+            trajectory = widened(trajectory, focal)
             trajectory.to_csv(self.out / "trajectory.csv", force=True)  # the rows so far were this run's
             trajectory.to_npz(self.out / "trajectory.npz", self.force or self.resume)
-            chosen = _spread(alignments, self.images)
-            self._draw(trajectory, chosen, clean, events.Aligner(calibration, self.config))
+            self._draw(trajectory, chosen, windows, stream.ground_truth, events.Aligner(calibration, self.config))
             journal_path.unlink()
         if not self.quiet:
             new = alignments[len(known) :]
@@ -102,6 +105,8 @@ class AlignRun:
             if noise:
                 print(f"dropped {noise:,} events of background noise")
             print(_summary(trajectory, self.config, n, duration_s, seconds, reading_s))
+            if focal is not None and focal.doubtful:
+                print(focal.in_words())
             print(f"wrote {', '.join(RESULTS)}{' and images' if chosen else ''} to {self.out}")
 
     def _check_target(self, path: Path, interrupted: bool) -> None:
@@ -156,17 +161,38 @@ class AlignRun:
         with Progress("refine", total=total, unit="events", quiet=self.quiet) as progress:
             return refine_stream(clean, packets, camera, self.config, progress.advance, workers=workers)
 
+    def _again(
+        self, clean: Clean, alignments: list[Alignment], chosen: dict[int, Alignment], camera: events.Camera
+    ) -> tuple[events.FocalLength | None, dict[int, events.Events]]:
+        """One more pass: what some packets say about the focal length, and the events of those to draw."""
+        telling = telling_packets(alignments, camera.fx) if self.config.asks_focal_length else {}
+        windows: dict[int, events.Events] = {}
+
+        def asked() -> Iterator[tuple[events.Events, Alignment]]:
+            for i, window in windows_of(clean, telling | chosen):
+                if i in chosen:
+                    windows[i] = window
+                if i in telling:
+                    yield window, telling[i]
+
+        return events.ask_focal_length(asked(), camera, self.config), windows
+
     def _draw(
-        self, trajectory: events.Trajectory, chosen: dict[int, Alignment], clean: Clean, aligner: events.Aligner
+        self,
+        trajectory: events.Trajectory,
+        chosen: dict[int, Alignment],
+        windows: dict[int, events.Events],
+        truth: events.GroundTruth | None,
+        aligner: events.Aligner,
     ) -> None:
         from pauca.events import plots
 
         for stale in self.out.glob("aligned_*.png"):  # of an earlier run, which --force replaces
             stale.unlink()
         name = self.path.name
-        figure = plots.velocity_figure(trajectory, clean.stream.ground_truth, name)
+        figure = plots.velocity_figure(trajectory, truth, name)
         save_figure(figure, self.out / "velocity.png", self.force or self.resume)
-        for i, window in windows_of(clean, chosen):
+        for i, window in windows.items():
             title = f"{name}: packet {i}, {chosen[i].start_us / 1e6:.3f} to {chosen[i].end_us / 1e6:.3f} s"
             before, after = aligner.images(window), aligner.images(window, chosen[i])
             save_figure(plots.warped_figure(before, after, title), self.out / f"aligned_{i:05d}.png", True)
