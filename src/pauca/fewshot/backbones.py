@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from pauca.errors import ConfigError
 from pauca.fewshot.descriptors import BlurredPixels, EdgeDirections
@@ -231,6 +230,8 @@ def multiply_adds(module: nn.Module, input_shape: tuple[int, ...]) -> int:
     if callable(count := getattr(module, "count_multiply_adds", None)):
         return int(count(input_shape))  # type: ignore[arg-type]
     twin = deepcopy(module).to("meta").eval()
+    from torch.utils.flop_counter import FlopCounterMode  # brings Triton along, 50 MB
+
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         twin(torch.empty(1, *input_shape, device="meta"))
     return counter.get_total_flops() // 2

@@ -20,6 +20,7 @@ from pauca.fewshot.pretrained import Features, open_backbone
 from pauca.fewshot.pretrained.opening import open_model
 from pauca.fewshot.types import ImageSet
 
+MapMethod = Literal["tsne", "umap"]
 BaseLearnerName = Literal["ridge", "svm", "prototypes", "logistic", "cosine"]
 
 

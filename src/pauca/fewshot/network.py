@@ -48,6 +48,7 @@ class FewShotModel(nn.Module):
     """
 
     unit_length = False  # whether features always have length one
+    is_known = False  # whether the network is one that somebody trained on many images, not pauca
     refits = False  # whether images of any size are fitted to the network, and not refused
 
     mean: Tensor

@@ -1,23 +1,22 @@
 """Figures of few-shot tasks and models, each a function from data to Figure."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sklearn.manifold import TSNE
 from torch import Tensor
 
 from pauca.errors import InputError
 from pauca.fewshot.embedding import images_per_pass
 from pauca.fewshot.evaluation import Evaluation
 from pauca.fewshot.model import MCRNet
+from pauca.fewshot.named import MapMethod
 from pauca.fewshot.types import PADDING, Episodes, ImageSet
 
-MapMethod = Literal["tsne", "umap"]
 LARGEST_GALLERY = 60  # images; more make a picture that nobody looks through
 _RIGHT, _WRONG = "#1a7f5a", "#c0392b"
 
@@ -129,6 +128,8 @@ def feature_map(
         neighbors = min(15, len(features) - 1)
         mapper = import_umap()(n_neighbors=neighbors, init="pca", random_state=seed, n_jobs=1)
     else:
+        from sklearn.manifold import TSNE  # only maps need it
+
         mapper = TSNE(perplexity=min(30.0, (len(features) - 1) / 3), init="pca", random_state=seed)
     places = mapper.fit_transform(features.cpu().numpy())
     figure = Figure(figsize=(6.5, 5), layout="constrained")

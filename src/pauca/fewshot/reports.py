@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from pauca.fewshot import plots
 from pauca.fewshot.backbones import parameter_count
 from pauca.fewshot.evaluation import Comparison, Evaluation
 from pauca.fewshot.model import MCRNet
+from pauca.fewshot.named import MapMethod
 from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.training.loop import TrainResult
 from pauca.fewshot.types import ImageSet
@@ -85,6 +85,8 @@ def predictions_report(
     probabilities: Float[np.ndarray, "n classes"],
 ) -> Report:
     """The page of predictions: what `words` say, and the pictures with their labels."""
+    from pauca.fewshot import plots  # with it comes matplotlib, 26 MB
+
     report = Report("Predictions", words)
     shown = f"The first {plots.LARGEST_GALLERY} images" if len(pixels) > plots.LARGEST_GALLERY else "The images"
     report.figure(
@@ -101,6 +103,8 @@ def training_report(
 
     Without a result, of a training that stopped, and why.
     """
+    from pauca.fewshot import plots  # with it comes matplotlib, 26 MB
+
     report = Report("Few-shot training", f"{data}, {steps} steps")
     if result is None:
         report.text(f"The training stopped before its end: {why}. The curves end there.")
@@ -132,7 +136,7 @@ def describe_evaluation(
     images: ImageSet,
     features: Tensor,
     results: dict[int, Evaluation],
-    map_by: plots.MapMethod,
+    map_by: MapMethod,
 ) -> None:
     """Add an evaluation to its page: tables, an episode, confusions, calibration, maps of features and codes.
 
@@ -144,6 +148,8 @@ def describe_evaluation(
         results: by shot.
         map_by: how to lay features out in two dimensions.
     """
+    from pauca.fewshot import plots  # with it comes matplotlib, 26 MB
+
     seen = next(iter(results.values())).seen_warning()
     if seen:
         report.text(seen)

@@ -14,9 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.api import CheckpointException
-
 from pauca.errors import ConfigError, PaucaError
 from pauca.renamed import text_with_new_names
 from pauca.runs import sha256_of, write_text
@@ -41,6 +38,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], origin: dict
     Raises:
         PaucaError: it could not be written (a full disk); earlier checkpoints are untouched.
     """
+    saver, _, failed = _torchs()
     path = folder / f"step-{step:08d}"
     temporary = folder / f".{path.name}"
     if own_rank() == 0:
@@ -48,7 +46,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], origin: dict
     wait_for_all()
     try:
         with _alone_is_fine():
-            state_dict_saver.save(state, checkpoint_id=temporary)
+            saver.save(state, checkpoint_id=temporary)
         if own_rank() == 0:
             write_text(temporary / _ORIGIN, json.dumps(origin, indent=1))
         wait_for_all()
@@ -59,11 +57,19 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], origin: dict
                 _remove(old)
     except OtherStopped:
         raise
-    except (OSError, CheckpointException, PaucaError) as error:
+    except (OSError, failed, PaucaError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise PaucaError(f"{path}: could not be written ({_reason(error)}); {_what_is_left(folder)}") from error
     wait_for_all()
     return path
+
+
+def _torchs() -> tuple[Any, Any, type[BaseException]]:
+    """What torch has for checkpoints: how to save, how to load, what fails. With it come 50 MB, for training alone."""
+    from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    return state_dict_saver, state_dict_loader, CheckpointException
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -78,12 +84,13 @@ def load_checkpoint(path: Path, state: dict[str, Any], origin: dict[str, str]) -
         PaucaError: a file is missing or damaged.
         ConfigError: the checkpoint comes from other settings or data than `origin` says; the first difference is named.
     """
+    _, loader, failed = _torchs()
     _check_seal(path)
     _check_origin(path, origin)
     try:
         with _alone_is_fine():
-            state_dict_loader.load(state, checkpoint_id=path)
-    except (OSError, CheckpointException, RuntimeError, ValueError) as error:
+            loader.load(state, checkpoint_id=path)
+    except (OSError, failed, RuntimeError, ValueError) as error:
         raise PaucaError(f"{path}: does not fit this training ({_reason(error)}); start a new run") from error
 
 
@@ -93,12 +100,13 @@ def read_part(path: Path, name: str) -> Any:
     Raises:
         PaucaError: a file is missing or damaged, or there is no such part.
     """
+    _, loader, failed = _torchs()
     _check_seal(path)
     state: dict[str, Any] = {name: None}
     try:
         with _alone_is_fine():
-            state_dict_loader.load(state, checkpoint_id=path)
-    except (OSError, CheckpointException, RuntimeError, ValueError) as error:
+            loader.load(state, checkpoint_id=path)
+    except (OSError, failed, RuntimeError, ValueError) as error:
         raise PaucaError(f"{path}: holds no {name} ({_reason(error)})") from error
     return state[name]
 

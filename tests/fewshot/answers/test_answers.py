@@ -13,7 +13,7 @@ from pauca.fewshot.answers.outlook import expected_accuracy
 from pauca.fewshot.answers.temperature import fit_temperature
 from pauca.fewshot.answers.threshold import conformal_threshold, examples_needed
 from pauca.fewshot.answers.unknown import ClassMeans
-from pauca.fewshot.pretrained import Features
+from pauca.fewshot.pretrained import Features, Preprocessing, Pretrained
 
 DIMENSIONS = 40
 
@@ -91,6 +91,31 @@ def test_few_examples_do_not_move_a_temperature_far():
     held_out = HeldOut(torch.eye(3), torch.arange(3), 5.0, torch.ones(3))
     assert 0.1 < fit_temperature(Features(), held_out, 5.0) < 1
     assert fit_temperature(Features(), None, 5.0) == 1
+
+
+def test_one_example_of_features_that_nobody_knows_is_not_believed_more():
+    known, unknown = Features(), Features()
+    known.is_known = True
+    assert fit_temperature(known, None, 1.0) < 0.7
+    assert fit_temperature(unknown, None, 1.0) == 1
+    assert fit_temperature(Features("cosine"), None, 1.0) > 1
+    assert Pretrained(torch.nn.Flatten(), Preprocessing(8, (0.5,), (0.5,))).is_known is False  # a module of one's own
+
+
+@pytest.mark.parametrize("base_learner", ["ridge", "logistic", "cosine", "prototypes", "svm"])
+@pytest.mark.parametrize("spread", [0.5, 1.0, 3.0])  # a strong backbone, a middling and a weak one
+def test_fewer_than_five_examples_do_not_make_probabilities_worse(base_learner, spread):
+    """Over tasks, against no temperature. With 1 example of pixels it was 3.2 nats for 2.2."""
+    generator = np.random.default_rng(0)
+    for shots in (1, 3):
+        losses = {"auto": [], 1.0: []}
+        for _ in range(5):
+            features = draw(generator, 5, shots + 10, spread)
+            for temperature, found in losses.items():
+                classifier = fitted(features[:, :shots], base_learner=base_learner, temperature=temperature)
+                probabilities = classifier.predict_proba(flat(features[:, shots:]))
+                found.append(-np.log(probabilities[np.arange(50), np.arange(5).repeat(10)] + 1e-9).mean())
+        assert np.mean(losses["auto"]) < np.mean(losses[1.0]) + 0.02
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, "warm"])

@@ -66,7 +66,7 @@ MOMENTS = {
     "between steps": ("pauca.moe.training.trainer.Trainer.step", 4, False, 2),
     "within a step": ("torch.optim.AdamW.step", 4, False, 2),
     "after a step": ("pauca.moe.training.trainer.Trainer.step", 5, True, 4),
-    "before a checkpoint's first byte": ("pauca.runs.checkpoints.state_dict_saver.save", 2, False, 2),
+    "before a checkpoint's first byte": ("torch.distributed.checkpoint.state_dict_saver.save", 2, False, 2),
     "before its metadata": ("torch.distributed.checkpoint.FileSystemWriter.finish", 2, False, 2),
     "before its seal": ("pauca.runs.checkpoints._seal", 2, False, 2),
     "before its name": ("pauca.runs.checkpoints._replace", 2, False, 2),

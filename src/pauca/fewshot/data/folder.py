@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePath, PurePosixPath
-from sys import intern
 from typing import Literal, TypeVar
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
@@ -61,6 +60,7 @@ class ImageReader:
     def __exit__(self, *_: object) -> None:
         for archive in self._archives.values():
             archive.close()
+        self._archives = {}  # whose indices take 60 MB for a hundred thousand images
 
     def read(self, file: ImageFile) -> bytes:
         """The encoded bytes."""
@@ -170,22 +170,24 @@ def fingerprint_files(files: Sequence[ImageFile]) -> str:
 
 
 def _on_disk(path: Path) -> list[ImageFile]:
+    # As text, because a path object takes several times as much, and there may be hundreds of thousands.
     found = [
-        file for file in path.rglob("*") if not _hidden(file.relative_to(path)) and file.is_file() and _is_image(file)
+        (file.relative_to(path).as_posix(), file.stat().st_mtime_ns)
+        for file in path.rglob("*")
+        if not _hidden(file.relative_to(path)) and file.is_file() and _is_image(file)
     ]
-    places = _place([file.relative_to(path) for file in found])
+    places = _place([name for name, _ in found])
     return [
-        ImageFile(str(file), None, file.stat().st_mtime_ns, class_name, split)
-        for file, (split, class_name) in zip(found, places, strict=True)
+        ImageFile(str(path / name), None, stamp, class_name, split)
+        for (name, stamp), (split, class_name) in zip(found, places, strict=True)
     ]
 
 
 def _in_archive(path: Path) -> list[ImageFile]:
-    found = [(PurePosixPath(name), crc) for name, crc in _image_members(path)]
-    found = [(name, crc) for name, crc in found if not _hidden(name)]
+    found = [(name, crc) for name, crc in _image_members(path) if not _hidden(PurePosixPath(name))]
     places = _place([name for name, _ in found])
     return [
-        ImageFile(str(name), path, crc, class_name, split)
+        ImageFile(name, path, crc, class_name, split)
         for (name, crc), (split, class_name) in zip(found, places, strict=True)
     ]
 
@@ -233,20 +235,26 @@ def _hidden(path: PurePath) -> bool:
     return any(part.startswith((".", "__")) for part in path.parts)
 
 
-def _place(paths: Sequence[PurePath]) -> list[tuple[str, str]]:
+def _place(names: Sequence[str]) -> list[tuple[str, str]]:
     """Split and class of each image by its folders."""
-    folders = [path.parts[:-2] if path.parts[-2:-1] == ("images",) else path.parts[:-1] for path in paths]
-    distinct = sorted(set(folders)) or [()]
+    parents = [name.rpartition("/")[0] for name in names]
+    folder_of = {parent: _without_images(PurePosixPath(parent).parts) for parent in set(parents)}
+    distinct = sorted(set(folder_of.values())) or [()]
     if len(distinct) == 1:
         shared = max(0, len(distinct[0]) - 1)
     else:  # the first and the last in order differ as early as any two
         pairs = zip(distinct[0], distinct[-1], strict=False)
         shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    below = [folder[shared:] for folder in folders]
-    first = {folder[0] for folder in below if folder}
+    below = {parent: folder[shared:] for parent, folder in folder_of.items()}
+    first = {folder[0] for folder in below.values() if folder}
     split = bool(first) and first <= SPLIT_FOLDERS.keys()
-    return [
-        # Interned, because a hundred thousand images have few classes.
-        (SPLIT_FOLDERS[folder[0]] if split and folder else "all", intern("/".join(folder[1:] if split else folder)))
-        for folder in below
-    ]
+    place_of = {
+        parent: (SPLIT_FOLDERS[folder[0]] if split and folder else "all", "/".join(folder[1:] if split else folder))
+        for parent, folder in below.items()
+    }
+    return [place_of[parent] for parent in parents]
+
+
+def _without_images(folder: tuple[str, ...]) -> tuple[str, ...]:
+    """Without a last folder `images`, as Tiny-ImageNet has it."""
+    return folder[:-1] if folder[-1:] == ("images",) else folder

@@ -2,31 +2,26 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, UInt8, UInt64
+from jaxtyping import UInt8, UInt32, UInt64
 from PIL import Image
 
 from pauca.errors import InputError
 from pauca.fewshot.data.arrays import plain_image
+from pauca.fewshot.data.crops import PointIndex, shows, windows
 from pauca.fewshot.data.decode import open_image
+from pauca.fewshot.data.duplicates import THUMBNAIL, near_pairs, perceive
 from pauca.fewshot.data.folder import ImageFile, ImageReader, list_images, map_ahead
+from pauca.fewshot.data.points import MOST_POINTS, Points, find_points, small, small_size
 from pauca.renamed import formerly
 from pauca.runs import Progress
 
-# Two images are near duplicates if at most this many of the 64 bits of their difference hashes differ and their
-# thumbnails correlate at least so much. Of 400 Tiny-ImageNet images saved again as JPEG (quality 75 or 40), halved,
-# doubled, made gray or 10 % brighter, 96 to 100 % are found; of the 288 million pairs of the 24000 originals, only the
-# one that is a duplicate. Crops and mirror images are not found.
-NEAR_BITS = 7
-NEAR_CORRELATION = 0.98
-_THUMBNAIL = 16  # pixels on a side
-_PAIRS_AT_ONCE = 8192  # thumbnails of both, as numbers: 17 MB
 _SHOWN = 10
 
 
@@ -54,6 +49,7 @@ class ScanReport:
     sizes: dict[str, int]
     exact_duplicates: list[Pair]
     near_duplicates: list[Pair]
+    crops: list[Pair]  # the second is a part of the first
     small_classes: dict[str, int]
     classes_in_several_splits: list[str]
     case_collisions: list[str]  # classes or files that some file systems take for one: "Cat = cat"
@@ -61,7 +57,7 @@ class ScanReport:
     @property
     def harmful(self) -> bool:
         """Whether training or testing on these images as they are would fail or mislead."""
-        pairs = self.exact_duplicates + self.near_duplicates
+        pairs = self.exact_duplicates + self.near_duplicates + self.crops
         wrong = self.unreadable or self.small_classes or self.classes_in_several_splits or self.case_collisions
         return bool(wrong or any(pair.across for pair in pairs))
 
@@ -76,6 +72,8 @@ class ScanReport:
             for kind, pairs in (("exact", self.exact_duplicates), ("near", self.near_duplicates)):
                 name = f"{kind} duplicate {f'across {across}' if across else 'in one class'}"
                 rows += [(name, pair.first, f"= {pair.second}") for pair in pairs if pair.across == across]
+            name = f"crop {f'across {across}' if across else 'in one class'}"
+            rows += [(name, pair.second, f"of {pair.first}") for pair in self.crops if pair.across == across]
         rows += [("class in several splits", name, "") for name in self.classes_in_several_splits]
         for pair in self.case_collisions:
             earlier, name = pair.split(" = ", 1)
@@ -113,38 +111,59 @@ class _Looks:
     digests: list[bytes]  # of pixels, mode and size
     hashes: UInt64[np.ndarray, "n"]
     thumbnails: UInt8[np.ndarray, "n 256"]
+    sizes: UInt32[np.ndarray, "n 2"]  # width and height
+    points: PointIndex
 
     @classmethod
     def room_for(cls, count: int) -> "_Looks":
-        return cls([], [], np.zeros(count, np.uint64), np.zeros((count, _THUMBNAIL**2), np.uint8))
+        thumbnails, sizes = np.zeros((count, THUMBNAIL**2), np.uint8), np.zeros((count, 2), np.uint32)
+        return cls([], [], np.zeros(count, np.uint64), thumbnails, sizes, PointIndex(count, MOST_POINTS))
+
+    def add(self, file: ImageFile, look: "_Look") -> None:
+        """Keep what one more image shows."""
+        place = len(self.files)
+        self.files.append(file)
+        self.digests.append(look.digest)
+        self.hashes[place], self.thumbnails[place], self.sizes[place] = look.hash, look.thumbnail, look.size
+        if look.points is not None:
+            self.points.put(place, look.points)
 
 
-def scan_images(path: Path | str, min_images: int = 20, quiet: bool = True) -> ScanReport:
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """What one image shows."""
+
+    mode: str
+    size: tuple[int, int]
+    digest: bytes
+    hash: int
+    thumbnail: UInt8[np.ndarray, "256"]
+    points: Points | None
+
+
+def scan_images(path: Path | str, min_images: int = 20, quiet: bool = True, crops: bool = True) -> ScanReport:
     """Look at every image below a path, as `read_images` and `prepare_benchmark` would read it.
 
     Args:
         path: folder or zip archive, as `list_images` reads it.
         min_images: classes with fewer readable images are reported.
         quiet: show no progress.
+        crops: also look for images that are parts of others, which takes about 8 ms an image.
     """
     files = list_images(Path(path))
     looks, broken = _Looks.room_for(len(files)), {}
     modes, sizes, unusual = Counter(), Counter(), defaultdict(list)
     with ImageReader(files) as reader, Progress("scan", len(files), "images", quiet) as progress:
-        for file, look in map_ahead(lambda file: _look(reader, file), files):
+        for file, look in map_ahead(lambda file: _look(reader, file, crops), files):
             progress.advance()
             if isinstance(look, InputError):
                 broken[file.name] = str(look).removeprefix(f"{file.name}: ")
                 continue
-            mode, size, digest, difference_hash, thumbnail = look
-            modes[mode] += 1
-            sizes[size] += 1
-            if mode != "RGB":
-                unusual[mode].append(file.name)
-            place = len(looks.files)
-            looks.hashes[place], looks.thumbnails[place] = difference_hash, thumbnail
-            looks.files.append(file)
-            looks.digests.append(digest)
+            modes[look.mode] += 1
+            sizes[f"{look.size[0]}x{look.size[1]}"] += 1
+            if look.mode != "RGB":
+                unusual[look.mode].append(file.name)
+            looks.add(file, look)
     members = {(file.split, file.class_name): 0 for file in files if file.class_name}
     members.update(Counter((file.split, file.class_name) for file in looks.files if file.class_name))
     splits_of = Counter(name for _, name in members)
@@ -159,14 +178,15 @@ def scan_images(path: Path | str, min_images: int = 20, quiet: bool = True) -> S
         sizes=dict(sizes.most_common()),
         exact_duplicates=_exact(looks),
         near_duplicates=_near(looks),
+        crops=_crops(looks) if crops else [],
         small_classes={name: n for (_, name), n in sorted(members.items()) if n < min_images},
         classes_in_several_splits=sorted(name for name, number in splits_of.items() if number > 1),
-        case_collisions=_case_collisions(sorted(splits_of)) or _case_collisions([file.name for file in files]),
+        case_collisions=_case_collisions(lambda: sorted(splits_of))
+        or _case_collisions(lambda: (file.name for file in files)),
     )
 
 
-def _look(reader: ImageReader, file: ImageFile) -> tuple[str, str, bytes, int, UInt8[np.ndarray, "256"]] | InputError:
-    """Mode, size, digest, hash and thumbnail of an image."""
+def _look(reader: ImageReader, file: ImageFile, with_points: bool) -> _Look | InputError:
     try:
         image = open_image(reader.read(file), file.name)
         gray = plain_image(image, file.name).convert("L")
@@ -174,15 +194,12 @@ def _look(reader: ImageReader, file: ImageFile) -> tuple[str, str, bytes, int, U
         return error
     size = f"{image.width}x{image.height}"
     digest = hashlib.sha256(f"{image.mode} {size}".encode() + image.tobytes()).digest()[:16]
-    return image.mode, size, digest, *_perceive(gray)
+    points = find_points(gray) if with_points else None
+    return _Look(image.mode, image.size, digest, *perceive(gray), points)
 
 
-def _perceive(gray: Image.Image) -> tuple[int, UInt8[np.ndarray, "256"]]:
-    """Difference hash (which of two neighbors is brighter, on a 9 x 8 grid) and a thumbnail."""
-    grid = np.array(gray.resize((9, 8), Image.Resampling.BOX))
-    bits = np.packbits(grid[:, 1:] > grid[:, :-1])
-    thumbnail = np.array(gray.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX))
-    return int.from_bytes(bits.tobytes(), "big"), thumbnail.ravel()
+def _small_gray(reader: ImageReader, file: ImageFile) -> Image.Image:
+    return small(plain_image(open_image(reader.read(file), file.name), file.name).convert("L"))
 
 
 def _exact(looks: _Looks) -> list[Pair]:
@@ -197,69 +214,43 @@ def _exact(looks: _Looks) -> list[Pair]:
 
 
 def _near(looks: _Looks) -> list[Pair]:
-    """Pairs whose hashes and thumbnails are close, but not their pixels."""
-    found = []
-    for pairs in _close_blocks(looks.hashes[: len(looks.files)], NEAR_BITS):
-        first, second = (_normalized(looks.thumbnails[column]) for column in pairs.T)
-        alike = (first * second).sum(1) > NEAR_CORRELATION
-        found += [(i, j) for i, j in pairs[alike].tolist() if looks.digests[i] != looks.digests[j]]
+    """Pairs that look alike, but not to the last pixel."""
+    count = len(looks.files)
+    found = [
+        (i, j)
+        for i, j in near_pairs(looks.hashes[:count], looks.thumbnails[:count])
+        if looks.digests[i] != looks.digests[j]
+    ]
     return [_pair(looks.files[i], looks.files[j]) for i, j in sorted(found)]
 
 
-def _normalized(thumbnails: UInt8[np.ndarray, "n 256"]) -> Float32[np.ndarray, "n 256"]:
-    shapes = thumbnails.astype(np.float32)
-    shapes -= shapes.mean(1, keepdims=True)
-    return shapes / (np.linalg.norm(shapes, axis=1, keepdims=True) + 1e-6)  # an even gray correlates with nothing
+def _crops(looks: _Looks) -> list[Pair]:
+    """Pairs of which the second image is a part of the first."""
+
+    def size(place: int) -> tuple[int, int]:
+        width, height = looks.sizes[place].tolist()
+        return small_size(width, height)
+
+    found = []
+    candidates = list(windows(looks.points, size))
+    with ImageReader(looks.files if candidates else []) as reader:
+        for window in candidates:
+            whole, crop = (_small_gray(reader, looks.files[place]) for place in (window.whole, window.crop))
+            if shows(whole, crop, window):
+                found.append((window.whole, window.crop))
+    return [_pair(looks.files[i], looks.files[j]) for i, j in sorted(set(found))]
 
 
-def close_pairs(hashes: UInt64[np.ndarray, "n"], bits: int) -> Int[np.ndarray, "pairs 2"]:
-    """All pairs of 64-bit hashes that differ in at most `bits` bits, for bits <= 7, in order."""
-    blocks = [np.empty((0, 2), np.int64), *_close_blocks(hashes, bits)]
-    pairs = np.concatenate(blocks)
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+def _case_collisions(names: Callable[[], Iterable[str]]) -> list[str]:
+    """Each name that differs from an earlier one in upper and lower case alone, behind that one.
 
-
-def _close_blocks(hashes: UInt64[np.ndarray, "n"], bits: int) -> Iterator[Int[np.ndarray, "some 2"]]:
-    """`close_pairs` in runs that fit in memory.
-
-    Such a pair agrees wholly on at least one of eight groups of 8 bits, so only members of equal groups are compared; a
-    pair counts in the first group that it agrees on.
+    By hashes first: there may be hundreds of thousands of names, and hardly ever one that collides.
     """
-    found: list[np.ndarray] = []
-    waiting = 0
-    for shift in range(0, 64, 8):
-        group = (hashes >> np.uint64(shift)) & np.uint64(0xFF)
-        order = np.argsort(group, kind="stable")  # ascending within each group
-        for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-            for place, row in enumerate(rows[:-1]):
-                others = rows[place + 1 :]
-                differing = hashes[row] ^ hashes[others]
-                near = np.bitwise_count(differing) <= bits
-                if not near.any():
-                    continue
-                close = others[near][~_agree_below(differing[near], shift)]
-                if len(close):
-                    found.append(np.stack([np.full_like(close, row), close], 1))
-                    waiting += len(close)
-                if waiting > _PAIRS_AT_ONCE:
-                    yield np.concatenate(found)
-                    found, waiting = [], 0
-    if found:
-        yield np.concatenate(found)
-
-
-def _agree_below(differing: UInt64[np.ndarray, "n"], shift: int) -> Bool[np.ndarray, "n"]:
-    """Whether some whole group of 8 bits below `shift` does not differ."""
-    agree = np.zeros(len(differing), bool)
-    for lower in range(0, shift, 8):
-        agree |= (differing >> np.uint64(lower)) & np.uint64(0xFF) == 0
-    return agree
-
-
-def _case_collisions(names: Sequence[str]) -> list[str]:
-    """Each name that differs from an earlier one in upper and lower case alone, behind that one."""
+    hashes = np.fromiter((hash(name.casefold()) for name in names()), np.int64)
+    found, counts = np.unique(hashes, return_counts=True)
+    twice = set(found[counts > 1].tolist())
     first: dict[str, str] = {}
-    pairs = ((first.setdefault(name.casefold(), name), name) for name in names)
+    pairs = ((first.setdefault(name.casefold(), name), name) for name in names() if hash(name.casefold()) in twice)
     return [f"{earlier} = {name}" for earlier, name in pairs if earlier != name]
 
 

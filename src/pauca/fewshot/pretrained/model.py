@@ -131,6 +131,7 @@ class Pretrained(FewShotModel):
         super().__init__(config, as_base_learner(base_learner))
         self.network = network.eval()
         self.preprocessing, self.source = preprocessing, source
+        self.is_known = source.kind in ("efficientnet-lite0", "timm", "hf")
         self.mean.copy_(torch.tensor(preprocessing.mean))
         self.deviation.copy_(torch.tensor(preprocessing.deviation))
 
