@@ -6,8 +6,8 @@
 Characters before a simulated camera that is shaken at 100 to 300 deg/s; three recordings of each to learn from.
 `latency`: the first label of a stream for each `confidence`: seconds of events that it waited for, how often it is
 wrong (95 % intervals over recordings), and how often patience ended first.
-`trust`: recordings of a second, five pictures each, in tasks of other characters. Mean probability of the answers
-beside their accuracy, and the share of known recordings and of strangers that is called unknown where a tenth of the
+`trust`: recordings of a second, three or four pictures each, in tasks of other characters. Mean probability
+beside accuracy, and the share of known recordings and of strangers that is called unknown where a tenth of the
 known may be; leaving out whole recordings beside leaving out single pictures.
 """
 
