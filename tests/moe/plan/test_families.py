@@ -72,6 +72,22 @@ def test_an_unknown_family_is_read_as_another(tmp_path):
         model_shape(str(path), like="gpt")
 
 
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - ELSEWHERE))
+def test_a_damaged_config_is_read_or_refused_by_its_path(family, tmp_path):
+    whole = transformers.AutoConfig.for_model(family, **INCOMPLETE.get(family, {})).to_dict()
+    text = whole.get("text_config", whole)
+    for name in text:
+        for odd in (None, 0, -1, 2.5, "many", [1], {"a": 1}):
+            damaged = text | {name: odd}
+            path = write(tmp_path, whole | {"text_config": damaged} if text is not whole else damaged)
+            message = str(path)
+            try:
+                from_config_json(path)
+            except InputError as error:
+                message = str(error)
+            assert str(path) in message
+
+
 @pytest.mark.parametrize("name", ["deepseek-v3", "qwen3-30b-a3b"])
 def test_a_shape_of_ones_own_is_read_from_yaml(name, tmp_path):
     path = tmp_path / f"{name}.yaml"

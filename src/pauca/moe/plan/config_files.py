@@ -136,6 +136,8 @@ def from_config_json(path: str | Path, like: str | None = None) -> ModelShape:
         raise InputError(f"{path}: {error.args[0]} is missing") from error
     except ConfigError as error:
         raise InputError(f"{path}: {error}") from error
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise InputError(f"{path}: a value that no {name} config has ({error})") from error
     return shape
 
 
@@ -143,7 +145,8 @@ def _numbers(config: dict[str, Any]) -> dict[str, Any]:
     """A config whose sizes are numbers, or arithmetic would complain in words of its own."""
     endings = ("_size", "_size_mlp", "_dim", "_rank", "_experts", "_heads", "_layers", "_per_tok")
     for name, value in config.items():
-        if isinstance(value, str) and name.endswith(endings):
+        listed = isinstance(value, list) and not name.endswith("_layers")  # which layers have experts
+        if name.endswith(endings) and (listed or isinstance(value, str | float | dict)):
             raise ConfigError(f"{name} must be a positive whole number, got {value!r}")
     return config
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pauca.errors import ConfigError
 from pauca.moe.models.shapes import Attention, GroupedQueryAttention, LatentAttention
 
 
@@ -69,7 +70,8 @@ def family_of(config: dict[str, Any], like: str | None = None) -> tuple[str | No
     if isinstance(text, dict):
         inherited = {name: config[name] for name in ("tie_word_embeddings",) if name in config}
         config = {"model_type": config.get("model_type"), **inherited, **text}
-    return like or config.get("model_type"), config
+    said = config.get("model_type")
+    return like or (said if isinstance(said, str) else None), config
 
 
 def sizes(config: dict[str, Any], family: Family) -> dict[str, Any]:
@@ -138,6 +140,8 @@ def _dense_layers(config: dict[str, Any], layers: Any) -> int:
     if moe_layers := config.get("moe_layers"):
         return layers - len(moe_layers)
     if (step := config.get("interleave_moe_layer_step")) is not None:
+        if not step > 0:
+            raise ConfigError(f"interleave_moe_layer_step must be positive, got {step}")
         return layers - layers // step
     step, dense = config.get("decoder_sparse_step") or 1, set(config.get("mlp_only_layers") or ())
     names = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index")
