@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from pauca import cli
 from pauca.errors import InputError
 from pauca.events import GroundTruth, Status, Trajectory
-from pauca.events.gyroscope import fit_gyro
+from pauca.events.gyroscope import _covariance, fit_gyro
 
 AXES = Rotation.from_euler("xyz", [100, -30, 45], degrees=True)
 BIAS, OFFSET_S, SD = np.radians([2.0, -1.0, 0.5]), -0.0234, np.radians(1.5)
@@ -102,3 +102,10 @@ def test_the_command_says_all_of_it(tmp_path, capsys):
     assert "deg/s" in told
     assert cli.main([*words, "--json"]) == 0
     assert abs(json.loads(capsys.readouterr().out)["offset_s"] - OFFSET_S) < 1e-3
+
+
+def test_what_has_no_slope_at_all_is_not_known():
+    """A rotation about one axis alone, without any noise: nothing tells the mounting about that axis."""
+    covariance = _covariance(lambda at: np.outer(np.arange(60.0), [1, 1, 1]).ravel() * at[0], np.zeros(7), np.ones(7))
+    assert np.isinf(np.diag(covariance)[1:]).all()
+    assert np.isfinite(covariance[0, 0])

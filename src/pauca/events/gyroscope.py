@@ -212,5 +212,10 @@ def _covariance(
     meat = sum(np.outer(part, part) for part in parts) * len(parts) / max(len(parts) - len(at), 1)
     independent = bread  # what the stated covariances alone would give: no less than that
     together = bread @ meat @ bread
-    larger = np.maximum(np.diag(independent), np.diag(together)) / np.diag(together)
-    return together * np.sqrt(np.outer(larger, larger))
+    # What the motion does not tell at all has no slope, and may be anything.
+    variance = np.where(np.diag(independent) > 0, np.maximum(np.diag(independent), np.diag(together)), np.inf)
+    scale, there = np.ones(len(at)), np.isfinite(variance) & (np.diag(together) > 0)
+    scale[there] = np.sqrt(variance[there] / np.diag(together)[there])
+    covariance = together * np.outer(scale, scale)
+    np.fill_diagonal(covariance, variance)
+    return covariance
