@@ -31,7 +31,7 @@ assert any(isinstance(settings, ModelShape) for settings in SETTINGS)
 ENDLESS = {
     *(("TrainConfig", name) for name in ("clip", "spike")),
     *(("Rates", name) for name in ("bf16_tflops", "fp8_tflops", "memory_tb_s", "attention_tflops", "node_gb_s")),
-    ("Rates", "network_gb_s"),
+    *(("Rates", name) for name in ("network_gb_s", "host_gb_s", "host_memory_gb_s")),
 }
 
 
