@@ -16,6 +16,7 @@ from pauca.errors import InputError
 from pauca.events.io import ReadConfig, Recording, open_events, read, write
 from pauca.events.types import Events
 
+from ...memory import PEAK
 from . import made
 from .made import SIZE
 
@@ -174,10 +175,9 @@ def test_a_small_file_cannot_claim_much_memory(tmp_path):
                 np.lib.format.write_array_header_1_0(member, header)
                 member.write(bytes(1000))
     code = (
-        "import resource; from pauca import events\nfrom pauca.errors import InputError\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"{PEAK}\nfrom pauca import events\nfrom pauca.errors import InputError\nbefore = peak_kib()\n"
         f"try:\n    events.read({str(path)!r})\nexcept InputError as error:\n    print(error)\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+        "print((peak_kib() - before) // 1024)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     refusal, grown_mib = done.stdout.splitlines()

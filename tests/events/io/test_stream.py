@@ -12,6 +12,8 @@ from pauca.events.io import ReadConfig, open_events, read
 from pauca.events.io.source import Block, Source
 from pauca.events.io.stream import EventStream, read_whole
 
+from ...memory import PEAK
+
 PATH = Path("rec.bin")
 
 
@@ -170,9 +172,9 @@ def test_memory_holds_chunks_and_not_the_file(tmp_path):
             words[:, 1:] = 1 << 28 | (np.arange(64) << 22) | (t[:1024, None] % 640 << 11) | t[:1024, None] % 480
             words.astype("<u4").tofile(file)
     code = (
-        "import resource; from pauca import events; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"{PEAK}\nfrom pauca import events; before = peak_kib()\n"
         f"n = sum(len(chunk) for chunk in events.open_events({str(path)!r}))\n"
-        "print(n, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+        "print(n, (peak_kib() - before) // 1024)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     count, grown_mib = map(int, done.stdout.split())

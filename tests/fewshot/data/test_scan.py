@@ -19,6 +19,8 @@ from pauca.fewshot.data import read_images, scan_images
 from pauca.fewshot.data.duplicates import close_pairs
 from pauca.fewshot.data.folder import list_images, map_ahead
 
+from ...memory import PEAK
+
 
 def names(pairs) -> set[tuple[str, str, str]]:
     return {(Path(pair.first).name, Path(pair.second).name, pair.across) for pair in pairs}
@@ -202,12 +204,11 @@ def test_a_hundred_thousand_images_fit_in_half_a_gigabyte(tmp_path: Path):
             buffer = BytesIO()
             Image.fromarray(np.random.default_rng(i).integers(0, 256, (8, 8), np.uint8)).save(buffer, "BMP")
             archive.writestr(f"class{i % 100}/{i}.bmp", buffer.getvalue())
-    program = f"""
-import resource
+    program = f"""{PEAK}
 import pauca.cli
 from pauca.fewshot import commands, scan_images
 assert scan_images({str(archive_path)!r}).images == 100_000
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peak_kib() / 1024)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 500  # MB; 467 where it was written
