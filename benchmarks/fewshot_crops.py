@@ -16,24 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pauca.fewshot.data.crops import PointIndex, shows, windows
+from pauca.fewshot.data.crops import find_crops
 from pauca.fewshot.data.folder import ImageReader, list_images
-from pauca.fewshot.data.points import MOST_POINTS, find_points, small
 from pauca.runs import describe_machine
 
 CHANGES = ("as it is", "scaled up", "and saved as JPEG")
-
-
-def found(images: list[Image.Image]) -> set[tuple[int, int]]:
-    """Pairs of a whole image and its crop."""
-    index = PointIndex(len(images), MOST_POINTS)
-    for place, image in enumerate(images):
-        index.put(place, find_points(image))
-    return {
-        (window.whole, window.crop)
-        for window in windows(index, lambda place: small(images[place]).size)
-        if shows(small(images[window.whole]), small(images[window.crop]), window)
-    }
 
 
 def cut(image: Image.Image, share: float, change: str, generator: np.random.Generator) -> Image.Image:
@@ -62,7 +49,7 @@ def main() -> None:
         images = [Image.open(BytesIO(reader.read(file))).convert("L") for file in files]
     print(describe_machine(), "\n")
     start = time.process_time()
-    print(f"{len(images)} images: {len(found(images))} pairs taken for crops, ", end="")
+    print(f"{len(images)} images: {len(find_crops(images))} pairs taken for crops, ", end="")
     print(f"{1000 * (time.process_time() - start) / len(images):.1f} ms an image\n")
     few = images[:: max(1, len(images) // options.images)][: options.images]
     print("| side of the crop, % | " + " | ".join(CHANGES) + " | others |\n|---|---|---|---|---|")
@@ -73,7 +60,7 @@ def main() -> None:
             for whole in range(options.crops):
                 truth[whole, len(few) + len(crops)] = change
                 crops.append(cut(few[whole], share, change, generator))
-        pairs = found(few + crops)
+        pairs = find_crops(few + crops)
         # A crop may be a crop of another crop of the same image, which is true and not asked for.
         others = [(a, b) for a, b in pairs if a < len(few) and (a, b) not in truth]
         right = [sum(truth.get(pair) == change for pair in pairs) for change in CHANGES]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pauca.errors import ConfigError, InputError
 from pauca.events.adapters import EventsLike, as_events
 from pauca.events.camera import Camera, undistortion_table
-from pauca.events.gyro_prior import GyroPrior, combined
+from pauca.events.gyro_prior import Expected, GyroPrior, combined
 from pauca.events.history import History
 from pauca.events.kernels.bearings import look_up_bearings, seconds_since
 from pauca.events.noise import shows_structure
@@ -318,32 +318,31 @@ class Aligner:
     def _align(self, events: Events) -> Alignment:
         if _too_little(events):
             packet = self.packet(events)
-            return self._remember(packet, self._with_prior(packet, self._estimator.degenerate()))
+            return self._remember(packet, _with_prior(self._estimator.degenerate(), self._told(packet)))
         packet, still = self._still(events)
+        told = self._told(packet)
         try:
-            estimate = self._estimator.estimate(packet, still, self._expected(packet), self._shape)
+            estimate = self._estimator.estimate(packet, still, self._expected(packet, told), self._shape)
             if self._history is not None:
                 estimate, self._history = self._history.judge(packet, estimate)
             if estimate.status is Status.REST and shows_structure(events):
                 estimate = estimate._replace(status=Status.DISPUTED)
         except np.linalg.LinAlgError:  # curvature of nothing but rounding errors
             estimate = self._estimator.degenerate()
-        return self._remember(packet, self._with_prior(packet, estimate))
+        return self._remember(packet, _with_prior(estimate, told))
 
-    def _with_prior(self, packet: Packet, estimate: Estimate) -> Estimate:
+    def _told(self, packet: Packet) -> Expected | None:
+        """What a gyroscope shows of a packet."""
         if self.prior is None or len(packet) == 0:
-            return estimate
-        told = self.prior.expected(packet, self.config.acceleration)
-        return estimate if told is None else combined(estimate, told)
+            return None
+        return self.prior.expected(packet, self.config.acceleration)
 
-    def _expected(self, packet: Packet) -> np.ndarray:
+    def _expected(self, packet: Packet, told: Expected | None) -> np.ndarray:
         """Velocity and acceleration expected of this packet: the last one's, what a gyroscope shows, or rest."""
-        parameters = self._estimator.parameters
         expected = self._carried_on(packet)
-        told = None if self.prior is None else self.prior.expected(packet, self.config.acceleration)
         if told is not None and not told.allows(expected[: self._estimator.velocities]):
             expected = np.concatenate([told.velocity, told.acceleration])
-        return expected[:parameters]
+        return expected[: self._estimator.parameters]
 
     def _carried_on(self, packet: Packet) -> np.ndarray:
         """What the last packet found goes on; rest where that is long ago, or was not found."""
@@ -374,6 +373,10 @@ class Aligner:
             n_events=len(packet),
         )
         return self._last
+
+
+def _with_prior(estimate: Estimate, told: Expected | None) -> Estimate:
+    return estimate if told is None else combined(estimate, told)
 
 
 def _follows(earlier: Events, later: Events) -> bool:

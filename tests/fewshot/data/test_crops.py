@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from pauca.fewshot import draw_glyphs, scan_images
-from pauca.fewshot.data.crops import PointIndex, shows, windows
-from pauca.fewshot.data.points import MOST_POINTS, find_points, small
+from pauca.fewshot.data.crops import find_crops
+from pauca.fewshot.data.points import MOST_POINTS, find_points
 
 
 def scene(seed: int, width: int = 160, height: int = 120) -> Image.Image:
@@ -27,18 +27,6 @@ def saved(image: Image.Image, quality: int = 60) -> Image.Image:
     buffer = BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer).convert("L")
-
-
-def found(images: list[Image.Image]) -> set[tuple[int, int]]:
-    """Pairs of a whole image and its crop."""
-    index = PointIndex(len(images), MOST_POINTS)
-    for place, image in enumerate(images):
-        index.put(place, find_points(image))
-    return {
-        (window.whole, window.crop)
-        for window in windows(index, lambda place: small(images[place]).size)
-        if shows(small(images[window.whole]), small(images[window.crop]), window)
-    }
 
 
 def cut(image: Image.Image, share: float, seed: int) -> Image.Image:
@@ -63,7 +51,7 @@ def test_crops_are_found_and_nothing_else(share, change, most_missed):
     scenes = [scene(seed) for seed in range(12)]
     images = scenes + [change(cut(image, share, seed)) for seed, image in enumerate(scenes[:8])]
     truth = {(place, 12 + place) for place in range(8)}
-    pairs = found(images)
+    pairs = find_crops(images)
     assert pairs <= truth
     assert len(truth - pairs) <= most_missed
 
@@ -72,13 +60,13 @@ def test_neither_copies_nor_turned_nor_plain_images_are_crops():
     image = scene(0)
     plain = Image.new("L", (160, 120), 90)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 160), np.uint8))
-    assert not found([image, saved(image), image.resize((320, 240)), cut(image, 0.97, 0), plain, plain, noise])
-    assert not found([image, cut(image, 0.7, 0).transpose(Image.Transpose.ROTATE_90)])
+    assert not find_crops([image, saved(image), image.resize((320, 240)), cut(image, 0.97, 0), plain, plain, noise])
+    assert not find_crops([image, cut(image, 0.7, 0).transpose(Image.Transpose.ROTATE_90)])
 
 
 def test_characters_are_not_crops_of_other_characters():
     glyphs = draw_glyphs("train", per_class=2, size=32, classes=40)
-    pairs = found([Image.fromarray(pixels[0].numpy()) for pixels in glyphs.images])
+    pairs = find_crops([Image.fromarray(pixels[0].numpy()) for pixels in glyphs.images])
     assert all(glyphs.labels[whole] == glyphs.labels[crop] for whole, crop in pairs)  # drawn larger: cut off
 
 
@@ -86,7 +74,7 @@ def test_few_points_of_an_image_are_kept_and_tiny_ones_have_none():
     assert len(find_points(scene(0, 640, 480)).hashes) == MOST_POINTS
     for size in ((1, 1), (8, 8), (300, 1), (23, 23)):
         assert not len(find_points(Image.new("L", size)).hashes)
-    assert not found([Image.new("L", (1, 400)), Image.new("L", (30, 30))])
+    assert not find_crops([Image.new("L", (1, 400)), Image.new("L", (30, 30))])
 
 
 def test_the_scan_names_crops(tmp_path: Path):

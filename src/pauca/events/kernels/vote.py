@@ -63,18 +63,8 @@ def vote_quadratic(x, y, p, pad, images):
     x_low, x_high, y_low, y_high = width, -1, height, -1
     for start in range(0, x.size, BLOCK):
         n = min(BLOCK, x.size - start)
-        place(
-            x[start : start + n],
-            y[start : start + n],
-            p[start : start + n],
-            pad,
-            images.shape,
-            a,
-            b,
-            columns,
-            rows,
-            corners,
-        )
+        end = start + n
+        place(x[start:end], y[start:end], p[start:end], pad, images.shape, a, b, columns, rows, corners)
         _spread(a[:n], b[:n], weights)
         for j in range(n):
             corner = corners[j]

@@ -1,6 +1,6 @@
 """Images that are crops of one another, scaled or not: found by shared points, confirmed by their pixels."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt64
 from PIL import Image
 
-from pauca.fewshot.data.points import Points
+from pauca.fewshot.data.points import MOST_POINTS, Points, find_points, small
 
 # Two points are taken for the same if at most so many of their 64 bits differ. Of Tiny-ImageNet's images and their
 # crops of half the side or more, scaled up again, nine in ten share two such points or more; two different images share
@@ -55,6 +55,20 @@ class PointIndex:
         filled = np.arange(self.hashes.shape[1]) < self.counts[:, None]
         owners = np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
         return self.hashes[filled], self.places[filled], owners
+
+
+def find_crops(images: Sequence[Image.Image]) -> set[tuple[int, int]]:
+    """Pairs of places among gray images, of which the second image is a part of the first."""
+    index = PointIndex(len(images), MOST_POINTS)
+    for place, image in enumerate(images):
+        index.put(place, find_points(image))
+    candidates = windows(index, lambda place: small(images[place]).size)
+    return confirmed(candidates, lambda place: small(images[place]))
+
+
+def confirmed(candidates: Iterable[Window], picture: Callable[[int], Image.Image]) -> set[tuple[int, int]]:
+    """The windows, as (whole, crop), in which the pixels are those of the crop; `picture` gives an image by place."""
+    return {(w.whole, w.crop) for w in candidates if shows(picture(w.whole), picture(w.crop), w)}
 
 
 def windows(index: PointIndex, sizes: Callable[[int], tuple[int, int]]) -> Iterator[Window]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pauca.errors import InputError
 from pauca.fewshot.data.arrays import plain_image
-from pauca.fewshot.data.crops import PointIndex, shows, windows
+from pauca.fewshot.data.crops import PointIndex, confirmed, windows
 from pauca.fewshot.data.decode import open_image
 from pauca.fewshot.data.duplicates import THUMBNAIL, near_pairs, perceive
 from pauca.fewshot.data.folder import ImageFile, ImageReader, list_images, map_ahead
@@ -231,14 +231,10 @@ def _crops(looks: _Looks) -> list[Pair]:
         width, height = looks.sizes[place].tolist()
         return small_size(width, height)
 
-    found = []
     candidates = list(windows(looks.points, size))
     with ImageReader(looks.files if candidates else []) as reader:
-        for window in candidates:
-            whole, crop = (_small_gray(reader, looks.files[place]) for place in (window.whole, window.crop))
-            if shows(whole, crop, window):
-                found.append((window.whole, window.crop))
-    return [_pair(looks.files[i], looks.files[j]) for i, j in sorted(set(found))]
+        found = confirmed(candidates, lambda place: _small_gray(reader, looks.files[place]))
+    return [_pair(looks.files[i], looks.files[j]) for i, j in sorted(found)]
 
 
 def _case_collisions(names: Callable[[], Iterable[str]]) -> list[str]:
