@@ -17,7 +17,7 @@ With one seed, all recipes start from the same weights and see the same text in 
 Differences are therefore taken seed by seed, and their standard error says how far the seeds agree. The model validates
 as it trains, under its recipe, and at the end also under BF16: that tells what the weights have learned from what the
 formats cost in the forward pass. The text is `text/books.*.txt.xz` in PAUCA_DATA: validation books are none of those
-trained on, and no window of text is seen twice.
+trained on. No window of text is seen twice before all were seen once; the number of epochs is printed.
 
 Finished runs are kept in --out after each one, and skipped when the benchmark is called again: it can be cut and
 continued. A step is one CUDA graph and never waits for the host.
@@ -50,7 +50,9 @@ from pauca.moe.ops import reference
 from pauca.runs import save_figure
 
 HERE = Path(__file__).parent
-PACK = HERE / ".pack" / "moe"
+PACK = Path(os.environ.get("PAUCA_PACK", HERE / ".pack" / "moe"))
+TOKENS_OF_A_PART = 1 << 22
+PACKED = [{"id": lzma.FILTER_LZMA2, "preset": 1, "lp": 1, "pb": 1, "dict_size": 1 << 24}]  # numbers of two bytes
 VOCABULARY = 8192
 MAIN = ("bf16", "fp8", "fp4")
 VALIDATIONS = 10  # in one run
@@ -112,29 +114,40 @@ def prepare() -> None:
     sources = {part: (str(folder / f"books.{part}.txt.xz"),) for part in ("train", "valid")}
     data = prepare_tokens(DataConfig(sources["train"], sources["valid"], vocabulary=VOCABULARY), HERE / ".cache")
     PACK.mkdir(parents=True, exist_ok=True)
-    for name, tokens in (("train", data.train.tokens), ("validation", data.validation.tokens)):
-        packed = lzma.compress(tokens.astype("<u2").tobytes(), preset=1)
-        (PACK / f"{name}.u2.xz").write_bytes(packed)
-        print(f"{name}: {len(tokens):,} tokens, {len(packed) / 2**20:.1f} MiB packed, in {PACK}")
+    pack("validation", data.validation.tokens)
+    pack("train", data.train.tokens)
     print(f"validation text: {data.bytes_per_token:.2f} bytes a token")
+
+
+def pack(name: str, tokens: np.ndarray) -> None:
+    """In parts, of which as many may be carried to another machine as there is room for."""
+    for part, start in enumerate(range(0, len(tokens), TOKENS_OF_A_PART)):
+        piece = tokens[start : start + TOKENS_OF_A_PART].astype("<u2")
+        packed = lzma.compress(piece.tobytes(), filters=PACKED)
+        (PACK / f"{name}.{part}.u2.xz").write_bytes(packed)
+        print(f"{name}.{part}: {len(piece):,} tokens, {len(packed) / 2**20:.1f} MiB packed, in {PACK}", flush=True)
+
+
+def unpack(name: str) -> np.ndarray:
+    """All parts that are there, from the first on."""
+    parts = []
+    while (file := PACK / f"{name}.{len(parts)}.u2.xz").exists():
+        parts.append(np.frombuffer(lzma.decompress(file.read_bytes()), "<u2"))
+    if not parts:
+        raise SystemExit(f"{PACK} holds no tokens; make them with --prepare on a machine that has the text")
+    return np.concatenate(parts).astype(np.int32)
 
 
 def load(device: torch.device) -> dict[str, Tensor]:
     """Training and validation tokens, on the device."""
-    if not (PACK / "train.u2.xz").exists():
-        raise SystemExit(f"{PACK} holds no tokens; make them with --prepare on a machine that has the text")
-    unpacked = {name: lzma.decompress((PACK / f"{name}.u2.xz").read_bytes()) for name in ("train", "validation")}
-    return {
-        name: torch.tensor(np.frombuffer(data, "<u2").astype(np.int32)).to(device) for name, data in unpacked.items()
-    }
+    return {name: torch.tensor(unpack(name)).to(device) for name in ("train", "validation")}
 
 
 def window_starts(tokens: int, steps: int, batch: int, context: int, seed: int) -> np.ndarray:
-    """Where each step's windows start: [steps, batch], no window twice."""
+    """Where each step's windows start: [steps, batch]; epoch by epoch, each in an order of its own."""
     windows = (tokens - 1) // context
-    if steps * batch > windows:
-        raise SystemExit(f"{tokens:,} tokens hold {windows} windows, {steps} steps need {steps * batch}; take fewer")
-    order = np.random.default_rng(seed).permutation(windows)[: steps * batch]
+    generator, epochs = np.random.default_rng(seed), math.ceil(steps * batch / windows)
+    order = np.concatenate([generator.permutation(windows) for _ in range(epochs)])[: steps * batch]
     return order.reshape(steps, batch) * context
 
 
@@ -441,27 +454,30 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def open_results(options: argparse.Namespace) -> dict:
-    """What --out holds; the machine and settings of this call must be those of the earlier ones."""
+def open_results(options: argparse.Namespace, tokens: int) -> dict:
+    """What --out holds; the machine, settings and text of this call must be those of the earlier ones."""
     names = ("size", "steps", "batch", "context", "learning_rate", "validation_windows")
-    settings = {name: getattr(options, name) for name in names}
+    settings = {name: getattr(options, name) for name in names} | {"text": tokens}
     on_gpu = torch.cuda.is_available()
     name = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
     machine = {"device": name, "torch": torch.__version__, "python": platform.python_version()}
     fresh = {"machine": machine, "settings": settings, "results": {}}
     stored = json.loads(options.out.read_text()) if options.out.exists() else fresh
-    if not options.show and (stored["settings"], stored["machine"]) != (settings, machine):
+    if (stored["settings"], stored["machine"]) != (settings, machine):
         raise SystemExit(f"{options.out} holds results of {stored['settings']} on {stored['machine']}; give another")
     return stored
 
 
-def run_all(options: argparse.Namespace, stored: dict) -> None:
-    began = time.monotonic()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def run_all(options: argparse.Namespace, stored: dict, tokens: dict[str, Tensor], began: float) -> None:
+    device = tokens["train"].device
     if device.type == "cpu":
         options.graph = options.compile = False
-    tokens = load(device)
-    print(f"{len(tokens['train']):,} tokens ready after {time.monotonic() - began:.0f} s", flush=True)
+    seen = options.steps * options.batch * options.context
+    print(
+        f"{len(tokens['train']):,} tokens ready after {time.monotonic() - began:.0f} s; a run sees {seen:,}: "
+        f"{seen / len(tokens['train']):.2f} epochs",
+        flush=True,
+    )
     expected = SECONDS_BEFORE_FIRST_GUESS
     for seed in map(int, options.seeds.split(",")):
         for name in options.recipes.split(","):
@@ -487,9 +503,13 @@ def main() -> None:
     if options.prepare:
         prepare()
         return
-    stored = open_results(options)
-    if not options.show:
-        run_all(options, stored)
+    if options.show:
+        stored = json.loads(options.out.read_text())
+    else:
+        began = time.monotonic()
+        tokens = load(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        stored = open_results(options, len(tokens["train"]))
+        run_all(options, stored, tokens, began)
     show_results(stored)
     if options.figure:
         draw(stored, options.figure)

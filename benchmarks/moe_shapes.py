@@ -44,9 +44,11 @@ SHAPES = {
     "16b": Shape("16b", hidden=2048, width=1408, experts=64, top_k=6, tokens=4096),
 }
 
+DEVICE = "cuda"  # a benchmark may set it to see on a CPU that it runs
+
 
 def routing(shape: Shape, balanced: bool, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Expert ids and probabilities on the GPU. Skewed: experts are as popular as Zipf's law says, 1 / rank.
+    """Expert ids and probabilities on the device. Skewed: experts are as popular as Zipf's law says, 1 / rank.
 
     Where a token visits as many experts as there are, a skew must draw with replacement: a token may then visit an
     expert twice, which changes nothing for what is timed.
@@ -60,15 +62,15 @@ def routing(shape: Shape, balanced: bool, seed: int = 0) -> tuple[Tensor, Tensor
         replacement = shape.top_k == shape.experts
         ids = torch.multinomial(popularity.expand(shape.tokens, -1), shape.top_k, replacement, generator=generator)
     probabilities = torch.randn(shape.tokens, shape.top_k, generator=generator).softmax(1)
-    return ids.cuda(), probabilities.cuda()
+    return ids.to(DEVICE), probabilities.to(DEVICE)
 
 
 def tensors(shape: Shape) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x, gate_up, down and the output's gradient: Gaussian, BF16; the first three ask for gradients."""
     torch.manual_seed(0)
-    x = torch.randn(shape.tokens, shape.hidden, device="cuda", dtype=torch.bfloat16)
-    gate_up = torch.empty(shape.experts, 2 * shape.width, shape.hidden, device="cuda", dtype=torch.bfloat16)
-    down = torch.empty(shape.experts, shape.hidden, shape.width, device="cuda", dtype=torch.bfloat16)
+    x = torch.randn(shape.tokens, shape.hidden, device=DEVICE, dtype=torch.bfloat16)
+    gate_up = torch.empty(shape.experts, 2 * shape.width, shape.hidden, device=DEVICE, dtype=torch.bfloat16)
+    down = torch.empty(shape.experts, shape.hidden, shape.width, device=DEVICE, dtype=torch.bfloat16)
     for weight in (gate_up, down):
         torch.nn.init.normal_(weight, std=weight.shape[2] ** -0.5)
     dy = torch.randn_like(x)
