@@ -4,9 +4,9 @@
     python benchmarks/moe_trainings.py [--cases ...] --profile          # kernels by time on the GPU, of three steps
     python benchmarks/moe_trainings.py --cases toy:fp4 --steps 2        # on a CPU, to see that it runs
 
-A case is SIZE:RECIPE, and `:compile` behind it for torch.compile. Everything of a step is in the time: data, forward,
-backward, clipping, AdamW on FP32 weights. The text is random bytes: untrained routers spread those evenly, so that
-experts are as busy as in a training that goes well. Peak is the allocator's.
+A case is SIZE:RECIPE, and behind it `:compile` for torch.compile, `:graph` for CUDA graphs, or both. Everything of a
+step is in the time: data, forward, backward, clipping, AdamW on FP32 weights. The text is random bytes: untrained
+routers spread those evenly, so that experts are as busy as in a training that goes well. Peak is the allocator's.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from moe_shapes import machine, show, write_json
+from pauca.errors import PaucaError
 from pauca.moe import LM_SIZES, MoELM, TrainConfig
 from pauca.moe.data.token_files import TokenData, TokenFile
 from pauca.moe.data.tokenizers import ByteTokenizer
@@ -29,8 +30,9 @@ from pauca.moe.training.trainer import Trainer
 
 SEQUENCES = {"toy": 4, "base": 32, "large": 8, "xl": 4}  # of a step
 CASES = (
-    "base:bf16", "base:fp8", "base:fp4", "large:bf16", "large:fp8", "large:fp4", "xl:fp4", "base:fp4:compile",
-    "large:fp4:compile", "base:bf16:compile", "large:bf16:compile", "xl:bf16",
+    "base:bf16", "base:fp8", "base:fp4", "large:bf16", "large:fp8", "large:fp4", "xl:fp4", "base:bf16:graph",
+    "base:fp4:graph", "large:bf16:graph", "large:fp4:graph", "xl:fp4:graph", "base:fp4:compile", "large:fp4:compile",
+    "base:fp4:compile:graph", "large:fp4:compile:graph", "xl:bf16",
 )  # fmt: skip
 WARM_UP = 5
 
@@ -104,7 +106,7 @@ def profile(case: str, steps: int = 3) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", nargs="+", default=list(CASES), metavar="SIZE:RECIPE[:compile]")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), metavar="SIZE:RECIPE[:compile][:graph]")
     parser.add_argument("--steps", type=int, default=15, help="that are timed, after some that are not")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--profile", action="store_true")
@@ -118,8 +120,8 @@ def main() -> None:
     for case in options.cases:
         try:
             found = measure(case, options.steps)
-        except torch.OutOfMemoryError:
-            found = {"case": case, "failed": "out of memory"}
+        except (torch.OutOfMemoryError, PaucaError) as error:
+            found = {"case": case, "failed": str(error).splitlines()[0]}
         print(found, flush=True)
         results.append(found)
         write_json(options.json, results)

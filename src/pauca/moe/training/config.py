@@ -55,6 +55,8 @@ class TrainConfig:
     """Where to train: `auto` (the GPU if there is one), `cpu`, `cuda` or `cuda:N`."""
     compile: bool = False
     """Compile each layer with torch.compile."""
+    graph: bool = False
+    """Record a step as CUDA graphs and replay them, so that the GPU does not wait for Python; on one GPU alone."""
     tensorboard: bool = False
     """Write the metrics for TensorBoard as well (needs the package `tensorboard`)."""
 

@@ -140,7 +140,7 @@ class _LanguageModel:
 
 
 # What may change between a run and its continuation.
-_FREE = {"device", "compile", "log_every", "checkpoint_every", "keep_checkpoints", "tensorboard", "ep"}
+_FREE = {"device", "compile", "graph", "log_every", "checkpoint_every", "keep_checkpoints", "tensorboard", "ep"}
 
 
 def _origin(trainer: Trainer) -> dict[str, str]:

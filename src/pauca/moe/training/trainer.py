@@ -10,13 +10,14 @@ passes of every step.
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Int64
+from jaxtyping import Float
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -28,6 +29,7 @@ from pauca.moe.parallel.optimizer_state import load_optimizer_state, optimizer_s
 from pauca.moe.training.config import TrainConfig
 from pauca.moe.training.diagnosis import diagnose, largest_gradient
 from pauca.moe.training.fsdp import clip, divide, parameter_groups
+from pauca.moe.training.graph import Batch, GraphedStep
 from pauca.moe.training.health import quantization_health, router_load
 from pauca.runs import resolve_device, seed_of
 from pauca.runs.divergence import STEPS_OF_A_RISE, Diverged, Rise
@@ -71,6 +73,7 @@ class Trainer:
             betas=(config.beta1, config.beta2),
             fused=True,
         )
+        self._graphed = self._new_graph()
         self.steps_done = 0
         self.rise = Rise(config.spike)
         self.seconds = 0.0  # spent in `step`
@@ -86,17 +89,21 @@ class Trainer:
         """
         started = time.perf_counter()
         self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate_at(self.steps_done)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses = self._forward_and_backward()
-        found = self._clip_and_read(losses)
+        self._set_learning_rate(self.config.learning_rate_at(self.steps_done))
+        batches = [self._batch(number) for number in range(self.config.passes)]
+        if self._graphed is None:
+            self.optimizer.zero_grad(set_to_none=True)
+            numbers = self._gradients(batches)
+        else:
+            numbers = self._graphed.compute(batches)
+        # The only time that the host waits for the device: before the optimizer changes weights, so that a step that
+        # went wrong can be looked into and undone. A queue that runs empty once a step costs far less than a step.
+        found = TrainStep(*numbers.tolist())
         if not all(map(math.isfinite, asdict(found).values())):
             raise Diverged(self._not_finite(found))
         if self.rise.is_leap(found.cross_entropy):
             raise Diverged(self._leap())
-        self.optimizer.step()
-        self._balance()
+        (self._update if self._graphed is None else self._graphed.update)()
         self.steps_done += 1
         self.seconds += time.perf_counter() - started
         return found
@@ -111,7 +118,7 @@ class Trainer:
         """What the number formats of each layer lose in the next step's first pass, as metrics; changes nothing."""
         self.model.eval()
         with torch.compiler.set_stance("force_eager"):  # compiled layers do not call hooks
-            found = quantization_health(self.model, lambda: self._pass(0).total.backward())
+            found = quantization_health(self.model, lambda: self._pass(0, self._batch(0)).total.backward())
         self.optimizer.zero_grad(set_to_none=True)
         return {f"{measure}/{name}": share for measure, layers in found.items() for name, share in layers.items()}
 
@@ -139,9 +146,12 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Everything that decides how training goes on; tensors are this rank's parts."""
+        optimizer = optimizer_state(self.model, self.optimizer)
+        # As without a graph, so that a run goes on with or without one.
+        groups = [group | {"lr": float(group["lr"]), "capturable": False} for group in optimizer["param_groups"]]
         return {
             "model": self.model.state_dict(),
-            "optimizer": optimizer_state(self.model, self.optimizer),
+            "optimizer": optimizer | {"param_groups": groups},
             "rise": self.rise.state(),
             "step": self.steps_done,
         }
@@ -150,6 +160,7 @@ class Trainer:
         """Go on from what `state` gave."""
         self.model.load_state_dict(state["model"])
         load_optimizer_state(self.model, self.optimizer, state["optimizer"])
+        self._graphed = self._new_graph()  # one from before would read the optimizer's former state
         self.rise.load_state(state["rise"])
         self.steps_done = int(state["step"])
 
@@ -163,27 +174,50 @@ class Trainer:
         """The number of ranks."""
         return self.config.batch_size * self.model.config.context
 
-    def _forward_and_backward(self) -> list[LMLosses]:
+    def _set_learning_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            if self._graphed is None or not self._graphed.records:
+                group["lr"] = rate
+                continue
+            if not isinstance(group["lr"], Tensor):  # a graph reads it anew each time
+                group |= {"lr": torch.zeros((), device=self.device), "capturable": True}
+            group["lr"].fill_(rate)
+
+    def _new_graph(self) -> GraphedStep | None:
+        return GraphedStep(self.model, self._gradients, self._update) if self.config.graph else None
+
+    def _gradients(self, batches: Sequence[Batch]) -> Float[Tensor, "4"]:
+        """Compute and clip the gradients; returns a `TrainStep`'s numbers, on the device."""
         passes = self.config.passes
-        # FSDP gathers the weights anew for each pass, so quantized ones cannot be shared; and the compiler would try to
-        # compile their quantization, too.
-        share = passes > 1 and self.ranks == 1 and not self.config.compile
+        # FSDP gathers the weights anew for each pass, so quantized ones cannot be shared; the compiler would try to
+        # compile their quantization, too; and a graph cannot wait to see that they are unchanged.
+        share = passes > 1 and self.ranks == 1 and not self.config.compile and not self.config.graph
         frozen = frozen_weights(self.model) if share else nullcontext()
         losses = []
         with frozen:
-            for number in range(passes):
-                loss = self._pass(number)
+            for number, batch in enumerate(batches):
+                loss = self._pass(number, batch)
                 (loss.total / passes).backward()
                 losses.append(loss)
-        return losses
+        norm = clip(self.model, self.config.clip)
+        parts = [torch.stack([loss.total, loss.cross_entropy, loss.balance]).detach() for loss in losses]
+        means = torch.stack(parts).float().mean(0)
+        if self.ranks > 1:
+            dist.all_reduce(means)
+            means /= self.ranks
+        return torch.cat([means, norm.reshape(1).to(means)])
 
-    def _pass(self, number: int) -> LMLosses:
+    def _pass(self, number: int, batch: Batch) -> LMLosses:
         """Forward on the batch of one of this rank's passes of the next step."""
-        number += self.rank * self.config.passes
-        torch.manual_seed(seed_of(self.config.seed, 1, self.steps_done, number))
-        return self.model.loss(*self._batch(self.steps_done * self.config.batch_size + number * self._sequences))
+        if not self.config.graph:  # whose recipes draw nothing
+            number += self.rank * self.config.passes
+            torch.manual_seed(seed_of(self.config.seed, 1, self.steps_done, number))
+        return self.model.loss(*batch)
 
-    def _batch(self, first: int) -> tuple[Int64[Tensor, "b time"], Int64[Tensor, "b time"]]:
+    def _batch(self, number: int) -> Batch:
+        """The batch of one of this rank's passes of the next step, on the device."""
+        number += self.rank * self.config.passes
+        first = self.steps_done * self.config.batch_size + number * self._sequences
         context = self.model.config.context
         parts = self.data.train.batch(self.config.seed, first, self._sequences, context)
         if self.device.type == "cpu":
@@ -191,19 +225,9 @@ class Trainer:
         tokens, targets = (part.contiguous().pin_memory().to(self.device, non_blocking=True) for part in parts)
         return tokens, targets
 
-    def _clip_and_read(self, losses: list[LMLosses]) -> TrainStep:
-        """Clip the gradients and wait for the step's numbers: the only time that the host waits for the device.
-
-        It waits before the optimizer changes weights, so that a step that went wrong can be looked into and undone. A
-        queue of launches that runs empty once a step costs far less than a step.
-        """
-        norm = clip(self.model, self.config.clip)
-        parts = [torch.stack([loss.total, loss.cross_entropy, loss.balance]).detach() for loss in losses]
-        means = torch.stack(parts).float().mean(0)
-        if self.ranks > 1:
-            dist.all_reduce(means)
-            means /= self.ranks
-        return TrainStep(*torch.cat([means, norm.reshape(1).to(means)]).tolist())
+    def _update(self) -> None:
+        self.optimizer.step()
+        self._balance()
 
     def _balance(self) -> None:
         """Move the routers' biases by their loads over all ranks, and remember those."""
@@ -218,7 +242,7 @@ class Trainer:
 
         def forward() -> None:
             for number in range(self.config.passes):
-                self._pass(number)
+                self._pass(number, self._batch(number))
 
         with torch.compiler.set_stance("force_eager"):
             where = diagnose(self.model, forward)
@@ -257,7 +281,12 @@ def check_fit(model: LMConfig, data: TokenData, config: TrainConfig, ranks: int 
             f"{model.experts} experts"
         )
     _sequences_per_pass(config, ranks)
-    resolve_device(config.device)
+    device = resolve_device(config.device)
+    if config.graph and (device.type != "cuda" or ranks > 1):
+        where = f"{ranks} ranks" if ranks > 1 else f"device {device}"
+        raise ConfigError(f"graph records steps on one CUDA GPU alone, not on {where}; train without --graph")
+    if config.graph and model.recipe.stochastic_rounding:
+        raise ConfigError("graph replays one and the same step: stochastic_rounding could draw nothing new; drop one")
 
 
 def _sequences_per_pass(config: TrainConfig, ranks: int) -> int:

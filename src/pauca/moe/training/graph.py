@@ -1,0 +1,93 @@
+"""A training's step as two CUDA graphs, so that the GPU never waits for Python to launch its kernels.
+
+One graph computes the gradients and the step's numbers, the other changes the weights: between them the host looks at
+the numbers, as it does without graphs. Warm-up and capture share one stream, since autograd remembers for each
+gradient the stream that it was first made on.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pauca.errors import ConfigError
+from pauca.moe.layer.moe import moe_layers
+
+STEPS_BEFORE_CAPTURE = 3
+"""Steps that run as they are: kernels compile, and the optimizer makes its state, which a capture cannot."""
+
+Batch = tuple[Tensor, Tensor]
+
+
+class GraphedStep:
+    """`compute` and `update` of a training, recorded once and replayed.
+
+    Args:
+        model: whose gradients are computed, and then forgotten before the capture.
+        compute: gradients of the passes' batches; returns the step's numbers, on the device.
+        update: changes the weights by the gradients.
+    """
+
+    def __init__(
+        self, model: nn.Module, compute: Callable[[Sequence[Batch]], Tensor], update: Callable[[], None]
+    ) -> None:
+        self._model, self._compute, self._update = model, compute, update
+        self._stream = torch.cuda.Stream()
+        self._batches: list[Batch] = []  # what the graph reads
+        self._numbers: Tensor | None = None  # what it writes
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+        self._steps = 0
+
+    @property
+    def records(self) -> bool:
+        """Whether the next step is recorded, or has been: the optimizer must then be capturable."""
+        return self._steps >= STEPS_BEFORE_CAPTURE
+
+    def compute(self, batches: Sequence[Batch]) -> Tensor:
+        """The step's numbers; valid until the next step."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            if self.records:
+                numbers = self._replay(batches)
+            else:
+                self._model.zero_grad(set_to_none=True)
+                numbers = self._compute(batches)
+            for layer in moe_layers(self._model).values():  # their autograd graph would outlive the step
+                layer.auxiliary_loss = None
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return numbers
+
+    def update(self) -> None:
+        with torch.cuda.stream(self._stream):
+            if self._graphs:
+                self._graphs[1].replay()
+            else:
+                self._update()
+        self._steps += 1
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+    def _replay(self, batches: Sequence[Batch]) -> Tensor:
+        if self._numbers is None:
+            self._batches = [(tokens.clone(), targets.clone()) for tokens, targets in batches]
+            self._capture()
+        for own, new in zip(self._batches, batches, strict=True):
+            for buffer, values in zip(own, new, strict=True):
+                buffer.copy_(values)
+        self._graphs[0].replay()
+        assert self._numbers is not None
+        return self._numbers
+
+    def _capture(self) -> None:
+        self._model.zero_grad(set_to_none=True)  # so that the graph makes its gradients anew, and adds to none
+        torch.cuda.synchronize()
+        first, second = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(first, stream=self._stream):
+                self._numbers = self._compute(self._batches)
+            with torch.cuda.graph(second, pool=first.pool(), stream=self._stream):
+                self._update()
+        except RuntimeError as error:
+            raise ConfigError(
+                f"this training cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); leave out --graph"
+            ) from error
+        self._graphs = [first, second]
