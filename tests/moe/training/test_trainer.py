@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pauca.errors import ConfigError, InputError
-from pauca.moe import LM_SIZES, Recipe, RouterConfig, TokenData
+from pauca.moe import LM_SIZES, MoELM, Recipe, RouterConfig, TokenData
 from pauca.moe.training.config import TrainConfig
 from pauca.moe.training.trainer import Trainer, TrainStep, check_fit
 from pauca.runs.divergence import Diverged
@@ -84,6 +84,32 @@ def test_a_step_depends_on_seed_and_number_alone(data):
     assert results[0] == results[1]
     other = Trainer(fresh(replace(MODEL, recipe=recipe)), data, replace(CONFIG, seed=1))
     assert other.step() != results[0][0]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_documents_of_a_window_see_each_other_unless_masked(data, masked):
+    trainer = Trainer(fresh(), data, replace(CONFIG, document_mask=masked))
+    losses = []
+    for before in (b"first d", b"another"):
+        tokens = torch.tensor([[*b"\0", *before, *b"\0second"]])  # byte 0 ends a document
+        targets = tokens.roll(-1, 1)
+        targets[:, :8] = -100  # of the first document
+        losses.append(trainer._losses(tokens, targets).cross_entropy.item())
+    assert (losses[0] == losses[1]) == masked
+
+
+def test_a_masked_training_masks_every_pass_and_its_validation(data, monkeypatch):
+    seen = []
+    loss = MoELM.loss
+    monkeypatch.setattr(
+        MoELM, "loss", lambda self, *given, **named: (seen.append(named), loss(self, *given, **named))[1]
+    )
+    trainer = Trainer(fresh(), data, replace(CONFIG, passes=2, document_mask=True))
+    trainer.step()
+    assert len(seen) == 2
+    trainer.validate()
+    assert len(seen) > 2
+    assert all("documents" in named for named in seen)
 
 
 def test_gradients_are_clipped(data):

@@ -31,6 +31,8 @@ class TrainConfig:
     """AdamW's beta2: decay rate of the running mean of squared gradients."""
     weight_decay: float = 0.1
     """AdamW's weight decay, of matrices alone: norms and other vectors do not decay."""
+    document_mask: bool = False
+    """Let no token see another document than its own, in training and in validation; attention is then slower."""
     clip: float = 1.0
     """Largest norm of the gradient: a longer gradient is shortened to it."""
     spike: float = 1.0

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -137,7 +137,7 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         sequences = 0
         for tokens, targets in self.data.validation.even_batches(batches, self._sequences, context):
-            losses = self.model.loss(tokens.to(self.device), targets.to(self.device))
+            losses = self._losses(tokens.to(self.device), targets.to(self.device))
             total += losses.cross_entropy * len(tokens)
             sequences += len(tokens)
         if self.ranks > 1:  # a last bit that differs between GPUs would be the best model on some of them alone
@@ -212,7 +212,14 @@ class Trainer:
         if not self.config.graph:  # whose recipes draw nothing
             number += self.rank * self.config.passes
             torch.manual_seed(seed_of(self.config.seed, 1, self.steps_done, number))
-        return self.model.loss(*batch)
+        return self._losses(*batch)
+
+    def _losses(self, tokens: Int64[Tensor, "b time"], targets: Int64[Tensor, "b time"]) -> LMLosses:
+        if not self.config.document_mask:
+            return self.model.loss(tokens, targets)
+        # The token that ends a document begins the next one, as it does for `pauca moe sample` without a prompt.
+        documents = (tokens == self.data.tokenizer.end).cumsum(1)
+        return self.model.loss(tokens, targets, documents=documents)
 
     def _batch(self, number: int) -> Batch:
         """The batch of one of this rank's passes of the next step, on the device."""
