@@ -47,7 +47,7 @@ class RowsAsImages(FewShotClassifier):
     """Rows of numbers painted as gray images, so that scikit-learn's checks, which know no images, can run."""
 
     backbone = base_learner = confidence = None  # no parameters here
-    temperature, verbose = "auto", False
+    temperature, verbose, votes = "auto", False, False
 
     def __init__(self, reject=None, unknown_label="unknown", device="cpu", mirror=False):
         self.reject, self.unknown_label, self.device, self.mirror = reject, unknown_label, device, mirror

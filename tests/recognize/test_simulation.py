@@ -9,7 +9,7 @@ import torch
 from pauca import cli, events, fewshot
 from pauca.errors import ConfigError, InputError
 from pauca.recognize import MoEFeatures, PictureConfig, ShakeConfig, simulate_pictures
-from pauca.recognize.simulation import cached_pictures, shake
+from pauca.recognize.simulation import at_most, cached_pictures, shake
 
 from .scenes import CLASSES, recording
 
@@ -55,6 +55,34 @@ def test_what_was_simulated_is_kept_and_not_taken_for_something_else(glyphs, tmp
 def test_settings_that_show_nothing_are_refused(wrong):
     with pytest.raises(ConfigError):
         ShakeConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--per-class", "10"], "20 images that 5 shots and 15 queries need"),
+        (["--per-class", "8", "--validation-shot", "1"], "10 images that 5 shots and 5 queries need"),
+        (["--way", "11", "--classes", "10"], "11-way episodes need as many classes"),
+        (["--backbone", "conv5"], "conv5"),
+        (["--device", "cuda:99"], "cuda:99"),
+        (["--classes", "0"], "0 glyph classes"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_simulated(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pauca.recognize.commands.cached_pictures", None)  # would fail if it were called
+    assert cli.main(["recognize", "train", "--out", str(tmp_path / "run"), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_of_large_data_only_so_many_classes_and_images_are_simulated():
+    images = fewshot.draw_glyphs("train", per_class=3, size=48, classes=4)
+    fewer = at_most(images, 2, 2)
+    assert torch.equal(fewer.images, images.images[[0, 1, 3, 4]])
+    assert fewer.class_names == images.class_names[:2]
+    assert at_most(images, None, None).fingerprint == images.fingerprint
+    with pytest.raises(ConfigError, match="two classes and one image"):
+        at_most(images, 1, None)
 
 
 @pytest.mark.slow

@@ -108,12 +108,7 @@ def _train(
 ) -> None:
     given = settings.model
     train_images, validation_images = open_training(settings.data, given.image_size, given.channels, given.fitting)
-    check_asked(asked, train_images)
-    settings = settings.fitted_to(train_images)
-    seed_all(settings.train.seed)
-    network = fewshot.MCRNet(settings.model)
-    fit_threads(settings.operations_per_step(network))
-    settings.check_images(train_images, validation_images)
+    settings, network = _made(settings, asked, train_images, validation_images)
 
     # Only now, so that settings that are refused neither leave a run behind nor, with --force, cost an earlier one.
     with opened_run(out, settings, force, resume) as run:
@@ -140,6 +135,36 @@ def _train(
             print(f"the {minutes:g} minutes are up before the last step: go on with --resume")
         print(f"best after step {result.best_step}{reached}: {run.checkpoints / 'best.safetensors'}")
         print(f"report: {out / 'report.html'}")
+
+
+def check_training(
+    model: fewshot.ModelConfig,
+    training: fewshot.TrainConfig,
+    images: fewshot.ImageSet,
+    validation: fewshot.ImageSet | None,
+) -> None:
+    """Refuse what `train` would refuse of images of this number and size, before they are dearly made.
+
+    Raises:
+        ConfigError, InputError, DeviceError: as `train`.
+    """
+    _made(TrainSettings("", model, training), model, images, validation)
+
+
+def _made(
+    settings: TrainSettings,
+    asked: fewshot.ModelConfig,
+    images: fewshot.ImageSet,
+    validation: fewshot.ImageSet | None,
+) -> tuple[TrainSettings, fewshot.MCRNet]:
+    """The settings that these images are trained on with, and the network; what cannot be is refused."""
+    check_asked(asked, images)
+    settings = settings.fitted_to(images)
+    seed_all(settings.train.seed)
+    network = fewshot.MCRNet(settings.model)
+    fit_threads(settings.operations_per_step(network))
+    settings.check_images(images, validation)
+    return settings, network
 
 
 def evaluate(

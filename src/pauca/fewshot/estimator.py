@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pauca.errors import ConfigError
 from pauca.fewshot.answers.examples import ExampleError, Examples, are_numbers, checked_labels
-from pauca.fewshot.answers.groups import Groups
+from pauca.fewshot.answers.groups import Groups, voted
 from pauca.fewshot.answers.learned import Further, Learned
 from pauca.fewshot.answers.outlook import Outlook
 from pauca.fewshot.answers.threshold import FewExamplesWarning, Promise
@@ -29,7 +29,7 @@ from pauca.runs import resolve_device
 
 UNKNOWN = "unknown"
 # What a fitted classifier was told, and its file remembers; the model stands by itself.
-_TOLD = ("reject", "unknown_label", "mirror", "temperature", "confidence")
+_TOLD = ("reject", "unknown_label", "mirror", "temperature", "confidence", "votes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +70,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         confidence: None keeps `reject` on average over tasks; a probability, such as 0.9, keeps it for this very fit,
             so often, for which more examples are needed.
         verbose: show how far the embedding of images is.
+        votes: images of one group answer together, as `answer` with `groups` lets them: temperature, threshold and
+            expected accuracy are then those of groups.
 
     Attributes:
         classes_: the labels, sorted; columns of `predict_proba`.
@@ -94,6 +96,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         temperature: Any = "auto",
         confidence: Any = None,
         verbose: Any = False,
+        votes: Any = False,
     ) -> None:
         self.model = model
         self.reject = reject
@@ -105,6 +108,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.temperature = temperature
         self.confidence = confidence
         self.verbose = verbose
+        self.votes = votes
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> "FewShotClassifier":
         """Learn the classes from examples, as few as one of each.
@@ -142,25 +146,35 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "n classes"]:
         """Probability of each known class, in the order of `classes_`; rows sum to 1 also for unknown images."""
-        check_is_fitted(self)
-        return self._learned.probabilities(self._embed(X), self.temperature_)
+        return self.answer(X).probabilities
 
     def predict(self, X: Any) -> Shaped[np.ndarray, "n"]:
         """The most probable label of each image, or `unknown_label` where it is rejected."""
         return self.answer(X).labels
 
-    def answer(self, X: Any) -> Answers:
-        """Labels, probabilities and distances at once, for one look at the images."""
+    def answer(self, X: Any, groups: Any = None, weights: Any = None) -> Answers:
+        """Labels, probabilities and distances at once, for one look at the images.
+
+        Args:
+            X: as for `fit`.
+            groups: a name for each image: those of one name answer together, by their mean logits and distances, in the
+                order in which the names first come. None asks each image alone.
+            weights: what each image counts in its group, positive; None counts all alike.
+        """
         check_is_fitted(self)
         features = self._embed(X)
-        probabilities = self._learned.probabilities(features, self.temperature_)
-        distances = self._learned.distances(features)
-        return Answers(self.labels_for(probabilities, distances), probabilities, distances)
+        logits, distances = self._learned.logits(features), self._learned.distances(features)
+        if groups is not None:
+            members = Groups.none(logits.device).with_more(groups, len(features)).numbers
+            counts = None if weights is None else _checked_weights(weights, len(features)).to(logits.device)
+            logits, far = (voted(v, members, counts) for v in (logits, torch.from_numpy(distances).to(logits.device)))
+            distances = far.cpu().numpy()
+        probabilities = (logits / self.temperature_).softmax(-1).cpu().numpy()
+        return Answers(self._labels_for(probabilities, distances), probabilities, distances)
 
-    def labels_for(
+    def _labels_for(
         self, probabilities: Float[np.ndarray, "n classes"], distances: Float[np.ndarray, "n"]
     ) -> Shaped[np.ndarray, "n"]:
-        """The labels of what has these probabilities and distances, such as several images of one thing together."""
         labels = self.classes_[probabilities.argmax(1)]
         if self.reject is None:
             return labels
@@ -317,7 +331,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _learn(self, examples: Examples) -> "FewShotClassifier":
         """Fit the base learner, once; predictions only ask it."""
-        self._examples, self._learned = examples, Learned(self.model_, examples)
+        self._examples, self._learned = examples, Learned(self.model_, examples, bool(self.votes))
         self.classes_, self.features_, self.targets_ = examples.classes, examples.features, examples.targets
         if self.reject is not None:
             self._unknown()
@@ -360,3 +374,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         elif isinstance(X, Tensor):
             X = X.detach().cpu().numpy()
         return torch.tensor(validate_data(self, X, reset=first, dtype=np.float64))
+
+
+def _checked_weights(weights: Any, count: int) -> Float[Tensor, "n"]:
+    found = torch.as_tensor(np.asarray(weights, np.float64))
+    if found.shape != (count,) or not bool((found.isfinite() & (found > 0)).all()):
+        raise ExampleError(f"weights of {count} images: give a positive number for each")
+    return found

@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 from pauca import events, fewshot
 from pauca.errors import InputError
 from pauca.events.live import replay
+from pauca.fewshot.commands import check_training
 from pauca.fewshot.commands import train as train_images
 from pauca.fewshot.data import open_training
 from pauca.fewshot.reports import write_predictions
@@ -23,10 +24,11 @@ from pauca.recognize.live import LiveConfig, decide
 from pauca.recognize.pictures import Picture
 from pauca.recognize.plots import Shown, best_picture, gallery
 from pauca.recognize.settings import PictureConfig
-from pauca.recognize.simulation import ShakeConfig, cached_pictures
+from pauca.recognize.simulation import ShakeConfig, as_pictures, at_most, cached_pictures
 from pauca.runs import Progress, Report, Run, check_can_write, lock_folder, write_text
 
 _GLYPH_SIDE = 48  # pixels; the sensor sees 34 of them across 62 degrees of their 90
+_GLYPHS, _DRAWINGS = 80, 20  # characters to train on, if nothing else is asked for, and images of each
 
 
 @dataclass(frozen=True)
@@ -239,8 +241,8 @@ _SHORT = fewshot.TrainConfig(
 def train(
     data: Positional[str] = "glyphs",
     out: Path | None = None,
-    classes: int = 80,
-    per_class: int = 20,
+    classes: int | None = None,
+    per_class: int | None = None,
     shaking: ShakeConfig = ShakeConfig(),  # noqa: B008 - frozen
     pictures: PictureConfig = PictureConfig(),  # noqa: B008 - frozen
     model: fewshot.ModelConfig = _SMALL,
@@ -254,10 +256,13 @@ def train(
     simulated again by a training there. The model is `out`/checkpoints/best.safetensors.
 
     Args:
-        data: a folder of class folders below train and val, or glyphs.
+        data: a prepared data set (`pauca fewshot data prepare`), a folder of class folders below train and val, or
+            glyphs, characters drawn on the spot.
         out: output folder; default: the data's name, in runs/recognize.
-        classes: of glyphs to train on; a quarter as many others validate.
-        per_class: images of each glyph.
+        classes: train on no more classes than these; a quarter as many others validate. Default: 80 glyphs, and all
+            classes of other data.
+        per_class: simulate no more recordings of a class than these. Default: 20 of a glyph, and one of each image of
+            other data.
         shaking: how the camera moves.
         pictures: how events become pictures.
         model: what to train; moe-vit is a transformer of FP4 experts, meant for a Hopper GPU.
@@ -269,20 +274,26 @@ def train(
     if not force and Run(out).config_path.exists():
         raise InputError(f"{out}: holds a run already; choose another folder with --out, or replace it with --force")
     model = replace(model, image_size=shaking.side, channels=1)
-    for number, images in enumerate(_sources(data, classes, per_class)):
+    sources = _sources(data, classes, per_class)
+    learned, *validated = (as_pictures(images, shaking.side) for images in sources)
+    check_training(model, training, learned, validated[0] if validated else None)
+    for number, images in enumerate(sources):
         # Other motions before other images.
         shaken = replace(shaking, motion_seed=shaking.motion_seed + number)
         cached_pictures(out / "pictures" / images.split, images, shaken, pictures, quiet)
     train_images(str(out / "pictures"), out=out, model=model, training=training, force=force, quiet=quiet)
 
 
-def _sources(data: str, classes: int, per_class: int) -> list[fewshot.ImageSet]:
+def _sources(data: str, classes: int | None, per_class: int | None) -> list[fewshot.ImageSet]:
     """Training and validation images, large enough for the sensor."""
     if data == "glyphs":
-        sizes = {"train": classes, "val": max(classes // 4, 10)}
-        return [fewshot.draw_glyphs(s, per_class, _GLYPH_SIDE, n) for s, n in sizes.items()]  # type: ignore[arg-type]
+        drawn = _GLYPHS if classes is None else classes
+        sizes = {"train": drawn, "val": max(drawn // 4, 10)}
+        each = _DRAWINGS if per_class is None else per_class
+        return [fewshot.draw_glyphs(s, each, _GLYPH_SIDE, n) for s, n in sizes.items()]  # type: ignore[arg-type]
     learned, validated = open_training(data, _GLYPH_SIDE, 1, "crop")
-    return [replace(learned, split="train"), *([validated] if validated else [])]
+    found = [at_most(replace(learned, split="train"), classes, per_class)]
+    return found if validated is None else [*found, at_most(validated, classes and max(classes // 4, 10), per_class)]
 
 
 COMMANDS = {"fit": fit, "predict": predict, "eval": evaluate, "live": live, "train": train}

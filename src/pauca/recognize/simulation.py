@@ -91,6 +91,28 @@ def simulate_pictures(
     return replace(images, images=torch.from_numpy(made), name=f"{images.name} from events", fitting=None)
 
 
+def at_most(images: fewshot.ImageSet, classes: int | None, per_class: int | None) -> fewshot.ImageSet:
+    """The first classes, and the first images of each; None takes all.
+
+    Raises:
+        ConfigError: fewer than two classes, or none of their images.
+    """
+    if (classes is not None and classes < 2) or (per_class is not None and per_class < 1):
+        raise ConfigError(f"classes {classes} and per_class {per_class}: take two classes and one image at least")
+    chosen = images.only(images.class_names[:classes])
+    number = torch.zeros_like(chosen.labels)
+    for label in chosen.labels.unique():
+        own = chosen.labels == label
+        number[own] = torch.arange(int(own.sum()))
+    return chosen if per_class is None else chosen.at((number < per_class).nonzero().squeeze(1).tolist())
+
+
+def as_pictures(images: fewshot.ImageSet, side: int) -> fewshot.ImageSet:
+    """A set of black pictures, as many as there are images, to see whether so many would do."""
+    black = torch.zeros(1, dtype=torch.uint8)
+    return replace(images, images=black.expand(len(images), 1, side, side), fitting=None)
+
+
 def cached_pictures(
     folder: Path,
     images: fewshot.ImageSet,

@@ -174,3 +174,59 @@ def test_groups_are_kept_in_the_file_and_with_classes_that_change(tmp_path, name
         classifier.rename_class(2, 7).remove_class(0)
     assert str(first.expected_accuracy()).endswith("(40 examples in 4 groups left out)")
     assert again.expected_accuracy() == first.expected_accuracy()
+
+
+def test_images_of_a_group_answer_together():
+    features = videos(np.random.default_rng(0), 3, 3, 4)
+    classifier = fitted(features[:, :2], True, temperature=1.0)
+    asked = flat(features[:, 2])  # three videos
+    alone = np.log(classifier.predict_proba(asked)).reshape(3, 4, 3)
+    weights = np.array([1.0, 2.0, 3.0, 4.0])
+    for given, counted in ((None, np.ones(4)), (np.tile(weights, 3), weights)):
+        mean = np.exp((alone * counted[:, None]).sum(1) / counted.sum())
+        answers = classifier.answer(asked, groups=np.arange(3).repeat(4), weights=given)
+        np.testing.assert_allclose(answers.probabilities, mean / mean.sum(1, keepdims=True), rtol=1e-6)
+        far = (classifier.distances(asked).reshape(3, 4) * counted).sum(1) / counted.sum()
+        np.testing.assert_allclose(answers.distances, far, rtol=1e-6)
+    mixed = classifier.answer(asked[[8, 0, 9]], groups=["last", "first", "last"])
+    assert mixed.labels.shape == (2,)
+    np.testing.assert_allclose(mixed.probabilities[1], np.exp(alone[0, 0]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [1.0, np.nan], [[1.0, 1.0]]])
+def test_weights_that_are_none_are_refused(weights):
+    features = videos(np.random.default_rng(0), 2, 1, 2)
+    with pytest.raises(InputError, match="a positive number for each"):
+        fitted(features, True).answer(flat(features)[:2], groups=[0, 0], weights=weights)
+
+
+def test_copies_that_vote_are_calibrated_like_the_examples_themselves():
+    features, more = (videos(np.random.default_rng(seed), 3, 5, 1) for seed in (1, 2))
+    told = {"reject": 0.1, "base_learner": "prototypes"}  # which a copy changes nothing of
+    once, thrice = fitted(features, False, **told), fitted(features.repeat(3, 2), True, **told, votes=True)
+    assert thrice.threshold_ == pytest.approx(once.threshold_, abs=1e-6)
+    assert thrice.temperature_ == pytest.approx(once.temperature_, rel=1e-6)
+    assert thrice.expected_accuracy() == once.expected_accuracy()
+    for classifier, frames in ((once, 1), (thrice, 3)):
+        classifier.calibrate(flat(more.repeat(frames, 2)), groups=np.arange(15).repeat(frames))
+    assert thrice.threshold_ == pytest.approx(once.threshold_, abs=1e-6)
+
+
+def test_what_votes_say_of_themselves_is_true(tmp_path):
+    """Frames that differ much: what single frames are right about says too little of what five of them are."""
+    generator = np.random.default_rng(0)
+    lost, gap = ({True: [], False: []} for _ in range(2))
+    for _ in range(40):
+        seen = videos(generator, 4, 24, 5) + 0.9 * generator.normal(size=(4, 24, 5, DIMENSIONS))
+        truth, of_video = np.arange(4).repeat(20), np.arange(80).repeat(5)
+        for votes in lost:
+            classifier = fitted(seen[:, :4], True, reject=0.1, votes=votes)
+            answers = classifier.answer(flat(seen[:, 4:]), groups=of_video)
+            lost[votes].append(np.mean(answers.labels == -1))
+            right = answers.probabilities.argmax(1) == truth
+            gap[votes].append(answers.probabilities.max(1).mean() - right.mean())
+    assert np.mean(lost[True]) == pytest.approx(0.1, abs=0.03)
+    assert np.mean(lost[False]) < 0.05
+    assert abs(np.mean(gap[True])) < 0.03 < abs(np.mean(gap[False]))
+    fitted(seen[:, :4], True, votes=True).save(tmp_path / "votes.safetensors")
+    assert FewShotClassifier.load(tmp_path / "votes.safetensors", "cpu").expected_accuracy().examples == 16

@@ -2,6 +2,7 @@
 
 They are alike in more than their class, so that the others of its group say nothing of how a further image will be
 recognized: what is left out to be asked is left out with its whole group, and a group counts as much as one example.
+Members of a group may also answer together (`voted`).
 """
 
 from collections.abc import Hashable
@@ -70,6 +71,21 @@ def pairs(
         return torch.arange(len(targets), device=targets.device), targets
     found, places = torch.stack([targets, groups]).unique(dim=1, return_inverse=True)
     return places, found[0]
+
+
+def voted(
+    values: Float[Tensor, "n *k"], places: Int64[Tensor, "n"], weights: Float[Tensor, "n"] | None = None
+) -> Float[Tensor, "p *k"]:
+    """The mean of the values that have the same place, for each place from 0 on.
+
+    Of logits it is what the geometric mean of probabilities is of these. A mean and not a sum, which would take members
+    for independent, while they err together.
+    """
+    counted = torch.ones_like(places, dtype=values.dtype) if weights is None else weights.to(values.dtype)
+    sums = values.new_zeros(int(places.max()) + 1, *values.shape[1:])
+    of_all = torch.bincount(places, counted).to(values.dtype)
+    rows = (-1, *[1] * (values.ndim - 1))
+    return sums.index_add(0, places, values * counted.view(rows)) / of_all.view(rows)
 
 
 def shares(places: Int64[Tensor, "n"]) -> Float[Tensor, "n"]:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from pauca.fewshot.answers.groups import pairs, shares
+from pauca.fewshot.answers.groups import pairs, shares, voted
 from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.types import PADDING
 
@@ -43,10 +43,12 @@ def hold_out(
     targets: Int64[Tensor, "n"],
     way: int,
     groups: Int64[Tensor, "n"] | None = None,
+    votes: bool = False,
 ) -> HeldOut | None:
     """Classify each example by the others, one of each class left out at a time.
 
-    Examples of one group are left out together; None makes a group of each.
+    Examples of one group are left out together; None makes a group of each. With `votes` those of one group and class
+    answer together, as one.
     None if no two classes have two groups: then there is nothing to be learned from leaving one out.
     """
     places, class_of_pair = pairs(targets, groups)
@@ -55,8 +57,7 @@ def hold_out(
         return None
     parts = min(int(counts.max()), _MOST_PARTS if len(class_of_pair) <= _FEW else _MOST_PARTS // 4)
     part_of = _parts(targets, groups, way, parts)
-    weights = shares(places)
-    logits, labels, counted = [], [], []
+    logits, labels, members = [], [], []
     size = max(1, _VALUES_AT_ONCE // features.numel())
     for chosen in torch.arange(parts, device=targets.device).split(size):
         left_out = (part_of == chosen[:, None]) & _others_are_left(part_of, targets, way, chosen)  # parts n
@@ -66,9 +67,13 @@ def hold_out(
         )
         logits.append(found[left_out])
         labels.append(targets.expand_as(left_out)[left_out])
-        counted.append(weights.expand_as(left_out)[left_out])
+        members.append(places.expand_as(left_out)[left_out])
     shots = float(1 / counts[counts >= 2].double().reciprocal().mean())
-    return HeldOut(torch.cat(logits), torch.cat(labels), shots, torch.cat(counted))
+    kept, member_of = torch.cat(members).unique(return_inverse=True)
+    if votes:
+        answers, asked = voted(torch.cat(logits), member_of), class_of_pair[kept]
+        return HeldOut(answers, asked, shots, answers.new_ones(len(asked), dtype=torch.float64))
+    return HeldOut(torch.cat(logits), torch.cat(labels), shots, shares(member_of))
 
 
 def _parts(targets: Int64[Tensor, "n"], groups: Int64[Tensor, "n"] | None, way: int, parts: int) -> Int64[Tensor, "n"]:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pauca.fewshot.answers.examples import ExampleError, Examples
-from pauca.fewshot.answers.groups import shares
+from pauca.fewshot.answers.groups import shares, voted
 from pauca.fewshot.answers.held_out import hold_out
 from pauca.fewshot.answers.outlook import Outlook, expected_accuracy
 from pauca.fewshot.answers.temperature import fit_temperature
@@ -37,19 +37,20 @@ class Learned:
     Args:
         model: whose base learner is fitted.
         examples: to fit it to.
+        votes: the members of a group answer together.
     """
 
-    def __init__(self, model: FewShotModel, examples: Examples) -> None:
+    def __init__(self, model: FewShotModel, examples: Examples, votes: bool = False) -> None:
         classes = examples.classes
         if len(classes) < 2:
             raise ExampleError(
                 f"all examples have one label, {classes.tolist()[0]!r}: one class is not enough; add examples of "
                 "another class"
             )
-        self.model, self.examples, self.way = model, examples, len(classes)
+        self.model, self.examples, self.way, self.votes = model, examples, len(classes), votes
         known = examples.features, examples.targets, self.way
         self.means = ClassMeans.of(*known)
-        self.held_out = hold_out(model, *known, examples.groups.numbers)
+        self.held_out = hold_out(model, *known, examples.groups.numbers, votes)
         self.temperature = fit_temperature(model, self.held_out, len(examples.labels) / self.way)
         self.head(examples.features[None, :1])  # fitted now, so that what is wrong is said by `fit`
 
@@ -64,9 +65,9 @@ class Learned:
         return {name: value for name, value in vars(self).items() if name != "head"}
 
     @torch.no_grad()
-    def probabilities(self, features: Float[Tensor, "q d"], temperature: float) -> Float[np.ndarray, "q way"]:
-        """Of each class."""
-        return (self.head(features[None])[0] / temperature).softmax(-1).cpu().numpy()
+    def logits(self, features: Float[Tensor, "q d"]) -> Float[Tensor, "q way"]:
+        """Of each class, before they are divided by a temperature."""
+        return self.head(features[None])[0]
 
     def distances(self, features: Float[Tensor, "q d"]) -> Float[np.ndarray, "q"]:
         """To the nearest class."""
@@ -79,14 +80,21 @@ class Learned:
             ExampleError: none can be left out.
         """
         if further is not None:
-            return self.distances(further.features), shares(further.groups).cpu().numpy()
+            found = self.distances(further.features)
+            members = further.groups.unique(return_inverse=True)[1].cpu()
+            if self.votes:
+                together = voted(torch.from_numpy(found), members).numpy()
+                return together, np.ones(len(together))
+            return found, shares(members).numpy()
         if self.held_out is None:
             raise ExampleError(
                 f"reject needs two {self._counted} in at least two classes to set its threshold; add examples, or fit "
                 "with reject=None, set reject and call calibrate with further images"
             )
         examples = self.examples
-        distances, weights = self.means.left_out(examples.features, examples.targets, examples.groups.numbers)
+        distances, weights = self.means.left_out(
+            examples.features, examples.targets, examples.groups.numbers, self.votes
+        )
         return distances.cpu().numpy(), weights.cpu().numpy()
 
     def expected_accuracy(self) -> Outlook:

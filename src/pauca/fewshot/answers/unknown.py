@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from pauca.fewshot.answers.groups import pairs, shares
+from pauca.fewshot.answers.groups import pairs, shares, voted
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +37,12 @@ class ClassMeans:
         features: Float[Tensor, "n d"],
         targets: Int64[Tensor, "n"],
         groups: Int64[Tensor, "n"] | None = None,
+        votes: bool = False,
     ) -> tuple[Float[Tensor, "m"], Float[Tensor, "m"]]:
         """Of each example that has others of its class, as if it were a further image; and what each counts.
 
-        An example is left out with its group; None makes a group of each. The members of a group count 1 together.
+        An example is left out with its group; None makes a group of each. The members of a group count 1 together;
+        with `votes` their mean takes their place.
 
         The mean that it is left out of has one group less, and is so much shorter of what the class has in common:
         with r the mean cosine of two examples of a class in two groups, and r + v that of two in one group (1, of an
@@ -61,7 +63,11 @@ class ClassMeans:
         alike, within = self._alike(of_pair, sizes)
         longer = ((alike + within / (counts - 1)) / (alike + within / counts)).sqrt()
         cosines[torch.arange(len(targets), device=targets.device), targets] = own * longer
-        return 1 - cosines.amax(1), shares(places).to(features.dtype)
+        distances, members = 1 - cosines.amax(1), places.unique(return_inverse=True)[1]
+        if votes:
+            distances = voted(distances, members)
+            return distances, torch.ones_like(distances)
+        return distances, shares(members).to(features.dtype)
 
     def _alike(
         self, of_pair: Float[Tensor, "p d"], sizes: Float[Tensor, "p"]
