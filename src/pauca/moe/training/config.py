@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from pauca.errors import ConfigError
 from pauca.moe.models.lm import LMConfig
@@ -12,14 +13,16 @@ class TrainConfig:
     """How to train; the defaults suit the toy model."""
 
     steps: int = 1000
-    """Optimizer steps (AdamW) of the whole training."""
+    """Optimizer steps of the whole training."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Whose steps: AdamW's; or Muon's for the matrices of attention and experts, AdamW's for all else."""
     batch_size: int = 16
     """Sequences whose gradients make one step, over all passes and all ranks."""
     passes: int = 1
     """Forward and backward passes of each rank that make one step (gradient accumulation)."""
     learning_rate: float | None = None
-    """AdamW's highest learning rate, which the warm-up reaches. If not given, by the model's width: 3e-3 up to 512
-    channels, 6e-4 at 1024, half of that at twice as many."""
+    """Highest learning rate, of either optimizer, which the warm-up reaches. If not given, by the model's width: 3e-3
+    up to 512 channels, 6e-4 at 1024, half of that at twice as many."""
     final_learning_rate: float = 0.1
     """Share of the highest learning rate that is left after the last step; a cosine leads there."""
     warmup: float = 0.02
@@ -63,6 +66,8 @@ class TrainConfig:
     """Write the metrics for TensorBoard as well (needs the package `tensorboard`)."""
 
     def __post_init__(self) -> None:
+        if self.optimizer not in ("adamw", "muon"):
+            raise ConfigError(f"optimizer of training must be adamw or muon, got {self.optimizer!r}")
         for name in (
             "steps", "batch_size", "passes", "log_every", "validate_every", "validation_batches", "checkpoint_every",
             "keep_checkpoints", "ep",

@@ -5,6 +5,7 @@ second dimension and sharded by FSDP2 along the first; the rest is sharded along
 first. Without expert parallelism everything is sharded over all ranks.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -45,18 +46,24 @@ def divide(model: MoELM, device: torch.device, ep: int) -> None:
         register_fsdp_forward_method(model, method)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, parts: Mapping[nn.Parameter, tuple[int, ...]] | None = None
+) -> list[dict[str, Any]]:
     """Parameters in groups for an optimizer: matrices decay, vectors do not; and tensors and DTensors do not mix.
 
     The same groups whether experts are divided or not, so that a checkpoint fits either way.
+
+    Args:
+        parts: of `Muon`, whose groups have them.
     """
+    parts = parts or {}
     experts = {weight for layer in moe_layers(model).values() for weight in layer.experts.parameters()}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool, tuple[int, ...]], list[nn.Parameter]] = {}
     for parameter in model.parameters():
-        groups.setdefault((parameter.ndim > 1, parameter in experts), []).append(parameter)
+        groups.setdefault((parameter.ndim > 1, parameter in experts, parts.get(parameter, ())), []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": weight_decay if is_matrix else 0.0}
-        for (is_matrix, _), parameters in groups.items()
+        {"params": parameters, "weight_decay": weight_decay if is_matrix else 0.0} | ({"parts": rows} if rows else {})
+        for (is_matrix, _, rows), parameters in groups.items()
     ]
 
 

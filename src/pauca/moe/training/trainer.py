@@ -31,6 +31,7 @@ from pauca.moe.training.diagnosis import diagnose, largest_gradient
 from pauca.moe.training.fsdp import clip, divide, parameter_groups
 from pauca.moe.training.graph import Batch, GraphedStep
 from pauca.moe.training.health import quantization_health, router_load
+from pauca.moe.training.muon import Muon, parts_of
 from pauca.runs import resolve_device, seed_of
 from pauca.runs.divergence import STEPS_OF_A_RISE, Diverged, Rise
 from pauca.runs.processes import join_processes
@@ -67,12 +68,7 @@ class Trainer:
                 block.compile()
         if self.ranks > 1:
             divide(model, self.device, config.ep)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(model, config.weight_decay),
-            lr=config.learning_rate_at(0),
-            betas=(config.beta1, config.beta2),
-            fused=True,
-        )
+        self.optimizer = _optimizer(model, config)
         self._graphed = self._new_graph()
         self.steps_done = 0
         self.rise = Rise(config.spike)
@@ -81,7 +77,7 @@ class Trainer:
         self._sequences = _sequences_per_pass(config, self.ranks)
 
     def step(self) -> TrainStep:
-        """One step of AdamW.
+        """One step of the optimizer.
 
         Raises:
             Diverged: the loss or a gradient is not finite, or the loss leaps up; the message says where it comes
@@ -294,6 +290,13 @@ def check_fit(model: LMConfig, data: TokenData, config: TrainConfig, ranks: int 
         raise ConfigError(f"graph records steps on one CUDA GPU alone, not on {where}; train without --graph")
     if config.graph and model.recipe.stochastic_rounding:
         raise ConfigError("graph replays one and the same step: stochastic_rounding could draw nothing new; drop one")
+
+
+def _optimizer(model: MoELM, config: TrainConfig) -> torch.optim.AdamW:
+    parts = parts_of(model) if config.optimizer == "muon" else {}
+    kind = Muon if parts else torch.optim.AdamW
+    groups = parameter_groups(model, config.weight_decay, parts)
+    return kind(groups, lr=config.learning_rate_at(0), betas=(config.beta1, config.beta2), fused=True)
 
 
 def _sequences_per_pass(config: TrainConfig, ranks: int) -> int:
