@@ -103,6 +103,9 @@ class ModelShape:
     dense_layers: int = 0
     """Layers, the first ones, with one wide SwiGLU in place of experts."""
     dense_width: int = 0
+    groups: int = 1
+    """Groups of experts, of which a token visits those of `top_groups` alone."""
+    top_groups: int = 1
     router_bias: bool = False
     """A balancing bias per expert counts as a parameter (DeepSeek-V3)."""
     tied: bool = False

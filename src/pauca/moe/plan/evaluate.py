@@ -89,8 +89,8 @@ class _Layer:
         )
         if is_moe and way.layout.ep > 1:
             sent = sum(speed.all_to_all_bytes(recipe, shape, task.tokens, way.layout.ep, given.imbalance).values())
-            exposed = 1 - given.rates.overlap
-            time["all-to-all"] = exposed * sent / given.rates.link_bytes_per_second(way.layout.ep)
+            computing = sum(time.values())
+            time["all-to-all"] = speed.all_to_all_time(sent, shape, task.tokens, way.layout.ep, given.rates, computing)
         kept = kept_by_layer(*sizes, task.projections_of(way.recipe))
         return cls(sum(kept.values()), working_set(*sizes, given.parameter_bytes), time)
 

@@ -95,6 +95,8 @@ def sizes(config: dict[str, Any], family: Family) -> dict[str, Any]:
         "shared_width": _shared_width(config, width),
         "dense_layers": dense,
         "dense_width": _first(config, "intermediate_size_mlp", "intermediate_size") if dense else 0,
+        "groups": config.get("n_group") or 1,
+        "top_groups": config.get("topk_group") or 1,
         "router_bias": family.router_bias,
         "tied": bool(config.get("tie_word_embeddings", False)),
         "note": family.note,

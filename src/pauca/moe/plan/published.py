@@ -16,7 +16,8 @@ SHAPES: dict[str, ModelShape] = {
     for shape in (
         ModelShape(
             "deepseek-v3", vocabulary=129280, layers=61, hidden=7168, attention=_deepseek_v3_attention(),
-            experts=256, top_k=8, width=2048, shared_width=2048, dense_layers=3, dense_width=18432, router_bias=True,
+            experts=256, top_k=8, width=2048, shared_width=2048, dense_layers=3, dense_width=18432, groups=8,
+            top_groups=4, router_bias=True,
         ),
         ModelShape(
             "deepseek-v2-lite", vocabulary=102400, layers=27, hidden=2048, attention=_lite_attention(),

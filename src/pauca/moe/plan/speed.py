@@ -46,8 +46,14 @@ class Rates:
     """Bandwidth between a GPU and the host's memory, per GPU and direction, in GB/s; assumed (PCIe 5)."""
     host_memory_gb_s: float = 40.0
     """Bandwidth of the host's memory for one GPU's share of an offloaded optimizer, in GB/s; assumed."""
+    node_aware: bool = False
+    """A token travels to another node once, and is passed on in there, as DeepEP does it; pauca's own exchange sends a
+    copy to each GPU."""
     overlap: float = 0.0
     """Share of the all-to-all's time that is hidden behind products, 0 to 1."""
+    overlap_cost: float = 0.15
+    """Share of the GPU that the all-to-all takes from the products that hide it, 0 to 1; assumed: DeepSeek-V3's takes
+    20 of 132 multiprocessors."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -66,6 +72,8 @@ class Rates:
             raise ConfigError(f"launch_ms must be 0 or more, got {self.launch_ms}")
         if self.node_gpus < 1:
             raise ConfigError(f"node_gpus must be at least one, got {self.node_gpus}")
+        if not 0 <= self.overlap_cost < 1:
+            raise ConfigError(f"overlap_cost is a share below 1, got {self.overlap_cost}")
         if not 0 <= self.overlap <= 1 or not 0 < self.conversions <= 1:
             raise ConfigError(f"overlap and conversions are shares up to 1, got {self.overlap} and {self.conversions}")
 
@@ -215,6 +223,37 @@ def all_to_all_bytes(recipe: Recipe, shape: ModelShape, tokens: int, ep: int, im
         "backward combine": row.input_gradients + row.routing_gradients,
     }
     return {direction: rows * size for direction, size in sizes.items()}
+
+
+def all_to_all_time(
+    sent: int | float, shape: ModelShape, tokens: int, ep: int, rates: Rates, computing: float
+) -> float:
+    """What the all-to-all of one MoE layer adds to the `computing` of a micro-batch's forward and backward there.
+
+    Args:
+        sent: bytes by `all_to_all_bytes`, of all directions.
+        tokens: on one GPU.
+        computing: seconds, which may hide it.
+    """
+    travel = sent / rates.link_bytes_per_second(ep)
+    if rates.node_aware and ep > rates.node_gpus:
+        rows = routed_load(shape, tokens, ep).received * (ep - 1) / ep
+        crossing = sent * tokens * other_nodes(shape, ep // rates.node_gpus) / rows
+        travel = max(crossing / (1e9 * rates.network_gb_s), sent / (1e9 * rates.node_gb_s))
+    hidden = min(rates.overlap * travel, computing)
+    # While it is hidden, products run on the rest of the GPU.
+    return travel - hidden + hidden * rates.overlap_cost / (1 - rates.overlap_cost)
+
+
+def other_nodes(shape: ModelShape, nodes: int) -> float:
+    """Nodes that a token travels to on average, besides its own, where its experts are chosen evenly.
+
+    A node holds whole groups of experts, or a group lies on several nodes.
+    """
+    within = nodes
+    if shape.groups > 1:
+        within = max(1, min(nodes, round(shape.top_groups * nodes / shape.groups)))
+    return within * (1 - (1 - 1 / within) ** shape.top_k) * (nodes - 1) / nodes
 
 
 def add(first: Seconds, second: Seconds, times: int = 1) -> Seconds:
