@@ -18,6 +18,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ SIDE = 32
 NEAREST_MEAN = "nearest mean"
 TAU_US = 30_000  # decay of the time surface
 SPEEDS = (30, 100, 300, 1000)  # deg/s
-Pictures = dict[tuple[str, int], np.ndarray]  # (kind, side): a picture
+Pictures = dict[Any, Any]  # (kind, side): a picture; weight: events; travel: pixels
 
 
 def draw(recording: events.Recording, sides: list[int], framing: str = "fit") -> list[Pictures]:
@@ -48,9 +49,24 @@ def draw(recording: events.Recording, sides: list[int], framing: str = "fit") ->
     for view in events.views(aligner, stream, config.view_config()):
         surface = np.pad(time_surface(stream.between(view.start_us, view.end_us + 1)), border)
         kinds = {"counts": view.unaligned.sum(0), "time surface": surface, "aligned": view.images.sum(0)}
-        shown = {(kind, side): square(kinds[kind], side, border, config.framing) for kind in KINDS for side in sides}
-        out.append(shown | {"weight": view.n_events})
+        shown: Pictures = {
+            (kind, side): square(kinds[kind], side, border, config.framing) for kind in KINDS for side in sides
+        }
+        out.append(shown | {"weight": view.n_events, "travel": travel(view, aligner.camera.fx)})
     return out
+
+
+def travel(view: events.View, focal: float) -> float:
+    """How far the image moves within a view, in pixels of the sensor: as wide is its blur without alignment."""
+    steps = [a.velocity[:2] * focal * (a.end_us - a.start_us) * 1e-6 for a in view.alignments]
+    places = np.cumsum([np.zeros(2), *steps], 0)
+    return float(np.hypot(*np.ptp(places, 0)))
+
+
+def say_travel(title: str, found: list[Pictures]) -> None:
+    """The median, and what lies between a tenth and nine tenths."""
+    low, middle, high = np.percentile([shown["travel"] for shown in found], (10, 50, 90))
+    print(f"| {title}pixels that things move by in a view | | | {middle:.1f} ({low:.1f} to {high:.1f}) | |", flush=True)
 
 
 def time_surface(stream: events.Events) -> np.ndarray:
@@ -155,6 +171,7 @@ def objects(models: dict[str, fewshot.FewShotModel], draws: int, sides: list[int
     seen: dict[str, dict[str, list[Pictures]]] = {"a": {}, "b": {}}
     for path in _shown_paths(sorted((DATA / "dvs128_objects").glob("[ab]_*.npz"))):
         seen[path.stem[0]][path.stem[2:]] = draw(events.read(path), sides, "fixed")
+    say_travel("", [one for session in seen.values() for some in session.values() for one in some])
     things = sorted(seen["a"])
     common = [thing for thing in things if thing in seen["b"]]
     shown = {"a": [(things.index(t), one) for t in things for one in seen["a"][t]]}
@@ -249,6 +266,7 @@ def main() -> None:
         rows = []
         for title, load in sources.items():
             found, labels, test = load()
+            say_travel(title, found)
             for name, model in models.items():
                 for shot in (1, 5):
                     right = compare(found, labels, test, model, shot, options.draws)

@@ -5,8 +5,9 @@
 
 Each network is trained with the same steps and episodes on the train classes, and tested on episodes of the val
 classes, 5-way, from one and five examples (95 % intervals over episodes; over classes behind them). Kept are the
-tensors that the backward pass will read, without weights. The experts of `moe-vit` keep MXFP4. On a CPU the
-low-precision kernels are emulated: bytes and accuracy hold, times do not. With `--steps 0` only bytes are counted.
+tensors that the backward pass will read, without weights. The experts of `moe-vit` keep MXFP4, those of `moe-vit-bf16`,
+the same network, BF16. On a CPU the low-precision kernels are emulated: bytes and accuracy hold, times do not. With
+`--steps 0` only bytes are counted.
 """
 
 import argparse
@@ -16,12 +17,13 @@ from pathlib import Path
 
 import torch
 
-import pauca.recognize  # noqa: F401 - names moe-vit
-from pauca import fewshot
+from pauca import fewshot, moe
 from pauca.fewshot.data import load_image_set
+from pauca.recognize import MoEFeatures
 from pauca.runs import describe_machine
 
-NETWORKS = ("conv4-32", "resnet12", "moe-vit")
+NETWORKS = ("conv4-32", "resnet12", "moe-vit", "moe-vit-bf16")
+fewshot.BACKBONES["moe-vit-bf16"] = lambda channels, size: MoEFeatures(channels, size, moe.Recipe.bf16())
 PICTURES = 32  # in the pass whose kept bytes are counted
 
 

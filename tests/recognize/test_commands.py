@@ -99,3 +99,39 @@ def test_what_is_wrong_with_folders_is_one_line(folders, tmp_path, capsys):
     ]:
         assert _run("predict", "--support", support, "--query", folders / "query", "--quiet") == 2
         assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_a_file_cannot_do_otherwise_is_refused_and_reject_is_obeyed(folders, tmp_path, capsys):
+    learned, query = tmp_path / "things.safetensors", folders / "query"
+    assert _run("fit", folders / "support", "--out", learned, "--quiet") == 0
+    words = "predict", "--support", learned, "--query", query, "--quiet"
+    for options, said in [(("--model", "pixels"), "--model"), (("--views", 2), "options of pictures")]:
+        assert _run(*words, *options) == 2
+        assert f"leave out {said}" in capsys.readouterr().err
+    assert _run(*words, "--reject", 0.9, "--out", tmp_path / "names.csv") == 0
+    assert "unknown" in [row["label"] for row in csv.DictReader((tmp_path / "names.csv").read_text().splitlines())]
+
+
+def test_too_few_recordings_to_reject_anything_are_said_in_one_line(folders, tmp_path, caplog):
+    words = "fit", folders / "support", "--out", tmp_path / "things.safetensors", "--reject", 0.01, "--quiet"
+    assert _run(*words) == 0
+    assert "takes 99 recordings in classes of two or more" in caplog.text
+    assert "images" not in caplog.text
+
+
+def test_a_stream_that_ends_too_soon_says_so(folders, tmp_path, caplog, capsys):
+    stream = recording(0, 2).events
+    for name, count in (("few", 20), ("short", 300)):
+        events.write(tmp_path / f"{name}.npz", events.Recording(stream[:count]))
+    words = "--support", folders / "support", "--speed", 100, "--quiet"
+    assert _run("live", tmp_path / "few.npz", *words) == 2
+    assert "few.npz: 20 events are too few to recognize anything" in capsys.readouterr().err
+    assert _run("live", tmp_path / "short.npz", *words, "--confidence", 0.999) == 0
+    assert "short.npz: ended before the evidence sufficed" in caplog.text
+
+
+def test_a_label_without_examples_is_said(folders, tmp_path, caplog):
+    events.write(tmp_path / "query" / "cat" / "0.npz", recording(0, 2))
+    words = "eval", "--support", folders / "support", "--query", tmp_path / "query", "--out", tmp_path / "run"
+    assert _run(*words, "--quiet") == 0
+    assert "cat: no example has this label" in caplog.text

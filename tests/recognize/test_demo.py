@@ -13,5 +13,5 @@ def test_the_demo_shows_what_alignment_adds(tmp_path, monkeypatch):
     demo.add_to_report(report, tmp_path, seed=0, quiet=True)
     report.save(tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "9 recordings of 3 things" in page
+    assert "15 recordings of 3 things" in page
     assert page.count("data:image/png;base64,") == 1

@@ -1,10 +1,17 @@
 """A vision transformer of FP4 experts as a backbone for few-shot models: where all three systems meet."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pauca import fewshot
+
+if TYPE_CHECKING:
+    from pauca.moe import Recipe
 
 _PATCH = 4  # pixels
 _LAYERS, _HIDDEN, _EXPERTS = 2, 64, 4
@@ -14,9 +21,14 @@ class MoEFeatures(nn.Module):
     """Features by a small `MoEViT` whose experts keep MXFP4 and compute in FP8.
 
     It runs on a CPU with the same quantization, slowly: it is meant for a Hopper GPU.
+
+    Args:
+        channels_in: of the images.
+        image_size: their side, in pixels.
+        recipe: the experts' formats; None is `Recipe.fp4()`.
     """
 
-    def __init__(self, channels_in: int, image_size: int) -> None:
+    def __init__(self, channels_in: int, image_size: int, recipe: Recipe | None = None) -> None:
         super().__init__()
         from pauca.moe import MoEViT, Recipe, ViTConfig  # only who uses it needs what it needs
 
@@ -27,7 +39,7 @@ class MoEFeatures(nn.Module):
             patch=_PATCH,
             channels=channels_in,
             classes=2,
-            recipe=Recipe.fp4(),
+            recipe=recipe or Recipe.fp4(),
         )
         self.network = MoEViT(config)
         self.network.head.requires_grad_(False)  # the base learner classifies

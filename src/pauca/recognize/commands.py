@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +29,10 @@ from pauca.recognize.settings import PictureConfig
 from pauca.recognize.simulation import ShakeConfig, as_pictures, at_most, cached_pictures
 from pauca.runs import Progress, Report, Run, check_can_write, lock_folder, write_text
 
+_log = logging.getLogger(__name__)
+
 _GLYPH_SIDE = 48  # pixels; the sensor sees 34 of them across 62 degrees of their 90
+_MODEL = "edges"
 _GLYPHS, _DRAWINGS = 80, 20  # characters to train on, if nothing else is asked for, and images of each
 
 
@@ -46,7 +51,7 @@ class EvalSettings:
 def fit(
     support: Positional[Path],
     out: Path = Path("things.safetensors"),
-    model: str = "edges",
+    model: str = _MODEL,
     pictures: PictureConfig = PictureConfig(),  # noqa: B008 - frozen
     camera: Path | None = None,
     reject: float | None = None,
@@ -80,7 +85,7 @@ def fit(
 def predict(
     support: Path,
     query: Path,
-    model: str = "edges",
+    model: str = _MODEL,
     out: Path = Path("predictions.csv"),
     pictures: PictureConfig = PictureConfig(),  # noqa: B008 - frozen
     camera: Path | None = None,
@@ -104,7 +109,8 @@ def predict(
         out: table to write (.csv).
         pictures: how recordings become pictures.
         camera: calibration file of the camera that all recordings are from.
-        reject: call recordings unknown that fit no thing, allowing so large a share of mistakes on known ones.
+        reject: call recordings unknown that fit no thing, allowing so large a share of mistakes on known ones; of a
+            file, in place of its own.
         reading: how files are read.
         device: where to compute: auto (the GPU if there is one), cpu, cuda or cuda:N.
         force: replace results that are there already.
@@ -132,7 +138,7 @@ def predict(
 def evaluate(
     support: Path,
     query: Path,
-    model: str = "edges",
+    model: str = _MODEL,
     out: Path | None = None,
     pictures: PictureConfig = PictureConfig(),  # noqa: B008 - frozen
     camera: Path | None = None,
@@ -189,7 +195,7 @@ def evaluate(
 def live(
     recording: Positional[Annotated[Path, arg(metavar="RECORDING")]],
     support: Path,
-    model: str = "edges",
+    model: str = _MODEL,
     pictures: PictureConfig = PictureConfig(),  # noqa: B008 - frozen
     deciding: LiveConfig = LiveConfig(),  # noqa: B008 - frozen
     camera: Path | None = None,
@@ -218,12 +224,21 @@ def live(
     """
     classifier = _fitted(support, model, pictures, camera, None, reading, device, quiet)
     played = events.read(recording, **vars(reading))
+    decision, named = None, False
     for decision in decide(classifier, replay([played.events], speed=speed), deciding):
         if decision.label is None:
             if not quiet:
                 print(f"{decision.t_us / 1e6:.3f} s: not yet ({decision.best} {decision.probability:.2f})")
             continue
+        named = True
         print(json.dumps(_as_json(decision.__dict__)), flush=True)
+    if decision is None:
+        raise InputError(f"{recording}: {len(played.events)} events are too few to recognize anything")
+    if not named:
+        _log.warning(
+            "%s: ended before the evidence sufficed or patience was over; most likely %s (%.2f)",
+            recording, decision.best, decision.probability
+        )  # fmt: skip
 
 
 _SMALL = fewshot.ModelConfig("conv4-32", channels=1, latent=fewshot.LatentConfig(mode="none"))
@@ -318,10 +333,23 @@ def _fitted(
     quiet: bool,
 ) -> EventClassifier:
     if support.is_file() and support.suffix == ".safetensors":
-        return EventClassifier.load(support, device)
+        loaded = EventClassifier.load(support, device)
+        for name, is_asked in (
+            ("--model", model != _MODEL),
+            ("--camera", camera is not None),
+            ("options of pictures", pictures not in (PictureConfig(), loaded.picture_config)),
+        ):
+            if is_asked:
+                raise InputError(f"{support}: was learned with its own; leave out {name}, or give the recordings again")
+        return loaded if reject is None else loaded.set_params(reject=reject)
     examples = list_labeled(support)
     classifier = _classifier(model, pictures, camera, reject, device)
-    return classifier.fit(_read(examples, reading, "learn", quiet), [file.label for file in examples])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", fewshot.FewExamplesWarning)
+        classifier.fit(_read(examples, reading, "learn", quiet), [file.label for file in examples])
+    for warning in said:
+        _log.warning("%s: %s", support, warning.message)
+    return classifier
 
 
 def _read(

@@ -8,8 +8,8 @@ from pauca.recognize.evaluation import compare_alignment, describe_outcome
 from pauca.recognize.simulation import ShakeConfig, shake
 from pauca.runs import Progress, Report
 
-_CHARACTERS = 8
-_EXAMPLES, _ASKED = 2, 3  # recordings of each
+_CHARACTERS = 10
+_EXAMPLES, _ASKED = 2, 5  # recordings of each
 _SLOW_DEG_S, _FAST_DEG_S = 60.0, 300.0  # peak speed of the camera in the examples, and in what is asked
 
 

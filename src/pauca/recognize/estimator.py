@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -229,7 +230,13 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
         # Pictures of one recording are no independent examples, and answer together. Its number is never given again,
         # also not when its thing is forgotten.
         shown, owners, _ = _together(pictures)
-        learn(shown, labels[owners], groups=owners + self._recordings)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            learn(shown, labels[owners], groups=owners + self._recordings)
+        for warning in said:  # in the words of recordings
+            words = str(warning.message).replace("groups of examples", "recordings")
+            words = words.replace("groups of further images", "further recordings")
+            warnings.warn(words.replace("images", "recordings"), warning.category, stacklevel=3)
         self._recordings += len(pictures)
         return self
 

@@ -1,5 +1,6 @@
 """How well recordings are recognized, and what alignment adds: the same recordings, with and without it."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from pauca.recognize.estimator import EventClassifier
 from pauca.recognize.pictures import Picture
 from pauca.recognize.plots import Shown, best_picture, gallery
 from pauca.runs import Report
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +90,8 @@ def compare_alignment(
     for classifier in classifiers.values():
         classifier.fit(learned, list(example_labels))
     truth, seen = np.asarray(labels), {True: [], False: []}
+    if strangers := sorted(set(labels) - set(example_labels)):
+        _log.warning("%s: no example has this label, so that every answer is wrong", ", ".join(strangers))
     for recording in asked:
         for align, classifier in classifiers.items():
             seen[align].append(classifier.pictures(recording))
@@ -119,8 +124,8 @@ def describe_outcome(report: Report, outcome: Outcome) -> None:
     ]
     report.figure(
         gallery(_spread(shown)),
-        "Recordings: above as the sensor saw them, below aligned, with the answer and its probability, green where it "
-        "is right.",
+        "Recordings: above as the sensor saw them, below aligned, with the answer and its probability: green "
+        "where it is right, else red, with what it is in brackets.",
     )
 
 

@@ -29,9 +29,13 @@ def best_picture(pictures: Sequence[Picture]) -> Picture:
 
 
 def gallery(shown: Sequence[Shown]) -> Figure:
-    """Recordings as the sensor saw them above what alignment makes of them, titled with the answers."""
+    """Recordings as the sensor saw them above what alignment makes of them, titled with the answers.
+
+    Where an answer is wrong, the truth stands behind it in brackets.
+    """
     shown = shown[:LARGEST_GALLERY]
-    columns = min(_COLUMNS, max(len(shown), 4))
+    # As many columns as leave the fewest places empty in the last row.
+    columns = min(range(_COLUMNS, 5, -1), key=lambda count: -len(shown) % count) if len(shown) > 5 else 5
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(1.15 * columns, 2.5 * rows + 0.2), layout="constrained")
     axes = figure.subplots(2 * rows, columns, squeeze=False)
@@ -41,8 +45,12 @@ def gallery(shown: Sequence[Shown]) -> Figure:
         row, column = divmod(i, columns)
         color = _NEUTRAL if one.truth is None else _RIGHT if one.answer == one.truth else _WRONG
         sure = "" if one.probability is None else f" {one.probability:.2f}"
-        _draw(axes[2 * row][column], one.picture.unaligned, one.answer[:14] + sure, color)
+        truth = f" ({one.truth[:8]})" if color == _WRONG and one.truth else ""
+        _draw(axes[2 * row][column], one.picture.unaligned, one.answer[:10] + sure + truth, color)
         _draw(axes[2 * row + 1][column], one.picture.pixels, "", color)
+        if column == 0:
+            axes[2 * row][column].set_ylabel("sensor", fontsize=9)
+            axes[2 * row + 1][column].set_ylabel("aligned", fontsize=9)
     return figure
 
 
@@ -50,7 +58,7 @@ def _draw(axis: Axes, pixels: object, title: str, color: str) -> None:
     axis.set_axis_on()
     axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)  # type: ignore[arg-type]
     axis.set(xticks=[], yticks=[])
-    axis.set_title(title.replace("$", r"\$"), fontsize=8, color=color)
+    axis.set_title(title.replace("$", r"\$"), fontsize=9, color=color)
     for side in axis.spines.values():
         side.set_color(color)
         side.set_linewidth(1.5)
