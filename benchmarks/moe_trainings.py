@@ -25,6 +25,8 @@ from pauca.moe.data.token_files import TokenData, TokenFile
 from pauca.moe.data.tokenizers import ByteTokenizer
 from pauca.moe.layer.recipe import RECIPES
 from pauca.moe.plan.evaluate import evaluate
+from pauca.moe.plan.gpus import GPUS
+from pauca.moe.plan.speed import Rates
 from pauca.moe.plan.task import Assumptions, ParallelLayout, PlanTask, Way
 from pauca.moe.training.trainer import Trainer
 
@@ -42,14 +44,19 @@ def data() -> TokenData:
     return TokenData(Path("random"), TokenFile(Path("random"), tokens, ""), None, ByteTokenizer(), 1.0, {})
 
 
-def predicted(case: str, launches: bool) -> float:
+def rates_here() -> Rates:
+    """The planner's of this GPU: an H100's, or an H200's."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return GPUS["h200" if "H200" in name else "h100"].rates
+
+
+def predicted(case: str, launches: bool, rates: Rates) -> float:
     """The planner's tokens/s, with FP32 weights, gradients and Adam; with Python's launches, or as one CUDA graph."""
     size, recipe, *_ = case.split(":")
     config = LM_SIZES[size]
     tokens = SEQUENCES[size] * config.context
-    given = Assumptions(parameter_bytes=4, gradient_bytes=4, optimizer_bytes=8, reserved_gb=0, batch_tokens=tokens)
-    if not launches:
-        given = replace(given, rates=replace(given.rates, launch_ms=0.0))
+    rates = rates if launches else replace(rates, launch_ms=0.0)
+    given = Assumptions(4, 4, optimizer_bytes=8, batch_tokens=tokens, reserved_gb=0, rates=rates)
     task = PlanTask(config.shape, 1, 2**37, tokens, config.context, assumptions=given)
     return evaluate(task, Way(recipe, ParallelLayout(1, 1, 1))).tokens_per_second
 
@@ -81,8 +88,8 @@ def measure(case: str, steps: int) -> dict:
         "tokens_per_step": trainer.tokens_per_step,
         "ms_per_step": 1e3 * trainer.seconds / steps,
         "tokens_per_s": round(rate),
-        "predicted": round(predicted(case, launches=True)),
-        "predicted_without_launches": round(predicted(case, launches=False)),
+        "predicted": round(predicted(case, launches=True, rates=rates_here())),
+        "predicted_without_launches": round(predicted(case, launches=False, rates=rates_here())),
         "model_tflop_per_s": rate * trainer.model.config.flops_per_token / 1e12,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0,
         "first_steps_s": warm,
