@@ -6,8 +6,8 @@ Real packets (DAVIS 240C, 30,000 events each): the paper's settings must find wh
 likelihood. Simulated sequences: error over all axes at the middles of the default packets and on a 1 ms grid, linear
 between estimates of any status, the first 30 ms left out (the sequences' simulator started cold): for the paper's
 settings, packets with what was added to them one by one, contrast maximization with the same packets and solver, the
-velocity between knots with its parts taken away one by one, and the live form, fed 10 ms at a time (a knot is known
-at most 20 ms after its time).
+velocity between knots (the default) with its parts taken away one by one, and the live form, fed 10 ms at a time (a
+knot is known at most 20 ms after its time).
 Needs the recordings that PAUCA_DATA names (default: shared/data beside the checkout).
 """
 
@@ -24,6 +24,8 @@ import numpy as np
 
 from pauca import events
 from pauca.events import AlignConfig, Aligner, Recording, TrajectoryConfig
+from pauca.events.continuous import refine
+from pauca.events.whole import window_scorer
 from pauca.runs import describe_machine
 
 DATA = Path(os.environ.get("PAUCA_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "events"
@@ -36,7 +38,9 @@ PUBLISHED = {
 SEQUENCES = ("texture_rot", "shapes_rot", "texture_slow")
 COLD_US = 30_000
 PACKETS = AlignConfig(estimator="packets")
-BETWEEN = replace(PACKETS, estimator="trajectory")
+BETWEEN = AlignConfig()  # the default: a velocity between knots
+ALONE = "knots, which packets do not draw"
+LIVE = "knots, live, 20 ms late"
 
 
 def between(**options: float) -> AlignConfig:
@@ -53,9 +57,11 @@ CONFIGS = {
     "knots, ON and OFF images alone": between(turn_deg=180.0),
     "knots, full weight at turns": between(turning=1.0),
     "knots, hardly a prior": between(jerk=1e4),
-    "knots, half the overlap": between(step=3),
-    "knots": BETWEEN,
-    "knots, live, 20 ms late": None,
+    "knots, more overlap": between(step=2),
+    "knots, less overlap": between(step=4),
+    ALONE: BETWEEN,
+    "knots (default)": BETWEEN,
+    LIVE: BETWEEN,
 }
 
 
@@ -77,11 +83,12 @@ def real_packet(name: str) -> dict[str, Any]:
     return row
 
 
-def simulated(recording: events.Recording, config: AlignConfig | None, middles_us: np.ndarray) -> dict[str, Any]:
-    """Error of a whole simulated sequence; config None is the live form."""
+def simulated(recording: events.Recording, label: str, middles_us: np.ndarray) -> dict[str, Any]:
+    """Error of a whole simulated sequence."""
     window = recording.events
     started = time.process_time()
-    trajectory = followed(recording) if config is None else events.align(recording, config=config)
+    ways = {ALONE: knots_alone, LIVE: followed}
+    trajectory = ways[label](recording) if label in ways else events.align(recording, config=CONFIGS[label])
     seconds = time.process_time() - started
     grid_us = np.arange(window.t_us[0] + COLD_US, window.t_us[-1], 1000)
     row = {"events_per_s": len(window) / seconds, "rows": len(trajectory)}
@@ -105,6 +112,14 @@ def stated(recording: events.Recording, trajectory: events.Trajectory) -> dict[s
         "within_68": float(np.mean(error < sigma)),
         "within_95": float(np.mean(error < 1.96 * sigma)),
     }
+
+
+def knots_alone(recording: events.Recording) -> events.Trajectory:
+    """Knots that packets have placed, and neither draw nor judge."""
+    config = replace(BETWEEN, remove_hot_pixels=False, remove_noise=False)
+    packets = events.align(recording, config=replace(config, estimator="packets"))
+    scorer = window_scorer(recording.camera, config)
+    return refine(recording.events, Aligner(recording.camera).packet, packets, scorer, config.trajectory)
 
 
 def followed(recording: events.Recording) -> events.Trajectory:
@@ -140,10 +155,10 @@ def compare(only: str) -> list[dict[str, Any]]:
         packets = events.align(recording, config=PACKETS)
         middles_us = (packets.start_us + packets.end_us) // 2
         middles_us = middles_us[middles_us >= recording.events.t_us[0] + COLD_US]
-        for label, config in CONFIGS.items():
+        for label in CONFIGS:
             if only not in label:
                 continue
-            row = {"config": label, "sequence": name, **simulated(recording, config, middles_us)}
+            row = {"config": label, "sequence": name, **simulated(recording, label, middles_us)}
             rows.append(row)
             errors = [
                 f"{row[at]['rms_deg_s']:6.2f} / {row[at]['median_deg_s']:.2f} ({row[at]['worst_deg_s']:5.1f})"

@@ -32,7 +32,7 @@ def test_align_writes_what_it_promises(recording, tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:4] == ["t_s", "wx_rad_s", "wy_rad_s", "wz_rad_s"]
     summary = capsys.readouterr().out
-    assert f"{len(rows)} packets (" in summary
+    assert f"{len(rows)} knots (" in summary
     for status in events.Status:
         assert f"{sum(row['status'] == status for row in rows)} {status}" in summary
     assert {"ax_rad_s2", "cov_xx", "status"} <= set(rows[0])
@@ -117,7 +117,18 @@ def test_the_guide_s_hot_pixels_are_found(tmp_path, capsys):
 
 def test_where_packets_end_can_be_said(recording, tmp_path):
     words = ["events", "align", str(recording), "--images", "0", "--quiet", "--force", "--out", str(tmp_path)]
-    cutting = ["--packet-s", "0.05", "--longest-s", "0.05", "--min-events", "1", "--packet-events", "1000000"]
+    cutting = [
+        "--estimator",
+        "packets",
+        "--packet-s",
+        "0.05",
+        "--longest-s",
+        "0.05",
+        "--min-events",
+        "1",
+        "--packet-events",
+        "1000000",
+    ]
     assert cli.main([*words, *cutting, "--least-pixels", "0", "--most-pixels", "1000", "--border", "20"]) == 0
     found = events.Trajectory.from_csv(tmp_path / "trajectory.csv")
     np.testing.assert_allclose(found.end_us - found.start_us, 50_000, atol=2_000)
@@ -125,10 +136,11 @@ def test_where_packets_end_can_be_said(recording, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trajectory_between_knots(recording, tmp_path, capsys):
-    words = ["events", "align", str(recording), "--images", "0", "--out", str(tmp_path), "--estimator", "trajectory"]
+@pytest.mark.parametrize("estimator", ["packets", "trajectory"])
+def test_packets_and_knots_by_name(recording, tmp_path, capsys, estimator):
+    words = ["events", "align", str(recording), "--images", "0", "--out", str(tmp_path), "--estimator", estimator]
     assert cli.main(words) == 0
-    assert " knots (" in capsys.readouterr().out
+    assert f" {'knots' if estimator == 'trajectory' else 'packets'} (" in capsys.readouterr().out
     assert cli.main(["events", "evaluate", str(tmp_path / "trajectory.npz"), str(recording), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rms_deg_s"] < 10.0
 

@@ -111,7 +111,7 @@ def evaluate(
     x, y, z = found.rms_axes_deg_s
     relative = "largest component" if rules.relative_to == "peak" else "range"
     print(
-        f"{len(found.t_s)} packets ({found.left_out} outside the truth's time, {found.not_trusted} not converged), "
+        f"{len(found.t_s)} velocities ({found.left_out} outside the truth's time, {found.not_trusted} not converged), "
         f"truth moved by {1e3 * rules.truth_offset_s:+.1f} ms{fitted.in_words() if fitted else ''}"
     )
     print(

@@ -31,7 +31,9 @@ class AlignConfig:
 
     motion: Motion = "rotation"
     objective: Objective = "st-ppp"
-    estimator: Estimator = "packets"  # a velocity for each packet, or one that is linear between knots: "trajectory"
+    estimator: Estimator | None = None
+    """A velocity for each packet (packets), or one that is linear between knots and drawn from both (trajectory). None:
+    trajectory for what it can estimate, exact rotations by the likelihood, else packets. An `Aligner` has packets."""
     trajectory: TrajectoryConfig = TrajectoryConfig()  # noqa: RUF009 - immutable; its knots, windows and prior
     packet_events: int | None = None  # most events of a packet; None: 0.69 for each pixel of the sensor
     min_events: int | None = None  # a packet waits for so many beyond `packet_s`; None: 0.23 for each pixel
@@ -75,7 +77,7 @@ class AlignConfig:
                 f"blur_sigma {self.blur_sigma} must lie in 0.2..1.5 pixels: the blur reaches two pixels, and less than "
                 "0.2 blurs nothing"
             )
-        if self.between_knots and (self.motion, self.objective, self.exact) != ("rotation", "st-ppp", True):
+        if self.estimator == "trajectory" and (self.motion, self.objective, self.exact) != ("rotation", "st-ppp", True):
             raise ConfigError(
                 "a velocity between knots is for an exact rotation and the likelihood; choose estimator 'packets'"
             )
@@ -84,11 +86,12 @@ class AlignConfig:
     @property
     def between_knots(self) -> bool:
         """Whether `align` estimates a velocity that is linear between knots, and not one for each packet."""
-        return self.estimator == "trajectory"
+        return self.asks_focal_length if self.estimator is None else self.estimator == "trajectory"
 
     @property
     def asks_focal_length(self) -> bool:
-        """Whether `align` asks packets if the focal length is right: those of an exact rotation, by the likelihood."""
+        """Whether `align` asks packets if the focal length is right: those of an exact rotation, by the likelihood,
+        with all that tells how far they can be trusted."""
         return self.rest_test and self.acceleration and (self.motion, self.objective, self.exact) == _ASKED
 
     @classmethod

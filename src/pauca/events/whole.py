@@ -12,7 +12,7 @@ from pauca.errors import InputError
 from pauca.events.adapters import EventsLike, as_events
 from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
-from pauca.events.continuous import WindowScorer
+from pauca.events.continuous import WindowScorer, reconciled
 from pauca.events.continuous import refine as refine_packets
 from pauca.events.focal import ask_focal_length, telling_packets, widened
 from pauca.events.hot_pixels import check_something_left, find_hot_pixels, remove_hot_pixels
@@ -24,16 +24,19 @@ from pauca.events.pieces import Workers
 from pauca.events.recording import Recording, camera_of
 from pauca.events.settings import AlignConfig
 from pauca.events.trajectory import Trajectory
-from pauca.events.types import Alignment, Events
+from pauca.events.types import Alignment, Events, Status
 from pauca.events.warp import Frame
 from pauca.events.windows import joined
 
 _log = logging.getLogger(__name__)
 
-PIECE_EVENTS = 10_000_000
-"""A long recording is refined in pieces of so many events: 140 MB, and as much again while they are joined."""
+PIECE_EVENTS = 3_000_000
+"""A long recording is refined in pieces of so many events, on large sensors of more: 42 MB, and as much again while
+they are joined."""
 
 _OVERLAP_US = 500_000  # of the pieces of a long recording: more than a window of knots
+_OVERLAP_DENSITY = 8.0  # events for each pixel of the sensor, at most: where there are so many, knots lie close
+_LEAST_DENSITY = 20.0  # of a piece
 
 
 def cut_windows(events: Events, config: AlignConfig) -> Iterator[Events]:
@@ -77,8 +80,8 @@ def align(
     progress: Callable[[Alignment], None] | None = None,
 ) -> Trajectory:
     """Velocity of the camera over a whole recording: linear between the rows of the result, the knots, where
-    `config.between_knots`, otherwise one for each packet. If the events contradict the camera's focal length, that is
-    logged, and the covariances are as much larger (`ask_focal_length`).
+    `config.between_knots` (of rotations, by default), otherwise one for each packet. If the events contradict the
+    camera's focal length, that is logged, and the covariances are as much larger (`ask_focal_length`).
 
     >>> trajectory = align(read("recording.npz"))
     >>> trajectory.to_csv("trajectory.csv")
@@ -107,7 +110,8 @@ def align(
         if progress is not None:
             progress(alignment)
     trajectory = Trajectory.from_alignments(alignments)
-    trajectory = refine(events, trajectory, camera, config) if config.between_knots else trajectory
+    if can_refine(trajectory, config):
+        trajectory = refine_stream([events], trajectory, camera, config)
     return _asked([events], alignments, trajectory, camera, config)
 
 
@@ -131,7 +135,8 @@ def align_chunks(
         if progress is not None:
             progress(alignment)
     trajectory = Trajectory.from_alignments(alignments)
-    trajectory = refine_stream(chunks, trajectory, camera, config) if config.between_knots else trajectory
+    if can_refine(trajectory, config):
+        trajectory = refine_stream(chunks, trajectory, camera, config)
     return _asked(chunks, alignments, trajectory, camera, config)
 
 
@@ -150,6 +155,11 @@ def _asked(
     if focal is not None and focal.doubtful:
         _log.warning("%s", focal.in_words())
     return widened(trajectory, focal)
+
+
+def can_refine(packets: Trajectory, config: AlignConfig) -> bool:
+    """Whether `align` goes on from packets to knots: one packet alone tells its mean velocity best."""
+    return config.between_knots and len(packets) > 1
 
 
 def refine(
@@ -175,8 +185,9 @@ def refine(
     events, camera = _events_and_camera(recording, camera, config)
     if packets.motion != "rotation":
         raise InputError("refine: the trajectory is a translation; only rotations are estimated between packets")
-    scorer = window_scorer(camera, config)
-    return refine_packets(events, Aligner(camera, config).packet, packets, scorer, config.trajectory, progress)
+    scorer, aligner = window_scorer(camera, config), Aligner(camera, config)
+    knots = refine_packets(events, aligner.packet, packets, scorer, config.trajectory, progress)
+    return reconciled(knots, packets, aligner.pixels)
 
 
 def refine_stream(
@@ -189,12 +200,15 @@ def refine_stream(
     workers: Workers | None = None,
 ) -> Trajectory:
     """As `refine`, of a recording that is read chunk by chunk: in pieces of so many events (`PIECE_EVENTS`), which
-    overlap by half a second; in its middle one piece takes over from the other. Hot pixels and noise are the caller's.
+    overlap by half a second at most; in its middle one piece takes over from the other. The result is the same for any
+    chunks and any number of workers. Hot pixels and noise are the caller's.
     """
     workers = workers or Workers(1)
     config = replace(config, remove_hot_pixels=False, remove_noise=False)
     seams_us: list[int] = []
-    pieces = _overlapping(chunks, packets, piece or PIECE_EVENTS, seams_us)
+    pixels = camera.size[0] * camera.size[1]
+    size = piece or max(PIECE_EVENTS, round(_LEAST_DENSITY * pixels))
+    pieces = _overlapping(chunks, packets, size, round(_OVERLAP_DENSITY * pixels), seams_us)
     if workers.count == 1:
         # `map` lets go of a piece before the next one is read.
         found = list(map(partial(_refine_piece, camera, config, progress), pieces))
@@ -211,9 +225,10 @@ def refine_stream(
 
 
 def _overlapping(
-    chunks: Iterable[Events], packets: Trajectory, size: int, seams_us: list[int]
+    chunks: Iterable[Events], packets: Trajectory, size: int, most: int, seams_us: list[int]
 ) -> Iterator[tuple[Events, Trajectory]]:
-    """Pieces of a recording with their packets; where one takes over from the other is added to the seams."""
+    """Pieces of a recording with their packets; where one takes over from the other is added to the seams. At most
+    `most` events are in two of them."""
     parts: list[Events] = []
     new = 0
 
@@ -221,15 +236,19 @@ def _overlapping(
         return events, _rows(packets, (packets.end_us >= events.t_us[0]) & (packets.start_us <= events.t_us[-1]))
 
     for chunk in chunks:
-        parts.append(chunk)
-        new += len(chunk)
-        if new >= size:
+        done = 0
+        while new + len(chunk) - done >= size:  # a piece ends with an event, whatever the chunks are
+            parts.append(chunk[done : done + size - new])
+            done += size - new
             piece = joined(parts)
-            end_us = int(chunk.t_us[-1])
-            seams_us.append(end_us - _OVERLAP_US // 2)
-            parts, new = [_last_of(piece, end_us - _OVERLAP_US)], 0  # nothing else is held while a piece is refined
+            end_us = int(piece.t_us[-1])
+            start_us = max(end_us - _OVERLAP_US, int(piece.t_us[-min(most, len(piece))]))
+            seams_us.append((start_us + end_us) // 2)
+            parts, new = [_last_of(piece, start_us)], 0  # nothing else is held while a piece is refined
             yield with_packets(piece)
             del piece
+        parts.append(chunk[done:])
+        new += len(chunk) - done
     if new or not seams_us:
         yield with_packets(joined(parts))
 
@@ -265,6 +284,15 @@ def _joined(trajectories: list[Trajectory]) -> Trajectory:
     names = [part.name for part in fields(Trajectory) if isinstance(getattr(trajectories[0], part.name), np.ndarray)]
     arrays = {name: np.concatenate([getattr(part, name) for part in trajectories]) for name in names}
     return replace(trajectories[0], **arrays, status=tuple(status for part in trajectories for status in part.status))
+
+
+def compile_kernels(events: Events, camera: Camera, config: AlignConfig) -> None:
+    """Align a few events, so that the time of compiling, once after installation, is not taken for that of the work."""
+    config = replace(config, remove_hot_pixels=False, remove_noise=False)
+    found = Aligner(camera, config).align(events)
+    if config.between_knots and len(events) > 1:
+        known = Trajectory.from_alignments([replace(found, status=Status.DISPUTED)])
+        refine(events, known, camera, config)
 
 
 def window_scorer(camera: Camera, config: AlignConfig) -> WindowScorer:

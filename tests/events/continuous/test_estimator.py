@@ -144,7 +144,7 @@ def test_same_input_gives_the_same_bits():
 @pytest.mark.slow
 def test_half_of_a_scene_that_moves_by_itself_is_disputed():
     recording = events.simulate(events.SimulateConfig(seed=21, duration_s=0.4, moving_object=0.5))
-    found = events.align(recording, config=AlignConfig(estimator="trajectory"))
+    found = events.align(recording)
     assert found.count(Status.CONVERGED) < 0.05 * len(found)
 
 
@@ -156,18 +156,18 @@ def test_a_vibration_on_a_pan_is_followed():
     omega = np.radians(np.stack([50 * np.sin(shake), np.full_like(t_s, 100), 20 * np.cos(shake)], axis=1))
     config = events.SimulateConfig(scene="shapes", seed=11)
     recording = events.simulate(config, motion=events.GroundTruth(t_s, omega))
-    found = events.align(recording, config=AlignConfig(estimator="trajectory"))
+    found = events.align(recording)
     assert events.evaluate(found, recording.ground_truth).rms_deg_s < 4
     assert found.count(Status.CONVERGED) > 0.8 * len(found)
 
 
 @pytest.mark.realdata
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "limit"), [("texture_rot", 1.3), ("shapes_rot", 1.4), ("texture_slow", 1.8)])
+@pytest.mark.parametrize(("name", "limit"), [("texture_rot", 1.2), ("shapes_rot", 1.2), ("texture_slow", 1.6)])
 def test_errors_on_the_simulated_sequences(pauca_data, name, limit):
-    """On a 1 ms grid; their first 30 ms are left out, since their simulator started cold."""
+    """The defaults on a 1 ms grid, of which 1.3, 1.3 and 1.7 were asked; 30 ms are left out: a cold simulator."""
     recording = events.read(pauca_data / "events" / "sim" / f"{name}.npz")
-    found = events.align(recording, config=AlignConfig(estimator="trajectory"))
+    found = events.align(recording)
     truth = recording.ground_truth
     t_us = np.arange(recording.events.t_us[0] + 30_000, recording.events.t_us[-1], 1000)
     at_times = np.stack([np.interp(t_us * 1e-6, truth.t_s, component) for component in truth.omega_rad_s.T], axis=1)
@@ -190,3 +190,28 @@ def test_a_recording_that_is_refined_in_pieces_has_the_knots_of_the_whole_but_at
         error = np.abs(found.velocity - truth(found.t_us))[found.trusted]
         assert len(error) > 0.7 * len(found)
         assert error.max() < 0.6
+
+
+@pytest.mark.parametrize("step", [997, 5_000])
+def test_pieces_are_the_same_for_any_chunks(step, monkeypatch):
+    monkeypatch.setattr("pauca.events.whole._OVERLAP_US", 100_000)
+    window, _ = _turning(300_000)
+    packets = events.Trajectory.from_alignments(list(events.align_packets(window, CAMERA, SMALL)))
+    size = len(window) // 3
+    at_once, in_chunks = (
+        refine_stream([window[i : i + chunk] for i in range(0, len(window), chunk)], packets, CAMERA, SMALL, piece=size)
+        for chunk in (len(window), step)
+    )
+    assert at_once.velocity.tobytes() == in_chunks.velocity.tobytes()
+    assert at_once.covariance.tobytes() == in_chunks.covariance.tobytes()
+
+
+def test_one_packet_is_not_refined_and_other_motions_have_packets():
+    window, _ = _turning()
+    config = AlignConfig(border=20, min_events=500)
+    assert config.between_knots
+    few = window[: len(window) // 10]
+    assert len(list(events.align_packets(few, CAMERA, config))) == len(events.align(few, CAMERA, config)) == 1
+    for changes in ({"motion": "translation"}, {"objective": "contrast"}, {"rest_test": False}):
+        assert not AlignConfig(**changes).between_knots
+    assert not AlignConfig.paper().between_knots

@@ -2,6 +2,7 @@
 
 from pauca.events.continuous.config import TrajectoryConfig
 from pauca.events.continuous.estimator import refine
+from pauca.events.continuous.reconcile import reconciled
 from pauca.events.continuous.window import WindowScorer
 
-__all__ = ["TrajectoryConfig", "WindowScorer", "refine"]
+__all__ = ["TrajectoryConfig", "WindowScorer", "reconciled", "refine"]

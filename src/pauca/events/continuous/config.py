@@ -19,7 +19,7 @@ class TrajectoryConfig:
     one that shakes less."""
     window: int = 6
     """Intervals between knots that are estimated together."""
-    step: int = 2
+    step: int = 3
     """Intervals from one window to the next: `window / step` windows hold each event."""
     density: float = 1.0
     """Events for each pixel of the sensor that a window takes at most; of more, every second, third, ... is left."""

@@ -21,7 +21,7 @@ from pauca.events.trajectory import Trajectory
 from pauca.events.types import Events, Packet, Status
 from pauca.events.windows import thinned
 
-_LEAST_JERK = 10.0  # rad/s^2 per root of a second; 20 ms may then bend the velocity by 0.5 deg/s
+_LEAST_JERK = 3.0  # rad/s^2 per root of a second; with 10, 5 deg/s before shapes are off by 0.6 to 0.8, with 4 by 0.4
 _COARSE = 1.0  # knots further apart than this many times what the jerk asks for are too few
 _OFTEN = 0.1  # share of such intervals from which on the knots are placed anew: a vibration
 _SHAKEN = 1500.0  # rad/s^2 per root of a second: a vibration; where it also turns back, pixels may see little of it

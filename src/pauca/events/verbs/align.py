@@ -73,8 +73,9 @@ def align(
         camera_name: which camera, where the calibration file holds several; default: cam0.
         motion: rotation of the camera, or translation parallel to the image.
         objective: st-ppp, the likelihood of the spatio-temporal Poisson point process, or contrast of the image.
-        estimator: packets, a velocity for each packet, or trajectory, a velocity that is linear between knots; default:
-            what the preset says.
+        estimator: trajectory, a velocity that is linear between knots and drawn from packets, or packets alone, a
+            velocity for each, at twice to four times the speed; default: trajectory for rotations by the likelihood,
+            packets for all else, the paper's preset and a gyroscope as prior.
         preset: default, or the paper's protocol (30,000 events, first-order warp to the first event).
         cutting: where packets end, instead of what the preset says.
         out: output folder; default: the recording's name, in runs/events. Of several recordings, the folder of their
@@ -100,7 +101,9 @@ def align(
     if resume and force:
         raise ConfigError("--resume goes on with a run and --force begins it anew: choose one")
     if prior.read() is not None and config.between_knots:
-        raise ConfigError("--gyro-prior is for velocities of packets; choose --estimator packets")
+        if estimator is not None:
+            raise ConfigError("--gyro-prior is for velocities of packets; choose --estimator packets")
+        config = replace(config, estimator="packets")
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers must be at least 1, got {workers}")
     paths = expanded(recordings)

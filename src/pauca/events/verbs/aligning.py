@@ -23,7 +23,7 @@ from pauca.events.passes import Clean, after, windows_of
 from pauca.events.types import Alignment
 from pauca.events.verbs.calibrated import calibrated
 from pauca.events.verbs.prior import PriorOptions
-from pauca.events.whole import refine_stream
+from pauca.events.whole import can_refine, compile_kernels, refine_stream
 from pauca.runs import Progress, check_can_write, lock_folder, save_figure
 
 JOURNAL = "align.jsonl"
@@ -79,8 +79,7 @@ class AlignRun:
         journal = Journal(journal_path, about)
         known, told = journal.read() if self.resume else ([], [])
         aligner = events.Aligner(calibration, self.config, self.prior.read())
-        # Compiling the kernels, once after installation, is no part of the speed that is reported.
-        events.Aligner(calibration, self.config).align(next(iter(stream))[:_FIRST])
+        compile_kernels(next(iter(stream))[:_FIRST], calibration, self.config)
         if told and self.workers is None:
             aligner.memory = memory_of(known[-1], told, aligner.pixels)
         self.out.mkdir(parents=True, exist_ok=True)
@@ -89,7 +88,7 @@ class AlignRun:
             total = None if hot is None else hot.kept
             alignments = known + self._packets(clean, aligner, workers, journal, known, told, total)
             trajectory = events.Trajectory.from_alignments(alignments)
-            if self.config.between_knots:
+            if can_refine(trajectory, self.config):
                 trajectory = self._refine(clean, trajectory, calibration, workers)
             seconds, noise = time.perf_counter() - started, clean.noise
             chosen = _spread(alignments, self.images)
@@ -252,7 +251,7 @@ def _summary(
     seconds: float,
     reading_s: float,
 ) -> str:
-    kind = "knot" if config.between_knots else "packet"
+    kind = "knot" if config.between_knots and len(trajectory) > 1 else "packet"
     packets = f"{len(trajectory)} {kind}{'' if len(trajectory) == 1 else 's'}"
     counts = ", ".join(f"{trajectory.count(status)} {status}" for status in events.Status)
     return (

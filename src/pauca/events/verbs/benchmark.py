@@ -27,7 +27,7 @@ Setting = Literal["paper", "packets", "trajectory"]
 
 _SETTINGS: dict[str, dict[str, Any]] = {
     "paper": {"preset": "paper", "remove_hot_pixels": False, "remove_noise": False},
-    "packets": {},
+    "packets": {"estimator": "packets"},
     "trajectory": {"estimator": "trajectory"},
 }
 _PROTOCOLS = {
@@ -48,7 +48,7 @@ def benchmark(
     dataset: Positional[Annotated[Literal["davis240c", "ecrot"], arg(metavar="{davis240c,ecrot}")]],
     folder: Positional[Annotated[Path, arg(metavar="FOLDER")]],
     names: tuple[str, ...] = (),
-    settings: tuple[Setting, ...] = ("paper", "packets"),
+    settings: tuple[Setting, ...] = ("paper", "packets", "trajectory"),
     published: Path | None = None,
     out: Path | None = None,
     resume: bool = False,
@@ -66,7 +66,8 @@ def benchmark(
         dataset: davis240c or ecrot.
         folder: where the sequences are.
         names: which sequences, such as --names shapes_rotation; default: all that are there.
-        settings: how to estimate: paper (its protocol), packets (the defaults), trajectory (a velocity between knots).
+        settings: how to estimate: paper (its protocol), packets (a velocity for each), trajectory (the defaults: a
+            velocity between knots).
         published: figures to print beside: a CSV with columns sequence, protocol, method, rms_deg_s, perhaps percent.
         out: output folder; default: runs/events/benchmark-DATASET.
         resume: go on with a benchmark that was interrupted; what is done is kept.
