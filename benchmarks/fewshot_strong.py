@@ -4,11 +4,11 @@
 
 Trains (`pauca fewshot train --recipe strong` does the same), or goes on where it was stopped, and tests both
 generations on 10,000 fixed episodes, 5-way, 15 queries, 1 and 5 shots: with the features of the image, with the mean
-over the image and its mirror image, and over five crops of both; with features as they are and centered; with each
-base learner that is worth it; with the 95 % interval over episodes and, in brackets, over classes. The same on 2,000
-episodes of the validation classes, by which a way of testing is to be chosen. Writes strong.json, with the correct
-queries of every episode, to the run folder. `--speed N` times N steps of both generations on noise instead, and needs
-no data.
+over the image and its mirror image, over five crops of both, and with those of four turns side by side; with features
+as they are and centered; with each base learner that is worth it; with the 95 % interval over episodes and, in
+brackets, over classes. The same on 2,000 episodes of the validation classes, by which a way of testing is to be chosen.
+Writes strong.json, with the correct queries of every episode, to the run folder. `--speed N` times N steps of both
+generations on noise instead, and needs no data.
 """
 
 import argparse
@@ -39,10 +39,14 @@ SHOTS = (1, 5)
 QUERIES = 75  # of an episode
 EPISODE_SEED = 20_200_710  # of the test episodes; any number, but always this one
 SIZES = {"cifar-fs": (38_386, 64), "fc100": (35_997, 60)}  # images, classes
-WAYS = {"image": (False, False), "mirror": (True, False), "crops": (True, True)}  # mirror, crops
+WAYS: dict[str, dict[str, bool]] = {
+    "image": {},
+    "mirror": {"mirror": True},
+    "crops": {"mirror": True, "crops": True},
+    "turns": {"mirror": True, "turns": True},
+}
 HEADS = {
     "cosine": lambda: make_base_learner("cosine"),
-    "logistic": lambda: make_base_learner("logistic"),
     "logistic:0.1": lambda: make_base_learner("logistic", penalty=0.1),
     "ridge:1": lambda: make_base_learner("ridge", penalty=1.0),
 }
@@ -105,15 +109,17 @@ def test(model: MCRNet, splits: dict[str, ImageSet], options: argparse.Namespace
         drawn = {
             shot: sample_episodes(images, EpisodeConfig(5, shot, 15), episodes, EPISODE_SEED + shot) for shot in SHOTS
         }
-        for way, (mirror, crops) in WAYS.items():
+        for way, seen in WAYS.items():
             for centered in (True, False):
-                if not centered and way != "image":
+                if not centered and way == "crops":
                     continue
                 model.config = replace(model.config, center_features=centered)
-                features = embed_images(model, images, device, bf16=False, mirror=mirror, crops=crops)
+                features = embed_images(model, images, device, bf16=False, **seen)
                 if not centered:
                     features = torch.nn.functional.normalize(features, dim=1)
                 for name, make in HEADS.items():
+                    if name != "cosine" and not (centered and way in ("mirror", "turns")):
+                        continue
                     model.base_learner = make().to(device)
                     for shot, tasks in drawn.items():
                         result = evaluate(model, images, tasks, device, features)
@@ -151,6 +157,32 @@ def show(results: dict[str, dict[str, dict]]) -> None:
             print(f"| {generation} | {way} | {head} | {' | '.join(cells)} |")
 
 
+def show_parts(results: dict[str, dict[str, dict]]) -> None:
+    """What each part is worth on the test classes: differences paired by episode, with the interval over episodes."""
+
+    def row(name: str, more: tuple[str, str], less: tuple[str, str]) -> None:
+        pairs = [
+            [
+                np.array(results[generation][f"test/{way}/{shot}"]["correct"]) / QUERIES
+                for generation, way in (more, less)
+            ]
+            for shot in SHOTS
+        ]
+        cells = [mean_interval(with_it - without) for with_it, without in pairs]
+        print(f"| {name} | " + " | ".join(f"{100 * c.mean:+.2f} ± {100 * c.half_width:.2f}" for c in cells) + " |")
+
+    last = next(iter(results))
+    print("\n| part | 1-shot, points | 5-shot, points |\n|---|---|---|")
+    if "first" in results:
+        row("second generation, taught by the first", ("last", "turns/cosine"), ("first", "turns/cosine"))
+    row("mean with the mirror image", (last, "mirror/cosine"), (last, "image/cosine"))
+    row("four turns side by side, beside the mirror", (last, "turns/cosine"), (last, "mirror/cosine"))
+    row("features centered by the base classes' mean", (last, "turns/cosine"), (last, "turns-uncentered/cosine"))
+    row("mean with five crops, beside the mirror", (last, "crops/cosine"), (last, "mirror/cosine"))
+    row("logistic regression (0.1) in place of the cosine", (last, "turns/logistic:0.1"), (last, "turns/cosine"))
+    row("ridge (1) in place of the cosine", (last, "turns/ridge:1"), (last, "turns/cosine"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("benchmark", choices=cifar_benchmarks.NAMES)
@@ -163,7 +195,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="so many of each class only, to try the benchmark out")
     parser.add_argument("--runs", type=Path, default=Path("runs/fewshot"), help="folder of the run's folder")
     parser.add_argument("--speed", type=int, default=0, help="time so many steps of two generations on noise")
+    parser.add_argument("--show", type=Path, help="print the tables of a strong.json that is there, and train nothing")
     options = parser.parse_args()
+    if options.show:
+        written = json.loads(options.show.read_text())
+        print(f"{written['benchmark']}, seed {written['seed']}, {written['train_s']} s, {written['machine']}")
+        show(written["correct"])
+        show_parts(written["correct"])
+        return
     (speed if options.speed else measure)(options)
 
 
@@ -196,6 +235,7 @@ def measure(options: argparse.Namespace) -> None:
     }
     (folder / "strong.json").write_text(json.dumps(written))
     show(results)
+    show_parts(results)
 
 
 if __name__ == "__main__":

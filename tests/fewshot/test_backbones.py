@@ -25,6 +25,18 @@ def test_plain_resnet12_has_the_size_of_metaoptnets():
     assert round(multiply_adds(plain, (3, 84, 84)) / 1e6) == 3508
 
 
+def test_the_enlarged_network_sees_a_bilinear_image_of_twice_the_size():
+    enlarged = make_backbone("resnet12-enlarged", 3, 32).eval()
+    pooled = make_backbone("resnet12-pooled", 3, 64).eval()
+    pooled.load_state_dict(enlarged.state_dict())
+    assert enlarged.blocks[2].regularizer.size == pooled.blocks[2].regularizer.size == 4
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    larger = torch.nn.functional.interpolate(pixels, size=(64, 64), mode="bilinear")
+    with torch.no_grad():
+        torch.testing.assert_close(enlarged(pixels), pooled(larger))
+    assert round(multiply_adds(enlarged, (3, 32, 32)) / 1e6) == round(multiply_adds(pooled, (3, 64, 64)) / 1e6)
+
+
 def test_pooled_features_are_the_means_over_the_image_of_the_plain_ones():
     plain = make_backbone("resnet12-plain", 3, 32).eval()
     pooled = make_backbone("resnet12-pooled", 3, 32).eval()

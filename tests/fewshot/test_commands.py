@@ -66,7 +66,7 @@ def test_training_says_how_it_augments_and_mirrors_no_letters(tmp_path, capsys):
     assert (augmentation.crop_padding, augmentation.flip) == (1, False)
 
 
-def test_the_strong_recipe_trains_resumes_and_is_tested_with_mirror_and_crops(folder, tmp_path, capsys):
+def test_the_strong_recipe_trains_resumes_and_is_tested_with_mirror_crops_and_turns(folder, tmp_path, capsys):
     out = tmp_path / "strong"
     words = ["fewshot", "train", str(folder), "--out", str(out), "--recipe", "strong", "--backbone", "conv4-32", *SIZE]
     quick = ["--steps", "1", "--images-per-step", "4", "--views", "4", "--negatives", "10", "--way", "3"]
@@ -78,7 +78,13 @@ def test_the_strong_recipe_trains_resumes_and_is_tested_with_mirror_and_crops(fo
     best = str(out / "checkpoints" / "best.safetensors")
     tasks = ["--way", "3", "--shots", "1", "--episodes", "5", "--mirror", "--crops", "--out", str(tmp_path / "eval")]
     assert main(["fewshot", "eval", best, str(folder), *tasks]) == 0
+    turned = [*tasks[:-4], "--turns", "--mirror", "--out", str(tmp_path / "turned")]
+    assert main(["fewshot", "eval", best, str(folder), *turned]) == 0
+    assert "turns: true" in (tmp_path / "turned" / "config.yaml").read_text()
+    assert main(["fewshot", "compare", best, best, str(folder), *tasks[:6], "--turns"]) == 0
     assert capsys.readouterr().err == ""
+    assert main(["fewshot", "eval", best, str(folder), *tasks, "--turns", "--force"]) == 2
+    assert "crops and turns: choose one" in capsys.readouterr().err
     assert main([*words, *quick, "--force", "--protocol", "cifar-fs"]) == 2
     assert "leave one out" in capsys.readouterr().err
     assert main([*words, *quick, "--force", "--images-per-step", "100"]) == 2

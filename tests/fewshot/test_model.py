@@ -181,7 +181,9 @@ def test_centered_features_have_length_one_and_no_mean_over_the_base_classes(toy
     with torch.no_grad():
         raw = plain.embed(toy_images.images, mirror=True)
         found = model.embed(toy_images.images, mirror=True)
-        torch.testing.assert_close(found, nn.functional.normalize(raw - raw.mean(0), dim=1), atol=1e-5, rtol=1e-4)
+        unit = nn.functional.normalize(raw, dim=1)
+        expected = nn.functional.normalize(unit - unit.mean(0), dim=1)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
         cropped = model.embed(toy_images.images, mirror=True, crops=True)
     torch.testing.assert_close(cropped.norm(dim=1), torch.ones(len(cropped)))
     assert not torch.allclose(cropped, found, atol=1e-2)
@@ -194,6 +196,30 @@ def test_crops_are_averaged_with_the_whole_image(toy_images):
     with torch.no_grad():
         each = [model.embed(view) for view in (pixels, *(show(pixels, window) for window in windows))]
         torch.testing.assert_close(model.embed(toy_images.images[:4], crops=True), torch.stack(each).mean(0))
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_turns_stand_side_by_side_each_about_its_own_mean(toy_images, center):
+    torch.manual_seed(0)
+    config = ModelConfig(backbone="conv4-32", image_size=16, latent=LatentConfig(mode="none"), center_features=center)
+    model = MCRNet(config).eval()
+    model.learn_center(toy_images.images)
+    with torch.no_grad():
+        found = model.embed(toy_images.images, mirror=True, turns=True).unflatten(1, (4, -1))
+        for turn in range(4):
+            alone = model.embed(torch.rot90(toy_images.images, turn, (2, 3)), mirror=True)
+            if turn == 0 or not center:
+                torch.testing.assert_close(2 * found[:, turn], alone)
+            else:  # an upright image would be centered by another mean
+                assert not torch.allclose(2 * found[:, turn], alone, atol=1e-2)
+    if center:
+        torch.testing.assert_close(found.flatten(1).norm(dim=1), torch.ones(len(found)))
+        assert found.mean(0).norm(dim=1).max() < 0.1
+
+
+def test_turns_and_crops_together_are_refused(toy_images):
+    with pytest.raises(ConfigError, match="crops and turns: choose one"):
+        small().embed(toy_images.images, crops=True, turns=True)
 
 
 def test_a_model_remembers_its_training_data(toy_images, tmp_path):

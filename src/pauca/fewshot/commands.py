@@ -179,6 +179,7 @@ def evaluate(
     test_code: str | None = None,
     mirror: bool = False,
     crops: bool = False,
+    turns: bool = False,
     device: str = "auto",
     map_by: MapMethod = "tsne",
     force: bool = False,
@@ -209,6 +210,8 @@ def evaluate(
         test_code: how to read the latent space instead of what the model says: mean, sample or mc:N.
         mirror: average the features of each image and of its mirror image; takes twice the time.
         crops: average the features of each image and of five crops of it; takes six times the time.
+        turns: put the features of each image and of its turns by 90, 180 and 270 degrees side by side; takes four times
+            the time. For models of --recipe strong, which were taught to know the turns apart.
         device: where to compute: auto (the GPU if there is one), cpu, cuda or cuda:N.
         map_by: how the report lays features out in two dimensions; umap needs the package umap-learn.
         force: replace results that are there already.
@@ -230,10 +233,10 @@ def evaluate(
             f"{out}: holds results already; choose another folder with --out, or replace them with --force"
         )
     if features is None:
-        features = fewshot.embed_images(network, images, place, mirror=mirror, crops=crops, quiet=as_json)
+        features = fewshot.embed_images(network, images, place, mirror=mirror, crops=crops, turns=turns, quiet=as_json)
     else:
         features = rows_for(features, images, model).to(place)
-    settings = EvalSettings(model, data, split, test_code, mirror, crops, episodes_from, tasks)
+    settings = EvalSettings(model, data, split, test_code, mirror, crops, turns, episodes_from, tasks)
     with lock_folder(out):
         run = Run.create(out, settings, force)
         results = {}
@@ -268,6 +271,7 @@ def compare(
     episodes_from: Path | None = None,
     mirror: bool = False,
     crops: bool = False,
+    turns: bool = False,
     device: str = "auto",
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
@@ -286,6 +290,8 @@ def compare(
         episodes_from: folder of an earlier eval, to test on the episodes that it saved instead of drawing new ones.
         mirror: average the features of each image and of its mirror image, for both models; takes twice the time.
         crops: average the features of each image and of five crops of it, for both models; takes six times the time.
+        turns: put the features of each image and of its turns by 90, 180 and 270 degrees side by side, for both models;
+            takes four times the time.
         device: where to compute: auto (the GPU if there is one), cpu, cuda or cuda:N.
         as_json: print JSON for programs.
     """
@@ -296,7 +302,8 @@ def compare(
     place = resolve_device(device)
     episodes = tasks.episodes_of(images, episodes_from)
     features = [
-        fewshot.embed_images(network, images, place, mirror=mirror, crops=crops, quiet=as_json) for network in networks
+        fewshot.embed_images(network, images, place, mirror=mirror, crops=crops, turns=turns, quiet=as_json)
+        for network in networks
     ]
     rows: dict[str, Any] = {}
     for shot, drawn in episodes.items():

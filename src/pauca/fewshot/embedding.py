@@ -25,6 +25,7 @@ def embed_images(
     seed: int = 0,
     mirror: bool = False,
     crops: bool = False,
+    turns: bool = False,
     quiet: bool = True,
 ) -> Float32[Tensor, "n d"]:
     """The features of every image, on `device`.
@@ -37,6 +38,8 @@ def embed_images(
         seed: of the noise of latent settings that sample at test time.
         mirror: average the features of each image and of its mirror image; twice the time.
         crops: average the features of each image and of five crops of it; six times the time.
+        turns: put the features of each image and of its turns by 90, 180 and 270 degrees side by side, `[n, 4 d]`; four
+            times the time. For networks that were taught to know the turns apart, as by the recipe `strong`.
         quiet: show no progress.
     """
     if not model.refits:
@@ -51,7 +54,9 @@ def embed_images(
             fitted = load_images(part, size, channels, fitting) if model.refits else part
             batch = fitted.to(device, non_blocking=True)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-                features = model.embed(batch.contiguous(memory_format=torch.channels_last), generator, mirror, crops)
+                features = model.embed(
+                    batch.contiguous(memory_format=torch.channels_last), generator, mirror, crops, turns
+                )
             rows.append(features.float())
             progress.advance(len(part))
     return _finite(torch.cat(rows), f"{images.name}: ")

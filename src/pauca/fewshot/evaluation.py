@@ -123,6 +123,7 @@ def evaluate(
     bf16: bool = False,
     mirror: bool = False,
     crops: bool = False,
+    turns: bool = False,
 ) -> Evaluation:
     """Classify the queries of every episode.
 
@@ -135,11 +136,12 @@ def evaluate(
         bf16: as for `embed_images`.
         mirror: as for `embed_images`; without effect on `features` that are given.
         crops: likewise.
+        turns: likewise.
     """
     if not len(episodes):
         raise InputError("evaluation needs at least one episode")
     if features is None:
-        features = embed_images(model, images, device, bf16=bf16, mirror=mirror, crops=crops)
+        features = embed_images(model, images, device, bf16=bf16, mirror=mirror, crops=crops, turns=turns)
     tally = _Tally(len(images.class_names), features.device)
     for part in _head_batches(episodes.to(features.device), features):
         logits = model.classify(features[part.support], part.support_labels, features[part.query], part.way)

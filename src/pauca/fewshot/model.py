@@ -9,12 +9,14 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.backbones import feature_count, make_backbone
 from pauca.fewshot.latent import LATENT_CHANNELS, LatentConfig, LatentStem, draws_at_test
-from pauca.fewshot.network import FewShotModel, ModelConfig
+from pauca.fewshot.network import CROPPED, FewShotModel, ModelConfig
 from pauca.fewshot.types import PADDING, TrainingData
+from pauca.fewshot.windows import TURNS
 from pauca.runs.tensors import save_tensors
 
 # In the metadata of a model's file; one entry, because safetensors writes several in changing order.
@@ -67,11 +69,11 @@ class MCRNet(FewShotModel):
         if config.center_features:
             side = config.image_size
             features = feature_count(self.backbone, (code_channels, side, side))
-            self.register_buffer("feature_mean", torch.zeros(2, features))  # of whole images, of crops
+            self.register_buffer("feature_mean", torch.zeros(CROPPED + 1, features))
 
     @torch.no_grad()
     def learn_center(self, images: UInt8[Tensor, "n c h w"], images_per_pass: int = 256) -> None:
-        """Take the mean features of the training classes, of their whole images and of crops, for `center_features`."""
+        """Take the mean features of the training classes, of each kind of view, for `center_features`."""
         if not self.config.center_features:
             return
         was_training = self.training
@@ -79,8 +81,10 @@ class MCRNet(FewShotModel):
         sums = torch.zeros_like(self.feature_mean, dtype=torch.float64)
         generator = torch.Generator(images.device).manual_seed(0)
         for part in images.split(images_per_pass):
-            for row, features in enumerate(self._by_window(part, generator, mirror=True, crops=True)):
-                sums[row] += features.double().sum(0)
+            views = [self._whole(part, turn, generator, mirror=True) for turn in range(TURNS)]
+            views.append(self._cropped(part, generator, mirror=True))
+            for row, features in enumerate(views):
+                sums[row] += functional.normalize(features, dim=1).double().sum(0)
         self.feature_mean.copy_(sums / len(images))
         self.train(was_training)
 

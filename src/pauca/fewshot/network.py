@@ -1,5 +1,6 @@
 """What every few-shot model is, wherever its network comes from: features of images, and what classifies by them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,9 @@ from pauca.fewshot.base_learners import Head, make_base_learner
 from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.types import TrainingData
-from pauca.fewshot.windows import CROPS, show, windows_at_test
+from pauca.fewshot.windows import CROPS, TURNS, show, windows_at_test
+
+CROPPED = TURNS  # row of `feature_mean` for crops; those before are for images turned by 0, 90, 180, 270 degrees
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,8 @@ class ModelConfig:
     """What a few-shot model is made of."""
 
     backbone: str = "resnet12"
-    """Feature network: resnet12, resnet12-plain, resnet12-pooled, conv4, conv4-32, r2d2, or without anything to train
-    edges or pixels. MetaOptNet's plain network is resnet12-plain with latent mode none."""
+    """Feature network: resnet12, resnet12-plain, resnet12-pooled, resnet12-enlarged, conv4, conv4-32, r2d2, or without
+    anything to train edges or pixels. MetaOptNet's plain network is resnet12-plain with latent mode none."""
     base_learner: str = "ridge"
     """Classifier fitted to each episode's support: ridge, svm, prototypes, logistic or cosine."""
     image_size: int = 32
@@ -36,7 +39,7 @@ class ModelConfig:
     latent: LatentConfig = field(default_factory=LatentConfig)
     """The latent space in front of the feature network."""
     center_features: bool = False
-    """At test time, subtract from the features their mean over the training classes and scale them to length one."""
+    """At test time, scale the features to length one, subtract their mean over the training classes and scale again."""
 
 
 class FewShotModel(nn.Module):
@@ -53,7 +56,7 @@ class FewShotModel(nn.Module):
 
     mean: Tensor
     deviation: Tensor
-    feature_mean: Tensor  # only with config.center_features
+    feature_mean: Tensor  # [5, d] of unit vectors, one row for each kind of view; only with config.center_features
 
     def __init__(self, config: ModelConfig, base_learner: nn.Module | None = None) -> None:
         super().__init__()
@@ -79,35 +82,51 @@ class FewShotModel(nn.Module):
         generator: torch.Generator | None = None,
         mirror: bool = False,
         crops: bool = False,
+        turns: bool = False,
     ) -> Float[Tensor, "b d"]:
         """Features at test time, read from the latent space as `config.latent.test_code` says.
 
         Over `mc:N` samples, over an image and its mirror image if `mirror` is set, and over the image and five crops of
         it if `crops` is set, the features are averaged: base learners with linear scores, like ridge, then give the
-        average of the scores.
+        average of the scores. With `turns`, the features of the image and of its turns by 90, 180 and 270 degrees stand
+        side by side, `[b, 4 d]`, as a network that was taught to know them apart (the recipe `strong`) sees other
+        things in each.
+
+        Raises:
+            ConfigError: both crops and turns.
         """
-        whole, cropped = self._by_window(images, generator, mirror, crops)
-        if self.config.center_features:
-            whole, cropped = whole - self.feature_mean[0], cropped - self.feature_mean[1]
-        features = (whole + CROPS * cropped) / (1 + CROPS) if crops else whole
-        return functional.normalize(features, dim=1) if self.config.center_features else features
-
-    def _by_window(
-        self, images: Tensor, generator: torch.Generator | None, mirror: bool, crops: bool
-    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
-        """Features of the whole images, and their mean over the crops (the same as of the whole without `crops`)."""
-
-        def seen(pixels: Tensor) -> Float[Tensor, "b d"]:
-            normalized = self.normalize(pixels)
-            features = _precise(self._features(normalized, generator))
-            return (features + _precise(self._features(normalized.flip(-1), generator))) / 2 if mirror else features
-
-        whole = seen(images)
+        if crops and turns:
+            raise ConfigError("crops and turns: choose one; together they would ask 48 times for each image")
+        views = [self._centered(self._whole(images, k, generator, mirror), k) for k in range(TURNS if turns else 1)]
         if not crops:
-            return whole, whole
+            return torch.cat(views, 1) / math.sqrt(len(views))
+        cropped = self._centered(self._cropped(images, generator, mirror), CROPPED)
+        mean = (views[0] + CROPS * cropped) / (1 + CROPS)
+        return functional.normalize(mean, dim=1) if self.config.center_features else mean
+
+    def _centered(self, features: Float[Tensor, "b d"], row: int) -> Float[Tensor, "b d"]:
+        """Features of one kind of view, with `center_features` of length one about their mean over other classes."""
+        if not self.config.center_features:
+            return features
+        return functional.normalize(functional.normalize(features, dim=1) - self.feature_mean[row], dim=1)
+
+    def _whole(
+        self, images: Tensor, turn: int, generator: torch.Generator | None, mirror: bool
+    ) -> Float[Tensor, "b d"]:
+        """Features of images that are turned by so many quarters."""
+        return self._seen(torch.rot90(images, turn, (2, 3)), generator, mirror)
+
+    def _cropped(self, images: Tensor, generator: torch.Generator | None, mirror: bool) -> Float[Tensor, "b d"]:
+        """The mean of the features of five crops of each image."""
         pixels = _from_bytes(images)
         windows = windows_at_test(images.shape[-1], len(images), images.device)
-        return whole, torch.stack([seen(show(pixels, window)) for window in windows]).mean(0)
+        return torch.stack([self._seen(show(pixels, window), generator, mirror) for window in windows]).mean(0)
+
+    def _seen(self, pixels: Tensor, generator: torch.Generator | None, mirror: bool) -> Float[Tensor, "b d"]:
+        """Features as the network gives them, or their mean over an image and its mirror image."""
+        normalized = self.normalize(pixels)
+        features = _precise(self._features(normalized, generator))
+        return (features + _precise(self._features(normalized.flip(-1), generator))) / 2 if mirror else features
 
     def _features(
         self, normalized: Float[Tensor, "b c h w"], generator: torch.Generator | None

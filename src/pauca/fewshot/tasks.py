@@ -52,6 +52,7 @@ class EvalSettings:
     test_code: str | None
     mirror: bool
     crops: bool
+    turns: bool
     episodes_from: Path | None
     tasks: Tasks
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+TURNS = 4  # by quarters
 CROPS = 5  # at test time
 CROP_SHOWN = 26 / 32  # of a side, in each of them
 

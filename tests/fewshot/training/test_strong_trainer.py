@@ -69,19 +69,40 @@ def _stop() -> None:
     raise KeyboardInterrupt
 
 
-def test_the_next_generation_is_taught_by_the_last_weights_of_the_one_before(images):
-    trainer = StrongTrainer(fresh(), images, CONFIG, STRONG_CONFIG)
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_the_next_generation_is_taught_by_what_is_kept_of_the_one_before(images, average):
+    trainer = StrongTrainer(fresh(), images, CONFIG, replace(STRONG_CONFIG, average=average))
     assert [float(trainer.step().distillation) for _ in range(3)] == [0, 0, 0]
     rates = [trainer.learning_rate]
-    weights = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    weights = {name: value.clone() for name, value in trainer.averaged.state_dict().items()}
     assert float(trainer.step().distillation) > 0
     assert trainer.teacher is not None
     assert not trainer.teacher.training
     for name, value in trainer.teacher.state_dict().items():
         torch.testing.assert_close(value, weights[name])
     rates.append(trainer.learning_rate)
-    # The cosine of 3 steps at its last step, and half the rate at its first.
-    assert rates == pytest.approx([0.1 * 0.25, 0.5 * 0.1])
+    # The last tenth of the rate is too short for 3 steps; the next generation has half of it.
+    assert rates == pytest.approx([0.05, 0.5 * 0.05])
+
+
+def test_the_kept_weights_are_a_running_mean(images):
+    """Of a decay that the first steps shorten: 2/11, 3/12, 4/13 of the old value are kept."""
+    trainer = StrongTrainer(fresh(), images, CONFIG, replace(STRONG_CONFIG, average=0.27))
+    name = "encoder.backbone.layers.0.weight"
+    mean = trainer.averaged.state_dict()[name].clone()
+    for kept in (2 / 11, 3 / 12, 0.27):
+        trainer.step()
+        mean = kept * mean + (1 - kept) * trainer.network.state_dict()[name]
+        torch.testing.assert_close(trainer.averaged.state_dict()[name], mean)
+    assert not torch.equal(mean, trainer.network.state_dict()[name])
+    assert trainer.model is trainer.averaged.encoder
+
+
+def test_without_a_mean_the_last_weights_are_kept(images):
+    trainer = StrongTrainer(fresh(), images, CONFIG, replace(STRONG_CONFIG, average=0.0))
+    trainer.step()
+    assert trainer.averaged is trainer.network
+    assert not any(name.startswith("trained.") for name in trainer.state())
 
 
 def test_the_saved_model_knows_how_sure_it_is(images, tmp_path):

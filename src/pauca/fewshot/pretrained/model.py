@@ -188,14 +188,17 @@ class Features(FewShotModel):
         generator: torch.Generator | None = None,
         mirror: bool = False,
         crops: bool = False,
+        turns: bool = False,
     ) -> Float[Tensor, "b d"]:
-        """The features, scaled; there is nothing to mirror or crop.
+        """The features, scaled; there is nothing to mirror, crop or turn.
 
         Raises:
-            ConfigError: mirror or crops is set.
+            ConfigError: mirror, crops or turns is set.
         """
-        if mirror or crops:
-            raise ConfigError("mirror and crops need images, and the backbone `features` has none; leave them out")
+        if mirror or crops or turns:
+            raise ConfigError(
+                "mirror, crops and turns need images, and the backbone `features` has none; leave them out"
+            )
         return normalize(images.double(), dim=1)
 
 

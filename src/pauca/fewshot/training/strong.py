@@ -9,8 +9,9 @@ time features are centered by the base classes' mean and have length one (`Model
 None of this is in MCRNet's paper. Sources: Rizve, Khan, Khan, Shah, "Exploring complementary strengths of invariant and
 equivariant representations for few-shot learning", CVPR 2021; Tian et al., "Rethinking few-shot image classification",
 ECCV 2020; Rajasegaran et al., "Self-supervised knowledge distillation", 2020; Bendou et al., "EASY", 2022. What differs
-from Rizve et al.: every view draws its own crop and colors, 8 views of twice as many images, a cosine in place of a
-step, a second generation that goes on instead of beginning anew, and cosines of features in place of squared errors.
+from Rizve et al.: every view draws its own crop and colors, 4 turns of twice as many images, which the network sees
+enlarged, a running mean of the weights, a second generation that goes on instead of beginning anew, and cosines of
+features in place of squared errors.
 """
 
 import math
@@ -39,7 +40,7 @@ class StrongConfig:
     """1: no distillation; each further one starts from the one before and is taught by it."""
     images_per_step: int = 128
     """Images in a step; each is seen in `views` views."""
-    views: ViewCount = 8
+    views: ViewCount = 4
     """Views of each image: 4 (turns), 8 (turns, whole and in part) or 16 (turns of four windows)."""
     view_weight: float = 1.0
     """Weight of telling which view an image is seen in; 0 leaves it out."""
@@ -55,6 +56,9 @@ class StrongConfig:
     """Learning rate of further generations, as a share of that of the first."""
     warm_up: float = 0.02
     """Share of a generation's steps over which the learning rate grows from zero."""
+    average: float = 0.999
+    """What is validated, kept and teaches is a running mean of the weights: so much of it is kept in each step, less in
+    the first ones; 0 takes the weights of the last step."""
 
     def __post_init__(self) -> None:
         for name, least in (("generations", 1), ("images_per_step", 2), ("negatives", 1)):
@@ -66,15 +70,16 @@ class StrongConfig:
         for name in ("temperature", "later_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"strong: {name} {getattr(self, name)} must be positive, and a number")
-        if not 0 <= self.warm_up < 1:
-            raise ConfigError(f"strong: warm_up must be a share from 0 up to, not including, 1, got {self.warm_up}")
+        for name in ("warm_up", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"strong: {name} {getattr(self, name)} must be a share from 0 to below 1")
 
 
 STRONG = Protocol(
     ModelConfig(
-        backbone="resnet12-pooled", base_learner="cosine", latent=LatentConfig(mode="none"), center_features=True
+        backbone="resnet12-enlarged", base_learner="cosine", latent=LatentConfig(mode="none"), center_features=True
     ),
-    TrainConfig(steps=20_000, learning_rate=0.1, schedule="cosine", validate_every=5000),
+    TrainConfig(steps=10_000, learning_rate=0.05, schedule=((0.0, 1.0), (0.92, 0.1)), validate_every=5000),
 )
 
 

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from pauca.errors import ConfigError
 from pauca.fewshot.training.augment import AugmentConfig, jitter_colors
-from pauca.fewshot.windows import Windows, show
+from pauca.fewshot.windows import TURNS, Windows, show
 
-TURNS = 4
 VIEWS = 16
 PART_SHOWN = 22 / 32  # of a side, in the three windows that do not show the whole image
 
