@@ -66,6 +66,8 @@ def _save(rank: int, folder: Path, fsdp: bool) -> dict[str, torch.Tensor]:
     _step(model, optimizer)
     state = _state(model, optimizer)
     assert state["model"]["0.experts.down"].shape[0] == 8
+    for tensor in (state["model"]["0.experts.down"], state["optimizer"]["state"]["0.experts.down"]["exp_avg"]):
+        assert len(tensor.to_local()) == 8 // dist.get_world_size()  # nobody holds another rank's experts
     checkpoint.save(state, checkpoint_id=folder)
     whole = _whole(state)
     exported = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
@@ -95,6 +97,36 @@ def test_a_checkpoint_can_be_loaded_on_another_number_of_ranks(save, load, toget
         assert other.keys() == saved[0].keys()
         for name, tensor in saved[0].items():
             assert torch.equal(other[name], tensor), name
+
+
+def _parts(rank: int, experts: int, names: tuple[str, str]) -> tuple[int, dict[str, torch.Tensor]]:
+    model = nn.Sequential(MoE(HIDDEN, 32, experts, 2))
+    model.load_state_dict(_of(experts).state_dict())
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=names)
+    parallelize(model, mesh)
+    fully_shard(model[0].experts, mesh=mesh["dp"])
+    state = model.state_dict()
+    other = nn.Sequential(MoE(HIDDEN, 32, experts, 2))
+    fully_shard(parallelize(other, mesh)[0].experts, mesh=mesh["dp"])
+    other.load_state_dict(state)
+    again = {name: value.full_tensor() for name, value in other.state_dict().items() if isinstance(value, DTensor)}
+    return len(state["0.experts.down"].to_local()), again
+
+
+def _of(experts: int) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(MoE(HIDDEN, 32, experts, 2))
+
+
+@pytest.mark.parametrize("names", [("dp", "ep"), ("ep", "dp")])
+def test_experts_divided_twice_are_parts_of_all_in_their_order(together, names):
+    """Six experts: three a rank along "ep", of which one rank along "dp" holds two and the other one."""
+    found, expected = together(_parts, 4, 6, names), _of(6).state_dict()
+    assert sorted(count for count, _ in found) == [1, 1, 2, 2]
+    for _, whole in found:
+        assert whole.keys() == {"0.experts.gate_up", "0.experts.down"}
+        for name, tensor in whole.items():
+            assert torch.equal(tensor, expected[name]), name
 
 
 def _load_plain(rank: int, state: dict[str, torch.Tensor]) -> list[bool]:

@@ -143,10 +143,17 @@ class ParallelExperts(ExpertBank):
             destination[prefix + name] = self.as_shard(destination[prefix + name])
 
     def as_shard(self, own: Tensor) -> DTensor:
-        """This rank's experts as a part of all experts."""
-        if isinstance(own, DTensor):  # divided once more by fully_shard
-            own = own.full_tensor()
-        return DTensor.from_local(own, self._ranks.experts_mesh, [Shard(0)], run_check=False)
+        """This rank's experts, or what `fully_shard` has left it of them, as a part of all experts; nothing travels."""
+        if not isinstance(own, DTensor):
+            return DTensor.from_local(own, self._ranks.experts_mesh, [Shard(0)], run_check=False)
+        over = own.device_mesh.mesh_dim_names
+        mesh = self._ranks.mesh_of_parts(over[0]) if over and own.placements == (Shard(0),) else None
+        if mesh is None:  # divided in another way
+            return DTensor.from_local(own.full_tensor(), self._ranks.experts_mesh, [Shard(0)], run_check=False)
+        shape = torch.Size((self.total, *own.shape[1:]))
+        return DTensor.from_local(
+            own.to_local(), mesh, [Shard(0), Shard(0)], run_check=False, shape=shape, stride=own.stride()
+        )
 
     def _load_from_state_dict(
         self,
@@ -167,6 +174,11 @@ class ParallelExperts(ExpertBank):
 
     def from_shard(self, value: Tensor, like: Tensor) -> Tensor:
         """A rank's experts, laid out like one of its tensors, from its shard or from all experts."""
+        if isinstance(value, DTensor) and value.device_mesh.ndim == 2 and isinstance(like, DTensor):
+            return DTensor.from_local(
+                value.to_local(), like.device_mesh, like.placements, run_check=False, shape=like.shape,
+                stride=like.stride(),
+            )  # fmt: skip
         if isinstance(value, DTensor) and value.device_mesh == self._ranks.experts_mesh:
             value = value.to_local()
         elif len(value) == self.total and not isinstance(value, DTensor):

@@ -29,6 +29,7 @@ class Ranks:
         self.group: dist.ProcessGroup = self.experts_mesh.get_group()
         self.count = self.experts_mesh.size()
         self.place = self.experts_mesh.get_local_rank()
+        self._parts: dict[str, DeviceMesh] = {}
 
     def __deepcopy__(self, memo: dict) -> "Ranks":
         return self  # process groups cannot be copied, and a copied model belongs to the same ranks
@@ -43,6 +44,21 @@ class Ranks:
     def replicas(self) -> tuple[str, ...]:
         """The dimensions along which ranks hold the same experts."""
         return tuple(name for name in self.names if name != DIMENSION)
+
+    def mesh_of_parts(self, over: str) -> DeviceMesh | None:
+        """A mesh for experts that are divided along "ep", and each rank's once more `over` another dimension.
+
+        Its first dimension is the outer one of the division. None where the mesh has more than these two.
+        """
+        if over not in self.replicas or self.mesh.ndim != 2:
+            return None
+        if over not in self._parts:
+            groups = [self.mesh[name].get_group() for name in (DIMENSION, over)]  # no new ones: nobody must wait
+            ranks = self.mesh.mesh if self.names[0] == DIMENSION else self.mesh.mesh.t().contiguous()
+            self._parts[over] = DeviceMesh.from_group(
+                groups, self.mesh.device_type, mesh=ranks, mesh_dim_names=(DIMENSION, over)
+            )
+        return self._parts[over]
 
     def require_the_same(self, what: dict[str, object]) -> None:
         """Compare code and `what` with all ranks.
