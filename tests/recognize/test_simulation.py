@@ -70,7 +70,8 @@ def test_settings_that_show_nothing_are_refused(wrong):
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_simulated(words, said, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("pauca.recognize.commands.cached_pictures", None)  # would fail if it were called
-    assert cli.main(["recognize", "train", "--out", str(tmp_path / "run"), *words]) == 2
+    fewer = [] if "--classes" in words else ["--classes", "10"]
+    assert cli.main(["recognize", "train", "--out", str(tmp_path / "run"), *fewer, *words]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -88,8 +89,8 @@ def test_of_large_data_only_so_many_classes_and_images_are_simulated():
 @pytest.mark.slow
 def test_a_model_is_trained_on_events_and_names_recordings(tmp_path, capsys):
     out = tmp_path / "run"
-    words = "recognize", "train", "--out", out, "--classes", 12, "--per-class", 20, "--steps", 4, "--way", 5
-    words += "--validate-every", 4, "--validation-episodes", 5, "--seconds", 0.1, "--quiet"
+    words = "recognize", "train", "--out", out, "--classes", 10, "--per-class", 16, "--steps", 4, "--way", 5
+    words += "--validation-shot", 1, "--validate-every", 4, "--validation-episodes", 5, "--seconds", 0.1, "--quiet"
     assert cli.main([*map(str, words)]) == 0
     assert cli.main([*map(str, words)]) == 2
     assert "holds a run already" in capsys.readouterr().err

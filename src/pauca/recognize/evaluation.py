@@ -125,7 +125,7 @@ def describe_outcome(report: Report, outcome: Outcome) -> None:
     report.figure(
         gallery(_spread(shown)),
         "Recordings: above as the sensor saw them, below aligned, with the answer and its probability: green "
-        "where it is right, else red, with what it is in brackets.",
+        "where it is right, else red, with the truth below.",
     )
 
 

@@ -31,7 +31,7 @@ def best_picture(pictures: Sequence[Picture]) -> Picture:
 def gallery(shown: Sequence[Shown]) -> Figure:
     """Recordings as the sensor saw them above what alignment makes of them, titled with the answers.
 
-    Where an answer is wrong, the truth stands behind it in brackets.
+    Where an answer is wrong, the truth stands below.
     """
     shown = shown[:LARGEST_GALLERY]
     # As many columns as leave the fewest places empty in the last row.
@@ -45,9 +45,10 @@ def gallery(shown: Sequence[Shown]) -> Figure:
         row, column = divmod(i, columns)
         color = _NEUTRAL if one.truth is None else _RIGHT if one.answer == one.truth else _WRONG
         sure = "" if one.probability is None else f" {one.probability:.2f}"
-        truth = f" ({one.truth[:8]})" if color == _WRONG and one.truth else ""
-        _draw(axes[2 * row][column], one.picture.unaligned, one.answer[:10] + sure + truth, color)
+        _draw(axes[2 * row][column], one.picture.unaligned, one.answer[:10] + sure, color)
         _draw(axes[2 * row + 1][column], one.picture.pixels, "", color)
+        if color == _WRONG and one.truth:
+            axes[2 * row + 1][column].set_xlabel(f"is {one.truth[:12]}".replace("$", r"\$"), fontsize=8, color=color)
         if column == 0:
             axes[2 * row][column].set_ylabel("sensor", fontsize=9)
             axes[2 * row + 1][column].set_ylabel("aligned", fontsize=9)
@@ -58,7 +59,7 @@ def _draw(axis: Axes, pixels: object, title: str, color: str) -> None:
     axis.set_axis_on()
     axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)  # type: ignore[arg-type]
     axis.set(xticks=[], yticks=[])
-    axis.set_title(title.replace("$", r"\$"), fontsize=9, color=color)
+    axis.set_title(title.replace("$", r"\$"), fontsize=8, color=color)
     for side in axis.spines.values():
         side.set_color(color)
         side.set_linewidth(1.5)
