@@ -21,7 +21,7 @@ from pauca.events.io.encoders import RawEncoder
 from pauca.runs import describe_machine
 
 DATA = Path(os.environ.get("PAUCA_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "events"
-VERBS = ("info", "check", "convert", "align", "align --estimator trajectory", "panorama", "video")
+VERBS = ("info", "check", "convert", "align", "align --estimator packets", "panorama", "video")
 
 # The kernel's own mark of this process: that of getrusage also counts the process that started it.
 CHILD = """
@@ -52,8 +52,8 @@ def measured(verb: str, path: Path, calibration: Path) -> dict[str, Any]:
         "check": ["check", str(path)],
         "convert": ["convert", str(path), f"{path}.h5", "--compression", "blosc", "--quiet"],
         "align": ["align", str(path), *camera, "--out", str(path.with_suffix(""))],
-        "align --estimator trajectory": [
-            *("align", str(path), *camera, "--out", f"{path}.knots", "--estimator", "trajectory")
+        "align --estimator packets": [
+            *("align", str(path), *camera, "--out", f"{path}.packets", "--estimator", "packets")
         ],
         "panorama": ["panorama", str(path), *camera, *known, "--out", f"{path}.panorama"],
         "video": ["video", str(path), *camera, *known, "--out", f"{path}.gif"],

@@ -60,8 +60,9 @@ def main() -> None:
         recording = events.simulate(SimulateConfig(seed=options.seed, **motion), camera=camera)
         rate = len(recording.events) / recording.events.duration_us
         print(f"\n{name}, {len(recording.events):,} events, {rate:.0f} million a second", flush=True)
-        ways = {"automatic": AlignConfig()} | {
-            f"{count:,} events": AlignConfig(packet_events=count, min_events=count, **ENDLESS) for count in BY_HAND
+        ways = {"automatic": AlignConfig(estimator="packets")} | {
+            f"{count:,} events": AlignConfig(estimator="packets", packet_events=count, min_events=count, **ENDLESS)
+            for count in BY_HAND
         }
         rows[name] = {}
         for way, config in ways.items():

@@ -51,7 +51,7 @@ def _peak_mib(words: list[str]) -> float:
     return int(told[-1]) / 1024
 
 
-@pytest.mark.parametrize("verb", ["info", "check", "convert", "align", "trajectory", "panorama", "video"])
+@pytest.mark.parametrize("verb", ["info", "check", "convert", "align", "packets", "panorama", "video"])
 def test_memory_does_not_grow_with_the_recording(recordings, verb, tmp_path):
     peaks = {}
     for name, path in recordings.items():
@@ -63,7 +63,7 @@ def test_memory_does_not_grow_with_the_recording(recordings, verb, tmp_path):
             "check": ["check", str(path), "--json"],
             "convert": ["convert", str(path), str(out.with_suffix(".h5")), "--compression", "none", "--quiet"],
             "align": ["align", str(path), *turned],
-            "trajectory": ["align", str(path), *turned, "--estimator", "trajectory"],
+            "packets": ["align", str(path), *turned, "--estimator", "packets"],
             "panorama": ["panorama", str(path), *still],
             "video": ["video", str(path), *still[:3], str(out.with_suffix(".gif")), *still[4:], "--fps", "10"],
         }[verb]

@@ -27,7 +27,7 @@ _ACCELERATIONS: dict[Motion, tuple[str, ...]] = {
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """Velocities in order of time, one for each packet.
+    """Velocities in order of time, one for each packet or knot.
 
     Only rows that are CONVERGED or at REST are trusted: `at`, `orientation`, plots and `evaluate` pass over the others.
 
