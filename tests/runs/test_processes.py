@@ -1,6 +1,7 @@
 """Ranks of one training: what they tell each other, and what each says when one of them stops."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def test_a_rank_that_no_longer_answers_ends_the_others_within_the_timeout(tmp_pa
     assert first.said.count("\n") == 1
     assert first.said.startswith("pauca: rank 0 stops, because ")
     assert first.said.endswith("; step-00000004 is whole\n")
-    assert "2 s" in first.said
+    assert "2 s" in first.said or "in time" in first.said  # as gloo says how long it waited, or not
 
 
 def test_a_rank_that_hangs_is_told_from_those_that_wait_for_it(tmp_path):
@@ -142,9 +143,9 @@ def test_a_rank_that_hangs_is_told_from_those_that_wait_for_it(tmp_path):
 
 def test_a_rank_that_hangs_is_noticed_without_a_watch_too(tmp_path):
     first, _ = run_ranks(_gather_until, 2, tmp_path, "stopped", 1.0, False, linger_s=1.0)
-    assert first.said == (
-        "pauca: rank 0 stops, because another rank did not answer for 1.5 s; it hangs or is too slow\n"
-    )
+    waited = "(for 1.5 s|in time)"  # as gloo says how long, or not
+    said = f"pauca: rank 0 stops, because another rank did not answer {waited}; it hangs or is too slow\n"
+    assert re.fullmatch(said, first.said), first.said
 
 
 def _leave(rank: int) -> None:

@@ -1,6 +1,7 @@
 """Ranks that do not fit together, answer late or die: an error that says so, within the timeout, and no hang."""
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -127,8 +128,9 @@ def _left_alone(rank: int, dies: bool, phase: str) -> tuple[str, str, float]:
 def test_a_rank_whose_peer_died_or_is_late_says_so_within_the_timeout(dies, phase, together):
     ((kind, message, seconds),) = together(_left_alone, 2, dies, phase, timeout_s=2, only=0)
     assert kind == "OtherStopped"
-    reason = "another rank has; that one says why" if dies else "another rank did not answer for 2 s"
-    assert f"rank 0 stops, because {reason}" in message
+    # Gloo says how long it waited where it ends a message, and not where it closes the pair of ranks.
+    reason = "has; that one says why" if dies else "did not answer (for 2 s|in time)"
+    assert re.search(f"rank 0 stops, because another rank {reason}", message), message
     assert seconds < 3.5
 
 
