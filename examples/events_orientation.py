@@ -24,7 +24,7 @@ for t_s, (x, y, z) in list(zip(trajectory.t_s, angles, strict=True))[:: max(1, l
 
 truth = recording.ground_truth
 if truth is not None and truth.quat_xyzw is not None:
-    nearest = np.searchsorted(truth.t_s, trajectory.t_s[[0, -1]])
+    nearest = np.abs(truth.t_s[:, None] - trajectory.t_s[[0, -1]]).argmin(0)
     first, last = Rotation.from_quat(truth.quat_xyzw[nearest])
     drift = (first.inv() * last).inv() * orientation[-1]
     print(f"drift after {np.ptp(trajectory.t_s):.2f} s: {np.degrees(drift.magnitude()):.2f} deg")
