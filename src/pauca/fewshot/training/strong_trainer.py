@@ -109,6 +109,7 @@ class StrongTrainer:
                 part.ramp_steps = config.steps  # the first generation, as measured
         self.averaged = network
         self.network = deepcopy(network) if strong.average else network
+        self._mean, self._latest = (_floats_of(part) for part in (self.averaged, self.network))
         dimensions = network.contrast[-1].out_features  # type: ignore[index]
         self.bank = ContrastBank(len(images), dimensions).to(self.device)
         self.teacher: StrongNetwork | None = None
@@ -153,11 +154,7 @@ class StrongTrainer:
     def _move_mean(self) -> None:
         """Move the running mean to the weights and running statistics of now; the first steps weigh more."""
         kept = min(self.strong.average, (1 + self.steps_done) / (10 + self.steps_done))
-        mean, now = (
-            [value for value in part.state_dict().values() if value.is_floating_point()]
-            for part in (self.averaged, self.network)
-        )
-        get_ema_multi_avg_fn(kept)(mean, now, self.steps_done)  # type: ignore[no-untyped-call]
+        get_ema_multi_avg_fn(kept)(self._mean, self._latest, self.steps_done)  # type: ignore[no-untyped-call]
 
     def state(self) -> dict[str, Tensor]:
         """Everything that decides how training goes on; the mean feature of the base classes is taken here."""
@@ -260,6 +257,11 @@ def check_strong(
     resolve_device(config.device)
     if validation_images is not None:
         validation_episodes(validation_images, config)
+
+
+def _floats_of(network: StrongNetwork) -> list[Tensor]:
+    """Weights and running statistics, as they are now and will be: training and loading change them in place."""
+    return [value for value in network.state_dict().values() if value.is_floating_point()]
 
 
 def _frozen(network: StrongNetwork) -> StrongNetwork:
