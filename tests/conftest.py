@@ -74,6 +74,7 @@ def _rank(rank: int, world: int, folder: Path, timeout_s: float, work: Callable[
         world_size=world,
         timeout=timedelta(seconds=timeout_s),
     )
+    dist.barrier()  # a rank with nothing to do would leave while the others are still connecting to it
     torch.save(work(rank, *arguments), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
