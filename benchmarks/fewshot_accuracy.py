@@ -50,6 +50,7 @@ from pauca.fewshot.model import MCRNet, ModelConfig
 from pauca.fewshot.training.config import PROTOCOLS, TrainConfig
 from pauca.fewshot.training.trainer import Trainer
 from pauca.fewshot.types import EpisodeConfig, Episodes, ImageSet
+from pauca.fewshot.views_at_test import AS_IT_IS, ViewsAtTest
 from pauca.runs import processor_name
 
 SHOTS = (1, 5)
@@ -123,11 +124,11 @@ def train(variant: str, seed: int, images: ImageSet, options: argparse.Namespace
 def test(model: MCRNet, images: ImageSet, episodes: dict[int, Episodes], device: torch.device) -> dict:
     """Correct queries of each episode and accuracy by class, for each way of testing and shot."""
 
-    def features(code: str, mirror: bool = False) -> torch.Tensor:
+    def features(code: str, views: ViewsAtTest = AS_IT_IS) -> torch.Tensor:
         model.config = replace(model.config, latent=replace(model.config.latent, test_code=code))
-        return embed_images(model, images, device, bf16=device.type == "cuda", mirror=mirror)
+        return embed_images(model, images, device, bf16=device.type == "cuda", views=views)
 
-    ways = {"image": features("mean"), "mirror": features("mean", mirror=True)}
+    ways = {"image": features("mean"), "mirror": features("mean", ViewsAtTest(mirror=True))}
     if model.config.latent.mode in ("released", "variational"):
         ways["mc:8"] = features("mc:8")
     found: dict[str, dict] = {}

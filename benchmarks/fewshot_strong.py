@@ -33,17 +33,18 @@ from pauca.fewshot.training.loop import last_state
 from pauca.fewshot.training.strong import STRONG, StrongConfig
 from pauca.fewshot.training.strong_trainer import StrongTrainer, train_strong
 from pauca.fewshot.types import EpisodeConfig, ImageSet
+from pauca.fewshot.views_at_test import ViewsAtTest
 from pauca.runs import Run, processor_name
 
 SHOTS = (1, 5)
 QUERIES = 75  # of an episode
 EPISODE_SEED = 20_200_710  # of the test episodes; any number, but always this one
 SIZES = {"cifar-fs": (38_386, 64), "fc100": (35_997, 60)}  # images, classes
-WAYS: dict[str, dict[str, bool]] = {
-    "image": {},
-    "mirror": {"mirror": True},
-    "crops": {"mirror": True, "crops": True},
-    "turns": {"mirror": True, "turns": True},
+WAYS = {
+    "image": ViewsAtTest(),
+    "mirror": ViewsAtTest(mirror=True),
+    "crops": ViewsAtTest(mirror=True, crops=True),
+    "turns": ViewsAtTest(mirror=True, turns=True),
 }
 HEADS = {
     "cosine": lambda: make_base_learner("cosine"),
@@ -109,12 +110,12 @@ def test(model: MCRNet, splits: dict[str, ImageSet], options: argparse.Namespace
         drawn = {
             shot: sample_episodes(images, EpisodeConfig(5, shot, 15), episodes, EPISODE_SEED + shot) for shot in SHOTS
         }
-        for way, seen in WAYS.items():
+        for way, views in WAYS.items():
             for centered in (True, False):
                 if not centered and way == "crops":
                     continue
                 model.config = replace(model.config, center_features=centered)
-                features = embed_images(model, images, device, bf16=False, **seen)
+                features = embed_images(model, images, device, bf16=False, views=views)
                 if not centered:
                     features = torch.nn.functional.normalize(features, dim=1)
                 for name, make in HEADS.items():

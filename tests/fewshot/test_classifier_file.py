@@ -10,6 +10,7 @@ from torch import nn
 
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot import FewShotClassifier, LatentConfig, MCRNet, ModelConfig, Preprocessing, Pretrained, open_backbone
+from pauca.fewshot.views_at_test import ViewsAtTest
 
 
 class Tiny(nn.Module):
@@ -50,7 +51,8 @@ def test_a_file_gives_the_same_answers_and_goes_on_learning(model, numbers, task
     examples, names, queries = task
     labels = np.unique(names, return_inverse=True)[1] if numbers else names
     network = model.network if isinstance(model, Pretrained) else None
-    first = FewShotClassifier(model, reject=0.1, mirror=True, device="cpu").fit(examples[5:], labels[5:])
+    views = ViewsAtTest(turns=True)
+    first = FewShotClassifier(model, reject=0.1, mirror=True, device="cpu", views=views).fit(examples[5:], labels[5:])
     first.save(tmp_path / "fitted.safetensors")
     again = FewShotClassifier.load(tmp_path / "fitted.safetensors", "cpu", network)
     for _ in range(2):
@@ -58,7 +60,7 @@ def test_a_file_gives_the_same_answers_and_goes_on_learning(model, numbers, task
         np.testing.assert_array_equal(one.labels, other.labels)
         np.testing.assert_array_equal(one.probabilities, other.probabilities)
         assert (first.threshold_, first.temperature_) == (again.threshold_, again.temperature_)
-        assert again.get_params()["reject"] == 0.1
+        assert (again.get_params()["reject"], again.get_params()["views"]) == (0.1, views)
         for classifier in (first, again):
             classifier.partial_fit(examples[:5], labels[:5])
     assert len(again.classes_) == 4
@@ -89,6 +91,15 @@ def test_a_file_that_is_none_or_lacks_a_part_says_so(task, tmp_path):
         open_backbone(path)
 
 
+def test_a_file_of_before_there_were_views_is_read(task, tmp_path, monkeypatch):
+    monkeypatch.setattr("pauca.fewshot.estimator._TOLD", ("reject", "mirror"))
+    examples, names, queries = task
+    first = FewShotClassifier(small_mcrnet(), mirror=True, device="cpu").fit(examples, names)
+    first.save(tmp_path / "fitted.safetensors")
+    again = FewShotClassifier.load(tmp_path / "fitted.safetensors", "cpu")
+    np.testing.assert_array_equal(first.predict_proba(queries), again.predict_proba(queries))
+
+
 @pytest.mark.parametrize("kind", ["mcrnet", "module", "features"])
 def test_onnx_gives_the_same_probabilities_and_distances(kind, task, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
@@ -96,6 +107,8 @@ def test_onnx_gives_the_same_probabilities_and_distances(kind, task, tmp_path):
     models = {"mcrnet": small_mcrnet(), "module": Pretrained(Tiny()), "features": "features"}
     taken = features_of if kind == "features" else lambda images: images.numpy()
     classifier = FewShotClassifier(backbone=models[kind], reject=0.1, mirror=kind == "module", device="cpu")
+    if kind != "features":
+        classifier.set_params(views=ViewsAtTest(turns=kind == "mcrnet", crops=kind == "module"))
     classifier.fit(taken(examples), names)
     classifier.export(tmp_path / "fitted.onnx")
     session = runtime.InferenceSession(tmp_path / "fitted.onnx", providers=["CPUExecutionProvider"])

@@ -15,6 +15,7 @@ from pauca.fewshot.model import MCRNet
 from pauca.fewshot.tasks import EvalSettings
 from pauca.fewshot.training.config import PROTOCOLS, TrainConfig
 from pauca.fewshot.training.settings import TrainSettings, override
+from pauca.fewshot.views_at_test import ViewsAtTest
 from pauca.runs import from_yaml
 
 QUICK = [
@@ -80,7 +81,7 @@ def test_the_strong_recipe_trains_resumes_and_is_tested_with_mirror_crops_and_tu
     assert main(["fewshot", "eval", best, str(folder), *tasks]) == 0
     turned = [*tasks[:-4], "--turns", "--mirror", "--out", str(tmp_path / "turned")]
     assert main(["fewshot", "eval", best, str(folder), *turned]) == 0
-    assert "turns: true" in (tmp_path / "turned" / "config.yaml").read_text()
+    assert from_yaml(EvalSettings, tmp_path / "turned" / "config.yaml").views == ViewsAtTest(mirror=True, turns=True)
     assert main(["fewshot", "compare", best, best, str(folder), *tasks[:6], "--turns"]) == 0
     assert capsys.readouterr().err == ""
     assert main(["fewshot", "eval", best, str(folder), *tasks, "--turns", "--force"]) == 2
@@ -234,8 +235,11 @@ def test_mirror_images_can_be_averaged_in(folder, model, tmp_path, capsys):
     found = json.loads((tmp_path / "eval" / "evaluation.json").read_text())["1-shot"]
     images = read_images(folder, 16, 1, "test")
     episodes = load_episodes(tmp_path / "eval" / "episodes-1shot.npz", images)
-    assert found["accuracy"] == evaluate(MCRNet.load(model), images, episodes, mirror=True).accuracy.mean
-    assert from_yaml(EvalSettings, tmp_path / "eval" / "config.yaml").mirror
+    assert (
+        found["accuracy"]
+        == evaluate(MCRNet.load(model), images, episodes, views=ViewsAtTest(mirror=True)).accuracy.mean
+    )
+    assert from_yaml(EvalSettings, tmp_path / "eval" / "config.yaml").views == ViewsAtTest(mirror=True)
 
     capsys.readouterr()
     assert main(["fewshot", "compare", str(model), str(model), str(folder), "--json", *words]) == 0

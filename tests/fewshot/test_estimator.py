@@ -22,6 +22,7 @@ from pauca.fewshot.data import load_images
 from pauca.fewshot.estimator import FewShotClassifier
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
+from pauca.fewshot.views_at_test import ViewsAtTest
 
 
 def flat_model(base_learner="prototypes", channels=3, size=16) -> MCRNet:
@@ -46,7 +47,7 @@ def task(toy_images):
 class RowsAsImages(FewShotClassifier):
     """Rows of numbers painted as gray images, so that scikit-learn's checks, which know no images, can run."""
 
-    backbone = base_learner = confidence = None  # no parameters here
+    backbone = base_learner = confidence = views = None  # no parameters here
     temperature, verbose, votes = "auto", False, False
 
     def __init__(self, reject=None, unknown_label="unknown", device="cpu", mirror=False):
@@ -221,6 +222,15 @@ def test_an_image_and_its_mirror_image_are_the_same_where_that_is_asked(task):
         differences.append(np.abs(one - other).max())
     assert differences[0] > 0.1
     assert differences[1] < 1e-6
+
+
+def test_turns_are_seen_where_that_is_asked(task):
+    examples, names, _, _ = task
+    plain = FewShotClassifier(flat_model(), device="cpu").fit(examples, names)
+    turned = FewShotClassifier(flat_model(), device="cpu", views=ViewsAtTest(turns=True)).fit(examples, names)
+    assert turned.features_.shape[1] == 4 * plain.features_.shape[1]
+    with pytest.raises(ConfigError, match="views 'turns': give a ViewsAtTest"):
+        FewShotClassifier(flat_model(), device="cpu", views="turns").fit(examples, names)
 
 
 def test_a_photograph_has_the_same_features_by_path_and_as_pixels(task, tmp_path):

@@ -19,6 +19,7 @@ from pauca.fewshot.evaluation import (
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
 from pauca.fewshot.types import TrainingData
+from pauca.fewshot.views_at_test import ViewsAtTest
 
 
 def flat_model(base_learner="prototypes") -> MCRNet:
@@ -162,9 +163,9 @@ def test_mirror_images_can_be_averaged_in(toy_images, toy_episodes):
     model = flat_model()
     mirrored = dataclasses.replace(toy_images, images=toy_images.images.flip(-1))
     expected = (embed_images(model, toy_images) + embed_images(model, mirrored)) / 2
-    torch.testing.assert_close(embed_images(model, toy_images, mirror=True), expected)
+    torch.testing.assert_close(embed_images(model, toy_images, views=ViewsAtTest(mirror=True)), expected)
     ours, given = (
-        evaluate(model, toy_images, toy_episodes, mirror=True),
+        evaluate(model, toy_images, toy_episodes, views=ViewsAtTest(mirror=True)),
         evaluate(model, toy_images, toy_episodes, features=expected),
     )
     assert (ours.episode_accuracy == given.episode_accuracy).all()

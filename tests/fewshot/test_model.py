@@ -14,8 +14,10 @@ from pauca.fewshot.base_learners import BASE_LEARNERS
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig, episode_cross_entropy
 from pauca.fewshot.types import TrainingData
+from pauca.fewshot.views_at_test import ViewsAtTest
 from pauca.fewshot.windows import show, windows_at_test
 
+MIRROR = ViewsAtTest(mirror=True)
 MODES = ["none", "deterministic", "released", "variational"]
 
 
@@ -110,7 +112,8 @@ def test_mirror_averages_the_features_of_an_image_and_its_mirror_image(mode):
     model = small(mode=mode).eval()
     images = torch.rand(2, 3, 16, 16)
     expected = (model.embed(images) + model.embed(images.flip(3))) / 2
-    torch.testing.assert_close(model.embed(images, mirror=True), expected)
+    torch.testing.assert_close(model.embed(images, views=MIRROR), expected)
+    torch.testing.assert_close(model.embed(images, mirror=True), expected)  # its name in 0.1
     assert not torch.allclose(model.embed(images), expected)
 
 
@@ -179,12 +182,12 @@ def test_centered_features_have_length_one_and_no_mean_over_the_base_classes(toy
     plain = MCRNet(replace(config, center_features=False)).eval()
     plain.load_state_dict({name: v for name, v in model.state_dict().items() if name != "feature_mean"})
     with torch.no_grad():
-        raw = plain.embed(toy_images.images, mirror=True)
-        found = model.embed(toy_images.images, mirror=True)
+        raw = plain.embed(toy_images.images, views=MIRROR)
+        found = model.embed(toy_images.images, views=MIRROR)
         unit = nn.functional.normalize(raw, dim=1)
         expected = nn.functional.normalize(unit - unit.mean(0), dim=1)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-        cropped = model.embed(toy_images.images, mirror=True, crops=True)
+        cropped = model.embed(toy_images.images, views=ViewsAtTest(mirror=True, crops=True))
     torch.testing.assert_close(cropped.norm(dim=1), torch.ones(len(cropped)))
     assert not torch.allclose(cropped, found, atol=1e-2)
 
@@ -195,7 +198,9 @@ def test_crops_are_averaged_with_the_whole_image(toy_images):
     windows = windows_at_test(16, 4, torch.device("cpu"))
     with torch.no_grad():
         each = [model.embed(view) for view in (pixels, *(show(pixels, window) for window in windows))]
-        torch.testing.assert_close(model.embed(toy_images.images[:4], crops=True), torch.stack(each).mean(0))
+        torch.testing.assert_close(
+            model.embed(toy_images.images[:4], views=ViewsAtTest(crops=True)), torch.stack(each).mean(0)
+        )
 
 
 @pytest.mark.parametrize("center", [False, True])
@@ -205,9 +210,9 @@ def test_turns_stand_side_by_side_each_about_its_own_mean(toy_images, center):
     model = MCRNet(config).eval()
     model.learn_center(toy_images.images)
     with torch.no_grad():
-        found = model.embed(toy_images.images, mirror=True, turns=True).unflatten(1, (4, -1))
+        found = model.embed(toy_images.images, views=ViewsAtTest(mirror=True, turns=True)).unflatten(1, (4, -1))
         for turn in range(4):
-            alone = model.embed(torch.rot90(toy_images.images, turn, (2, 3)), mirror=True)
+            alone = model.embed(torch.rot90(toy_images.images, turn, (2, 3)), views=MIRROR)
             if turn == 0 or not center:
                 torch.testing.assert_close(2 * found[:, turn], alone)
             else:  # an upright image would be centered by another mean
@@ -215,11 +220,6 @@ def test_turns_stand_side_by_side_each_about_its_own_mean(toy_images, center):
     if center:
         torch.testing.assert_close(found.flatten(1).norm(dim=1), torch.ones(len(found)))
         assert found.mean(0).norm(dim=1).max() < 0.1
-
-
-def test_turns_and_crops_together_are_refused(toy_images):
-    with pytest.raises(ConfigError, match="crops and turns: choose one"):
-        small().embed(toy_images.images, crops=True, turns=True)
 
 
 def test_a_model_remembers_its_training_data(toy_images, tmp_path):

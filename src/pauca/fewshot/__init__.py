@@ -40,6 +40,7 @@ from pauca.fewshot.training.strong import STRONG, StrongConfig
 from pauca.fewshot.training.strong_trainer import StrongTrainer, train_strong
 from pauca.fewshot.training.trainer import Trainer, Workers
 from pauca.fewshot.types import PADDING, BaseLearner, EpisodeConfig, Episodes, ImageSet, TrainingData
+from pauca.fewshot.views_at_test import ViewsAtTest
 
 __all__ = [
     "BACKBONES",
@@ -78,6 +79,7 @@ __all__ = [
     "TrainResult",
     "Trainer",
     "TrainingData",
+    "ViewsAtTest",
     "Workers",
     "check_disjoint",
     "class_interval",

@@ -16,6 +16,7 @@ from pauca.fewshot.model import MCRNet, read_description, read_safetensors
 from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.pretrained import Features, Pretrained
 from pauca.fewshot.pretrained.opening import rebuild
+from pauca.fewshot.views_at_test import ViewsAtTest
 from pauca.runs.tensors import save_tensors
 
 DESCRIPTION = "pauca.fewshot.classifier"  # in the metadata of the file
@@ -87,7 +88,7 @@ class FittedClassifier:
             return cls(
                 model=_rebuild(description["model"], weights, str(path), network, base_learner),
                 examples=_examples(tensors, description),
-                settings=description["settings"],
+                settings=_settings(description["settings"]),
                 further=further,
                 note=str(description.get("note", "")),
             )
@@ -142,6 +143,13 @@ def _rebuild(
     return model
 
 
+def _settings(found: dict[str, Any]) -> dict[str, Any]:
+    views = found.get("views")  # which older files have not
+    return found | {"views": None if views is None else ViewsAtTest(**views)}
+
+
 def _plain(value: Any) -> Any:
     """For JSON."""
+    if isinstance(value, ViewsAtTest):
+        return asdict(value)
     return value.item() if isinstance(value, np.generic) else value

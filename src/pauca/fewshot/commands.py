@@ -25,6 +25,7 @@ from pauca.fewshot.reports import (
 )
 from pauca.fewshot.tasks import EvalSettings, Tasks, episode_file
 from pauca.fewshot.training.settings import ProtocolName, RecipeName, TrainSettings, check_asked, settings_from
+from pauca.fewshot.views_at_test import AS_IT_IS, ViewsAtTest
 from pauca.runs import (
     Report,
     Run,
@@ -177,9 +178,7 @@ def evaluate(
     split: str = "test",
     episodes_from: Path | None = None,
     test_code: str | None = None,
-    mirror: bool = False,
-    crops: bool = False,
-    turns: bool = False,
+    views: ViewsAtTest = AS_IT_IS,
     device: str = "auto",
     map_by: MapMethod = "tsne",
     force: bool = False,
@@ -208,10 +207,7 @@ def evaluate(
         split: which split to test on.
         episodes_from: folder of an earlier eval, to test on the episodes that it saved instead of drawing new ones.
         test_code: how to read the latent space instead of what the model says: mean, sample or mc:N.
-        mirror: average the features of each image and of its mirror image; takes twice the time.
-        crops: average the features of each image and of five crops of it; takes six times the time.
-        turns: put the features of each image and of its turns by 90, 180 and 270 degrees side by side; takes four times
-            the time. For models of --recipe strong, which were taught to know the turns apart.
+        views: in which views the images are seen.
         device: where to compute: auto (the GPU if there is one), cpu, cuda or cuda:N.
         map_by: how the report lays features out in two dimensions; umap needs the package umap-learn.
         force: replace results that are there already.
@@ -233,10 +229,10 @@ def evaluate(
             f"{out}: holds results already; choose another folder with --out, or replace them with --force"
         )
     if features is None:
-        features = fewshot.embed_images(network, images, place, mirror=mirror, crops=crops, turns=turns, quiet=as_json)
+        features = fewshot.embed_images(network, images, place, quiet=as_json, views=views)
     else:
         features = rows_for(features, images, model).to(place)
-    settings = EvalSettings(model, data, split, test_code, mirror, crops, turns, episodes_from, tasks)
+    settings = EvalSettings(model, data, split, test_code, views, episodes_from, tasks)
     with lock_folder(out):
         run = Run.create(out, settings, force)
         results = {}
@@ -269,9 +265,7 @@ def compare(
     tasks: Tasks = Tasks(),  # noqa: B008 - frozen
     split: str = "test",
     episodes_from: Path | None = None,
-    mirror: bool = False,
-    crops: bool = False,
-    turns: bool = False,
+    views: ViewsAtTest = AS_IT_IS,
     device: str = "auto",
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
@@ -288,10 +282,7 @@ def compare(
         tasks: the episodes, the same ones for both.
         split: which split to test on.
         episodes_from: folder of an earlier eval, to test on the episodes that it saved instead of drawing new ones.
-        mirror: average the features of each image and of its mirror image, for both models; takes twice the time.
-        crops: average the features of each image and of five crops of it, for both models; takes six times the time.
-        turns: put the features of each image and of its turns by 90, 180 and 270 degrees side by side, for both models;
-            takes four times the time.
+        views: in which views both see the images.
         device: where to compute: auto (the GPU if there is one), cpu, cuda or cuda:N.
         as_json: print JSON for programs.
     """
@@ -301,10 +292,7 @@ def compare(
     images = open_test(data, config.image_size, config.channels, config.fitting, split)
     place = resolve_device(device)
     episodes = tasks.episodes_of(images, episodes_from)
-    features = [
-        fewshot.embed_images(network, images, place, mirror=mirror, crops=crops, turns=turns, quiet=as_json)
-        for network in networks
-    ]
+    features = [fewshot.embed_images(network, images, place, quiet=as_json, views=views) for network in networks]
     rows: dict[str, Any] = {}
     for shot, drawn in episodes.items():
         one, other = (

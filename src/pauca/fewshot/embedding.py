@@ -8,6 +8,7 @@ from pauca.errors import InputError
 from pauca.fewshot.data.decode import load_images
 from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.types import ImageSet
+from pauca.fewshot.views_at_test import AS_IT_IS, ViewsAtTest
 from pauca.runs import Progress
 
 # A GPU wants many images at once. On a CPU 16 to 64 of 32 pixels are as fast as one another, but glibc maps every
@@ -24,9 +25,8 @@ def embed_images(
     bf16: bool = False,
     seed: int = 0,
     mirror: bool = False,
-    crops: bool = False,
-    turns: bool = False,
     quiet: bool = True,
+    views: ViewsAtTest = AS_IT_IS,
 ) -> Float32[Tensor, "n d"]:
     """The features of every image, on `device`.
 
@@ -36,11 +36,9 @@ def embed_images(
         device: where to compute.
         bf16: compute convolutions in bfloat16, as training does on a GPU.
         seed: of the noise of latent settings that sample at test time.
-        mirror: average the features of each image and of its mirror image; twice the time.
-        crops: average the features of each image and of five crops of it; six times the time.
-        turns: put the features of each image and of its turns by 90, 180 and 270 degrees side by side, `[n, 4 d]`; four
-            times the time. For networks that were taught to know the turns apart, as by the recipe `strong`.
+        mirror: as `views.mirror`, which took its place.
         quiet: show no progress.
+        views: in which the images are seen.
     """
     if not model.refits:
         check_images(model, images)
@@ -54,9 +52,7 @@ def embed_images(
             fitted = load_images(part, size, channels, fitting) if model.refits else part
             batch = fitted.to(device, non_blocking=True)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-                features = model.embed(
-                    batch.contiguous(memory_format=torch.channels_last), generator, mirror, crops, turns
-                )
+                features = model.embed(batch.contiguous(memory_format=torch.channels_last), generator, views, mirror)
             rows.append(features.float())
             progress.advance(len(part))
     return _finite(torch.cat(rows), f"{images.name}: ")
@@ -64,7 +60,7 @@ def embed_images(
 
 @torch.no_grad()
 def embed_rows(
-    model: FewShotModel, images: Shaped[Tensor, "n *shape"], mirror: bool = False, quiet: bool = True
+    model: FewShotModel, images: Shaped[Tensor, "n *shape"], views: ViewsAtTest = AS_IT_IS, quiet: bool = True
 ) -> Float64[Tensor, "n d"]:
     """The features of images that are fitted to the model, or of rows of features, where the model is.
 
@@ -76,7 +72,7 @@ def embed_rows(
     rows = []
     with Progress("embed", len(images), "images", quiet) as progress:
         for batch in images.split(at_once):
-            rows.append(model.embed(batch.to(device), generator, mirror))
+            rows.append(model.embed(batch.to(device), generator, views))
             progress.advance(len(batch))
     return _finite(torch.cat(rows)).double()
 

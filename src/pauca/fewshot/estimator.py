@@ -25,11 +25,12 @@ from pauca.fewshot.data.features import load_features
 from pauca.fewshot.embedding import embed_rows
 from pauca.fewshot.onnx_export import ClassifierGraph, export_graph
 from pauca.fewshot.pretrained import Features, open_backbone
+from pauca.fewshot.views_at_test import AS_IT_IS, ViewsAtTest
 from pauca.runs import resolve_device
 
 UNKNOWN = "unknown"
 # What a fitted classifier was told, and its file remembers; the model stands by itself.
-_TOLD = ("reject", "unknown_label", "mirror", "temperature", "confidence", "votes")
+_TOLD = ("reject", "unknown_label", "mirror", "views", "temperature", "confidence", "votes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +73,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         verbose: show how far the embedding of images is.
         votes: images of one group answer together, as `answer` with `groups` lets them: temperature, threshold and
             expected accuracy are then those of groups.
+        views: further views, besides `mirror`, in which an image is seen: a `ViewsAtTest`. Its turns serve models that
+            the recipe `strong` has trained.
 
     Attributes:
         classes_: the labels, sorted; columns of `predict_proba`.
@@ -97,6 +100,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         confidence: Any = None,
         verbose: Any = False,
         votes: Any = False,
+        views: Any = None,
     ) -> None:
         self.model = model
         self.reject = reject
@@ -109,6 +113,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.confidence = confidence
         self.verbose = verbose
         self.votes = votes
+        self.views = views
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> "FewShotClassifier":
         """Learn the classes from examples, as few as one of each.
@@ -291,7 +296,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             DeviceError: the packages of `pauca[onnx]` are missing.
         """
         check_is_fitted(self)
-        graph = ClassifierGraph(self._learned, self.temperature_, self.mirror)
+        graph = ClassifierGraph(self._learned, self.temperature_, self._views())
         export_graph(graph, self.classes_, None if self.reject is None else self.threshold_, path, force)
 
     @property
@@ -338,6 +343,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             self._warn_of_few(examples.are_grouped)
         return self
 
+    def _views(self) -> ViewsAtTest:
+        if not isinstance(self.views, ViewsAtTest | None):
+            raise ConfigError(f"views {self.views!r}: give a ViewsAtTest, such as ViewsAtTest(turns=True)")
+        return (self.views or AS_IT_IS).with_mirror(bool(self.mirror))
+
     def _unknown(self) -> Any:
         """What rejected images are called, after checking that it can be told from the classes."""
         usual = -1 if are_numbers(self.classes_) else UNKNOWN
@@ -360,7 +370,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         images = self._rows(X, first) if isinstance(self.model_, Features) else self._images(X)
         if expected is not None and len(images) != expected:
             raise ExampleError(f"{len(images)} images but {expected} labels; give one label for each image")
-        return embed_rows(self.model_, images, self.mirror, quiet=not self.verbose)
+        return embed_rows(self.model_, images, self._views(), quiet=not self.verbose)
 
     def _images(self, X: Any) -> Shaped[Tensor, "n c s s"]:
         """Images of the model's size and channels."""

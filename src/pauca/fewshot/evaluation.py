@@ -16,6 +16,7 @@ from pauca.fewshot.embedding import embed_images
 from pauca.fewshot.intervals import Interval, class_interval, mean_interval, p_value
 from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.types import PADDING, Episodes, ImageSet
+from pauca.fewshot.views_at_test import AS_IT_IS, ViewsAtTest
 
 CALIBRATION_BINS = 15
 # Enough episodes to fill the device, few enough that support, query and kernel fit beside the features.
@@ -122,8 +123,7 @@ def evaluate(
     features: Float[Tensor, "n d"] | None = None,
     bf16: bool = False,
     mirror: bool = False,
-    crops: bool = False,
-    turns: bool = False,
+    views: ViewsAtTest = AS_IT_IS,
 ) -> Evaluation:
     """Classify the queries of every episode.
 
@@ -135,13 +135,12 @@ def evaluate(
         features: of `images`, if `embed_images` has given them already.
         bf16: as for `embed_images`.
         mirror: as for `embed_images`; without effect on `features` that are given.
-        crops: likewise.
-        turns: likewise.
+        views: likewise.
     """
     if not len(episodes):
         raise InputError("evaluation needs at least one episode")
     if features is None:
-        features = embed_images(model, images, device, bf16=bf16, mirror=mirror, crops=crops, turns=turns)
+        features = embed_images(model, images, device, bf16=bf16, mirror=mirror, views=views)
     tally = _Tally(len(images.class_names), features.device)
     for part in _head_batches(episodes.to(features.device), features):
         logits = model.classify(features[part.support], part.support_labels, features[part.query], part.way)

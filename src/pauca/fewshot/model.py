@@ -14,9 +14,9 @@ from torch.nn import functional
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.backbones import feature_count, make_backbone
 from pauca.fewshot.latent import LATENT_CHANNELS, LatentConfig, LatentStem, draws_at_test
-from pauca.fewshot.network import CROPPED, FewShotModel, ModelConfig
+from pauca.fewshot.network import FewShotModel, ModelConfig
 from pauca.fewshot.types import PADDING, TrainingData
-from pauca.fewshot.windows import TURNS
+from pauca.fewshot.views_at_test import KINDS
 from pauca.runs.tensors import save_tensors
 
 # In the metadata of a model's file; one entry, because safetensors writes several in changing order.
@@ -69,7 +69,7 @@ class MCRNet(FewShotModel):
         if config.center_features:
             side = config.image_size
             features = feature_count(self.backbone, (code_channels, side, side))
-            self.register_buffer("feature_mean", torch.zeros(CROPPED + 1, features))
+            self.register_buffer("feature_mean", torch.zeros(len(KINDS), features))
 
     @torch.no_grad()
     def learn_center(self, images: UInt8[Tensor, "n c h w"], images_per_pass: int = 256) -> None:
@@ -81,9 +81,8 @@ class MCRNet(FewShotModel):
         sums = torch.zeros_like(self.feature_mean, dtype=torch.float64)
         generator = torch.Generator(images.device).manual_seed(0)
         for part in images.split(images_per_pass):
-            views = [self._whole(part, turn, generator, mirror=True) for turn in range(TURNS)]
-            views.append(self._cropped(part, generator, mirror=True))
-            for row, features in enumerate(views):
+            for row, kind in enumerate(KINDS):
+                features = self._seen(part, kind, True, generator)
                 sums[row] += functional.normalize(features, dim=1).double().sum(0)
         self.feature_mean.copy_(sums / len(images))
         self.train(was_training)

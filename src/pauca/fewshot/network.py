@@ -15,9 +15,7 @@ from pauca.fewshot.base_learners import Head, make_base_learner
 from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.types import TrainingData
-from pauca.fewshot.windows import CROPS, TURNS, show, windows_at_test
-
-CROPPED = TURNS  # row of `feature_mean` for crops; those before are for images turned by 0, 90, 180, 270 degrees
+from pauca.fewshot.views_at_test import AS_IT_IS, KINDS, Kind, ViewsAtTest, from_bytes
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class FewShotModel(nn.Module):
 
     mean: Tensor
     deviation: Tensor
-    feature_mean: Tensor  # [5, d] of unit vectors, one row for each kind of view; only with config.center_features
+    feature_mean: Tensor  # [kinds, d] of unit vectors, one row for each of KINDS; only with config.center_features
 
     def __init__(self, config: ModelConfig, base_learner: nn.Module | None = None) -> None:
         super().__init__()
@@ -72,7 +70,7 @@ class FewShotModel(nn.Module):
 
     def normalize(self, images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Shift and scale images (bytes, or values from 0 to 1) by the statistics of the training set."""
-        return (_from_bytes(images) - self.mean[:, None, None]) / self.deviation[:, None, None]
+        return (from_bytes(images) - self.mean[:, None, None]) / self.deviation[:, None, None]
 
     normalise = normalize  # its name in 0.1
 
@@ -80,51 +78,49 @@ class FewShotModel(nn.Module):
         self,
         images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"],
         generator: torch.Generator | None = None,
+        views: ViewsAtTest = AS_IT_IS,
         mirror: bool = False,
-        crops: bool = False,
-        turns: bool = False,
     ) -> Float[Tensor, "b d"]:
         """Features at test time, read from the latent space as `config.latent.test_code` says.
 
-        Over `mc:N` samples, over an image and its mirror image if `mirror` is set, and over the image and five crops of
-        it if `crops` is set, the features are averaged: base learners with linear scores, like ridge, then give the
-        average of the scores. With `turns`, the features of the image and of its turns by 90, 180 and 270 degrees stand
-        side by side, `[b, 4 d]`, as a network that was taught to know them apart (the recipe `strong`) sees other
-        things in each.
+        Over `mc:N` samples, and over the views of one turn, the features are averaged: base learners with linear
+        scores, like ridge, then give the average of the scores. Those of several turns stand side by side, `[b, 4 d]`,
+        as a network that was taught to know them apart (the recipe `strong`) sees other things in each.
 
-        Raises:
-            ConfigError: both crops and turns.
+        Args:
+            images: bytes, or values from 0 to 1, of the model's size and channels.
+            generator: of the noise of latent settings that sample at test time.
+            views: in which the images are seen.
+            mirror: as `views.mirror`, which took its place.
         """
-        if crops and turns:
-            raise ConfigError("crops and turns: choose one; together they would ask 48 times for each image")
-        views = [self._centered(self._whole(images, k, generator, mirror), k) for k in range(TURNS if turns else 1)]
-        if not crops:
-            return torch.cat(views, 1) / math.sqrt(len(views))
-        cropped = self._centered(self._cropped(images, generator, mirror), CROPPED)
-        mean = (views[0] + CROPS * cropped) / (1 + CROPS)
-        return functional.normalize(mean, dim=1) if self.config.center_features else mean
+        mirror = views.mirror or mirror
+        turns = [self._mean(images, kinds, mirror, generator) for kinds in views.by_turn()]
+        return torch.cat(turns, 1) / math.sqrt(len(turns))
 
-    def _centered(self, features: Float[Tensor, "b d"], row: int) -> Float[Tensor, "b d"]:
+    def _mean(
+        self, images: Tensor, kinds: list[Kind], mirror: bool, generator: torch.Generator | None
+    ) -> Float[Tensor, "b d"]:
+        """The mean features of the views of one turn, each kind about its own mean over the training classes."""
+        total = sum(kind.count for kind in kinds)
+        means = [self._centered(self._seen(images, kind, mirror, generator), kind) * kind.count for kind in kinds]
+        mean = torch.stack(means).sum(0) / total
+        return functional.normalize(mean, dim=1) if self.config.center_features and len(kinds) > 1 else mean
+
+    def _centered(self, features: Float[Tensor, "b d"], kind: Kind) -> Float[Tensor, "b d"]:
         """Features of one kind of view, with `center_features` of length one about their mean over other classes."""
         if not self.config.center_features:
             return features
-        return functional.normalize(functional.normalize(features, dim=1) - self.feature_mean[row], dim=1)
+        mean = self.feature_mean[KINDS.index(kind)]
+        return functional.normalize(functional.normalize(features, dim=1) - mean, dim=1)
 
-    def _whole(
-        self, images: Tensor, turn: int, generator: torch.Generator | None, mirror: bool
+    def _seen(
+        self, images: Tensor, kind: Kind, mirror: bool, generator: torch.Generator | None
     ) -> Float[Tensor, "b d"]:
-        """Features of images that are turned by so many quarters."""
-        return self._seen(torch.rot90(images, turn, (2, 3)), generator, mirror)
+        """The mean features of views of one kind, and of their mirror images, as the network gives them."""
+        return torch.stack([self._shown(view, mirror, generator) for view in kind.images(images)]).mean(0)
 
-    def _cropped(self, images: Tensor, generator: torch.Generator | None, mirror: bool) -> Float[Tensor, "b d"]:
-        """The mean of the features of five crops of each image."""
-        pixels = _from_bytes(images)
-        windows = windows_at_test(images.shape[-1], len(images), images.device)
-        return torch.stack([self._seen(show(pixels, window), generator, mirror) for window in windows]).mean(0)
-
-    def _seen(self, pixels: Tensor, generator: torch.Generator | None, mirror: bool) -> Float[Tensor, "b d"]:
-        """Features as the network gives them, or their mean over an image and its mirror image."""
-        normalized = self.normalize(pixels)
+    def _shown(self, view: Tensor, mirror: bool, generator: torch.Generator | None) -> Float[Tensor, "b d"]:
+        normalized = self.normalize(view)
         features = _precise(self._features(normalized, generator))
         return (features + _precise(self._features(normalized.flip(-1), generator))) / 2 if mirror else features
 
@@ -161,7 +157,3 @@ class FewShotModel(nn.Module):
 def _precise(features: Tensor) -> Tensor:
     """Float32 or better: in bfloat16, as autocast leaves them, features are too coarse to add up."""
     return features.to(torch.promote_types(features.dtype, torch.float32))
-
-
-def _from_bytes(images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    return images / 255 if images.dtype == torch.uint8 else images

@@ -22,22 +22,23 @@ from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.pretrained import Features, Preprocessing, Pretrained
 from pauca.fewshot.pretrained.onnx_networks import PREPROCESSING, OnnxNetwork
 from pauca.fewshot.pretrained.packages import need
+from pauca.fewshot.views_at_test import ViewsAtTest
 from pauca.runs import atomic_write
 
 
 class ClassifierGraph(nn.Module):
     """What a fitted classifier does once the images are fitted to its model."""
 
-    def __init__(self, learned: Learned, temperature: float, mirror: bool) -> None:
+    def __init__(self, learned: Learned, temperature: float, views: ViewsAtTest) -> None:
         super().__init__()
         self.device = learned.model.mean.device
         self.model, self.features = learned.model.cpu(), learned.examples.features.cpu()
-        self.mirror, self.temperature = mirror, temperature
+        self.views, self.temperature = views, temperature
         self.fitted = self.model.fitted(self.features[None], learned.examples.targets.cpu()[None], learned.way)
         self.means = nn.functional.normalize(learned.means.sums.cpu(), dim=1)
 
     def forward(self, images: Shaped[Tensor, "n *shape"]) -> tuple[Tensor, Tensor]:
-        features = self.model.embed(images, None, self.mirror).double()
+        features = self.model.embed(images, None, self.views).double()
         logits = self.fitted(features[None])[0] / self.temperature
         distances = 1 - (nn.functional.normalize(features, dim=1) @ self.means.mT).amax(1)
         return logits.softmax(-1).float(), distances.float()

@@ -21,6 +21,7 @@ from pauca.fewshot.model import read_safetensors
 from pauca.fewshot.named import BaseLearnerName, open_tested
 from pauca.fewshot.reports import predictions_report, write_predictions
 from pauca.fewshot.types import ImageSet
+from pauca.fewshot.views_at_test import AS_IT_IS, ViewsAtTest
 from pauca.runs import check_can_write
 
 
@@ -34,7 +35,7 @@ def fit(
     export: Path | None = None,
     report: bool = False,
     unreadable: Unreadable = "refuse",
-    mirror: bool = False,
+    views: ViewsAtTest = AS_IT_IS,
     device: str = "auto",
     force: bool = False,
     quiet: bool = False,
@@ -53,7 +54,7 @@ def fit(
         export: also write the classifier, from image to probabilities, to this ONNX file.
         report: say what accuracy to expect, how sure the classifier is, and how well it tells strangers apart.
         unreadable: stop at damaged images and name them, or leave them out.
-        mirror: average the features of each image and of its mirror image; takes twice the time.
+        views: in which views the images are seen.
         device: where to compute: auto (the GPU if there is one), cpu, cuda or cuda:N.
         force: replace files that are there already.
         quiet: print only errors and the report.
@@ -62,7 +63,7 @@ def fit(
         check_can_write(path, force)
     network, _ = open_tested(backbone, base_learner, None)
     classifier = FewShotClassifier(
-        network, reject, device=device, mirror=mirror, confidence=confidence, verbose=not quiet
+        network, reject, device=device, views=views, confidence=confidence, verbose=not quiet
     )
     examples = _learn(classifier, support, unreadable)
     classifier.save(out, force)
@@ -85,7 +86,7 @@ def predict(
     reject: float | None = None,
     confidence: float | None = None,
     unreadable: Unreadable = "refuse",
-    mirror: bool = False,
+    views: ViewsAtTest = AS_IT_IS,
     device: str = "auto",
     force: bool = False,
     quiet: bool = False,
@@ -105,8 +106,7 @@ def predict(
         reject: call images unknown that fit no class, allowing so large a share of mistakes on known classes.
         confidence: keep that share for this very fit, so often (such as 0.9); otherwise on average over tasks.
         unreadable: stop at damaged images and name them, or leave them out.
-        mirror: average the features of each image and of its mirror image, where left and right mean nothing: a little
-            more accurate, in twice the time.
+        views: in which views the images are seen.
         device: where to compute: auto (the GPU if there is one), cpu, cuda or cuda:N.
         force: replace results that are there already.
         quiet: print only errors.
@@ -122,8 +122,9 @@ def predict(
     options: dict[str, Any] = {"reject": reject, "confidence": confidence, "verbose": not quiet}
     fitted = _is_fitted(name)
     if fitted:
-        if support is not None or base_learner is not None or mirror:
-            raise ConfigError(f"{name}: is fitted already; leave out --support, --base-learner and --mirror")
+        if support is not None or base_learner is not None or views != AS_IT_IS:
+            told = "--support, --base-learner, --mirror, --crops and --turns"
+            raise ConfigError(f"{name}: is fitted already; leave out {told}")
         with _spoken_warnings():
             classifier = FewShotClassifier.load(name, device)
         classifier.set_params(**{key: value for key, value in options.items() if value is not None})
@@ -132,7 +133,7 @@ def predict(
         if support is None:
             raise ConfigError(f"{name}: knows none of your classes yet; give --support, a folder of examples of each")
         network, _ = open_tested(name, base_learner, None)
-        classifier = FewShotClassifier(network, device=device, mirror=mirror, **options)
+        classifier = FewShotClassifier(network, device=device, views=views, **options)
         examples = _learn(classifier, support, unreadable)
     config = classifier.model_.config
     pixels, files = read_files(list_images(query), config.image_size, config.channels, unreadable, config.fitting)

@@ -9,6 +9,7 @@ from typing import Literal
 from pauca.errors import ConfigError
 from pauca.fewshot.episodes import load_episodes, sample_episodes
 from pauca.fewshot.types import EpisodeConfig, Episodes, ImageSet
+from pauca.fewshot.views_at_test import ViewsAtTest
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,7 @@ class EvalSettings:
     data: str
     split: str
     test_code: str | None
-    mirror: bool
-    crops: bool
-    turns: bool
+    views: ViewsAtTest
     episodes_from: Path | None
     tasks: Tasks
 

@@ -12,6 +12,7 @@ from pauca.fewshot.training.loop import last_state
 from pauca.fewshot.training.strong import STRONG, StrongConfig
 from pauca.fewshot.training.strong_trainer import StrongTrainer, train_strong
 from pauca.fewshot.types import EpisodeConfig
+from pauca.fewshot.views_at_test import ViewsAtTest
 from pauca.runs import Run
 
 MODEL = replace(STRONG.model, backbone="conv4-32", image_size=16)
@@ -125,12 +126,12 @@ def test_the_result_is_centered_by_the_base_classes(images, tmp_path):
     model = result.model.eval()
     assert model.feature_mean.abs().sum() > 0
     with torch.no_grad():
-        features = model.embed(images.images, mirror=True)
+        features = model.embed(images.images, views=ViewsAtTest(mirror=True))
     torch.testing.assert_close(features.norm(dim=1), torch.ones(len(features)))
     model.save(tmp_path / "model.safetensors")
     again = MCRNet.load(tmp_path / "model.safetensors")
     with torch.no_grad():
-        torch.testing.assert_close(again.embed(images.images, mirror=True), features)
+        torch.testing.assert_close(again.embed(images.images, views=ViewsAtTest(mirror=True)), features)
 
 
 def test_too_few_images_and_several_processes_are_refused(images, monkeypatch):

@@ -15,6 +15,7 @@ from pauca.fewshot.base_learners import Head, make_base_learner
 from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.network import FewShotModel, ModelConfig
+from pauca.fewshot.views_at_test import AS_IT_IS, ViewsAtTest
 from pauca.runs.tensors import save_tensors
 
 Kind = Literal["timm", "hf", "onnx", "efficientnet-lite0", "module"]
@@ -186,16 +187,15 @@ class Features(FewShotModel):
         self,
         images: UInt8[Tensor, "b d"] | Float[Tensor, "b d"],
         generator: torch.Generator | None = None,
+        views: ViewsAtTest = AS_IT_IS,
         mirror: bool = False,
-        crops: bool = False,
-        turns: bool = False,
     ) -> Float[Tensor, "b d"]:
         """The features, scaled; there is nothing to mirror, crop or turn.
 
         Raises:
             ConfigError: mirror, crops or turns is set.
         """
-        if mirror or crops or turns:
+        if views.with_mirror(mirror) != AS_IT_IS:
             raise ConfigError(
                 "mirror, crops and turns need images, and the backbone `features` has none; leave them out"
             )
