@@ -1,10 +1,11 @@
-"""How fast recordings are decoded, beside faery and eventcv, and how much memory a long one takes.
+"""How fast recordings are decoded, beside other packages, and how much memory a long one takes.
 
     python benchmarks/events_files.py [--peer-python PYTHON] [--events 200000000] [--folder FOLDER] [--json PATH]
 
 Decoding: sample files of the data that PAUCA_DATA names, the best of several runs, in processor time of one core: other
-work on the machine does not count. pauca also checks and repairs what it decodes; faery 0.7.1 and eventcv 1.0.8 do not.
-They run in the same run, in the environment of --peer-python, up to a numpy array of the events.
+work on the machine does not count. pauca also checks and repairs what it decodes; faery 0.7.1, eventcv 1.0.8 and the
+packages for one format (expelliarmus 1.1.12, event_stream 1.6.3, aedat 2.3.0) do not. They run in the same run, in the
+environment of --peer-python, up to numpy arrays of the events.
 
 Memory: a synthetic RAW file (EVT2, 640 x 480) of --events events is written to --folder, and deleted after. Each verb
 is a process of its own, whose largest resident memory the operating system tells. 0 events leave this part out.
@@ -26,16 +27,27 @@ from pauca import events
 from pauca.runs import describe_machine
 
 DATA = Path(os.environ.get("PAUCA_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "events"
-FILES = ("faery_evt2.raw", "expelliarmus_evt3_sample.raw", "faery_dvs.es", "davis346_emlb_demo-01.aedat4")
+FILES = (
+    "faery_evt2.raw",
+    "expelliarmus_evt2_sample.raw",
+    "expelliarmus_evt3_sample.raw",
+    "faery_dvs.es",
+    "davis346_emlb_demo-01.aedat4",
+    "tonic_sample_dvxplorer.aedat4",
+    "dvs128_MovingDarkBox.aedat",
+)
 RUNS = 15
 
-PEERS = ("faery", "eventcv")
+PEERS = ("faery", "eventcv", "expelliarmus", "event_stream", "aedat")
 PEER = """
 import importlib, json, sys, time
 tool = importlib.import_module(sys.argv[1])
 read = {
     "faery": lambda path: tool.events_stream_from_file(path).to_array(),
     "eventcv": lambda path: tool.load(path).numpy(),
+    "expelliarmus": lambda path: tool.Wizard(encoding="evt2" if "evt2" in path else "evt3").read(path),
+    "event_stream": lambda path: list(tool.Decoder(path)),
+    "aedat": lambda path: [packet["events"] for packet in tool.Decoder(path) if "events" in packet],
 }[sys.argv[1]]
 found = {}
 for path in sys.argv[3:]:
@@ -43,9 +55,11 @@ for path in sys.argv[3:]:
     try:
         for _ in range(int(sys.argv[2])):
             start = time.process_time()
-            n = len(read(path))
+            events = read(path)
             best = min(best, time.process_time() - start)
-        found[path] = [n, best]
+        n = sum(map(len, events)) if isinstance(events, list) else len(events)
+        if n:
+            found[path] = [n, best]
     except Exception:
         pass  # it does not read this format
 print(json.dumps(found))
@@ -151,9 +165,9 @@ def main() -> int:
     options = parser.parse_args()
     found = {"machine": describe_machine(), "decoding": decoding(options.peer_python)}
     for row in found["decoding"]:
-        speeds = [row.get(f"{tool}_per_s") for tool in ("pauca", *PEERS)]
-        pauca, faery, eventcv = ("       -" if each is None else f"{each / 1e6:8.1f}" for each in speeds)
-        print(f"{row['file']:<32}{row['events']:>9,} events  {pauca} million/s  faery {faery}  eventcv {eventcv}")
+        speeds = {tool: row[f"{tool}_per_s"] / 1e6 for tool in ("pauca", *PEERS) if f"{tool}_per_s" in row}
+        told = ", ".join(f"{tool} {speed:.1f}" for tool, speed in speeds.items())
+        print(f"{row['file']:<32}{row['events']:>9,} events; million/s: {told}")
     found["memory"] = memory(options.events, options.folder) if options.events else []
     for row in found["memory"]:
         print(

@@ -68,6 +68,14 @@ class Events:
             (int(size[0]), int(size[1])),
         )
 
+    @classmethod
+    def checked(cls, t_us: np.ndarray, x: np.ndarray, y: np.ndarray, p: np.ndarray, size: tuple[int, int]) -> "Events":
+        """Events from columns that are known to keep the rules, without looking at each again."""
+        events = object.__new__(cls)
+        for name, value in (("t_us", t_us), ("x", x), ("y", y), ("p", p), ("size", size)):
+            object.__setattr__(events, name, value)
+        return events
+
     def __len__(self) -> int:
         return len(self.t_us)
 
@@ -84,11 +92,7 @@ class Events:
 
     def _some(self, chosen: slice | np.ndarray) -> "Events":
         """Some of the events, which need no check again."""
-        some = object.__new__(Events)
-        for name in ("t_us", "x", "y", "p"):
-            object.__setattr__(some, name, getattr(self, name)[chosen])
-        object.__setattr__(some, "size", self.size)
-        return some
+        return Events.checked(self.t_us[chosen], self.x[chosen], self.y[chosen], self.p[chosen], self.size)
 
     @property
     def duration_us(self) -> int:

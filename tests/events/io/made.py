@@ -3,13 +3,13 @@
 import struct
 from pathlib import Path
 
-import lz4.frame
 import numpy as np
 
 from pauca.events.io.aedat4 import zstd
 from pauca.events.types import Events
 
 from .test_aedat4 import file as aedat4_file
+from .test_aedat4 import plain as aedat4_lz4
 from .test_aedat4 import table as aedat4_table
 from .test_rosbag import event_array, event_packet
 
@@ -53,7 +53,7 @@ def aedat3(events: Events) -> bytes:
 
 
 def aedat4(events: Events, compression: int) -> bytes:
-    pack = {0: bytes, 1: lz4.frame.compress, 3: zstd.compress}[compression]
+    pack = {0: bytes, 1: aedat4_lz4, 3: zstd.compress}[compression]
     kind = np.dtype({"names": ["t", "x", "y", "p"], "formats": ["<i8", "<i2", "<i2", "u1"], "itemsize": 16})
     packets = []
     for part in parts(events):

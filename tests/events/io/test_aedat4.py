@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pauca.errors import InputError
-from pauca.events.io import read
+from pauca.events.io import aedat4, read
 from pauca.events.io.aedat4 import zstd
 
 INFO = """<dv version="2.0"><node name="outInfo" path="/o/">
@@ -62,12 +62,16 @@ def _read(folder, data: bytes, **options):
     return read(folder / "rec.aedat4", **options)
 
 
-PACKERS = {0: bytes, 1: lz4.frame.compress, 2: lz4.frame.compress, 3: zstd.compress, 4: zstd.compress}
+def plain(data: bytes) -> bytes:
+    """An LZ4 frame as cameras write it: its content's size is not said."""
+    return lz4.frame.compress(data, store_size=False)
 
 
-@pytest.mark.parametrize("compression", PACKERS)
-def test_packets_of_any_compression(tmp_path, compression):
-    pack = PACKERS[compression]
+PACKERS = [(0, bytes), (1, plain), (1, lz4.frame.compress), (2, plain), (3, zstd.compress), (4, zstd.compress)]
+
+
+@pytest.mark.parametrize(("compression", "pack"), PACKERS)
+def test_packets_of_any_compression(tmp_path, compression, pack):
     data = file(compression, (0, pack(events((100, 3, 4, 1), (101, 5, 6, 0)))), (0, pack(events((110, 345, 259, 1)))))
     recording = _read(tmp_path, data)
     assert recording.events.t_us.tolist() == [100, 101, 110]
@@ -78,9 +82,10 @@ def test_packets_of_any_compression(tmp_path, compression):
     assert recording.report.clean
 
 
+@pytest.mark.parametrize("pack", [plain, lz4.frame.compress])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "unknown stream"])
-def test_damage_costs_what_follows_it_and_its_place_is_said(tmp_path, damage):
-    good, bad = lz4.frame.compress(events((100, 3, 4, 1))), lz4.frame.compress(events((200, 3, 4, 1)))
+def test_damage_costs_what_follows_it_and_its_place_is_said(tmp_path, damage, pack):
+    good, bad = pack(events((100, 3, 4, 1))), pack(events((200, 3, 4, 1)))
     data = file(1, (0, good), (7 if damage == "unknown stream" else 0, bad))
     at = len(data) - len(bad) - 8
     if damage == "cut":
@@ -92,6 +97,28 @@ def test_damage_costs_what_follows_it_and_its_place_is_said(tmp_path, damage):
     assert f"lost all after damage at byte {at:,}" in recording.notes[0]
     with pytest.raises(InputError, match="strict"):
         _read(tmp_path, data, strict=True)
+
+
+def test_a_packet_whose_content_is_damaged_costs_what_follows_it(tmp_path):
+    good, bad = plain(events((100, 3, 4, 1))), plain(events((200, 3, 4, 1))[:-8])
+    recording = _read(tmp_path, file(1, (0, good), (0, bad), (0, good)))
+    assert recording.events.t_us.tolist() == [100]
+    at = len(file(1, (0, good)))
+    assert f"lost all after damage at byte {at:,} " in recording.notes[0]
+    assert "beyond its end" in recording.notes[0]
+
+
+@pytest.mark.parametrize("pack", [plain, lz4.frame.compress])
+def test_packets_across_the_pieces_that_a_file_is_read_in(tmp_path, monkeypatch, pack):
+    packets = [(0, pack(events(*((100 * k + i, i, k % 200, i % 2) for i in range(k % 90))))) for k in range(100)]
+    whole = _read(tmp_path, file(1, *packets)).events
+    assert len(whole) == sum(k % 90 for k in range(100))
+    for piece, room in ((16, 1 << 22), (300, 1 << 11), (1 << 22, 4000)):
+        monkeypatch.setattr(aedat4, "_PIECE", piece)
+        monkeypatch.setattr(aedat4, "_ROOM", room)
+        again = _read(tmp_path, file(1, *packets)).events
+        for name in ("t_us", "x", "y", "p"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
 
 
 def test_what_cannot_be_read(tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 
 from pauca.errors import InputError
 from pauca.events.io.source import Block, Source, read_pieces
+from pauca.events.kernels.aedat2 import decode_words
 from pauca.events.recording import Finding, Remedy
 
 MAGIC = b"#!AER-DAT"
@@ -62,21 +63,15 @@ def _open_2(path: Path, header: bytes) -> Source:
     def blocks(found: list[Finding]) -> Iterator[Block]:
         others, last, wraps, rest = 0, 0, 0, 0
         for piece in read_pieces(path, len(header)):
-            rest = len(piece) % 8
-            words = np.frombuffer(piece, ">u4", len(piece) // 8 * 2).reshape(-1, 2)
-            address, ticks = words[:, 0].astype(np.uint32), words[:, 1].astype(np.int64)
-            if chip is None and len(address) and address.max() >= 1 << 15:
+            rest, n = len(piece) % 8, len(piece) // 8
+            columns = np.empty(n, np.int64), np.empty(n, np.uint16), np.empty(n, np.uint16), np.empty(n, np.uint8)
+            words = np.frombuffer(piece, np.uint32, 2 * n)
+            count, last, wraps, largest = decode_words(words, davis, size, last, wraps, columns)
+            if chip is None and largest >= 1 << 15:
                 told = "an AEDAT 2.0 file that does not name its camera; supported are DVS128 and DAVIS"
                 raise InputError(f"{path}: {told}")
-            if davis:
-                polar = (address >> 31 == 0) & (address >> 10 & 1 == 0)
-                others += int(np.count_nonzero(~polar))
-                address, ticks = address[polar], ticks[polar]
-            if len(ticks) == 0:
-                continue
-            over = wraps + np.cumsum(np.diff(ticks, prepend=last) < -(1 << 31))
-            last, wraps = int(ticks[-1]), int(over[-1])
-            yield Block(ticks + over * (1 << 32), *_pixels_2(address, davis, size))
+            others += n - count
+            yield Block(*(column[:count] for column in columns))
         if rest:
             told = f"the last event, cut short by the end of the file ({rest} bytes of 8)"
             found.append(Finding(Remedy.LOST, told))
@@ -84,14 +79,6 @@ def _open_2(path: Path, header: bytes) -> Source:
             found.append(Finding(Remedy.NOTED, f"{others:,} samples of frames, triggers and the inertial sensor"))
 
     return Source("AEDAT 2.0", blocks, size=size)
-
-
-def _pixels_2(address: np.ndarray, davis: bool, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    if davis:
-        x, y, on = address >> 12 & 0x3FF, address >> 22 & 0x1FF, address >> 11 & 1
-    else:
-        x, y, on = address >> 1 & 0x7F, address >> 8 & 0x7F, 1 - (address & 1)
-    return size[0] - 1 - x.astype(np.int32), size[1] - 1 - y.astype(np.int32), on.astype(np.uint8)
 
 
 def _packets_3(path: Path, start: int, found: list[Finding]) -> Iterator[Block]:

@@ -1,4 +1,4 @@
-"""The little of Google's FlatBuffers that AEDAT4 needs: scalars, strings and vectors of a table."""
+"""The little of Google's FlatBuffers that the header of AEDAT4 needs: scalars and strings of a table."""
 
 import struct
 
@@ -44,10 +44,3 @@ class Table:
         """A string; empty where it is absent."""
         start, length = self._vector(number)
         return bytes(self._buffer[start : start + length]).decode("utf-8", "replace")
-
-    def structs(self, number: int, size: int) -> memoryview:
-        """The bytes of a vector of structs of so many bytes each, without a copy."""
-        start, length = self._vector(number)
-        if start + length * size > len(self._buffer):
-            raise ValueError("a vector longer than its buffer")
-        return memoryview(self._buffer)[start : start + length * size]

@@ -140,7 +140,8 @@ class Repair:
         if self.undistorted:
             return ~(np.isfinite(x) & np.isfinite(y))
         if all(
-            pixels.dtype.kind in "ui" and pixels.min(initial=0) >= 0 and pixels.max(initial=0) < most
+            (pixels.dtype.kind == "u" or (pixels.dtype.kind == "i" and pixels.min(initial=0) >= 0))
+            and pixels.max(initial=0) < most
             for pixels, most in ((x, width), (y, height))
         ):
             return None

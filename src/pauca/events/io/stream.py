@@ -83,7 +83,7 @@ class EventStream:
     def __iter__(self) -> Iterator[Events]:
         repair = self._repair()
         for columns in chunked(repair.run(self.source.blocks(repair.found)), self.chunk_events):
-            yield Events(*columns, size=self.size)
+            yield Events.checked(*columns, size=self.size)
         self._conclude(repair)
 
     def recording(self) -> Recording:
@@ -91,7 +91,7 @@ class EventStream:
         repair = self._repair()
         pieces = list(repair.run(self.source.blocks(repair.found)))
         columns = (np.concatenate(column) for column in zip(*pieces, strict=True))
-        events = Events(*columns, size=self.size)
+        events = Events.checked(*columns, size=self.size)
         self._conclude(repair)
         return self.around(events)
 
