@@ -1,16 +1,21 @@
-"""Tokens/s of whole trainings on one GPU, as `pauca moe train` does them, beside what the planner says.
+"""Tokens/s of whole trainings, as `pauca moe train` does them, beside what the planner says.
 
     python benchmarks/moe_trainings.py [--cases base:fp4 base:fp4:compile large:bf16 ...] [--steps 15] [--json PATH]
     python benchmarks/moe_trainings.py [--cases ...] --profile          # kernels by time on the GPU, of three steps
     python benchmarks/moe_trainings.py --cases toy:fp4 --steps 2        # on a CPU, to see that it runs
+    torchrun --nproc-per-node 2 benchmarks/moe_trainings.py --cases base:fp4 --ep 2    # the same work for each GPU
 
-A case is SIZE:RECIPE, and behind it `:compile` for torch.compile, `:graph` for CUDA graphs, or both. Everything of a
+A case is SIZE:RECIPE, and behind it `:compile` for torch.compile, `:graph` for CUDA graphs, `:passesN` for N times the
+tokens in as many passes, or several of these. Everything of a
 step is in the time: data, forward, backward, clipping, AdamW on FP32 weights. The text is random bytes: untrained
 routers spread those evenly, so that experts are as busy as in a training that goes well. Peak is the allocator's.
 """
 
 import argparse
 import gc
+import io
+import os
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -61,19 +66,22 @@ def predicted(case: str, launches: bool, rates: Rates) -> float:
     return evaluate(task, Way(recipe, ParallelLayout(1, 1, 1))).tokens_per_second
 
 
-def trainer_of(case: str) -> Trainer:
+def trainer_of(case: str, ep: int = 1) -> Trainer:
     size, recipe, *how = case.split(":")
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # a CPU draws so many weights in minutes
         model = MoELM(replace(LM_SIZES[size], recipe=RECIPES[recipe]))
-    config = TrainConfig(steps=1000, batch_size=SEQUENCES[size], **dict.fromkeys(how, True))
+    passes = int(next((word[6:] for word in how if word.startswith("passes")), 1))
+    flags = dict.fromkeys((word for word in how if not word.startswith("passes")), True)
+    batch = SEQUENCES[size] * passes * int(os.environ.get("WORLD_SIZE", "1"))
+    config = TrainConfig(steps=1000, batch_size=batch, passes=passes, ep=ep, **flags)
     return Trainer(model, data(), config)
 
 
-def measure(case: str, steps: int) -> dict:
+def measure(case: str, steps: int, ep: int = 1) -> dict:
     on_gpu = torch.cuda.is_available()
     began = time.monotonic()
-    trainer = trainer_of(case)
+    trainer = trainer_of(case, ep)
     for _ in range(WARM_UP if on_gpu else 1):
         trainer.step()
     warm = time.monotonic() - began
@@ -115,9 +123,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", default=list(CASES), metavar="SIZE:RECIPE[:compile][:graph]")
     parser.add_argument("--steps", type=int, default=15, help="that are timed, after some that are not")
+    parser.add_argument("--ep", type=int, default=1, help="GPUs that divide the experts, under torchrun")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
+    if int(os.environ.get("RANK", "0")):
+        sys.stdout = io.StringIO()
     print(machine(), flush=True)
     if options.profile:
         for case in options.cases:
@@ -126,12 +137,13 @@ def main() -> None:
     results = []
     for case in options.cases:
         try:
-            found = measure(case, options.steps)
+            found = measure(case, options.steps, options.ep)
         except (torch.OutOfMemoryError, PaucaError) as error:
             found = {"case": case, "failed": str(error).splitlines()[0]}
         print(found, flush=True)
         results.append(found)
-        write_json(options.json, results)
+        if not int(os.environ.get("RANK", "0")):
+            write_json(options.json, results)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -74,7 +74,7 @@ def _at_hand(name: str) -> dict[str, object]:
         aligner = events.Aligner(recording.camera)
         at_hand = {"camera": recording.camera, "recording": recording, "window": window, "aligner": aligner}
         return at_hand | {"live": [window], "read": events.read, "count": 0}
-    if name.endswith("frozen_weights"):
+    if name.endswith(("frozen_weights", "quantize_once")):
         import torch
 
         from pauca.moe import MoE, Recipe

@@ -21,6 +21,7 @@ from pauca.moe.layer import (
     auxiliary_loss,
     frozen_weights,
     kept_bytes,
+    quantize_once,
     update_biases,
 )
 from pauca.moe.models import LM_SIZES, LMConfig, MoELM, MoEViT, Recomputation, ViTConfig, convert, unconvert
@@ -57,6 +58,7 @@ __all__ = [
     "ops",
     "parallelize",
     "prepare_tokens",
+    "quantize_once",
     "save_model",
     "train",
     "unconvert",

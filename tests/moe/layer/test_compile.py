@@ -19,6 +19,40 @@ def _gradients(model: torch.nn.Module, function, x: torch.Tensor) -> list[torch.
     return [y.detach(), *(parameter.grad for parameter in model.parameters())]
 
 
+def _frozen_weights_do_not_break_the_graph() -> None:
+    from pauca import PaucaError
+    from pauca.moe import MoE, Recipe, frozen_weights
+
+    torch.manual_seed(0)
+    model, x = MoE(64, 32, 8, 2, shared_experts=1, recipe=Recipe.fp4()), torch.randn(32, 64)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for _ in range(2):
+        expected = _gradients(model, model, x)
+        with frozen_weights(model, compiled=True):
+            made = model.experts._copies
+            for _ in range(2):
+                found = _gradients(model, compiled, x)
+                assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+            assert model.experts._copies is made
+        assert torch.equal(compiled(x), expected[0])
+        with torch.no_grad():  # the next copies are other ones
+            model.experts.down.mul_(1.1)
+            model.experts.gate_up.mul_(0.9)
+    with pytest.raises(PaucaError, match="changed under frozen_weights"):
+        _change_within(model, compiled, x)
+    assert model.experts._copies is None
+    assert not model.experts._frozen
+
+
+def _change_within(model: torch.nn.Module, compiled, x: torch.Tensor) -> None:
+    from pauca.moe import frozen_weights
+
+    with frozen_weights(model, compiled=True):
+        with torch.no_grad():
+            model.experts.down.mul_(2)
+        compiled(x)
+
+
 def main() -> None:
     from pauca.moe import MoE, Recipe
     from pauca.moe.layer import apply_experts
@@ -34,6 +68,7 @@ def main() -> None:
         for actual, expected in zip(compiled, eager, strict=True):
             assert (actual - expected).norm() < 0.02 * expected.norm()
 
+    _frozen_weights_do_not_break_the_graph()
     gate, recipe = (
         Gate(limit=2.0, alpha=1.7, offset=1.0, interleaved=True, biased=True).to_json(),
         Recipe.fp4().to_json(),

@@ -5,6 +5,7 @@ from pauca.moe.layer.experts import ExpertBank, Experts
 from pauca.moe.layer.kept import KeptFormats, kept_bytes, kept_formats
 from pauca.moe.layer.linear import QuantizedLinear, apply_linear
 from pauca.moe.layer.moe import MoE, auxiliary_loss, frozen_weights, moe_layers, update_biases
+from pauca.moe.layer.once import QuantizedOnce, quantize_once
 from pauca.moe.layer.permutation import Permutation, sort_by_expert
 from pauca.moe.layer.recipe import RECIPES, Format, Precision, Recipe, Recompute
 from pauca.moe.layer.router import Router, RouterConfig, Routing
@@ -20,6 +21,7 @@ __all__ = [
     "Permutation",
     "Precision",
     "QuantizedLinear",
+    "QuantizedOnce",
     "Recipe",
     "Recompute",
     "Router",
@@ -33,6 +35,7 @@ __all__ = [
     "kept_formats",
     "moe_layers",
     "prepare_weights",
+    "quantize_once",
     "sort_by_expert",
     "update_biases",
 ]

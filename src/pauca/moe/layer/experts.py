@@ -34,8 +34,9 @@ class ExpertBank(nn.Module):
         kept_formats(recipe, recompute)  # refuses an unknown mode
         self.recompute: Recompute = recompute
         self.recipe = recipe
-        self._frozen = False
+        self._frozen = self._ahead = False  # ahead: copies are made before the first pass
         self._copies: FrozenWeights | None = None
+        self._once: Any = None  # `QuantizedOnce`, while `quantize_once` is in force
 
     @property
     def recipe(self) -> Recipe:
@@ -108,7 +109,13 @@ class ExpertBank(nn.Module):
             require_fp8(x.device)
 
     def _prepared_weights(self) -> list[Tensor]:
-        return self._frozen_copies() if self._frozen and self.recipe.precision != "bf16" else []
+        if self.recipe.precision == "bf16":
+            return []
+        if not self._frozen:
+            return [] if self._once is None or torch.compiler.is_compiling() else self._once.copies(self)
+        if self._ahead and torch.compiler.is_compiling():
+            return [] if self._copies is None else self._copies.copies
+        return self._frozen_copies()
 
     @torch.compiler.disable()  # where a tensor lies is nothing that can be traced
     def _frozen_copies(self) -> list[Tensor]:
@@ -121,12 +128,14 @@ class ExpertBank(nn.Module):
             raise PaucaError("expert weights changed under frozen_weights(); leave it before the optimizer steps")
         return self._copies.copies
 
-    def _freeze(self, frozen: bool) -> None:
-        self._frozen, self._copies = frozen, None
+    def _freeze(self, frozen: bool, ahead: bool = False) -> None:
+        self._frozen, self._ahead, self._copies = frozen, ahead, None
+        if frozen and ahead:
+            self._prepared_weights()
 
     def __getstate__(self) -> dict[str, object]:
-        # A copy is not frozen: no `frozen_weights` would ever end it.
-        return super().__getstate__() | {"_frozen": False, "_copies": None}
+        # A copy is not frozen: no `frozen_weights` would ever end it; and no optimizer's step says when it changes.
+        return super().__getstate__() | {"_frozen": False, "_copies": None, "_once": None}
 
     def extra_repr(self) -> str:
         count, hidden, width = self.down.shape

@@ -197,7 +197,7 @@ def _sum_loads(routers: list[Router], over: Any) -> None:
 
 
 @contextmanager
-def frozen_weights(model: nn.Module) -> Iterator[None]:
+def frozen_weights(model: nn.Module, compiled: bool = False) -> Iterator[None]:
     """Quantize expert weights once for all passes inside, which must not change them: gradient accumulation, inference.
 
     The FP8 copies take as much memory as the weights take in BF16.
@@ -208,6 +208,11 @@ def frozen_weights(model: nn.Module) -> Iterator[None]:
     compared: passes inside have then used the old ones. If such a change is undone before the end, nothing shows it.
     Weights that are not parameters of their layer (computed by an adapter, or sharded by `fully_shard`) are quantized
     in each pass, as without this.
+
+    Args:
+        model: holds experts.
+        compiled: it, or its blocks, run under `torch.compile`, which no look at the weights must interrupt. They are
+            then quantized at once, and must be the same at the end: a step of the optimizer inside is refused, too.
 
     Raises:
         PaucaError: a weight has changed.
@@ -220,11 +225,14 @@ def frozen_weights(model: nn.Module) -> Iterator[None]:
     """
     banks = [module for module in model.modules() if isinstance(module, ExpertBank) and not module._frozen]
     banks = [bank for bank in banks if not isinstance(bank.masters()[0], DTensor)]
-    for bank in banks:
-        bank._freeze(True)
     try:
+        for bank in banks:
+            bank._freeze(True, compiled)
         yield
-        _require_unchanged([(bank, bank._copies) for bank in banks if bank._copies is not None])
+        frozen = [(bank, bank._copies) for bank in banks if bank._copies is not None]
+        if compiled and not all(copies.are_of(bank.masters()) for bank, copies in frozen):
+            raise PaucaError("expert weights changed under frozen_weights(); leave it before the optimizer steps")
+        _require_unchanged(frozen)
     finally:
         for bank in banks:
             bank._freeze(False)

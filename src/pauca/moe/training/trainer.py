@@ -185,10 +185,10 @@ class Trainer:
     def _gradients(self, batches: Sequence[Batch]) -> Float[Tensor, "4"]:
         """Compute and clip the gradients; returns a `TrainStep`'s numbers, on the device."""
         passes = self.config.passes
-        # FSDP gathers the weights anew for each pass, so quantized ones cannot be shared; the compiler would try to
-        # compile their quantization, too; and a graph cannot wait to see that they are unchanged.
-        share = passes > 1 and self.ranks == 1 and not self.config.compile and not self.config.graph
-        frozen = frozen_weights(self.model) if share else nullcontext()
+        # Where FSDP gathers weights anew for each pass, quantized ones cannot be shared: `frozen_weights` leaves those
+        # out. And a graph cannot wait to see that they are unchanged.
+        share = passes > 1 and not self.config.graph
+        frozen = frozen_weights(self.model, self.config.compile) if share else nullcontext()
         losses = []
         with frozen:
             for number, batch in enumerate(batches):
