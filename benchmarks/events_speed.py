@@ -132,15 +132,15 @@ def stages(recording: events.Recording) -> dict[str, float]:
     velocity, packet = aligner.align(window).velocity, aligner.packet(window)
     warped = scorer.warp.apply(packet, scorer.frame, velocity)
     width, height = scorer.frame.size
-    votes, slopes = np.zeros((2, 2, height + 2 * PAD, width + 2 * PAD), np.float32)
+    votes = np.zeros((2, height + 2 * PAD, width + 2 * PAD), np.float32)
     _, *box = vote(warped[0], warped[1], packet.p, PAD, votes)
-    voted, scratch, table = votes.copy(), np.zeros_like(votes[0]), tabulate(scorer.pixel_score)
+    images, table = votes.copy(), tabulate(scorer.pixel_score)
     at_events = np.empty((2, PACKET), np.float32)
     gradient, fisher = np.empty((2, 3)), np.empty((3, 3, 3))
 
     def image_pass() -> None:
-        for image, slope in zip(voted, slopes, strict=True):
-            score_image(image, PAD, tuple(box), taps, *table, scratch, slope)
+        for image in images:
+            score_image(image, PAD, tuple(box), taps, *table)
 
     def chain_and_sum() -> None:
         by_motion = scorer.warp.slopes_by_motion(packet, scorer.frame, velocity, None, warped, at_events)
@@ -151,10 +151,10 @@ def stages(recording: events.Recording) -> dict[str, float]:
         "undistort": (lambda: None, lambda: aligner.packet(window)),
         "warp": (lambda: None, lambda: scorer.warp.apply(packet, scorer.frame, velocity)),
         "vote": (lambda: None, lambda: vote(warped[0], warped[1], packet.p, PAD, votes)),
-        "image pass": (lambda: np.copyto(voted, votes), image_pass),
+        "image pass": (lambda: np.copyto(images, votes), image_pass),
         "gather": (
             lambda: None,
-            lambda: gather(warped[0], warped[1], packet.p, PAD, slopes, at_events[0], at_events[1]),
+            lambda: gather(warped[0], warped[1], packet.p, PAD, images, at_events[0], at_events[1]),
         ),
         "chain rule": (lambda: None, chain_and_sum),
         "whole evaluation": (lambda: None, lambda: scorer(packet, velocity)),

@@ -45,7 +45,7 @@ def test_table_follows_the_function(score):
     counts = np.concatenate([[0.0], np.geomspace(1e-4, 1e6, 5000)]).astype(np.float32)
     bits = (counts + table.offset).astype(np.float32).view(np.int32)
     segment, fraction = (bits >> 16) - table.first, (bits & 0xFFFF) / 65536
-    value, value_step, slope, slope_step = table.segments[:, segment].astype(float)
+    value, value_step, slope, slope_step = table.segments[segment].T.astype(float)
     k, nothing = counts.astype(float), np.zeros(1)
     expected = score.value(k) - score.value(nothing) - score.slope(nothing) * k
     # float32 keeps (k + offset) to 6e-8, which the steep start of the function multiplies.

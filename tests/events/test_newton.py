@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pauca.events import Status
-from pauca.events.newton import Trial, maximize, score_statistic
+from pauca.events.newton import Optimum, Trial, last_step, maximize, score_statistic
 
 
 def _quadratic(information, best, fisher_scale):
@@ -80,3 +80,20 @@ def test_events_that_leave_a_direction_open_contradict_no_rest():
     for tiny in (0.0, 1e-17, 1e-12):
         assert score_statistic(gradient, np.outer(direction, direction) + tiny * np.diag([1.0, 5.0, 2.0])) == 0
     assert score_statistic(gradient, np.diag([1.0, 1e6, 1e12])) == pytest.approx(9.0, rel=1e-5)
+
+
+def test_the_last_step_goes_on_to_the_maximum():
+    best = np.array([1.0, -2.0])
+    evaluate = _quadratic(np.diag([4.0, 1.0]), best, 0.5)
+    found = maximize(evaluate, np.zeros(2), reach=np.full(2, 10.0), tolerance=1.0)
+    np.testing.assert_allclose(found.point + last_step(found, np.full(2, 10.0), 1.0), best, atol=1e-9)
+
+
+def test_no_last_step_where_it_was_tried_or_nothing_is_known():
+    evaluate = _quadratic(np.diag([4.0, 1.0]), np.zeros(2), 1.0)
+    start = np.array([1.0, 1.0])  # a step back promises 5 nats
+    stopped = Optimum(start, evaluate(start), np.eye(2), Status.CONVERGED, 3)
+    np.testing.assert_array_equal(last_step(stopped, np.full(2, 10.0), 1.0), 0)
+    assert last_step(stopped, np.full(2, 10.0)).any()
+    unknown = stopped._replace(here=stopped.here._replace(fisher=np.zeros((2, 2))))
+    np.testing.assert_array_equal(last_step(unknown, np.full(2, 10.0)), 0)

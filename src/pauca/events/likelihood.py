@@ -98,7 +98,7 @@ class ScoreTable(NamedTuple):
     for each doubling of k + offset, so that linear interpolation is right to 1e-5 from empty pixels to 2^24 counts.
     """
 
-    segments: Float[np.ndarray, "4 segments"]  # h, its step to the next segment; h', its step
+    segments: Float[np.ndarray, "segments 4"]  # h, its step to the next segment; h', its step
     offset: np.float32  # the power of two at or below `scale`
     first: int  # upper bits of `offset`
 
@@ -113,6 +113,6 @@ def tabulate(score: PixelScore) -> ScoreTable:
     empty_value, empty_slope = score.value(np.zeros(1)), score.slope(np.zeros(1))
     value = score.value(edges) - empty_value - empty_slope * edges
     slope = score.slope(edges) - empty_slope
-    segments = np.stack([value[:-1], np.diff(value), slope[:-1], np.diff(slope)]).astype(np.float32)
+    segments = np.stack([value[:-1], np.diff(value), slope[:-1], np.diff(slope)], axis=1).astype(np.float32)
     segments.flags.writeable = False
     return ScoreTable(segments, offset, first)

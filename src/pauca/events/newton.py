@@ -73,6 +73,23 @@ def maximize(
     return Optimum(climbed.point, climbed.here, shape, climbed.status, evaluations)
 
 
+def last_step(found: Optimum, reach: Float[np.ndarray, "k"], tolerance: float = np.inf) -> Float[np.ndarray, "k"]:
+    """The step at which a search stopped: too small to be worth an evaluation, and better than none.
+
+    Args:
+        found: where it ended.
+        reach: as of `maximize`.
+        tolerance: as of `maximize`; a step that promises more was tried, and did not help: then none.
+    """
+    root = scaled_cholesky(found.here.fisher)
+    if root is None:
+        return np.zeros_like(found.point)
+    step = np.linalg.solve(root @ found.shape @ root.T, found.here.gradient)
+    if float(found.here.gradient @ step) >= tolerance:
+        return np.zeros_like(found.point)
+    return step / max(1.0, float(np.linalg.norm(step / reach)))
+
+
 class _Climbed(NamedTuple):
     point: np.ndarray
     here: Trial

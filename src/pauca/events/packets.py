@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pauca.events.camera import Camera
 from pauca.events.consistency import Consistencies, consistencies
 from pauca.events.likelihood import Contrast, NegativeBinomial, PixelScore
-from pauca.events.newton import Optimum, Trial, maximize, scaled_cholesky, score_statistic
+from pauca.events.newton import Optimum, Trial, last_step, maximize, scaled_cholesky, score_statistic
 from pauca.events.score import REST_CHI2, Score, Scorer
 from pauca.events.settings import AlignConfig
 from pauca.events.types import Packet, Status
@@ -24,6 +24,10 @@ _ABOVE_REST = REST_CHI2 / 2  # nats; a motion that the test calls one promises s
 _INSIDE = 0.8  # part of the events at rest that a motion must keep in the frame
 _COARSER = (4, 2)  # pixels of the full image in one of a cold search, per axis
 _COARSE_TOLERANCE = 0.5  # nats
+_TOLERANCE = 0.01  # nats that a step may promise at the end of a search
+# Likewise, of a step that is taken without an evaluation. On texture that saves an eighth of the evaluations, and nine
+# in ten packets end within 0.03 deviations of the maximum, as with 0.01 and all steps looked at.
+_UNSEEN_STEP = 0.2
 _ROLL_LEVER = 0.45  # of the sensor's width: how far from the middle the average pixel lies, for a roll
 
 
@@ -185,14 +189,22 @@ class PacketEstimator:
         return optimum._replace(evaluations=optimum.evaluations + used + 1)
 
     def _climb(self, packet: Packet, start: np.ndarray, first: Trial, shape: np.ndarray | None) -> Optimum:
-        return maximize(
+        # Bilinear votes kink the score, so that a step needs to be looked at; and where no packet before has told the
+        # curvature, which the covariance is made of, every step tells of it.
+        unseen = shape is not None and self.config.vote == "quadratic"
+        reach = _STEP_PIXELS / self.pixels_moved(packet)[: len(start)]
+        found = maximize(
             lambda point: self._trial(packet, point),
             start,
             first=first,
-            reach=_STEP_PIXELS / self.pixels_moved(packet)[: len(start)],
+            reach=reach,
             shape=shape,
+            tolerance=_UNSEEN_STEP if unseen else _TOLERANCE,
             max_evaluations=self.config.max_evaluations,
         )
+        if not unseen or found.status is not Status.CONVERGED:
+            return found
+        return found._replace(point=found.point + last_step(found, reach, _UNSEEN_STEP))
 
     def _judge(self, packet: Packet, optimum: Optimum, still: Score, used: int) -> Estimate:
         """Covariance and status of a motion."""

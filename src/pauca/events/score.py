@@ -1,5 +1,6 @@
 """Images of warped events, their score, and the score's derivatives by the motion, in one pass over the events."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -36,6 +37,12 @@ def blur_taps(sigma: float) -> tuple[np.float32, np.float32, np.float32]:
     return w0, w1, w2
 
 
+def empty(images: Float[np.ndarray, "m h w"], box: Sequence[int]) -> None:
+    """Set to zero what votes in a box, and their slopes around it, have left: images are to be found empty."""
+    x_low, x_high, y_low, y_high = box
+    images[:, y_low : y_high + 2 * PAD + 1, x_low : x_high + 2 * PAD + 1] = 0
+
+
 class Score(NamedTuple):
     """Score of one motion, with derivatives by (velocity, acceleration)."""
 
@@ -60,15 +67,11 @@ class Scorer:
     vote: VoteKernel = "quadratic"  # how an event is shared by the pixels around it
     blur_sigma: float = 0.5  # pixels; of the blur that follows
     _images: Float[np.ndarray, "2 h w"] = field(init=False, repr=False)
-    _slopes: Float[np.ndarray, "2 h w"] = field(init=False, repr=False)
-    _scratch: Float[np.ndarray, "h w"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         width, height = self.frame.size
         shape = (2, height + 2 * PAD, width + 2 * PAD)
         object.__setattr__(self, "_images", np.zeros(shape, np.float32))
-        object.__setattr__(self, "_slopes", np.zeros(shape, np.float32))
-        object.__setattr__(self, "_scratch", np.zeros(shape[1:], np.float32))
 
     def __call__(
         self,
@@ -90,13 +93,14 @@ class Scorer:
         by each event's pixel."""
         vote, gather = KERNELS[self.vote]
         lost, *box = vote(warped[0], warped[1], p, PAD, self._images)
-        above_empty = 0.0
-        if lost < len(p):
-            table, taps = tabulate(self.pixel_score), blur_taps(self.blur_sigma)
-            for image, slopes in zip(self._images, self._slopes, strict=True):
-                above_empty += float(score_image(image, PAD, tuple(box), taps, *table, self._scratch, slopes))
+        if lost == len(p):
+            return 0.0, lost, np.zeros((2, len(p)), np.float32)
+        table, taps, above_empty = tabulate(self.pixel_score), blur_taps(self.blur_sigma), 0.0
+        for image in self._images:
+            above_empty += float(score_image(image, PAD, tuple(box), taps, *table))
         at_events = np.empty((2, len(p)), np.float32)
-        gather(warped[0], warped[1], p, PAD, self._slopes, at_events[0], at_events[1])
+        gather(warped[0], warped[1], p, PAD, self._images, at_events[0], at_events[1])
+        empty(self._images, box)
         return above_empty, lost, at_events
 
     def images(

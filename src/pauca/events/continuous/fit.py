@@ -11,7 +11,7 @@ from pauca.events.continuous.dispute import Warped, dispute
 from pauca.events.continuous.groups import directions_of_motion
 from pauca.events.continuous.prior import precision
 from pauca.events.continuous.window import Window, WindowScorer
-from pauca.events.newton import Optimum, Trial, maximize, scaled_cholesky
+from pauca.events.newton import Trial, last_step, maximize
 from pauca.events.types import Status
 
 FEWEST_EVENTS = 50  # below, a window is not fitted
@@ -108,7 +108,7 @@ class KnotEstimator:
         end: Trial = found.here.detail
         self._learn(turns, found.point - start.ravel(), begin[0], end)
         parts = dispute(window, Warped(*end.detail), self.scorer.frame, len(prior), sharpness)
-        point = found.point + _last_step(found, reach)
+        point = found.point + last_step(found, reach)
         velocity = point.reshape(start.shape)
         noise = _NOISE * weight * window.weight * end.fisher + prior
         covariance = parts.factor * _covariance(self._seen[turns] * weight * end.fisher + prior, noise)
@@ -128,15 +128,6 @@ class KnotEstimator:
         half_s = max((knots_us[-1] - knots_us[0]) * 0.5e-6, _SHORTEST_S)
         knots = len(knots_us)
         return np.full(3 * knots, np.sqrt(knots) * _REACH_PIXELS / (self.scorer.frame.camera.fx * half_s))
-
-
-def _last_step(found: Optimum, reach: Float[np.ndarray, "size"]) -> Float[np.ndarray, "size"]:
-    """The step at which the search stopped: too small to be worth an evaluation, and better than none."""
-    root = scaled_cholesky(found.here.fisher)
-    if root is None:
-        return np.zeros_like(found.point)
-    step = np.linalg.solve(root @ found.shape @ root.T, found.here.gradient)
-    return step / max(1.0, float(np.linalg.norm(step / reach)))
 
 
 def _jerk(velocity: Float[np.ndarray, "knots 3"], knots_us: Float[np.ndarray, "knots"]) -> float:

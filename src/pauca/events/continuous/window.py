@@ -12,7 +12,7 @@ from pauca.events.kernels.image_pass import score_image
 from pauca.events.kernels.knots import integrate, project_knots
 from pauca.events.likelihood import PixelScore, tabulate
 from pauca.events.newton import Trial
-from pauca.events.score import KERNELS, PAD, blur_taps
+from pauca.events.score import KERNELS, PAD, blur_taps, empty
 from pauca.events.types import VoteKernel
 from pauca.events.warp import Frame
 
@@ -93,34 +93,39 @@ class WindowScorer:
             window.x, window.y, window.fraction, window.first, rotations.astype(np.float32), frame, warp_x, warp_y
         )
         vote, gather = KERNELS[self.vote]
-        images, slopes = self._stack("images", window.images), self._stack("slopes", window.images)
+        images = self._stack("images", window.images)
         lost, *box = vote(warp_x, warp_y, window.image, PAD, images)
-        value = self._score(images, slopes, tuple(box)) if lost < n else 0.0
-        gather(warp_x, warp_y, window.image, PAD, slopes, slope_x, slope_y)
+        value = 0.0
+        if lost < n:
+            value = self._score(images, tuple(box))
+            gather(warp_x, warp_y, window.image, PAD, images, slope_x, slope_y)
+            empty(images, box)
+        else:
+            slope_x[:], slope_y[:] = 0, 0
         by_edge, by_cell = np.empty((edges, 3)), np.empty((edges - 1, 6))
         sum_cells(warp_x, warp_y, slope_x, slope_y, window.fraction, window.first, frame, by_edge, by_cell)
         gradient, fisher = np.empty(velocity.size), np.empty((velocity.size, velocity.size))
         project_knots(rotations, window.basis, window.step_s, window.reference, by_edge, by_cell, gradient, fisher)
         return Trial(value, gradient, fisher, (warp_x, warp_y, slope_x, slope_y))
 
-    def _score(self, images: np.ndarray, slopes: np.ndarray, box: tuple[int, ...]) -> float:
-        """Score relative to an empty image, and slopes; empties the images."""
-        table, taps, scratch = tabulate(self.pixel_score), blur_taps(self.blur_sigma), self._stack("scratch", 1)[0]
-        common, common_slopes = self._stack("common", 1)[0], self._stack("common slopes", 1)[0]
+    def _score(self, images: np.ndarray, box: tuple[int, ...]) -> float:
+        """Score relative to an empty image; images become slopes."""
+        table, taps, common = tabulate(self.pixel_score), blur_taps(self.blur_sigma), self._stack("common", 1)
         mixed = len(images) > 2
         if mixed:
-            add_images(images, box, PAD, common)
+            add_images(images, box, PAD, common[0])
         apart = 0.0
-        for image, slope in zip(images, slopes, strict=True):
-            apart += score_image(image, PAD, box, taps, *table, scratch, slope)
+        for image in images:
+            apart += score_image(image, PAD, box, taps, *table)
         if not mixed:
             return float(apart)
-        together = score_image(common, PAD, box, taps, *table, scratch, common_slopes)
-        blend_slopes(slopes, common_slopes, np.float32(self.unsigned), box, PAD)
+        together = score_image(common[0], PAD, box, taps, *table)
+        blend_slopes(images, common[0], np.float32(self.unsigned), box, PAD)
+        empty(common, box)
         return float(self.unsigned * together + (1 - self.unsigned) * apart)
 
     def _stack(self, name: str, count: int) -> np.ndarray:
-        """Zeros, or what the last call left: images of the frame with its margin, float32 [count, height, width]."""
+        """Empty images of the frame with its margin, float32 [count, height, width]; to be emptied after use."""
         stack = self._arrays.get(name)
         if stack is None or len(stack) < count:
             width, height = self.frame.size

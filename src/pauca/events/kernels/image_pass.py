@@ -1,97 +1,112 @@
 """From the image of warped events to its score and the score's derivative by each event's position, in one sweep.
 
-Blur, look up score and slope of every pixel, blur the slope again (the blur is its own adjoint).
+Blur, look up score and slope of every pixel, blur the slope again (the blur is its own adjoint). The sweep holds five
+rows of each step, and writes the slopes over the votes: what two polarities need then fits into a core's own cache.
 """
 
 import numpy as np
 from numba import njit
 
 from pauca.events.kernels.sums import LANES, sum_in_lanes
+from pauca.events.kernels.vectors import copy_four
 
 _FRACTION = np.float32(2.0**-16)
+_ROWS = 5  # of a blur
+_ENTRY = np.uint32(4)  # floats of a segment of the table
 
 
 @njit(cache=True, nogil=True)
-def score_image(image, pad, box, taps, table, offset, first_exponent, across, slopes):
-    """Sum the score of the blurred image over the frame, and write the blurred slope of the score.
+def score_image(image, pad, box, taps, table, offset, first_exponent):
+    """Sum the score of the blurred image over the frame, and put the blurred slope of the score in its place.
 
     Args:
-        image: float32 [height + 2 pad, width + 2 pad], votes; set to zero on return.
+        image: float32 [height + 2 pad, width + 2 pad], votes; on return the slopes, wherever they can differ from zero:
+            in the box and twice the blur's radius beyond.
         pad: margin around the frame, at least twice the blur's radius.
         box: first and last column and row of the frame that hold votes.
         taps: w0, w1, w2 of the five-tap blur, float32; where w2 is zero, the blur has three taps and less work.
-        table: float32 [4, segments], see `likelihood.ScoreTable`: score, its step, slope, its step.
+        table: float32 [segments, 4], see `likelihood.ScoreTable`: score, its step, slope, its step.
         offset: added to the blurred count before the look-up, a power of two.
         first_exponent: bits of `offset` as a float32, shifted down to the table's resolution.
-        across: float32, as image; scratch, zero outside of what this call writes; zero again on return.
-        slopes: float32, as image; written wherever it can differ from zero.
 
     Returns:
         The sum of scores, relative to an empty image.
     """
     height, width = image.shape[0] - 2 * pad, image.shape[1] - 2 * pad
     x_low, x_high, y_low, y_high = box
-    # Columns and rows, in the padded image, where the blurred count and the blurred slope can differ from zero.
-    left, right = pad + max(x_low - 2, 0), pad + min(x_high + 2, width - 1) + 1
-    top, bottom = pad + max(y_low - 2, 0), pad + min(y_high + 2, height - 1) + 1
-    for row in range(pad + y_low, pad + y_high + 1):
-        _blur_along_row(image[row], left, right, taps, across[row])
-        image[row, left:right] = 0
-    count = np.empty(right - left, np.float32)
-    slope = np.zeros(image.shape[1], np.float32)
-    lanes = np.empty(LANES, np.float32)
+    radius = 1 if taps[2] == 0 else 2
+    # Columns and rows, in the padded image, where the blurred count can differ from zero.
+    left, right = pad + max(x_low - radius, 0), pad + min(x_high + radius, width - 1) + 1
+    top, bottom = pad + max(y_low - radius, 0), pad + min(y_high + radius, height - 1) + 1
+    n = right - left
+    votes, slopes = (
+        np.zeros((_ROWS, n), np.float32),
+        np.zeros((_ROWS, n + 2 * radius), np.float32),
+    )  # blurred along rows
+    count, slope = np.empty(n, np.float32), np.zeros(n + 4 * radius, np.float32)
+    segment, entries = np.empty(n, np.uint32), np.empty(4 * n, np.float32)
+    inner, flat, lanes = slope[2 * radius : 2 * radius + n], table.reshape(-1), np.empty(LANES, np.float32)
     total = 0.0
-    for row in range(top, bottom):
-        _blur_across_rows(across, row, left, right, taps, count)
-        total += _look_up(count, table, offset, first_exponent, slope[left:right], lanes)
-        _blur_along_row(slope, left - 2, right + 2, taps, image[row])
-    across[top:bottom, left:right] = 0
-    for row in range(top - 2, bottom + 2):
-        _blur_across_rows(image, row, left - 2, right + 2, taps, slopes[row, left - 2 : right + 2])
-    image[top:bottom, left - 2 : right + 2] = 0
+    for row in range(top - radius, bottom + 3 * radius):
+        if row < bottom + radius:
+            _blur_along(image[row, left - radius : right + radius], taps, votes[row % _ROWS])
+        at = row - radius
+        if top <= at < bottom:
+            _blur_across(votes, at, taps, count)
+            total += _look_up(count, flat, offset, first_exponent, inner, segment, entries, lanes)
+            _blur_along(slope, taps, slopes[at % _ROWS])
+        else:
+            slopes[at % _ROWS] = 0
+        out = at - radius
+        if out >= top - radius:
+            _blur_across(slopes, out, taps, image[out, left - radius : right + radius])
     return total
 
 
 # Slices that start at their first element keep the index from counting as possibly negative: only then does the
-# compiler use vector instructions.
+# compiler use vector instructions; and it does so in functions of their own only.
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _blur_along_row(line, left, right, taps, out):
+@njit(cache=True, nogil=True)
+def _blur_along(line, taps, target):
+    """target [n] from line [n + 2 radius]."""
     w0, w1, w2 = taps
-    b, m, d = line[left - 1 :], line[left:], line[left + 1 :]
-    target = out[left:right]
     if w2 == 0:
-        for c in range(right - left):
+        m, d = line[1:], line[2:]
+        for c in range(target.size):
+            target[c] = w0 * m[c] + w1 * (line[c] + d[c])
+        return
+    b, m, d, e = line[1:], line[2:], line[3:], line[4:]
+    for c in range(target.size):
+        target[c] = w0 * m[c] + w1 * (b[c] + d[c]) + w2 * (line[c] + e[c])
+
+
+@njit(cache=True, nogil=True)
+def _blur_across(rows, row, taps, target):
+    """target [n] from the rows around one, of which each is held in its turn."""
+    w0, w1, w2 = taps
+    b, m, d = rows[(row - 1) % _ROWS], rows[row % _ROWS], rows[(row + 1) % _ROWS]
+    if w2 == 0:
+        for c in range(target.size):
             target[c] = w0 * m[c] + w1 * (b[c] + d[c])
         return
-    a, e = line[left - 2 :], line[left + 2 :]
-    for c in range(right - left):
+    a, e = rows[(row - 2) % _ROWS], rows[(row + 2) % _ROWS]
+    for c in range(target.size):
         target[c] = w0 * m[c] + w1 * (b[c] + d[c]) + w2 * (a[c] + e[c])
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _blur_across_rows(image, row, left, right, taps, target):
-    w0, w1, w2 = taps
-    b, m, d = image[row - 1, left:], image[row, left:], image[row + 1, left:]
-    if w2 == 0:
-        for c in range(right - left):
-            target[c] = w0 * m[c] + w1 * (b[c] + d[c])
-        return
-    a, e = image[row - 2, left:], image[row + 2, left:]
-    for c in range(right - left):
-        target[c] = w0 * m[c] + w1 * (b[c] + d[c]) + w2 * (a[c] + e[c])
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _look_up(count, table, offset, first_exponent, slope, lanes):
-    value, value_step, slope_start, slope_step = table[0], table[1], table[2], table[3]
+@njit(cache=True, nogil=True)
+def _look_up(count, table, offset, first_exponent, slope, segment, entries, lanes):
+    """Write the slope of each count, and return the sum of their scores. Segments of the table are fetched whole."""
     for c in range(count.size):
         count[c] += offset
     bits = count.view(np.int32)
     for c in range(bits.size):
-        segment = np.uint32((bits[c] >> 16) - first_exponent)
+        segment[c] = np.uint32((bits[c] >> 16) - first_exponent) * _ENTRY
+    for c in range(bits.size):
+        copy_four(table, segment[c], entries, np.uint32(c) * _ENTRY)
+    for c in range(bits.size):
         fraction = np.float32(bits[c] & 0xFFFF) * _FRACTION
-        slope[c] = slope_start[segment] + fraction * slope_step[segment]
-        count[c] = value[segment] + fraction * value_step[segment]
+        slope[c] = entries[4 * c + 2] + fraction * entries[4 * c + 3]
+        count[c] = entries[4 * c] + fraction * entries[4 * c + 1]
     return sum_in_lanes(count, lanes)

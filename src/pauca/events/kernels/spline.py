@@ -6,7 +6,7 @@ from numba import njit
 BLOCK = 64
 """Events that are placed together: enough for vectors, few enough for the nearest cache."""
 
-ONE, TWO = np.float32(1), np.float32(2)
+ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
 HALF, THREE_QUARTERS = np.float32(1 / 2), np.float32(3 / 4)
 
 

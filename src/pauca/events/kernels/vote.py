@@ -7,7 +7,8 @@ would then depend on the processor. Every operation here is rounded as written, 
 import numpy as np
 from numba import njit
 
-from pauca.events.kernels.spline import BLOCK, HALF, ONE, THREE_QUARTERS, place
+from pauca.events.kernels.spline import BLOCK, ONE, place
+from pauca.events.kernels.vectors import add_spline
 
 
 @njit(cache=True, nogil=True)
@@ -53,42 +54,25 @@ def vote_quadratic(x, y, p, pad, images):
     lies, so that whole pixels win nothing: bilinear voting has a spike of the likelihood at rest, where the events of a
     camera without distortion all fall on whole pixels. Arguments and result as of `vote_bilinear`.
 
-    In blocks: places and weights in vectors, then the additions (.17 against .21 ms for 30,000 events).
+    In blocks: places in vectors, then the additions, three rows of four pixels for each event (.12 against .17 ms for
+    30,000 events where nine pixels are added to one by one). The image's margin must be one pixel at least.
     """
     height, width = images.shape[1] - 2 * pad, images.shape[2] - 2 * pad
     flat, stride = images.reshape(-1), np.uint32(images.shape[2])
-    a, b, weights = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty((9, BLOCK), np.float32)
+    a, b = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     columns, rows, corners = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32), np.empty(BLOCK, np.uint32)
-    lost = 0
+    inside = 0
     x_low, x_high, y_low, y_high = width, -1, height, -1
     for start in range(0, x.size, BLOCK):
         n = min(BLOCK, x.size - start)
         end = start + n
         place(x[start:end], y[start:end], p[start:end], pad, images.shape, a, b, columns, rows, corners)
-        _spread(a[:n], b[:n], weights)
         for j in range(n):
             corner = corners[j]
             if corner == 0:
-                lost += 1
                 continue
-            x_low, x_high = min(x_low, columns[j] - 1), max(x_high, columns[j] + 1)
-            y_low, y_high = min(y_low, rows[j] - 1), max(y_high, rows[j] + 1)
-            for k in range(0, 9, 3):
-                flat[corner] += weights[k, j]
-                flat[corner + np.uint32(1)] += weights[k + 1, j]
-                flat[corner + np.uint32(2)] += weights[k + 2, j]
-                corner += stride
-    return lost, x_low, x_high, y_low, y_high
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _spread(a, b, weights):
-    """What each of the nine pixels around an event gets of it, row by row."""
-    for j in range(a.size):
-        u, v = a[j], b[j]
-        left, right = HALF * (HALF - u) * (HALF - u), HALF * (HALF + u) * (HALF + u)
-        above, below = HALF * (HALF - v) * (HALF - v), HALF * (HALF + v) * (HALF + v)
-        middle, level = THREE_QUARTERS - u * u, THREE_QUARTERS - v * v
-        weights[0, j], weights[1, j], weights[2, j] = left * above, middle * above, right * above
-        weights[3, j], weights[4, j], weights[5, j] = left * level, middle * level, right * level
-        weights[6, j], weights[7, j], weights[8, j] = left * below, middle * below, right * below
+            inside += 1
+            x_low, x_high = min(x_low, columns[j]), max(x_high, columns[j])
+            y_low, y_high = min(y_low, rows[j]), max(y_high, rows[j])
+            add_spline(flat, corner, stride, a[j], b[j])
+    return x.size - inside, x_low - 1, x_high + 1, y_low - 1, y_high + 1
