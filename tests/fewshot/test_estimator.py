@@ -157,6 +157,15 @@ def test_too_few_examples_for_a_threshold_reject_nothing_and_say_how_many_it_tak
     assert "unknown" not in classifier.predict(strangers.reshape(-1, 16, 16, 3))
 
 
+def test_warnings_name_the_line_that_asked(task):
+    examples, names, queries, _ = task
+    classifier = FewShotClassifier(flat_model(), reject=0.01, device="cpu")
+    for asked in (lambda: classifier.partial_fit(examples, names), lambda: classifier.calibrate(queries)):
+        with pytest.warns(FewExamplesWarning) as said:
+            asked()
+        assert [warning.filename for warning in said] == [__file__]
+
+
 def test_calibrate_takes_further_images(task):
     examples, names, queries, _ = task
     classifier = FewShotClassifier(flat_model(), reject=0.1).fit(examples, names)

@@ -148,8 +148,25 @@ def test_it_is_an_estimator_that_is_cloned_and_pickled(fitted):
 def test_a_label_that_occurs_once_is_enough_unless_unknown_things_shall_be_told():
     examples, labels = recordings(range(1))
     assert EventClassifier().fit(examples, labels).score(examples, labels) == 1
-    with pytest.raises(InputError, match="reject needs two recordings of at least two things"):
+    with pytest.raises(InputError, match="reject needs two recordings in at least two classes"):
         EventClassifier(reject=0.1).fit(examples, labels)
+    with pytest.raises(InputError, match="leaving out recordings, which takes two in at least two classes"):
+        EventClassifier().fit(examples, labels).expected_accuracy()
+
+
+def test_what_is_said_of_examples_is_said_of_recordings(tmp_path):
+    examples, labels = recordings(range(2))
+    with pytest.warns(fewshot.FewExamplesWarning, match="of known recordings unknown takes 99 recordings") as said:
+        classifier = EventClassifier(reject=0.01).fit(examples, labels)
+    assert said[0].filename == __file__
+    assert str(classifier.expected_accuracy()).endswith("(8 recordings left out)")
+    assert "% of further recordings right" in str(classifier.expected_accuracy())
+    classifier.set_params(reject=None).save(tmp_path / "things.safetensors")
+    loaded = EventClassifier.load(tmp_path / "things.safetensors", "cpu")
+    assert str(loaded.expected_accuracy()) == str(classifier.expected_accuracy())
+    assert loaded.reject is None
+    with pytest.raises(InputError, match="all recordings have one label"):
+        EventClassifier().fit(examples[:1], labels[:1])
 
 
 def test_another_sensor_is_said_and_still_answered(fitted, caplog):

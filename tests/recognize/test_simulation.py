@@ -87,11 +87,15 @@ def test_of_large_data_only_so_many_classes_and_images_are_simulated():
 
 
 @pytest.mark.slow
-def test_a_model_is_trained_on_events_and_names_recordings(tmp_path, capsys):
+def test_a_model_is_trained_on_events_and_names_recordings(tmp_path, capsys, monkeypatch):
+    made = []
+    make = fewshot.MCRNet.__init__
+    monkeypatch.setattr(fewshot.MCRNet, "__init__", lambda self, *a, **k: made.append(1) or make(self, *a, **k))
     out = tmp_path / "run"
     words = "recognize", "train", "--out", out, "--classes", 10, "--per-class", 16, "--steps", 4, "--way", 5
     words += "--validation-shot", 1, "--validate-every", 4, "--validation-episodes", 5, "--seconds", 0.1, "--quiet"
     assert cli.main([*map(str, words)]) == 0
+    assert len(made) == 1  # checked and trained is the same network
     assert cli.main([*map(str, words)]) == 2
     assert "holds a run already" in capsys.readouterr().err
     for label in range(CLASSES):

@@ -5,7 +5,7 @@ Figures are in `pauca.fewshot.plots`, readers of images and data sets in `pauca.
 """
 
 from pauca.fewshot.answers import Outlook
-from pauca.fewshot.answers.examples import ExampleError
+from pauca.fewshot.answers.examples import ExampleError, Words
 from pauca.fewshot.answers.threshold import FewExamplesWarning
 from pauca.fewshot.backbones import BACKBONES, make_backbone, multiply_adds, parameter_count
 from pauca.fewshot.base_learners import BASE_LEARNERS, make_base_learner
@@ -80,6 +80,7 @@ __all__ = [
     "Trainer",
     "TrainingData",
     "ViewsAtTest",
+    "Words",
     "Workers",
     "check_disjoint",
     "class_interval",

@@ -13,7 +13,7 @@ from pauca import fewshot
 from pauca.errors import InputError
 from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.data.folder import Unreadable
-from pauca.fewshot.data.sources import open_test, open_training
+from pauca.fewshot.data.sources import open_test
 from pauca.fewshot.named import BaseLearnerName, MapMethod, named_parts, open_tested, rows_for, short_name
 from pauca.fewshot.own_images import fit, predict
 from pauca.fewshot.reports import (
@@ -21,151 +21,11 @@ from pauca.fewshot.reports import (
     comparison_sentence,
     describe_evaluation,
     evaluation_numbers,
-    training_report,
 )
 from pauca.fewshot.tasks import EvalSettings, Tasks, episode_file
-from pauca.fewshot.training.settings import ProtocolName, RecipeName, TrainSettings, check_asked, settings_from
+from pauca.fewshot.train_verb import plan_training, train
 from pauca.fewshot.views_at_test import AS_IT_IS, ViewsAtTest
-from pauca.runs import (
-    Report,
-    Run,
-    atomic_write,
-    check_obeyed,
-    fit_threads,
-    from_yaml,
-    lock_folder,
-    resolve_device,
-    seed_all,
-    to_dict,
-)
-from pauca.runs.loop import opened_run, reported
-from pauca.runs.processes import joined, own_rank
-
-
-def train(
-    data: Positional[Annotated[str, arg(metavar="DATA")]] = "glyphs",
-    out: Path | None = None,
-    protocol: ProtocolName | None = None,
-    recipe: RecipeName = "episodes",
-    config: Path | None = None,
-    model: fewshot.ModelConfig = fewshot.ModelConfig(),  # noqa: B008 - frozen
-    training: fewshot.TrainConfig = fewshot.TrainConfig(),  # noqa: B008 - frozen
-    strong: fewshot.StrongConfig = fewshot.StrongConfig(),  # noqa: B008 - frozen
-    resume: bool = False,
-    force: bool = False,
-    quiet: bool = False,
-    minutes: float | None = None,
-    timeout: float = 30.0,
-) -> None:
-    """Meta-train a model and keep the best on validation.
-
-    Writes config.yaml, metrics.jsonl, checkpoints/best.safetensors and report.html to the output folder. On several
-    GPUs: `torchrun --nproc-per-node N -m pauca.cli fewshot train ...`.
-
-    Args:
-        data: a prepared data set (`pauca fewshot data prepare`), a folder or zip archive with a folder for each class
-            (below train and val, if there is validation), or `glyphs`, characters drawn on the spot.
-        out: folder to write the run to; if not given, runs/fewshot/ and the data's name.
-        protocol: start from the paper's settings for this data set; options with other values than their defaults win
-            over them.
-        recipe: episodes trains through a base learner, episode after episode, as the paper does. strong tells all base
-            classes apart at once, in many views, then teaches itself: the most accurate network, on one GPU. Options
-            with other values than their defaults win over both.
-        config: repeat the training of a config.yaml; options that say otherwise are refused.
-        model: what to train.
-        training: how to train; for strong, steps are those of each generation, and episodes serve validation alone.
-        strong: what the recipe strong adds.
-        resume: go on with the run in the output folder, with its own settings.
-        force: replace a run that is there already.
-        quiet: print only errors.
-        minutes: end the training when this time is up, with a checkpoint that --resume goes on from; otherwise only
-            its steps end it.
-        timeout: with torchrun, minutes that one rank may keep the others waiting before all stop and say so.
-    """
-    settings = settings_from(data, protocol, recipe, model, training, strong)
-    if resume:
-        out = out or Path("runs/fewshot") / Path(data).stem
-        config = Run(out).config_path
-        if not config.exists():
-            raise InputError(
-                f"{out}: holds no run to go on with; start one without --resume, or name its folder by --out"
-            )
-    if config:
-        given, settings = settings, from_yaml(TrainSettings, config)
-        check_obeyed(to_dict(settings), to_dict(given), to_dict(TrainSettings()), config)
-    out = out or Path("runs/fewshot") / Path(settings.data).stem
-    with joined(settings.train.device, timeout):
-        _train(settings, settings.model if config else model, out, resume, force, quiet, minutes)
-
-
-def _train(
-    settings: TrainSettings,
-    asked: fewshot.ModelConfig,
-    out: Path,
-    resume: bool,
-    force: bool,
-    quiet: bool,
-    minutes: float | None,
-) -> None:
-    given = settings.model
-    train_images, validation_images = open_training(settings.data, given.image_size, given.channels, given.fitting)
-    settings, network = _made(settings, asked, train_images, validation_images)
-
-    # Only now, so that settings that are refused neither leave a run behind nor, with --force, cost an earlier one.
-    with opened_run(out, settings, force, resume) as run:
-        if own_rank() == 0 and not quiet:
-            print(f"train on {train_images}; augmentation: {settings.train.augmentation.describe()}")
-            if (
-                resolve_device(settings.train.device).type == "cpu"
-                and (dear := settings.cost_of_latent_space(network)) > 2
-            ):
-                print(f"the latent space makes a step {dear:.0f} times as dear on this CPU; --mode none leaves it out")
-        where = train_images, validation_images, run, resume, quiet, minutes
-        words = run, settings.data, settings.train.steps, network
-        with reported(lambda why: training_report(*words, None, why).save(out / "report.html")):
-            if settings.recipe == "strong":
-                result = fewshot.train_strong(network, settings.train, settings.strong, *where)
-            else:
-                result = fewshot.train(network, settings.train, *where)
-        if own_rank() > 0:
-            return
-        training_report(*words, result).save(out / "report.html")
-    if not quiet:
-        reached = f", validation {result.validation.summary()}" if result.validation else ""
-        if not result.is_finished:
-            print(f"the {minutes:g} minutes are up before the last step: go on with --resume")
-        print(f"best after step {result.best_step}{reached}: {run.checkpoints / 'best.safetensors'}")
-        print(f"report: {out / 'report.html'}")
-
-
-def check_training(
-    model: fewshot.ModelConfig,
-    training: fewshot.TrainConfig,
-    images: fewshot.ImageSet,
-    validation: fewshot.ImageSet | None,
-) -> None:
-    """Refuse what `train` would refuse of images of this number and size, before they are dearly made.
-
-    Raises:
-        ConfigError, InputError, DeviceError: as `train`.
-    """
-    _made(TrainSettings("", model, training), model, images, validation)
-
-
-def _made(
-    settings: TrainSettings,
-    asked: fewshot.ModelConfig,
-    images: fewshot.ImageSet,
-    validation: fewshot.ImageSet | None,
-) -> tuple[TrainSettings, fewshot.MCRNet]:
-    """The settings that these images are trained on with, and the network; what cannot be is refused."""
-    check_asked(asked, images)
-    settings = settings.fitted_to(images)
-    seed_all(settings.train.seed)
-    network = fewshot.MCRNet(settings.model)
-    fit_threads(settings.operations_per_step(network))
-    settings.check_images(images, validation)
-    return settings, network
+from pauca.runs import Report, Run, atomic_write, lock_folder, resolve_device
 
 
 def evaluate(
@@ -363,6 +223,8 @@ def prepare(
     report = fewshot.prepare_benchmark(name, source, out, size, splits, allow_incomplete, unreadable, force, fitting)
     print("\n".join(report.lines()))
 
+
+__all__ = ["COMMANDS", "plan_training"]
 
 COMMANDS = {
     "train": train,

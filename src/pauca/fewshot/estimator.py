@@ -13,8 +13,8 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from pauca.errors import ConfigError
-from pauca.fewshot.answers.examples import ExampleError, Examples, are_numbers, checked_labels
+from pauca.errors import ConfigError, level_outside
+from pauca.fewshot.answers.examples import ExampleError, Examples, Words, are_numbers, checked_labels
 from pauca.fewshot.answers.groups import Groups, voted
 from pauca.fewshot.answers.learned import Further, Learned
 from pauca.fewshot.answers.outlook import Outlook
@@ -86,6 +86,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     """
 
     note_: str  # of the file that it was loaded from
+    words = Words()  # in which it speaks of examples; who makes them of something else has a subclass say so
 
     def __init__(
         self,
@@ -336,7 +337,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _learn(self, examples: Examples) -> "FewShotClassifier":
         """Fit the base learner, once; predictions only ask it."""
-        self._examples, self._learned = examples, Learned(self.model_, examples, bool(self.votes))
+        self._examples, self._learned = examples, Learned(self.model_, examples, bool(self.votes), self.words)
         self.classes_, self.features_, self.targets_ = examples.classes, examples.features, examples.targets
         if self.reject is not None:
             self._unknown()
@@ -363,8 +364,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """Say how many examples the threshold takes, where it has too few to reject anything."""
         promise = Promise(self.reject, self.confidence)
         _, weights = self._learned.unseen_distances(self._further)
-        if lacking := promise.lacks(round(float(weights.sum())), grouped):
-            warnings.warn(lacking, FewExamplesWarning, stacklevel=4)
+        if lacking := promise.lacks(round(float(weights.sum())), self.words, grouped):
+            warnings.warn(lacking, FewExamplesWarning, stacklevel=level_outside())
 
     def _embed(self, X: Any, expected: int | None = None, first: bool = False) -> Float[Tensor, "n d"]:
         images = self._rows(X, first) if isinstance(self.model_, Features) else self._images(X)

@@ -15,8 +15,7 @@ from tyro.conf import Positional, arg
 from pauca import events, fewshot
 from pauca.errors import InputError
 from pauca.events.live import replay
-from pauca.fewshot.commands import check_training
-from pauca.fewshot.commands import train as train_images
+from pauca.fewshot.commands import plan_training
 from pauca.fewshot.data import open_training
 from pauca.fewshot.reports import write_predictions
 from pauca.recognize.estimator import EventClassifier
@@ -28,6 +27,7 @@ from pauca.recognize.plots import Shown, best_picture, gallery
 from pauca.recognize.settings import PictureConfig
 from pauca.recognize.simulation import ShakeConfig, as_pictures, at_most, cached_pictures
 from pauca.runs import Progress, Report, Run, check_can_write, lock_folder, write_text
+from pauca.runs.processes import joined
 
 _log = logging.getLogger(__name__)
 
@@ -291,12 +291,15 @@ def train(
     model = replace(model, image_size=shaking.side, channels=1)
     sources = _sources(data, classes, per_class)
     learned, *validated = (as_pictures(images, shaking.side) for images in sources)
-    check_training(model, training, learned, validated[0] if validated else None)
+    kept = out / "pictures"
+    planned = plan_training(str(kept), model, training, learned, validated[0] if validated else None)
+    made: list[fewshot.ImageSet] = []
     for number, images in enumerate(sources):
         # Other motions before other images.
         shaken = replace(shaking, motion_seed=shaking.motion_seed + number)
-        cached_pictures(out / "pictures" / images.split, images, shaken, pictures, quiet)
-    train_images(str(out / "pictures"), out=out, model=model, training=training, force=force, quiet=quiet)
+        made.append(cached_pictures(kept / images.split, images, shaken, pictures, quiet))
+    with joined(training.device):
+        planned.run(made[0], made[1] if validated else None, out, force=force, quiet=quiet)
 
 
 def _sources(data: str, classes: int | None, per_class: int | None) -> list[fewshot.ImageSet]:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +30,12 @@ UNTRAINED = tuple(_SCALES)
 _SIDE = 32  # pixels of the pictures of what is not trained
 
 RecordingLike = events.Recording | events.Events | str | Path
+
+
+class _OfRecordings(fewshot.FewShotClassifier):
+    """Learns from pictures and speaks of the recordings that they are of, each a group."""
+
+    words = fewshot.Words("recordings", "recordings", are_groups=True)
 
 
 # Arguments named X and y take what scikit-learn's users have, so they are checked and not annotated.
@@ -104,7 +109,7 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
             InputError: a recording without events, labels of another number, or of one thing only.
         """
         told = {"reject": self.reject, "unknown_label": self.unknown_label, "device": self.device}
-        self.classifier_ = fewshot.FewShotClassifier(self._opened_model(), **told, votes=True)
+        self.classifier_ = _OfRecordings(self._opened_model(), **told, votes=True)
         self._size, self._recordings = None, 0
         return self._learn(X, y, self.classifier_.fit)
 
@@ -168,6 +173,7 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
     def save(self, path: Path | str, force: bool = True) -> None:
         """Write what was learned, and how recordings become pictures, to one safetensors file."""
         check_is_fitted(self)
+        self._tell()
         camera = None if self.camera is None else asdict(self.camera)
         note = {"pictures": asdict(self.picture_config), "camera": camera}
         note |= {"size": self._size, "recordings": self._recordings}
@@ -180,7 +186,7 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             InputError: another file, or one that is damaged.
         """
-        inner = fewshot.FewShotClassifier.load(path, device)
+        inner = _OfRecordings.load(path, device)
         try:
             note = json.loads(inner.note_)
             pictures, camera, size, count = (note[name] for name in ("pictures", "camera", "size", "recordings"))
@@ -222,21 +228,10 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
             raise InputError(f"{len(pictures)} recordings but {len(labels)} labels; give one label for each recording")
         if not pictures:
             raise InputError("no recordings; give at least one of each of two things")
-        several = (np.unique(labels, return_counts=True)[1] >= 2).sum()
-        if self.reject is not None and not self.__sklearn_is_fitted__() and several < 2:
-            raise InputError(
-                "reject needs two recordings of at least two things to set its threshold; give more, or leave it out"
-            )
         # Pictures of one recording are no independent examples, and answer together. Its number is never given again,
         # also not when its thing is forgotten.
         shown, owners, _ = _together(pictures)
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            learn(shown, labels[owners], groups=owners + self._recordings)
-        for warning in said:  # in the words of recordings
-            words = str(warning.message).replace("groups of examples", "recordings")
-            words = words.replace("groups of further images", "further recordings")
-            warnings.warn(words.replace("images", "recordings"), warning.category, stacklevel=3)
+        learn(shown, labels[owners], groups=owners + self._recordings)
         self._recordings += len(pictures)
         return self
 

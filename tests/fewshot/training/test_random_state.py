@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from pauca.cli import main
 from pauca.fewshot import EpisodeConfig, MCRNet, ModelConfig, TrainConfig, train
 
 
@@ -14,5 +15,14 @@ def test_training_does_not_touch_the_callers_random_state(toy_images):
     )
     states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     train(model, config, toy_images)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
+
+
+def test_nor_does_the_command(tmp_path):
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    words = "--backbone conv4-32 --mode none --image-size 16 --channels 1 --steps 1 --episodes-per-step 1 --shot 1"
+    words += " --query 1 --validate-every 1 --validation-episodes 2 --device cpu --quiet"
+    assert main(["fewshot", "train", "glyphs", "--out", str(tmp_path / "run"), *words.split()]) == 0
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002

@@ -20,6 +20,25 @@ class ExampleError(InputError, ValueError):
     """Examples that cannot be learned from; a ValueError too, because that is what callers of scikit-learn expect."""
 
 
+@dataclass(frozen=True)
+class Words:
+    """What messages call that which is learned from and asked about."""
+
+    examples: str = "examples"
+    images: str = "images"
+    are_groups: bool = False
+    """Each is a group of the images that a classifier sees, as a recording is of its pictures: groups of images are
+    then groups to nobody else."""
+
+    def counted(self, grouped: bool) -> str:
+        """What is left out at once."""
+        return f"groups of {self.examples}" if grouped and not self.are_groups else self.examples
+
+    def further(self, grouped: bool) -> str:
+        """The same that nothing was learned from."""
+        return f"groups of further {self.images}" if grouped and not self.are_groups else f"further {self.images}"
+
+
 @dataclass(frozen=True, eq=False)
 class Examples:
     """Examples of classes, as features."""

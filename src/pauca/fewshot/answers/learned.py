@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from pauca.fewshot.answers.examples import ExampleError, Examples
+from pauca.fewshot.answers.examples import ExampleError, Examples, Words
 from pauca.fewshot.answers.groups import shares, voted
 from pauca.fewshot.answers.held_out import hold_out
 from pauca.fewshot.answers.outlook import Outlook, expected_accuracy
@@ -38,14 +38,19 @@ class Learned:
         model: whose base learner is fitted.
         examples: to fit it to.
         votes: the members of a group answer together.
+        words: in which messages speak of the examples.
     """
 
-    def __init__(self, model: FewShotModel, examples: Examples, votes: bool = False) -> None:
+    def __init__(
+        self, model: FewShotModel, examples: Examples, votes: bool = False, words: Words | None = None
+    ) -> None:
+        self.words = words or Words()
+        self.counted = self.words.counted(examples.are_grouped)
         classes = examples.classes
         if len(classes) < 2:
             raise ExampleError(
-                f"all examples have one label, {classes.tolist()[0]!r}: one class is not enough; add examples of "
-                "another class"
+                f"all {self.words.examples} have one label, {classes.tolist()[0]!r}: one class is not enough; add "
+                f"{self.words.examples} of another class"
             )
         self.model, self.examples, self.way, self.votes = model, examples, len(classes), votes
         known = examples.features, examples.targets, self.way
@@ -88,8 +93,9 @@ class Learned:
             return found, shares(members).numpy()
         if self.held_out is None:
             raise ExampleError(
-                f"reject needs two {self._counted} in at least two classes to set its threshold; add examples, or fit "
-                "with reject=None, set reject and call calibrate with further images"
+                f"reject needs two {self.counted} in at least two classes to set its threshold; add "
+                f"{self.words.examples}, or fit with reject=None, set reject and call calibrate with further "
+                f"{self.words.images}"
             )
         examples = self.examples
         distances, weights = self.means.left_out(
@@ -105,15 +111,11 @@ class Learned:
         """
         if self.held_out is None:
             raise ExampleError(
-                f"the accuracy to expect is found by leaving out {self._counted}, which takes two in at least two "
-                "classes; add examples"
+                f"the accuracy to expect is found by leaving out {self.counted}, which takes two in at least two "
+                f"classes; add {self.words.examples}"
             )
-        return expected_accuracy(self.held_out)
+        return expected_accuracy(self.held_out, self.words)
 
     def unknown_auroc(self) -> float | None:
         """`stranger_auroc` of the examples."""
         return stranger_auroc(self.examples.features, self.examples.targets, self.way, self.examples.groups.numbers)
-
-    @property
-    def _counted(self) -> str:
-        return "groups of examples" if self.examples.are_grouped else "examples"

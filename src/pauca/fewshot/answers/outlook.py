@@ -1,11 +1,12 @@
 """What accuracy to expect of one's own images, from the few examples that there are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import stats
 from scipy.special import expit, logit
 
+from pauca.fewshot.answers.examples import Words
 from pauca.fewshot.answers.held_out import HeldOut
 
 # An interval by Jeffreys' prior would take the left-out examples for independent trials of the classifier that will be
@@ -26,16 +27,18 @@ class Outlook:
     high: float
     examples: int  # that were left out to find it
     groups: int | None = None  # in so many groups, where examples belong together
+    words: Words = field(default_factory=Words)
 
     def __str__(self) -> str:
         together = "" if self.groups is None else f" in {self.groups} groups"
+        left_out = f"{self.examples} {self.words.examples}{together} left out"
         return (
-            f"{100 * self.accuracy:.0f} % of further images right, between {100 * self.low:.0f} and "
-            f"{100 * self.high:.0f} % in nine of ten such tasks ({self.examples} examples{together} left out)"
+            f"{100 * self.accuracy:.0f} % of further {self.words.images} right, between {100 * self.low:.0f} and "
+            f"{100 * self.high:.0f} % in nine of ten such tasks ({left_out})"
         )
 
 
-def expected_accuracy(held_out: HeldOut) -> Outlook:
+def expected_accuracy(held_out: HeldOut, words: Words | None = None) -> Outlook:
     """The accuracy to expect, with the interval that holds it in 90 % of all tasks.
 
     Where examples belong together, it is that of images of further groups, and a group counts as one example: no less
@@ -51,4 +54,4 @@ def expected_accuracy(held_out: HeldOut) -> Outlook:
     gain = _GAIN * np.log(held_out.shots / max(held_out.shots - 1, 1.0))
     low, middle, high = (float(expit(logit(posterior.ppf(level)) + gain)) for level in (0.05, 0.5, 0.95))
     groups = round(held_out.trials)
-    return Outlook(middle, low, high, len(labels), None if groups == len(labels) else groups)
+    return Outlook(middle, low, high, len(labels), None if groups == len(labels) else groups, words or Words())

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from pauca.errors import ConfigError
+from pauca.fewshot.answers.examples import Words
 
 
 class FewExamplesWarning(UserWarning):
@@ -32,16 +33,16 @@ class Promise:
         """`conformal_threshold` of distances that count so much each."""
         return conformal_threshold(distances, self.share, self.confidence, weights)
 
-    def lacks(self, found: int, grouped: bool) -> str | None:
+    def lacks(self, found: int, words: Words, grouped: bool) -> str | None:
         """What to say where there are too few examples, or groups of them, to reject anything."""
         needed = examples_needed(self.share, self.confidence)
         if found >= needed:
             return None
         so_often = "" if self.confidence is None else f" with confidence {self.confidence:g}"
-        what, further = ("groups of examples", "groups of further") if grouped else ("examples", "further")
+        few, further = words.counted(grouped), words.further(grouped)
         return (
-            f"nothing is rejected: to call no more than {self.share:g} of known images unknown{so_often} takes "
-            f"{needed} {what} in classes of two or more, or {needed} {further} images for calibrate, and there are "
+            f"nothing is rejected: to call no more than {self.share:g} of known {words.images} unknown{so_often} takes "
+            f"{needed} {few} in classes of two or more, or {needed} {further} for calibrate, and there are "
             f"{found}; give more, or set reject to {least_share(found, self.confidence):.2g} or more"
         )
 
