@@ -38,19 +38,26 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], origin: dict
     Raises:
         PaucaError: it could not be written (a full disk); earlier checkpoints are untouched.
     """
+    with alone_is_fine():
+        return write_checkpoint(folder, step, state, origin, keep)
+
+
+def write_checkpoint(
+    folder: Path, step: int, state: dict[str, Any], origin: dict[str, str], keep: int, group: Any = None
+) -> Path:
+    """What `save_checkpoint` does, by messages of a group of all ranks if it is given: for a thread beside others'."""
     saver, _, failed = _torchs()
     path = folder / f"step-{step:08d}"
     temporary = folder / f".{path.name}"
     if own_rank() == 0:
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed while it wrote
-    wait_for_all()
+    wait_for_all(group)
     try:
-        with _alone_is_fine():
-            saver.save(state, checkpoint_id=temporary)
+        saver.save(state, checkpoint_id=temporary, process_group=group)
         if own_rank() == 0:
             write_text(temporary / _ORIGIN, json.dumps(origin, indent=1))
-        wait_for_all()
-        _seal(temporary)
+        wait_for_all(group)
+        _seal(temporary, group)
         if own_rank() == 0:
             _replace(temporary, path)
             for old in checkpoints(folder)[:-keep]:
@@ -60,7 +67,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], origin: dict
     except (OSError, failed, PaucaError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise PaucaError(f"{path}: could not be written ({_reason(error)}); {_what_is_left(folder)}") from error
-    wait_for_all()
+    wait_for_all(group)
     return path
 
 
@@ -88,7 +95,7 @@ def load_checkpoint(path: Path, state: dict[str, Any], origin: dict[str, str]) -
     _check_seal(path)
     _check_origin(path, origin)
     try:
-        with _alone_is_fine():
+        with alone_is_fine():
             loader.load(state, checkpoint_id=path)
     except (OSError, failed, RuntimeError, ValueError) as error:
         raise PaucaError(f"{path}: does not fit this training ({_reason(error)}); start a new run") from error
@@ -104,7 +111,7 @@ def read_part(path: Path, name: str) -> Any:
     _check_seal(path)
     state: dict[str, Any] = {name: None}
     try:
-        with _alone_is_fine():
+        with alone_is_fine():
             loader.load(state, checkpoint_id=path)
     except (OSError, failed, RuntimeError, ValueError) as error:
         raise PaucaError(f"{path}: holds no {name} ({_reason(error)})") from error
@@ -118,17 +125,17 @@ def clean_up(folder: Path) -> None:
 
 
 @contextmanager
-def _alone_is_fine() -> Iterator[None]:
+def alone_is_fine() -> Iterator[None]:
     """Silences torch's warning that a single process saves for itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         yield
 
 
-def _seal(folder: Path) -> None:
+def _seal(folder: Path, group: Any = None) -> None:
     """Write the checksums of all files, of which each rank reads its share."""
     files = sorted(folder.iterdir())
-    shares = gather({path.name: sha256_of(path) for path in files[own_rank() :: count_ranks()]})
+    shares = gather({path.name: sha256_of(path) for path in files[own_rank() :: count_ranks()]}, group)
     if own_rank() == 0:
         checksums = {name: checksum for share in shares for name, checksum in share.items()}
         write_text(folder / _SEAL, json.dumps(checksums, indent=1))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -94,6 +94,7 @@ class LoopConfig:
     measure_every: int = 0  # 0 for never
     check_every: int = 1  # more where a step does not wait for its device; before a checkpoint they are always checked
     tensorboard: bool = False
+    checkpoint_async: bool = False  # write checkpoints while training goes on
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,8 @@ def run_training(
                     with watch.doing(f"step {training.steps_done + 1}"), peers_answer():
                         loop.step(until)
                 except (Diverged, OtherStopped, Stopped) as error:
+                    if isinstance(error, Diverged):
+                        loop.settle()
                     raise type(error)(f"{error}; {loop.what_is_left()}") from error
                 bar.advance(note=loop.note)
     return Best(loop.best_loss, loop.best_step, training.steps_done == config.steps)
@@ -207,15 +210,22 @@ class _Loop:
         self._unchecked: list[Any] = []
         self._origin = training.origin()
         self._board: Any = None
+        self._background: Any = None
+        self._stack = ExitStack()
 
     def __enter__(self) -> _Loop:
+        if self.config.checkpoint_async and self.run is not None:
+            from pauca.runs.background import BackgroundCheckpoints
+
+            self._background = self._stack.enter_context(BackgroundCheckpoints())
         if self.config.tensorboard and self.run is not None and own_rank() == 0:
             self._board = _tensorboard(self.run.path / "tensorboard", self.training.steps_done)
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         if self._board is not None:
             self._board.close()
+        self._stack.__exit__(*error)
 
     def step(self, until: float | None) -> None:
         """One step, and all that is due before and after it."""
@@ -239,7 +249,18 @@ class _Loop:
         if validates:
             self._validate()
         if saves and self.run is not None:
-            save_checkpoint(self.run.checkpoints, done, self._state(), self._origin, config.keep_checkpoints)
+            save = save_checkpoint if self._background is None else self._background.save
+            save(self.run.checkpoints, done, self._state(), self._origin, config.keep_checkpoints)
+        if self._background is not None:
+            self._background.check()
+            if is_last:
+                self._background.wait()
+
+    def settle(self) -> None:
+        """Wait for a checkpoint that is being written, so that it counts among those that are left."""
+        if self._background is not None:
+            with suppress(PaucaError):
+                self._background.wait()
 
     def what_is_left(self) -> str:
         """The checkpoint from before things went wrong, in words."""

@@ -143,8 +143,8 @@ def timeout_s() -> float:
     return 60 * _timeout_minutes
 
 
-def gather(value: Value) -> list[Value]:
-    """What each rank gives, in all of them, which all must call this.
+def gather(value: Value, group: dist.ProcessGroup | None = None) -> list[Value]:
+    """What each rank gives, in all of them, which all must call this; by messages of another group if it is given.
 
     Raises:
         OtherStopped: another rank has stopped, or does not come within the process group's timeout.
@@ -154,15 +154,15 @@ def gather(value: Value) -> list[Value]:
         return [value]
     values: list[Value] = [value] * dist.get_world_size()
     try:
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=group)
     except RuntimeError as error:
         raise explain(error) or PaucaError(f"rank {own_rank()}: {first_line(error)}") from error
     return values
 
 
-def wait_for_all() -> None:
-    """Go on when all ranks have come here; errors as of `gather`."""
-    gather(None)
+def wait_for_all(group: dist.ProcessGroup | None = None) -> None:
+    """Go on when all ranks have come here; arguments and errors as of `gather`."""
+    gather(None, group)
 
 
 def first_then_all(work: Callable[[], Value]) -> Value:

@@ -52,6 +52,8 @@ class TrainConfig:
     """Steps between two checkpoints: the most that a killed run loses."""
     keep_checkpoints: int = 2
     """How many of the latest checkpoints stay on disk."""
+    checkpoint_async: bool = False
+    """Write checkpoints while training goes on, from a copy in the CPU's memory (weights and optimizer once more)."""
     ep: int = 1
     """Ranks that share one set of experts (expert parallelism); must divide the number of ranks and of experts."""
     seed: int = 0

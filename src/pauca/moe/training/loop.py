@@ -60,6 +60,7 @@ def train(
         config.keep_checkpoints,
         config.health_every,
         tensorboard=config.tensorboard,
+        checkpoint_async=config.checkpoint_async,
     )
     training = _LanguageModel(Trainer(model, data, config), quiet)
     best = run_training(training, schedule, run, resume, quiet, minutes)
@@ -140,7 +141,10 @@ class _LanguageModel:
 
 
 # What may change between a run and its continuation.
-_FREE = {"device", "compile", "graph", "log_every", "checkpoint_every", "keep_checkpoints", "tensorboard", "ep"}
+_FREE = {
+    *("device", "compile", "graph", "log_every", "checkpoint_every", "keep_checkpoints", "checkpoint_async"),
+    *("tensorboard", "ep"),
+}
 
 
 def _origin(trainer: Trainer) -> dict[str, str]:
