@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from pauca.events.kernels.parts import accumulate_parts
+from pauca.events.kernels.parts import accumulate_parts, compare_parts
 from pauca.events.score import Score
 from pauca.events.types import Packet
 
@@ -13,7 +13,6 @@ _IN_TIME = 3.0  # 10 of 1,093 ordinary packets are above, at reversals; of those
 _OVER_SENSOR = 10.0  # 3 of 1,093 (shapes at 2,000 deg/s); of those half of a moving object nine in ten
 _SEEN_PIXELS = 0.1  # a smaller displacement of the parts disputes nothing, however certain it is
 _FAR_PIXELS = 0.25  # a larger one in time disputes however uncertain it is: 4 of 1,754 ordinary packets, at 2 deg/s
-_LEAST_EIGENVALUE = 1e-6  # of a Fisher matrix in units of its diagonal, for a part to be asked
 _SPANS = 8  # of a packet, with as many events each
 _COLUMNS, _ROWS = 4, 3  # of the sensor
 
@@ -84,15 +83,7 @@ def _slots(values: np.ndarray, slots: int) -> tuple[int, float, float]:
 
 
 def _compare(sums: Float[np.ndarray, "parts 9"], parameters: int, lever: Float[np.ndarray, "k"]) -> Consistency:
-    k = len(lever)
-    gradient, fisher = sums[:, :k], np.empty((len(sums), k, k))
-    for i, (a, b) in enumerate(zip(*np.tril_indices(k), strict=True)):
-        fisher[:, a, b] = fisher[:, b, a] = sums[:, 3 + i]
-    scale = np.sqrt(np.maximum(np.diagonal(fisher, axis1=1, axis2=2), 1e-30))
-    regular = np.linalg.eigvalsh(fisher / (scale[:, :, None] * scale[:, None, :]))[:, 0] > _LEAST_EIGENVALUE
-    if not regular.any():
+    total, square, regular = compare_parts(sums, lever)
+    if not regular:
         return Consistency(1.0, 0.0)
-    gradient, fisher = gradient[regular], fisher[regular]
-    steps = np.linalg.solve(fisher, gradient[:, :, None])[:, :, 0]
-    displaced = np.sqrt(np.mean(np.sum((steps * lever) ** 2, axis=1)))
-    return Consistency(float(np.sum(gradient * steps)) / max(1, steps.size - parameters), float(displaced))
+    return Consistency(float(total) / max(1, regular * len(lever) - parameters), float(np.sqrt(square)))

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from scipy.ndimage import rank_filter
 
 from pauca.errors import InputError
+from pauca.events.kernels.pixels import count_events
 from pauca.events.recording import Recording, leave_out
 from pauca.events.types import Events
 
@@ -102,7 +103,7 @@ def find_hot_pixels(chunks: Iterable[Events]) -> HotPixels:
         if len(events):
             first_us = int(events.t_us[0]) if first_us is None else first_us
             last_us = int(events.t_us[-1])
-            counts += np.bincount(_cells(events), minlength=len(counts))
+            _count(events, counts)
     if some is None or counts is None:
         raise InputError("a recording without any chunk of events has no pixels")
     counts = counts.reshape(_shape(some))
@@ -127,6 +128,14 @@ def _cells(events: Events) -> Int64[np.ndarray, "n"]:
     column = np.clip(np.rint(events.x), -width, 2 * width - 1).astype(np.int64) + width
     row = np.clip(np.rint(events.y), -height, 2 * height - 1).astype(np.int64) + height
     return row * 3 * width + column
+
+
+def _count(events: Events, counts: Int64[np.ndarray, "pixels"]) -> None:
+    """Add to the counts of the grid."""
+    if events.undistorted:
+        counts += np.bincount(_cells(events), minlength=len(counts))
+    else:
+        count_events(events.x, events.y, events.size[0], counts)
 
 
 def _stands_out(counts: Int64[np.ndarray, "rows columns"], undistorted: bool) -> Bool[np.ndarray, "rows columns"]:

@@ -9,6 +9,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float
 
+from pauca.events.kernels.lens import distort_radtan
+
 LensModel: TypeAlias = Literal["radtan", "equidistant"]
 
 _STEPS = 50
@@ -21,7 +23,9 @@ def distort(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bearings (x, y, 1) to where the lens puts them."""
     if model == "radtan":
-        u, v, *_ = _radtan(x, y, coefficients)
+        x, y = (np.ascontiguousarray(part, float) for part in np.broadcast_arrays(x, y))
+        u, v = np.empty_like(x), np.empty_like(x)
+        distort_radtan(x.ravel(), y.ravel(), coefficients, u.reshape(-1), v.reshape(-1))
         return u, v
     r = np.hypot(x, y)
     landed, _ = _fisheye(np.arctan(r), coefficients)

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from pauca.events.kernels.linear import factor, solve_lower
 from pauca.events.types import Status
 
 _SHRINK = 0.5  # longest step kept after a failed one
 _MOST_HALVINGS = 8
+_LEAST_PIVOT = 1e-8  # of a Fisher matrix in units of its diagonal
 _ROUGH = 1.0  # below this decrement (nats) the kinks of bilinear voting can hide that a step would help
 
 
@@ -170,14 +172,8 @@ def _updated(information: np.ndarray, step: np.ndarray, fall: np.ndarray) -> np.
 
 def scaled_cholesky(matrix: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"] | None:
     """Lower factor; None where the matrix is singular or not finite, whatever the units of its parameters."""
-    if not np.all(np.isfinite(matrix)) or not np.all(np.diag(matrix) > 0):
-        return None
-    scale = np.sqrt(np.diag(matrix))
-    try:
-        root = np.linalg.cholesky(matrix / np.outer(scale, scale))
-    except np.linalg.LinAlgError:
-        return None
-    return scale[:, None] * root if np.min(np.diag(root)) > 1e-4 else None
+    root = np.empty(matrix.shape)
+    return root if factor(matrix, root, _LEAST_PIVOT) else None
 
 
 def score_statistic(gradient: Float[np.ndarray, "k"], fisher: Float[np.ndarray, "k k"]) -> float:
@@ -187,6 +183,9 @@ def score_statistic(gradient: Float[np.ndarray, "k"], fisher: Float[np.ndarray, 
     Of 1,416 windows of noise at rest (0.1 to 20 Hz a pixel, hot pixels) the median was 2.3, the largest 15.2. A scene
     needs to move by about a pixel to be seen. 0 where the Fisher matrix is singular: the events say nothing.
     """
-    if scaled_cholesky(fisher) is None:
+    root = scaled_cholesky(fisher)
+    if root is None:
         return 0.0
-    return float(gradient @ np.linalg.solve(fisher, gradient))
+    white = np.empty(len(gradient))
+    solve_lower(root, gradient, white)
+    return float(white @ white)

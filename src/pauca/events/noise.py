@@ -5,9 +5,10 @@ from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
+from scipy.ndimage import binary_dilation
 
 from pauca.events.hot_pixels import pixel_indices
-from pauca.events.kernels.support import find_supported
+from pauca.events.kernels.support import count_blocks, count_supported, find_supported
 from pauca.events.recording import Recording, leave_out
 from pauca.events.types import Events
 from pauca.events.windows import joined
@@ -53,17 +54,23 @@ def _mask(events: Events, edges_us: Int64[np.ndarray, "k"]) -> Bool[np.ndarray, 
     width, height = events.size
     if len(events) == 0 or (width // _BLOCK) * (height // _BLOCK) * _QUIET_SHARE < 1:
         return noise
-    column, row = pixel_indices(events)
-    supported = np.empty(len(events), np.uint8)
-    find_supported(events.t_us, column, row, width, height, _WITHIN_US, supported)
-    block = np.minimum(row // _BLOCK, height // _BLOCK - 1).astype(np.int64) * (width // _BLOCK)
-    block += np.minimum(column // _BLOCK, width // _BLOCK - 1)
+    everywhere = np.ones((height, width), bool)
     places = np.searchsorted(events.t_us, edges_us).tolist()
-    for window in (slice(first, end) for first, end in pairwise(places) if end > first):
-        seconds = max(1, int(events.t_us[window.stop - 1] - events.t_us[window.start])) * 1e-6
-        if _is_noisy(block[window], supported[window], (width // _BLOCK) * (height // _BLOCK), seconds):
-            noise[window] = supported[window] == 0
+    for first, end in pairwise(places):
+        if end > first and _is_noisy(events, first, end):
+            noise[first:end] = _supported(events, first, end, everywhere) == 0
     return noise
+
+
+def _supported(
+    events: Events, first: int, end: int, asked: Bool[np.ndarray, "height width"]
+) -> UInt8[np.ndarray, "window"]:
+    """Which events of a window have a neighbor in time and space, in the window or beside it; of some pixels."""
+    around = events.between(int(events.t_us[first]) - _WITHIN_US, int(events.t_us[end - 1]) + _WITHIN_US + 1)
+    before = first - int(np.searchsorted(events.t_us, events.t_us[first] - _WITHIN_US))
+    supported = np.empty(len(around), np.uint8)
+    find_supported(around.t_us, *pixel_indices(around), asked, _WITHIN_US, supported)
+    return supported[before : before + end - first]
 
 
 def without_noise(chunks: Iterable[Events], dropped: list[int]) -> Iterator[Events]:
@@ -109,22 +116,31 @@ def shows_structure(events: Events) -> bool:
     """
     column, row = pixel_indices(events)
     supported = np.empty(len(events), np.uint8)
-    find_supported(events.t_us, column, row, *events.size, _WITHIN_US, supported)
+    find_supported(events.t_us, column, row, np.ones(events.size[::-1], bool), _WITHIN_US, supported)
     rate_hz = len(events) / (events.size[0] * events.size[1] * events.duration_us * 1e-6)
     expected = 1 - np.exp(-2 * _AROUND * rate_hz * _WITHIN_US * 1e-6)
     return bool(_STRUCTURED + 3 * expected < supported.mean() < _FILTERED)
 
 
-def _is_noisy(block: Int64[np.ndarray, "n"], supported: UInt8[np.ndarray, "n"], blocks: int, seconds: float) -> bool:
-    """Whether the quietest blocks show noise, and nothing else."""
-    counts = np.bincount(block, minlength=blocks)
-    quiet = np.argsort(counts, kind="stable")[: round(blocks * _QUIET_SHARE)]
+def _is_noisy(events: Events, first: int, end: int) -> bool:
+    """Whether the quietest blocks of a window show noise, and nothing else."""
+    window, (width, height) = events[first:end], events.size
+    across, down = width // _BLOCK, height // _BLOCK
+    counts = np.zeros(across * down, np.int64)
+    count_blocks(*pixel_indices(window), _BLOCK, across, down, counts)
+    quiet = np.argsort(counts, kind="stable")[: round(across * down * _QUIET_SHARE)]
     found = int(counts[quiet].sum())
+    seconds = max(1, window.duration_us) * 1e-6
     rate_hz = found / (len(quiet) * _BLOCK**2 * seconds)
     expected = 1 - np.exp(-2 * _AROUND * rate_hz * _WITHIN_US * 1e-6)
     if rate_hz < _LEAST_HZ or expected > _MOST_SUPPORTED:
         return False
-    with_neighbors = np.bincount(block, weights=supported, minlength=blocks)[quiet].sum() / found
+    asked = np.zeros((down, across), bool)
+    asked.flat[quiet] = True
+    rows, columns = (np.minimum(np.arange(size) // _BLOCK, size // _BLOCK - 1) for size in (height, width))
+    asked = asked[np.ix_(rows, columns)]
+    beside = binary_dilation(asked, np.ones((3, 3), bool))
+    with_neighbors = count_supported(*pixel_indices(window), _supported(events, first, end, beside), asked) / found
     return bool(with_neighbors < _FACTOR * expected + _MARGIN)
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pauca.events.kernels.parts import accumulate_parts
+from pauca.events.kernels.parts import accumulate_parts, compare_parts
 
 
 @pytest.mark.parametrize("k", [2, 3])
@@ -25,3 +25,19 @@ def test_sums_over_parts_are_those_of_numpy(k):
         window = (u * dt)[:, region == part]
         expected = [*window.sum(axis=1), *(window @ window.T)[lower]]
         np.testing.assert_allclose(regions[part], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_parts_are_compared_as_by_numpy(k):
+    rng = np.random.default_rng(1)
+    slopes = rng.normal(size=(5, 40, k))
+    sums = np.zeros((6, 9))  # of the last part nothing is known
+    for part, u in enumerate(slopes):
+        sums[part, :k] = u.sum(axis=0)
+        sums[part, 3 : 3 + k * (k + 1) // 2] = (u.T @ u)[np.tril_indices(k)]
+    lever = np.arange(1.0, k + 1)
+    total, square, regular = compare_parts(sums, lever)
+    steps = np.array([np.linalg.solve(u.T @ u, u.sum(axis=0)) for u in slopes])
+    assert regular == 5
+    assert total == pytest.approx(np.sum(steps * slopes.sum(axis=1)))
+    assert square == pytest.approx(np.mean(np.sum((steps * lever) ** 2, axis=1)))

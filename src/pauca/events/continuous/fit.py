@@ -19,6 +19,10 @@ _REACH_PIXELS = 8.0  # longest step of the solver, as displacement of events at 
 _SHORTEST_S = 0.004  # for the reach of very short windows
 _TURNING_TOLERANCE = 0.2  # of windows that turn: flat ones, in which a search that stopped sooner was off by 20 deg/s
 _SHARPNESSES = 0.3, 8.0  # range of the curvature over the Fisher matrix: 1 to 3 on texture, 2 to 6 on shapes
+# Least curvature over the Fisher matrix with which a search begins in a window that turns. What is learned there, .3 to
+# .5, is that of the way to the maximum, along which the score is flat; along a first step it is 1 to 1.5. With less the
+# step is too long: on texture 17 and 22 % fewer images are scored than without this, for the same errors.
+_STEEP = 1.0
 _TELLING_NATS = 4.0  # twice what a step must be worth to tell of the curvature
 _TOLERANCE = 2.0  # nats that a step may promise at the end; it is taken without looking: a fifth changes no figure
 _SHARE_OF_JERK = 0.5  # half of the true strength is as good or better, and what packets show has their errors in it
@@ -93,6 +97,7 @@ class KnotEstimator:
     def _search(self, first: int, knots_us: np.ndarray, start: np.ndarray, window: Window, prior: np.ndarray) -> Fit:
         turns = window.images > 2
         weight, sharpness = window.weight * (self.config.turning if turns else 1.0), self._seen[turns]
+        steepness = max(sharpness, _STEEP) if turns else sharpness
         begin: list[Trial] = []
 
         def posterior(point: np.ndarray) -> Trial:
@@ -100,7 +105,7 @@ class KnotEstimator:
             begin.append(trial)
             pull = prior @ point
             value = weight * trial.value - float(point @ pull) / 2
-            information = sharpness * weight * trial.fisher + prior
+            information = steepness * weight * trial.fisher + prior
             return Trial(value, weight * trial.gradient - pull, information, trial)
 
         reach = self._reach(knots_us)

@@ -1,6 +1,14 @@
 """Which columns and rows of a sensor have events, in one pass."""
 
+import numpy as np
 from numba import njit
+
+
+@njit(cache=True, nogil=True)
+def count_events(x, y, width, counts):
+    """Add to counts [height * width] the events of each pixel: x, y [n], integers inside the sensor."""
+    for i in range(x.size):
+        counts[np.uint32(y[i]) * np.uint32(width) + np.uint32(x[i])] += 1
 
 
 @njit(cache=True, nogil=True)
