@@ -51,6 +51,10 @@ class ExpertBank(nn.Module):
         """The weights as they are stored: the parameters of which `gate_up` and `down` are views."""
         return self.gate_up, self.down
 
+    def parts(self) -> tuple[str, ...] | str:
+        """Names of the weights, each with one entry an expert, for ranks to divide; or why these stay together."""
+        return ("gate_up", "down") if len(self.down) > 1 else "a single expert that every token visits"
+
     def forward(
         self,
         x: Float[Tensor, "tokens hidden"],

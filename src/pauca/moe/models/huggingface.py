@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pauca.errors import ConfigError, InputError, PaucaError
-from pauca.moe.layer.experts import checked_recipe
+from pauca.moe.layer.experts import ExpertBank, checked_recipe
 from pauca.moe.layer.kept import kept_formats
 from pauca.moe.layer.recipe import Precision, Recipe, Recompute
 from pauca.moe.models.expert_kinds import ExpertKind
@@ -81,6 +81,9 @@ def unconvert(model: AnyModule) -> AnyModule:
     Raises:
         InputError: converted experts that are in use by `frozen_weights`, or were wrapped since.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, ExpertBank) and module._ranks is not None:
+            raise InputError(f"{name} is divided over ranks: gather its weights and load them into the original model")
     converted = {name: module for name, module in model.named_modules() if isinstance(module, ConvertedExperts)}
     for name, module in converted.items():
         if type(module).__module__ != ConvertedExperts.__module__:

@@ -18,6 +18,7 @@ class ConvertedExperts(ExpertBank):
 
     _kind: ExpertKind
     _original: tuple[type[nn.Module], tuple[str, ...]]  # its class, and the attributes that conversion added
+    _whole_layer = False  # whether the module is called otherwise than with tokens, choices and their weights
 
     @classmethod
     def kind(cls, module: Any) -> ExpertKind | str:
@@ -49,12 +50,21 @@ class ConvertedExperts(ExpertBank):
     def masters(self) -> tuple[Tensor, ...]:
         return self.stored(self, self._kind)
 
+    def parts(self) -> tuple[str, ...] | str:
+        if self._whole_layer:
+            return "this family's layer does more than its experts in one module"
+        if self._kind.gate.biased:
+            return "experts with biases"
+        return self._kind.gate_up, self._kind.down
+
 
 class ConvertedLongcatExperts(ConvertedExperts):
     """LongCat-Flash: choices beyond the experts that have weights give the token itself.
 
     Such a choice is computed by some expert, with weight zero: rows that add nothing.
     """
+
+    _whole_layer = True
 
     num_routed_experts: int
 
@@ -74,6 +84,8 @@ class ConvertedLongcatExperts(ConvertedExperts):
 
 class ConvertedDbrxExperts(ConvertedExperts):
     """DBRX: gate and up are matrices apart, which each pass copies into one."""
+
+    _whole_layer = True
 
     @classmethod
     def kind(cls, module: Any) -> ExpertKind | str:
@@ -97,6 +109,8 @@ class ConvertedDbrxExperts(ConvertedExperts):
 
 class ConvertedLlama4Moe(ConvertedExperts):
     """Llama 4: the router's weight scales an expert's input, so each chosen copy is a token of its own."""
+
+    _whole_layer = True
 
     top_k: int
     hidden_dim: int
@@ -127,6 +141,8 @@ class ConvertedLlama4Moe(ConvertedExperts):
 
 class ConvertedJetMoe(ConvertedExperts):
     """JetMoE: a softmax over the chosen logits, and one bias for the sum; its attention's experts stay as they are."""
+
+    _whole_layer = True
 
     router: Any
     bias: Tensor

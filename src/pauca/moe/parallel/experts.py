@@ -56,6 +56,7 @@ class ParallelExperts(ExpertBank):
     ) -> None:
         """See `parallelize`; a name that is the same on all ranks tells layers apart where their sizes do not."""
         super().__init__()
+        self._kind = getattr(whole, "_kind", None)
         self._ranks, self._name = Ranks(mesh), name
         self.total = len(whole.down)
         if self.total % self._ranks.count:
@@ -63,11 +64,15 @@ class ParallelExperts(ExpertBank):
                 f"{self.total} experts cannot be divided evenly by {self._ranks.count} ranks: "
                 "choose a number of ranks that divides them"
             )
-        for name in ("gate_up", "down"):
-            weight = getattr(whole, name)
+        parts = whole.parts()
+        if isinstance(parts, str):
+            raise ConfigError(f"{parts}: cannot be divided over ranks")
+        self._parts, self._gate_text = parts, whole._gate_text
+        for part in parts:
+            weight = getattr(whole, part)
             if isinstance(weight, DTensor):
                 raise ConfigError("call parallelize before fully_shard, which has divided the experts' weights already")
-            setattr(self, name, nn.Parameter(weight.detach()[self._own].clone(), weight.requires_grad))
+            setattr(self, part, nn.Parameter(weight.detach()[self._own].clone(), weight.requires_grad))
         self.dispatch: Format | None = dispatch
         self.overlap = overlap
         wire_format(whole.recipe, dispatch)
@@ -112,7 +117,7 @@ class ParallelExperts(ExpertBank):
         with torch.autocast(x.device.type, enabled=False):
             y = _ParallelExperts.apply(
                 tokens, self.gate_up, self.down, weights, dispatched, self._recipe_text, self.recompute,
-                *self._prepared_weights(),
+                self._gate_text, *self._prepared_weights(),
             ).to(x.dtype)  # fmt: skip
         if shared is None:
             return y
@@ -135,11 +140,15 @@ class ParallelExperts(ExpertBank):
         differentiable = (x, probabilities, self.gate_up, self.down)
         wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in differentiable]
         sizes = [probabilities.shape[1], *self.down.shape]
-        return crc32(json.dumps([self._name, sizes, self._recipe_text, self.recompute, self.dispatch, wanted]).encode())
+        return crc32(
+            json.dumps(
+                [self._name, sizes, self._recipe_text, self.recompute, self.dispatch, self._gate_text, wanted]
+            ).encode()
+        )
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name in ("gate_up", "down"):
+        for name in self._parts:
             destination[prefix + name] = self.as_shard(destination[prefix + name])
 
     def as_shard(self, own: Tensor) -> DTensor:
@@ -165,7 +174,7 @@ class ParallelExperts(ExpertBank):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        for name in ("gate_up", "down"):
+        for name in self._parts:
             if prefix + name in state_dict:
                 state_dict[prefix + name] = self.from_shard(state_dict[prefix + name], getattr(self, name))
         super()._load_from_state_dict(
@@ -190,6 +199,31 @@ class ParallelExperts(ExpertBank):
     def extra_repr(self) -> str:
         own = self._own
         return f"experts {own.start} to {own.stop - 1} of {self.total}, {super().extra_repr()}"
+
+
+class ParallelOtherExperts(ParallelExperts):
+    """This rank's part of experts that keep the names and the layout that another library gave their weights."""
+
+    _kind: Any  # where the weights lie: `pauca.moe.models.expert_kinds.ExpertKind`
+
+    @property
+    def gate_up(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._kind.weights(self)[0]
+
+    @property
+    def down(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._kind.weights(self)[1]
+
+    def masters(self) -> tuple[Tensor, ...]:
+        return tuple(getattr(self, part) for part in self._parts)
+
+
+def divide_bank(
+    whole: ExpertBank, mesh: DeviceMesh, dispatch: Format | None, overlap: bool, name: str
+) -> ParallelExperts:
+    """This rank's part of a bank, to stand in its place."""
+    kind = ParallelExperts if getattr(whole, "_kind", None) is None else ParallelOtherExperts
+    return kind(whole, mesh, dispatch, overlap, name)
 
 
 @cache
@@ -252,13 +286,14 @@ class _ParallelExperts(torch.autograd.Function):
         dispatched: _Dispatched,
         recipe: str,
         recompute: Recompute,
+        gate: str,
         *prepared: Tensor,
     ) -> Tensor:
         exchange = dispatched.exchange
         ids, weights = dispatched.routing_here()
         permutation = sort_by_expert(ids, len(down), exchange.copies)
         tokens = dispatched.tokens_here()
-        call = ExpertCall(gate_up, down, weights, permutation, list(prepared), recipe, recompute)
+        call = ExpertCall(gate_up, down, weights, permutation, list(prepared), recipe, recompute, gate)
         y_rows, kept = passes.forward(call, tokens) if len(ids) else (x.new_empty(0, x.shape[1]), [])
         ctx.exchange, ctx.prepared = exchange, len(prepared)
         remember(ctx, call, tokens, kept)
@@ -283,7 +318,7 @@ class _ParallelExperts(torch.autograd.Function):
             gradients.gate_up,
             gradients.down,
             _sum_choices(d_weights, exchange) if d_weights else None,
-            *(None,) * (3 + ctx.prepared),
+            *(None,) * (4 + ctx.prepared),
         )
 
 

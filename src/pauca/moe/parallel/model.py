@@ -4,13 +4,14 @@ from typing import TypeVar
 from zlib import crc32
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from pauca.errors import ConfigError
+from pauca.moe.layer.experts import ExpertBank
 from pauca.moe.layer.moe import MoE
 from pauca.moe.layer.recipe import Format
-from pauca.moe.parallel.experts import ParallelExperts
+from pauca.moe.parallel.experts import ParallelExperts, divide_bank
 from pauca.moe.parallel.ranks import Ranks
 
 ModelType = TypeVar("ModelType", bound=nn.Module)
@@ -19,7 +20,10 @@ ModelType = TypeVar("ModelType", bound=nn.Module)
 def parallelize(
     model: ModelType, mesh: DeviceMesh, *, dispatch: Format | None = None, overlap: bool = True
 ) -> ModelType:
-    """Divide the experts of all `MoE` layers of a model over ranks, in place; all ranks of the mesh must call it.
+    """Divide the experts of a model over ranks, in place; all ranks of the mesh must call it.
+
+    Those of `MoE` layers, of layers of other people's that hold an `Experts` and call it with tokens, their choices and
+    weights, and of models that `convert` has changed; a single expert that every token visits stays on all ranks.
 
     Before `fully_shard`, the optimizer and the first forward. Every rank must hold the same model: build it from the
     same seed or load the same checkpoint. The ranks compare their code, layers and routers, so that a difference is an
@@ -39,39 +43,66 @@ def parallelize(
         The model.
 
     Raises:
-        ConfigError: no MoE layer, a mesh without "ep", or experts that cannot be divided evenly.
+        ConfigError: no experts, or of a kind that cannot be divided, or not evenly; a mesh without "ep".
         PaucaError: ranks that do not answer within the process group's timeout, or run something else.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, MoE)}
-    if not layers:
-        raise ConfigError(f"{type(model).__name__} has no pauca.moe.MoE layer whose experts could be divided")
-    if any(isinstance(layer.experts, ParallelExperts) for layer in layers.values()):
+    banks = {name: module for name, module in model.named_modules() if isinstance(module, ExpertBank)}
+    if any(isinstance(bank, ParallelExperts) for bank in banks.values()):
         raise ConfigError("the experts have been divided over ranks before; call parallelize once")
-    divided = {name: ParallelExperts(layer.experts, mesh, dispatch, overlap, name) for name, layer in layers.items()}
+    banks = {name: bank for name, bank in banks.items() if not _is_single(bank)}
+    if not banks:
+        raise ConfigError(
+            f"{type(model).__name__} has no pauca.moe.MoE layer, Experts or converted experts that could be divided"
+        )
+    if "" in banks:
+        raise ConfigError("a bank of experts by itself cannot be divided in place: give the module that holds it")
+    for name, bank in banks.items():
+        if isinstance(reason := bank.parts(), str):
+            raise ConfigError(f"{name}: {reason} cannot be divided over ranks")
+    holders = {name: model.get_submodule(name.rpartition(".")[0]) for name in banks}
+    called = {name: name.rpartition(".")[0] if isinstance(holders[name], MoE) else name for name in banks}
+    divided = {name: divide_bank(bank, mesh, dispatch, overlap, called[name]) for name, bank in banks.items()}
     Ranks(mesh).require_the_same(
         {
-            f"layer {name!r}, {what}": value
-            for name, layer in layers.items()
-            for what, value in _description(layer, divided[name]).items()
+            f"layer {called[name]!r}, {what}": value
+            for name, bank in banks.items()
+            for what, value in _description(holders[name], bank, divided[name]).items()
         }
     )
-    for name, layer in layers.items():
-        layer.experts = divided[name]
+    for name, holder in holders.items():
+        setattr(holder, name.rpartition(".")[2], divided[name])
     return model
 
 
-def _description(layer: MoE, experts: ParallelExperts) -> dict[str, object]:
+def _is_single(bank: ExpertBank) -> bool:
+    """Whether it is a shared expert or a dense feed-forward."""
+    return len(bank.masters()[0]) == 1
+
+
+def _description(holder: nn.Module, bank: ExpertBank, experts: ParallelExperts) -> dict[str, object]:
     """What must be the same on every rank for tokens to find their experts."""
-    weights = layer.router.weight.detach()
-    return {
+    described: dict[str, object] = {
         "experts": experts.total,
         "sizes": tuple(experts.down.shape[1:]),
-        "top_k": layer.router.top_k,
-        "shared experts' width": 0 if layer.shared is None else layer.shared.down.shape[2],
         "recipe": str(experts.recipe),
         "recompute": experts.recompute,
         "dispatch": experts.dispatch,
-        "router": str(layer.router.config),
-        # Shows other seeds. The rest of the model is not read: it may be large.
-        "checksum of the router": None if weights.is_meta else crc32(weights.cpu().view(torch.uint8).numpy().tobytes()),
     }
+    if isinstance(holder, MoE):
+        described |= {
+            "top_k": holder.router.top_k,
+            "shared experts' width": 0 if holder.shared is None else holder.shared.down.shape[2],
+            "router": str(holder.router.config),
+            # Shows other seeds. The rest of the model is not read: it may be large.
+            "checksum of the router": _checksum(holder.router.weight),
+        }
+    else:
+        own = {id(weight) for weight in bank.parameters()}
+        others = [weight.flatten()[:4096] for weight in holder.parameters() if id(weight) not in own]
+        described["checksum of what stands beside the experts"] = [_checksum(weight) for weight in others]
+    return described
+
+
+@torch.no_grad()
+def _checksum(weight: Tensor) -> int | None:
+    return None if weight.is_meta else crc32(weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())

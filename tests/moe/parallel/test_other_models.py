@@ -1,0 +1,227 @@
+"""Experts of converted transformers models, and of layers of other people's, divided over gloo processes."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from pauca.errors import ConfigError, InputError, PaucaError
+from pauca.moe import Recipe, convert, parallelize, quantize_once, unconvert
+from pauca.moe.layer.experts import Experts
+from pauca.moe.parallel import average_gradients, clip_gradients
+from pauca.moe.parallel.experts import ParallelExperts
+
+transformers = pytest.importorskip("transformers")
+from ..models.test_families import benchmark  # noqa: E402 - needs transformers
+
+SIZES = {
+    **{"vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0},
+    **{"num_key_value_heads": 4, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2},
+    **{"intermediate_size": 96, "moe_intermediate_size": 32, "num_experts": 8, "num_experts_per_tok": 3},
+}
+FAMILIES = {
+    "Qwen3Moe": {},
+    "Qwen2Moe": {"shared_expert_intermediate_size": 64},
+    "Mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2},
+}
+TOKENS = torch.arange(4 * 24).reshape(4, 24) * 31 % 61 + 3
+PRECISIONS = ("bf16", "fp8", "fp4")
+
+
+def _converted(family: str, precision: str) -> nn.Module:
+    config = getattr(transformers, f"{family}Config")(**{**SIZES, **FAMILIES[family]})
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    for weight in model.parameters():  # transformers' own are so small that experts add next to nothing
+        if weight.ndim > 1:
+            nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
+    return convert(model, getattr(Recipe, precision)())
+
+
+class OtherLayer(nn.Module):
+    """Somebody's own layer around `Experts`: its router, its way of weighing."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.gate, self.bank = nn.Linear(32, 8, bias=False), Experts(32, 32, 8, recipe)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.reshape(-1, x.shape[-1])
+        weights, ids = self.gate(tokens).sigmoid().topk(2)
+        return x + self.bank(tokens, ids, weights).view(x.shape)
+
+
+def _other(precision: str) -> nn.Module:
+    torch.manual_seed(0)
+    recipe = getattr(Recipe, precision)()
+    return nn.Sequential(nn.Linear(32, 32), OtherLayer(recipe), nn.Tanh(), OtherLayer(recipe), nn.Softplus())
+
+
+def _loss(model: nn.Module, part: slice) -> Tensor:
+    if isinstance(model, nn.Sequential):
+        x = torch.randn(4, 24, 32, generator=torch.Generator().manual_seed(2))[part]
+        return (model(x) - x.roll(1, 1)).square().mean()
+    return model(input_ids=TOKENS[part], labels=TOKENS[part]).loss
+
+
+def _build(name: str, precision: str) -> nn.Module:
+    return _other(precision) if name == "other" else _converted(name, precision)
+
+
+def _steps(model: nn.Module, part: slice, divided: bool, once: bool = False) -> dict[str, Any]:
+    own = {id(w) for m in model.modules() if isinstance(m, ParallelExperts) for w in m.parameters()}
+    groups = [[w for w in model.parameters() if (id(w) in own) is mine] for mine in (False, True)]
+    optimizer = torch.optim.SGD([{"params": group} for group in groups if group], lr=0.1, momentum=0.9)
+    if once:
+        quantize_once(model, optimizer)
+    losses, norms = [], []
+    for _ in range(3):
+        loss = _loss(model, part)
+        loss.backward()
+        if divided:
+            average_gradients(model)
+            norm = clip_gradients(model, 0.5)
+        else:
+            norm = nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        norms.append(norm.item())
+    return {"losses": losses, "norms": norms}
+
+
+def _divided(rank: int, name: str, precision: str, how: str = "") -> dict[str, Any]:
+    mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("ep",))
+    model = parallelize(_build(name, precision), mesh)
+    held = {n: tuple(w.shape) for n, w in model.named_parameters()}
+    if how == "fsdp":
+        experts = {w for m in model.modules() if isinstance(m, ParallelExperts) for w in m.parameters()}
+        fully_shard(model, mesh=mesh, ignored_params=experts)
+    result = _steps(model, slice(2 * rank, 2 * rank + 2), divided=True, once=how == "once")
+    whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return result | {"held": held, "weights": whole if rank == 0 else {}}
+
+
+def test_a_divided_model_is_not_one_process_s_by_accident(together):
+    """Without averaging, ranks would part: what the comparison above could not have missed."""
+    ranks = together(_divided, 2, "Qwen3Moe", "bf16")
+    assert ranks[0]["losses"] != ranks[1]["losses"]  # of other tokens
+
+
+def _assert_alike(ranks: list[dict[str, Any]], alone: dict[str, Any], model: nn.Module, tolerance: float) -> None:
+    both = torch.tensor([result["losses"] for result in ranks]).mean(0)
+    torch.testing.assert_close(both, torch.tensor(alone["losses"]), rtol=tolerance, atol=0)
+    assert ranks[0]["norms"] == ranks[1]["norms"]
+    torch.testing.assert_close(
+        torch.tensor(ranks[0]["norms"]), torch.tensor(alone["norms"]), rtol=20 * tolerance, atol=0
+    )
+    weights, expected = ranks[0]["weights"], model.state_dict()
+    assert weights.keys() == expected.keys()  # the family's own names
+    for name, value in expected.items():
+        assert weights[name].shape == value.shape, name
+        assert (weights[name] - value).norm() <= tolerance * value.norm() + 1e-3, name  # biases began at 0
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", [*FAMILIES, "other"])
+def test_two_ranks_train_as_one_process(name, precision, together):
+    """But for each rank's sum, which travels in BF16, and codes of few bits that it may tip over."""
+    model = _build(name, precision)
+    whole = {n: tuple(w.shape) for n, w in model.named_parameters()}
+    alone = _steps(model, slice(0, 4), divided=False)
+    ranks = together(_divided, 2, name, precision)
+    halved = [n for n, shape in whole.items() if ranks[0]["held"][n] != shape]
+    assert len(halved) == 4  # two weights in each of two layers
+    assert all(ranks[0]["held"][n] == (4, *whole[n][1:]) for n in halved)
+    _assert_alike(ranks, alone, model, tolerance=2e-3 if precision == "bf16" else 2e-2)
+
+
+@pytest.mark.parametrize("how", ["fsdp", "once"])
+def test_the_rest_may_be_sharded_and_weights_quantized_once(how, together):
+    plain, other = (together(_divided, 2, "Qwen3Moe", "fp4", way) for way in ("", how))
+    for one, two in zip(plain, other, strict=True):
+        torch.testing.assert_close(two["losses"], one["losses"], rtol=2e-3 if how == "fsdp" else 0, atol=0)
+        assert one["weights"].keys() == two["weights"].keys()
+
+
+FORMS = ["aria", "gemma4", "nemotron_h", "step3p7"]  # transposed; GELU; no gate; limited
+
+
+def _hidden_and_gradients(model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
+    states = model(input_ids=TOKENS, use_cache=False).last_hidden_state
+    states.square().mean().backward()
+    if any(isinstance(module, ParallelExperts) for module in model.modules()):
+        average_gradients(model)
+    return states.detach(), {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def _form(rank: int, family: str) -> tuple[Tensor, dict[str, Tensor]]:
+    mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("ep",))
+    model = convert(benchmark.build(family), Recipe.bf16())
+    return _hidden_and_gradients(parallelize(model, mesh))
+
+
+@pytest.mark.parametrize("family", FORMS)
+def test_every_form_of_experts_is_computed_where_it_lies(family, together):
+    """Both ranks have the same tokens: then the mean is the gradient of one process."""
+    states, gradients = _hidden_and_gradients(convert(benchmark.build(family), Recipe.bf16()))
+    ranks = together(_form, 2, family)
+    for found, _ in ranks:
+        assert (found - states).norm() < 0.01 * states.norm()
+    divided = 0
+    for name, whole in gradients.items():
+        parts = [own[name] for _, own in ranks]
+        together_again = parts[0] if parts[0].shape == whole.shape else torch.cat(parts)
+        divided += together_again is not parts[0]
+        assert (together_again - whole).norm() <= 0.02 * whole.norm() + 1e-9, name
+    assert divided >= 2
+
+
+def _refusals(rank: int) -> list[str]:
+    mesh, said = init_device_mesh("cpu", (2,), mesh_dim_names=("ep",)), []
+    for family in ("gpt_oss", "llama4"):
+        with pytest.raises(ConfigError) as found:
+            parallelize(convert(benchmark.build(family), Recipe.bf16()), mesh)
+        said.append(str(found.value))
+    with pytest.raises(ConfigError) as found:
+        parallelize(Experts(32, 32, 8), mesh)
+    said.append(str(found.value))
+    with pytest.raises(ConfigError) as found:
+        parallelize(nn.Linear(2, 2), mesh)
+    said.append(str(found.value))
+    model = parallelize(_converted("Qwen3Moe", "bf16"), mesh)
+    with pytest.raises(InputError) as refused:
+        unconvert(model)
+    said.append(str(refused.value))
+    with pytest.raises(ConfigError) as found:
+        parallelize(model, mesh)
+    return [*said, str(found.value)]
+
+
+def test_what_cannot_be_divided_says_why(together):
+    biased, whole_layer, bare, none, divided, twice = together(_refusals, 2)[0]
+    assert "experts: experts with biases cannot be divided" in biased
+    assert "more than its experts in one module cannot be divided" in whole_layer
+    assert "give the module that holds it" in bare
+    assert "no pauca.moe.MoE layer, Experts or converted experts" in none
+    assert "mlp.experts is divided over ranks" in divided
+    assert "call parallelize once" in twice
+
+
+def _other_seeds(rank: int) -> str:
+    mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("ep",))
+    model = _other("bf16")
+    with torch.no_grad():
+        model[1].gate.weight += rank
+    with pytest.raises(PaucaError) as found:
+        parallelize(model, mesh)
+    return str(found.value)
+
+
+def test_ranks_with_other_routers_are_refused(together):
+    for message in together(_other_seeds, 2):
+        assert "'1.bank', checksum of what stands beside the experts" in message
