@@ -73,6 +73,7 @@ def test_yaml_of_ros_kalibr_and_opencv(tmp_path, text, k3):
         ("a: [1, 2", "nor YAML"),
         ("hello", "no calibration"),
         ("-1 100 10 10 0 0 0 0 0", "fx -1.0"),
+        (KALIBR.replace("[240, 180]", "[.inf, 180]"), "an image of inf x 180 pixels"),
     ],
 )
 def test_bad_calibrations_are_one_clear_line(tmp_path, text, message):

@@ -65,6 +65,33 @@ def test_npz_is_exact(tmp_path):
     _assert_same(Trajectory.from_npz(path), _trajectory(), rtol=0)
 
 
+@pytest.mark.parametrize("keep", [10, 1000, -200])
+def test_a_damaged_npz_is_one_clear_line(tmp_path, keep):
+    path = tmp_path / "trajectory.npz"
+    _trajectory().to_npz(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:keep])
+    with pytest.raises(InputError, match=r"trajectory\.npz: damaged or cut short"):
+        Trajectory.from_npz(path)
+    path.write_bytes(whole[:700] + bytes(byte ^ 0x55 for byte in whole[700:720]) + whole[720:])
+    with pytest.raises(InputError, match=r"trajectory\.npz: damaged or cut short"):
+        Trajectory.from_npz(path)
+
+
+def test_an_npz_of_something_else_says_what_it_is(tmp_path):
+    path, columns = tmp_path / "a.npz", {}
+    _trajectory().to_npz(path)
+    with np.load(path) as file:
+        columns = dict(file)
+    for name, other in (("velocity", columns["velocity"][:, :2]), ("status", columns["score"]), ("motion", "sideways")):
+        np.savez(path, **columns | {name: other})
+        with pytest.raises(InputError, match=r"a\.npz: incomplete or damaged trajectory"):
+            Trajectory.from_npz(path)
+    np.savez(path, t=[0.0], x=[1], y=[1], p=[0])
+    with pytest.raises(InputError, match="align` makes a trajectory of it"):
+        Trajectory.from_npz(path)
+
+
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "t_s,wx_rad_s,wy_rad_s,wz_rad_s\n1,2,3,4\n", "\x00\x01"])
 def test_other_files_are_refused(tmp_path, text):
     path = tmp_path / "trajectory.csv"

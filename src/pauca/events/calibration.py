@@ -13,6 +13,7 @@ from pauca.errors import InputError
 from pauca.events.lens import LensModel
 from pauca.events.rectification import HDF5_MAGIC, calibration_beside, fit_lens, read_map, rectified_name
 
+_LARGEST = 1 << 16  # pixels to a side of a sensor; more is damage
 _LENSES: dict[str, LensModel] = {
     **dict.fromkeys(("plumb_bob", "radtan", "none", ""), "radtan"),
     **dict.fromkeys(("equidistant", "fisheye"), "equidistant"),
@@ -104,9 +105,17 @@ def _yaml_cameras(text: str, path: Path) -> dict[str, dict[str, Any]]:
         raise InputError(f"{path}: no calibration; expected calib.txt, or YAML of ROS, Kalibr, DSEC or OpenCV")
     if isinstance(tree.get("intrinsics"), dict):  # DSEC
         tree = tree["intrinsics"]
-    cameras = {str(key): value for key, value in tree.items() if re.match(r"cam", str(key)) and isinstance(value, dict)}
+    tree = _by_words(tree)
+    cameras = {
+        key: _by_words(value) for key, value in tree.items() if key.startswith("cam") and isinstance(value, dict)
+    }
     named = {key: value for key, value in cameras.items() if {"intrinsics", "camera_matrix"} & value.keys()}
     return named or {"": tree}
+
+
+def _by_words(tree: dict[Any, Any]) -> dict[str, Any]:
+    """With keys that are words, as damaged YAML has not."""
+    return {str(key): value for key, value in tree.items()}
 
 
 def _xml_cameras(text: str, path: Path) -> dict[str, dict[str, Any]]:
@@ -148,7 +157,7 @@ def _from_tree(tree: dict[str, Any], path: Path) -> Calibration:
             "distortion, or undistort the events before and use float32 pixels"
         )
     model = str(tree.get("distortion_model", "plumb_bob"))
-    return Calibration(_size_of(tree), _intrinsics_of(tree, path), _distortion_of(tree), model)
+    return Calibration(_size_of(tree, path), _intrinsics_of(tree, path), _distortion_of(tree), model)
 
 
 class _CalibrationLoader(yaml.SafeLoader):
@@ -177,11 +186,13 @@ def _first(tree: dict[str, Any], *names: str) -> Any:
     return next((tree[name] for name in names if name in tree), None)
 
 
-def _size_of(tree: dict[str, Any]) -> tuple[int, int] | None:
+def _size_of(tree: dict[str, Any], path: Path) -> tuple[int, int] | None:
     pair = _numbers(_first(tree, "resolution")) or [
         *_numbers([_first(tree, "image_width", "image_Width", "width") or 0]),
         *_numbers([_first(tree, "image_height", "image_Height", "height") or 0]),
     ]
+    if any(not side < _LARGEST for side in pair):
+        raise InputError(f"{path}: an image of {' x '.join(f'{side:g}' for side in pair)} pixels; is the file damaged?")
     return (int(pair[0]), int(pair[1])) if len(pair) == 2 and min(pair) > 0 else None
 
 

@@ -90,12 +90,16 @@ class Camera:
         """The camera of a calibration that knows its size.
 
         Raises:
-            InputError: where its lens model is neither radtan nor equidistant; `where` is the file that said so.
+            InputError: where its lens model is neither radtan nor equidistant, or a number is none that a camera has;
+                `where` is the file that said so.
         """
         assert calibration.size is not None
         lens, (k1, k2, p1, p2, k3) = calibration.lens(where)
         fx, fy, cx, cy = calibration.intrinsics
-        return cls(calibration.size, fx, fy, cx, cy, k1, k2, p1, p2, k3, lens)
+        try:
+            return cls(calibration.size, fx, fy, cx, cy, k1, k2, p1, p2, k3, lens)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
 
     def distort(self, x: Float[np.ndarray, "*n"], y: Float[np.ndarray, "*n"]) -> tuple[np.ndarray, np.ndarray]:
         """Bearings (x, y, 1) to the distorted pixels at which the sensor sees them (OpenCV's formula)."""

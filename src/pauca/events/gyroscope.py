@@ -83,21 +83,29 @@ class GyroFit:
         """
         try:
             told = json.loads(Path(path).read_text(encoding="utf-8"))
-            values: dict[str, Any] = {each.name: told[each.name] for each in fields(cls)}
-            arrays = {name: np.array(value, float) for name, value in values.items() if isinstance(value, list)}
+            arrays: dict[str, Any] = {name: _of_shape(told[name], shape) for name, shape in _SHAPES.items()}
+            numbers: dict[str, Any] = {
+                name: float(told[name]) for name in ("offset_s", "offset_sd_s", "residual_deg_s")
+            }
+            return cls(**arrays, **numbers, used=int(told["used"]), at_the_end=bool(told["at_the_end"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path}: is no fit of a gyroscope as `pauca events gyro --json` prints it ({error!r})"
             ) from None
-        shapes = [arrays[name].shape if name in arrays else None for name in ("axes", "bias_rad_s", "axes_sd_deg")]
-        if shapes != [(3, 3), (3,), (3,)]:
-            raise InputError(f"{path}: is no fit of a gyroscope: its axes or bias have another shape")
-        values |= arrays
-        return cls(**values)
 
     def apply(self, gyro: GroundTruth) -> GroundTruth:
         """The gyroscope's velocities as the camera's: on its clock and axes, without the bias."""
         return GroundTruth(gyro.t_s + self.offset_s, (gyro.omega_rad_s - self.bias_rad_s) @ self.axes.T)
+
+
+def _of_shape(values: Any, shape: tuple[int, ...]) -> np.ndarray:
+    array = np.array(values, float)
+    if array.shape != shape or np.isnan(array).any():
+        raise ValueError(f"{array.shape} numbers, expected {shape}: another shape, or a number that is none")
+    return array
+
+
+_SHAPES = {"axes": (3, 3), "axes_sd_deg": (3,), "bias_rad_s": (3,), "bias_sd_rad_s": (3,)}
 
 
 def fit_gyro(trajectory: Trajectory, gyro: GroundTruth, within_s: float = 0.2) -> GyroFit:

@@ -19,6 +19,7 @@ Next = tuple[int, dict[str, Any]]  # so many packets are known, and what the nex
 
 _NEVER = -(1 << 62)
 _ARRAYS = ("velocity", "acceleration", "covariance")
+_NUMBERS = ("t_us", "t_ref_us", "start_us", "end_us", "n_events", "evaluations")
 
 
 @dataclass(eq=False)
@@ -74,8 +75,8 @@ class Journal:
 
     def _compare(self, first: str) -> None:
         try:
-            before = json.loads(first)
-        except ValueError:
+            before = dict(json.loads(first))
+        except (TypeError, ValueError):
             raise InputError(f"{self.path}: damaged; begin anew with --force") from None
         now = json.loads(json.dumps(self.about))
         for name in now:
@@ -111,12 +112,20 @@ def memory_of(last: Alignment, told: list[Next], pixels: np.ndarray) -> Memory:
         last: the last packet that is known.
         told: what the journal says.
         pixels: pixels a second of a unit of each velocity, as `Aligner.pixels` has it.
+
+    Raises:
+        InputError: what the journal says cannot be read.
     """
-    state = told[-1][1]
-    shape = None if state["shape"] is None else np.array(state["shape"], float)
-    flow = None if state["flow"] is None else Flow(*state["flow"])
-    histories = [one["history"] for _, one in told if one["history"] is not None]
-    return Memory(last, shape, flow, History.restored(pixels, histories) if histories else None)
+    try:
+        state = told[-1][1]
+        shape = None if state["shape"] is None else np.array(state["shape"], float)
+        flow = None if state["flow"] is None else Flow(*map(float, state["flow"]))
+        histories = [one["history"] for _, one in told if one["history"] is not None]
+        return Memory(last, shape, flow, History.restored(pixels, histories) if histories else None)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the journal of the interrupted run is damaged ({error!r}); begin anew with --force"
+        ) from None
 
 
 def _line(alignment: Alignment, state: dict[str, Any] | None) -> str:
@@ -130,4 +139,9 @@ def _plain(value: Any) -> Any:
 
 def _alignment(values: dict[str, Any]) -> Alignment:
     arrays = {name: np.array(values[name], float) for name in _ARRAYS}
+    k = len(arrays["velocity"])
+    if [array.shape for array in arrays.values()] != [(k,), (k,), (k, k)]:
+        raise ValueError("arrays of another shape")
+    if not all(isinstance(values[name], int) for name in _NUMBERS):
+        raise TypeError("a number that is none")
     return Alignment(**{**values, **arrays, "status": Status(values["status"])})

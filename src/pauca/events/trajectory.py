@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from scipy.spatial.transform import Rotation
 
 from pauca.errors import InputError
+from pauca.events.io.npz import read_arrays
 from pauca.events.types import Alignment, Motion, Status
 from pauca.runs import atomic_write, write_text
 
@@ -32,7 +33,7 @@ class Trajectory:
     Only rows that are CONVERGED or at REST are trusted: `at`, `orientation`, plots and `evaluate` pass over the others.
 
     Raises:
-        InputError: where it holds nothing, its arrays disagree in length, or times do not increase.
+        InputError: where it holds nothing, its arrays disagree in length or shape, or times do not increase.
     """
 
     motion: Motion
@@ -52,6 +53,12 @@ class Trajectory:
         lengths = {len(column) for column in columns if column is not None}
         if lengths == {0} or len(lengths) != 1:
             raise InputError(f"trajectory: columns of lengths {sorted(lengths)}, expected one length above zero")
+        n, k = len(self.t_us), len(_AXES[self.motion])
+        shapes = {"velocity": (n, k), "covariance": (n, k, k), "acceleration": (n, k)}
+        for name, shape in shapes.items():
+            found = np.shape(getattr(self, name)) if getattr(self, name) is not None else shape
+            if found != shape:
+                raise InputError(f"trajectory: {name} of shape {found}, expected {shape}")
         backwards = np.flatnonzero(np.diff(self.t_us) < 0)
         if backwards.size:
             raise InputError(f"trajectory: time {self.t_us[backwards[0] + 1]} us of row {backwards[0] + 1} runs back")
@@ -167,8 +174,8 @@ class Trajectory:
             )
         try:
             return cls._from_rows(rows, motion)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: incomplete or damaged trajectory ({error!r})") from None
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: incomplete or damaged trajectory ({error})") from None
 
     @classmethod
     def _from_rows(cls, rows: list[dict[str, str]], motion: Motion) -> "Trajectory":
@@ -177,10 +184,10 @@ class Trajectory:
 
         axes = "xyz"[: len(_AXES[motion])]
         covariance = [[column(f"cov_{min(a, b)}{max(a, b)}") for a in axes] for b in axes]
-        times = {f"{name}_us": np.round(column(f"{name}_s") * 1e6).astype(np.int64) for name in ("t", "start", "end")}
+        times = {f"{name}_us": _integers(column(f"{name}_s") * 1e6) for name in ("t", "start", "end")}
         accelerations = _ACCELERATIONS[motion]  # files of version 0.1 have none
         known = set(accelerations) <= set(rows[0])
-        counts = {name: column(name).astype(np.int64) for name in ("n_events", "evaluations")}
+        counts = {name: _integers(column(name)) for name in ("n_events", "evaluations")}
         return cls(
             motion=motion,
             velocity=np.stack([column(name) for name in _AXES[motion]], axis=1),
@@ -210,17 +217,25 @@ class Trajectory:
     @classmethod
     def from_npz(cls, path: str | Path) -> "Trajectory":
         """Read what `to_npz` wrote."""
-        if not Path(path).is_file():
+        path = Path(path)
+        if not path.is_file():
             raise InputError(f"{path}: no such file")
+        columns: dict[str, Any] = dict(read_arrays(path))
+        if lacking := [column.name for column in fields(cls) if column.name not in {*columns, "acceleration"}]:
+            what = "a recording; `pauca events align` makes a trajectory of it" if {"x", "y"} <= columns.keys() else ""
+            raise InputError(f"{path}: cannot be read as a trajectory ({what or 'no ' + ', '.join(lacking)})")
         try:
-            with np.load(path) as file:
-                names = [column.name for column in fields(cls) if column.name != "acceleration" or column.name in file]
-                columns = {name: file[name] for name in names}
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path}: cannot be read as a trajectory ({error})") from None
-        columns["motion"] = str(columns["motion"])
-        columns["status"] = tuple(Status(str(status)) for status in columns["status"])
-        return cls(**columns)
+            columns["motion"] = str(columns["motion"])
+            columns["status"] = tuple(Status(str(status)) for status in columns["status"])
+            return cls(**{column.name: columns[column.name] for column in fields(cls) if column.name in columns})
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: incomplete or damaged trajectory ({error})") from None
+
+
+def _integers(values: Float[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    if not (np.abs(values) < 2**62).all():
+        raise ValueError("a time or a count that is no finite number")
+    return np.round(values).astype(np.int64)
 
 
 def decimal_seconds(t_us: int) -> str:

@@ -32,11 +32,21 @@ def test_npz_of_the_simulator(tmp_path):
     np.testing.assert_array_equal(read_ground_truth(path).omega_rad_s, [[1, 2, 3], [4, 5, 6]])
 
 
+@pytest.mark.parametrize("keep", [10, 300, -30])
+def test_a_damaged_npz_is_one_clear_line(tmp_path, keep):
+    path = tmp_path / "truth.npz"
+    np.savez_compressed(path, gt_t=np.arange(50.0), gt_w=np.random.default_rng(0).standard_normal((50, 3)))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"truth\.npz: damaged or cut short"):
+        read_ground_truth(path)
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
         ("imu.txt", "1 2 3\n"),
         ("imu.txt", "hello\n"),
+        ("imu.txt", "# no line\n"),
         ("imu.txt", "0.002 0 0 0 1 1 1\n0.001 0 0 0 1 1 1\n"),
         ("imu.txt", "0.001 0 0 0 1 1 1\n"),
         ("imu.txt", "0.001 0 0 0 nan 1 1\n0.002 0 0 0 1 1 1\n"),

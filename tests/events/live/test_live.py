@@ -186,6 +186,23 @@ def test_the_command_prints_a_line_of_json_for_each_packet(motion, tmp_path, cap
     assert "trusted), latency" in err
 
 
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (InputError("no camera any more"), 2)])
+def test_counts_are_told_however_a_live_run_ends(motion, tmp_path, monkeypatch, capsys, stop, code):
+    events.write(tmp_path / "motion.npz", Recording(_whole_pixels(motion), CAMERA))
+    told = []
+
+    def print_line(alignment, latency_s):
+        told.append(alignment)
+        if len(told) == 3:
+            raise stop
+
+    monkeypatch.setattr("pauca.events.verbs.live._print_line", print_line)
+    assert cli.main(["events", "live", "--from", f"{tmp_path}/motion.npz", "--deadline-ms", "60000"]) == code
+    summary, last = capsys.readouterr().err.splitlines()
+    assert " 3 packets (" in summary
+    assert last == ("pauca: interrupted" if code == 130 else "pauca: no camera any more")
+
+
 def test_recent_events_are_those_of_the_packet(motion):
     recent = Recent()
     windows = _windows(motion, 100)

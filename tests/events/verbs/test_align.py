@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pauca import cli, events
+from pauca.errors import InputError
 from pauca.events import history, journal, pieces
 from pauca.events.verbs import many
 from pauca.events.verbs.aligning import JOURNAL, AlignRun
@@ -288,3 +289,15 @@ def test_a_journal_tells_everything_exactly(tmp_path):
     assert np.array_equal(again.shape, memory.shape)
     assert again.flow == memory.flow
     assert str(again.history) == str(before)
+    kept = (tmp_path / "j").read_text()
+    for old, new in (('"past": [', '"past": [7, '), ('"flow": [', '"flow": ["x", '), ('"shape": [', '"shape": [[], ')):
+        assert old in kept
+        (tmp_path / "j").write_text(kept.replace(old, new))
+        (back,), told = book.read()
+        with pytest.raises(InputError, match=r"damaged .* begin anew with --force"):
+            journal.memory_of(back, told, np.ones(3))
+    (tmp_path / "j").write_text(kept.replace('"n_events": 100', '"n_events": null'))
+    assert book.read() == ([], [])
+    (tmp_path / "j").write_text("7\n")
+    with pytest.raises(InputError, match="begin anew with --force"):
+        book.read()

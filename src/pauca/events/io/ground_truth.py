@@ -1,6 +1,7 @@
 """True rotations that come with recordings: a gyroscope's text, motion capture poses, a simulator's NPZ."""
 
 import csv
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation, Slerp
 
 from pauca.errors import InputError
-from pauca.events.io.npz import ground_truth_of
+from pauca.events.io.npz import ground_truth_of, read_arrays
 from pauca.events.recording import GroundTruth
 
 _CSV_COLUMNS = ("t_s", "wx_rad_s", "wy_rad_s", "wz_rad_s")
@@ -50,11 +51,7 @@ def rotation_from_poses(
 
 
 def _from_npz(path: Path) -> GroundTruth:
-    try:
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as NPZ ({error})") from None
+    arrays = read_arrays(path)
     truth = ground_truth_of(arrays, path)
     if truth is None and {"t", "quat_xyzw"} <= arrays.keys():
         truth = _from_poses(path, arrays["t"], arrays["quat_xyzw"])
@@ -65,8 +62,9 @@ def _from_npz(path: Path) -> GroundTruth:
 
 def _from_text(path: Path) -> GroundTruth:
     try:
-        rows = np.loadtxt(path, ndmin=2, comments="#")
-    except (ValueError, UnicodeDecodeError) as error:
+        with warnings.catch_warnings(action="error", category=UserWarning):  # numpy warns of a file without numbers
+            rows = np.loadtxt(path, ndmin=2, comments="#")
+    except (ValueError, UnicodeDecodeError, UserWarning) as error:
         raise InputError(f"{path}: no table of numbers ({error})") from None
     if rows.shape[1] == 7:
         return GroundTruth(rows[:, 0], rows[:, 4:7])

@@ -76,6 +76,16 @@ _EXTRAS = (
 )
 
 
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an NPZ file that is no recording, by name.
+
+    Raises:
+        InputError: it is damaged, or no such file.
+    """
+    with _reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:

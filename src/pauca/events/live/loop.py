@@ -57,6 +57,7 @@ def run(
     aligner: Aligner,
     take: Callable[[Alignment, float], None],
     config: LiveConfig = LiveConfig(),
+    report: LiveReport | None = None,
 ) -> LiveReport:
     """Align events as they arrive until their source ends.
 
@@ -65,11 +66,12 @@ def run(
         aligner: what aligns.
         take: called in this thread with each alignment, and with the seconds since its last event arrived.
         config: how long that may take.
+        report: kept up to date while it runs, for who wants the counts of a run that is interrupted; None: a new one.
 
     Returns:
         Counts and latencies. What the source raises is raised here, after the events before it were aligned.
     """
-    queue, report = _Queue(config.deadline_s), LiveReport()
+    queue, report = _Queue(config.deadline_s), report or LiveReport()
     reader = Thread(target=queue.fill, args=(source,), name="live events", daemon=True)
     reader.start()
     try:

@@ -116,7 +116,7 @@ def _aligned(
     stat = sequence.events.stat()
     made_from = [str(sequence.events), stat.st_size, stat.st_mtime_ns, str(sequence.camera)]
     if resume and about.is_file() and path.is_file():
-        if json.loads(about.read_text(encoding="utf-8")) != made_from:
+        if about.read_text(encoding="utf-8", errors="replace") != json.dumps(made_from):
             raise InputError(f"{folder}: was made from another recording or calibration; begin anew (--force)")
         return events.Trajectory.from_file(path)
     about.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from pauca import events
 from pauca.errors import ConfigError, InputError
 from pauca.events.exports.viewer import Viewer, check_viewer, open_viewer
 from pauca.events.live.hot_pixels import without_hot_pixels
-from pauca.events.live.loop import LiveConfig, run
+from pauca.events.live.loop import LiveConfig, LiveReport, run
 from pauca.events.live.recent import Recent
 from pauca.events.live.sources import open_source, receive, replay
 from pauca.events.types import Alignment, Events
@@ -38,8 +38,8 @@ def live(
     """Print the velocity of a running camera as lines of JSON, one for each packet, as soon as it is known.
 
     A line holds the packet's time, first and last microsecond, velocity in rad/s, its standard deviations, status,
-    number of events, and latency_ms, counted from the arrival of the packet's last event. At the end a line on
-    standard error says how many events there were, how late the velocities came, and what was dropped.
+    number of events, and latency_ms, counted from the arrival of the packet's last event. At the end, also of Ctrl-C, a
+    line on standard error says how many events there were, how late the velocities came, and what was dropped.
 
     Args:
         source: file://RECORDING, played as if it happened now, or udp://HOST:PORT, where datagrams of events arrive.
@@ -69,11 +69,14 @@ def live(
         windows = without_hot_pixels(windows, hot)
     aligner = events.Aligner(calibration)
     _compile(aligner)
-    with _viewer(viewer, calibration) as (watched, shown):
-        report = run(watched(windows), aligner, _both(_print_line, shown), LiveConfig(deadline_ms / 1e3))
-    if not quiet:
-        found = f"; {max(hot)} hot pixels left out" if hot and max(hot) else ""
-        print(report.summary() + found, file=sys.stderr)
+    report = LiveReport()
+    try:
+        with _viewer(viewer, calibration) as (watched, shown):
+            run(watched(windows), aligner, _both(_print_line, shown), LiveConfig(deadline_ms / 1e3), report)
+    finally:  # a camera runs until somebody stops it
+        if not quiet and report.events:
+            found = f"; {max(hot)} hot pixels left out" if hot and max(hot) else ""
+            print(report.summary() + found, file=sys.stderr)
 
 
 def _open(
