@@ -55,13 +55,13 @@ def rates_here() -> Rates:
     return GPUS["h200" if "H200" in name else "h100"].rates
 
 
-def predicted(case: str, launches: bool, rates: Rates) -> float:
-    """The planner's tokens/s, with FP32 weights, gradients and Adam; with Python's launches, or as one CUDA graph."""
-    size, recipe, *_ = case.split(":")
+def predicted(case: str, rates: Rates) -> float:
+    """The planner's tokens/s of this loop, with FP32 weights, gradients and Adam."""
+    size, recipe, *how = case.split(":")
     config = LM_SIZES[size]
     tokens = SEQUENCES[size] * config.context
-    rates = rates if launches else replace(rates, launch_ms=0.0)
-    given = Assumptions(4, 4, optimizer_bytes=8, batch_tokens=tokens, reserved_gb=0, rates=rates)
+    loop = "compiled" if "compile" in how else "eager"
+    given = Assumptions(4, 4, optimizer_bytes=8, batch_tokens=tokens, reserved_gb=0, loop=loop, rates=rates)
     task = PlanTask(config.shape, 1, 2**37, tokens, config.context, assumptions=given)
     return evaluate(task, Way(recipe, ParallelLayout(1, 1, 1))).tokens_per_second
 
@@ -96,8 +96,7 @@ def measure(case: str, steps: int, ep: int = 1) -> dict:
         "tokens_per_step": trainer.tokens_per_step,
         "ms_per_step": 1e3 * trainer.seconds / steps,
         "tokens_per_s": round(rate),
-        "predicted": round(predicted(case, launches=True, rates=rates_here())),
-        "predicted_without_launches": round(predicted(case, launches=False, rates=rates_here())),
+        "predicted": round(predicted(case, rates_here())),
         "model_tflop_per_s": rate * trainer.model.config.flops_per_token / 1e12,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0,
         "first_steps_s": warm,

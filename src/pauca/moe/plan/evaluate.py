@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pauca.moe.layer.recipe import RECIPES
 from pauca.moe.models.shapes import ModelShape
-from pauca.moe.plan import speed
+from pauca.moe.plan import own_loop, speed
 from pauca.moe.plan.memory import (
     Bytes,
     kept_by_head,
@@ -30,7 +30,7 @@ def evaluate(task: PlanTask, way: Way) -> Plan:
     stages = _stages(task.shape, layout, micro_batches)
     layers = {is_moe: _Layer.of(task, way, is_moe) for is_moe in (False, True)}
     memory = max((_memory(task, way, layers, stage) for stage in stages), key=lambda part: sum(part.values()))
-    times = (_stage_time(task, layers, stage) for stage in stages)
+    times = (_stage_time(task, way, layers, stage) for stage in stages)
     slowest = max(times, key=lambda time: sum(time.values()))
     step = (micro_batches + layout.pp - 1) * sum(slowest.values()) + _update_time(task, layout)
     return Plan(
@@ -87,6 +87,9 @@ class _Layer:
             ),
             speed.feed_forward_time(*sizes, given.rates, way.prepared),
         )
+        if given.loop != "fused":
+            own = own_loop.layer_time(shape, way.recipe, task.tokens, task.context, load, given.rates, given.loop)
+            time = speed.add(time, own)
         if is_moe and way.layout.ep > 1:
             sent = sum(speed.all_to_all_bytes(recipe, shape, task.tokens, way.layout.ep, given.imbalance).values())
             computing = sum(time.values())
@@ -131,13 +134,23 @@ def _parameters(shape: ModelShape, layout: ParallelLayout, stage: _Stage) -> tup
     return experts, others + tables * shape.embedding_parameters + stage.last * shape.hidden
 
 
-def _stage_time(task: PlanTask, layers: dict[bool, _Layer], stage: _Stage) -> Seconds:
+def _stage_time(task: PlanTask, way: Way, layers: dict[bool, _Layer], stage: _Stage) -> Seconds:
     """The time of one micro-batch, forward and backward."""
+    given = task.assumptions
     time = speed.add({}, layers[False].time, stage.dense)
     time = speed.add(time, layers[True].time, stage.moe)
     if stage.last:
         time["head"] = speed.head_time(task.shape, task.tokens, task.assumptions.rates)
-    launching = 1e-3 * task.assumptions.rates.launch_ms * (stage.dense + stage.moe)
+    launch_ms = given.rates.launch_ms
+    if given.loop != "fused":
+        if stage.last:
+            time["loss"] = own_loop.head_time(task.shape, task.tokens, given.rates)
+        if given.parameter_bytes == 4:
+            time["casts of weights"] = own_loop.cast_time(
+                *_parameters(task.shape, way.layout, stage), way.recipe, given.rates
+            )
+        launch_ms = own_loop.LEAST_MS if given.loop == "compiled" else max(launch_ms, own_loop.LEAST_MS)
+    launching = 1e-3 * launch_ms * (stage.dense + stage.moe)
     return time | {"waiting for launches": max(0.0, launching - sum(time.values()))}
 
 
@@ -150,6 +163,8 @@ def _update_time(task: PlanTask, layout: ParallelLayout) -> float:
     sent = (given.gradient_bytes + given.parameter_bytes) * shared
     # The state is read and written, gradients are read, weights written.
     state = 2 * given.optimizer_bytes + given.gradient_bytes + given.parameter_bytes
+    if given.loop != "fused":
+        state += own_loop.CLIP_BYTES + given.parameter_bytes  # weights are read, too
     owned = (experts + others) / layout.dp
     sending = sent / given.rates.link_bytes_per_second(layout.dp)
     if not given.offload_optimizer:

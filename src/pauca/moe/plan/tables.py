@@ -11,7 +11,10 @@ Plans = dict[Precision, Plan]
 
 _TIMES = {
     "products": ("attention", "experts", "head"),
-    "other steps": ("norms and residuals", "conversions, SwiGLU, sums", "quantizing weights"),
+    "other steps": (
+        *("norms and residuals", "conversions, SwiGLU, sums", "quantizing weights"),
+        *("small operations", "rows of products", "loss", "casts of weights"),
+    ),
     "recomputing": ("recomputing attention and norms", "recomputing experts"),
     "all-to-all": ("all-to-all",),
     "launches": ("waiting for launches",),
@@ -52,7 +55,21 @@ def _heading(task: PlanTask) -> list[str]:
         *([f"note: {shape.note}"] if shape.note else []),
         *(["attention's projections in the recipe's format"] if task.projections == "recipe" else []),
         *(["the optimizer's state and step lie with the host"] if task.assumptions.offload_optimizer else []),
+        *_whose_loop(task),
     ]
+
+
+def _whose_loop(task: PlanTask) -> list[str]:
+    given = task.assumptions
+    if given.loop == "fused":
+        return []
+    flags = " --compile --graph" if given.loop == "compiled" else ""
+    missing = (
+        ""
+        if (given.parameter_bytes, given.optimizer_bytes) == (4, 8)
+        else (", which needs --parameter-bytes 4 --optimizer-bytes 8")
+    )
+    return [f"a step of pauca moe train{flags}{missing}"]
 
 
 def _count(parameters: int) -> str:
@@ -137,10 +154,12 @@ def _reasons(task: PlanTask, plans: Plans) -> list[str]:
     )
     waiting = best.time.get("waiting for launches", 0.0)
     if waiting:
-        step = sum(best.time.values())
+        step, compiled = sum(best.time.values()), task.assumptions.loop == "compiled"
+        how = "starts small kernels" if compiled else "waits for Python"
+        besides = "" if compiled else ", or count on one CUDA graph (--loop compiled)"
         lines.append(
-            f"launches bound it: the GPU waits {1e3 * waiting:.1f} of {1e3 * step:.1f} ms for Python;"
-            "\n  give more --tokens, or count on one CUDA graph (--launch-ms 0)"
+            f"launches bound it: the GPU {how} for {1e3 * waiting:.1f} of {1e3 * step:.1f} ms;"
+            f"\n  give more --tokens{besides}"
         )
     return [
         *lines,

@@ -1,0 +1,75 @@
+"""What a step of `pauca moe train` takes besides what any training must: small operations, casts, the loss, clipping.
+
+A plan counts what a training needs whose small operations are fused by hand. Pauca's own loop runs PyTorch's operations
+one by one (`eager`), or fused by `torch.compile` and recorded (`compiled`: `--compile --graph`). Counts of bytes are
+from the code, but for `SMALL_BYTES`, which are fitted to trainings of `base` alone; see docs/moe/plan.md for how well
+they foretell `large` and `xl`.
+"""
+
+from typing import Literal
+
+from pauca.moe.layer.recipe import Precision
+from pauca.moe.models.shapes import ModelShape
+from pauca.moe.plan.memory import Load
+from pauca.moe.plan.speed import Rates, Seconds
+
+Loop = Literal["fused", "compiled", "eager"]
+
+SMALL_BYTES = {"fused": 0.0, "compiled": 510.0, "eager": 1300.0}
+"""Moved by norms, rotation, casts, residual sums and routing, for each token and channel of a layer."""
+ROWS_BESIDE_PRODUCTS = 0.8
+"""Share of a product's reading and writing of rows that its operations do not hide: fitted to the experts of six
+models, `bf16` and `fp8` (docs/moe/measured.md)."""
+LOSS_BYTES = 36
+"""For each logit, chunk by chunk: written, read and cast some ten times."""
+CLIP_BYTES = 12
+"""For each parameter: its gradient is read for the norm, read again and written."""
+HALF_RATE_CONTEXT = 750
+"""Tokens of context at which attention reaches half of its rate: 260 and 340 TFLOP/s at 1,024 and 2,048 (H200)."""
+LEAST_MS = 0.3
+"""The least time of a layer's kernels, forward and backward, recorded as a CUDA graph; assumed: 150 of 2 us."""
+
+
+def layer_time(
+    shape: ModelShape, recipe: Precision, tokens: int, context: int, load: Load | None, rates: Rates, loop: Loop
+) -> Seconds:
+    """Forward and backward of a layer: what stands beside `attention_time` and `feed_forward_time`.
+
+    Args:
+        load: of the layer's experts; None in a dense layer.
+    """
+    attention, hidden = shape.attention, shape.hidden
+    channels = attention.query_channels + attention.output_channels
+    scores = 3.5 * tokens * context * channels / (rates.attention_tflops * 1e12)
+    banks = (
+        [(tokens, shape.dense_width)] if load is None else [(load.copies, shape.width), (tokens, shape.shared_width)]
+    )
+    element = 2 if recipe == "bf16" else 1
+    rows = sum((element + 1) * copies * (4 * hidden + 6 * width) for copies, width in banks if width)
+    rows += 6 * tokens * (2 * hidden + channels)  # of attention's projections
+    return {
+        "small operations": rates.bytes(SMALL_BYTES[loop] * tokens * hidden),
+        "rows of products": ROWS_BESIDE_PRODUCTS * rates.bytes(rows),
+        "attention": scores * HALF_RATE_CONTEXT / context,
+    }
+
+
+def head_time(shape: ModelShape, tokens: int, rates: Rates) -> float:
+    """The loss, beside the head's products."""
+    return rates.bytes(LOSS_BYTES * tokens * shape.vocabulary)
+
+
+def cast_time(experts: int | float, others: int | float, recipe: Precision, rates: Rates) -> float:
+    """Of FP32 weights in one pass: BF16 copies in forward and backward, and gradients from BF16 to FP32.
+
+    Args:
+        experts: parameters of the experts on this GPU, which few-bit recipes quantize from FP32 directly.
+        others: all other parameters.
+        recipe: numerics of the experts.
+        rates: the GPU's.
+    """
+    return rates.bytes((18 if recipe == "bf16" else EXPERTS_CAST_BYTES) * experts + 18 * others)
+
+
+EXPERTS_CAST_BYTES = 18
+"""For each of the experts' FP32 weights under `fp8` and `fp4`, beside their quantization from BF16."""
