@@ -321,6 +321,15 @@ def test_nanoseconds_since_1970_are_not_taken_for_microseconds(tmp_path):
     assert read(tmp_path / "e.txt", time_unit="ns").events.duration_us == 9 * 1999
 
 
+def test_shuffled_times_are_refused_with_the_remedy(tmp_path):
+    times = np.random.default_rng(0).permutation(2000) * 1000
+    path = tmp_path / "a.txt"
+    path.write_text("".join(f"{t} {t % 240} {t % 180} {t % 2}\n" for t in times))
+    with pytest.raises(InputError, match=r"single times far from .* sort its events \(sort, --sort\)"):
+        read(path, size=(240, 180))
+    assert len(read(path, size=(240, 180), sort=True).events) == 2000
+
+
 def test_sorting_on_request_says_how_far_and_how_many(tmp_path):
     times = [*range(0, 20_000, 10), *range(5_000, 25_000, 10)]
     (tmp_path / "e.txt").write_text("".join(f"{t} 3 4 1\n" for t in times))

@@ -184,9 +184,11 @@ class Repair:
         total = sum(finding.count for finding in findings)
         if total == found or total > max(10, MAX_DROPPED_SHARE * found):
             told = "; ".join(str(finding) for finding in findings)
+            shuffled = self._dropped.get(_LONE, [0])[0] > total / 2
+            remedy = "sort its events (sort, --sort), or check" if shuffled else "check"
             raise InputError(
                 f"{self.path}: {total:,} of {found:,} events are unusable, too many to go on ({told}); "
-                "check the format, the order of the columns and the size of the sensor"
+                f"{remedy} the format, the order of the columns and the size of the sensor"
             )
 
     def _check_clock(self) -> None:
