@@ -243,8 +243,8 @@ class Aligner:
     def _end(self, events: Events, first: int, flow: Flow | None, known: "_Known") -> int:
         if known is _Known.ALL:
             return self._cut.end(events.t_us, first, flow)
-        end = self._cut.end(events.t_us, first, flow, more=True)
-        if end == len(events) or (known is _Known.ALL_BUT_END and end != self._cut.end(events.t_us, first, flow)):
+        end, at_last = self._cut.ends(events.t_us, first, flow)
+        if end == len(events) or (known is _Known.ALL_BUT_END and end != at_last):
             raise _MoreNeeded
         return end
 

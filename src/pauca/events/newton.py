@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from pauca.events.kernels.linear import factor, solve_lower
+from pauca.events.kernels.linear import factor, solve, solve_lower
 from pauca.events.types import Status
 
 _SHRINK = 0.5  # longest step kept after a failed one
@@ -112,11 +112,11 @@ def _climb(
     """Newton steps until they promise too little, nothing helps, or the budget is used up."""
     evaluations = 0
     while True:
-        step = np.linalg.solve(information, here.gradient)
+        step = _solved(information, here.gradient)
         decrement = float(here.gradient @ step)
         if decrement < tolerance:
             # What was learned on the way can be far too large: then the maximum is further away than it seems.
-            by_fisher = np.linalg.solve(here.fisher, here.gradient)
+            by_fisher = _solved(here.fisher, here.gradient)
             if float(here.gradient @ by_fisher) < tolerance:
                 return _Climbed(point, here, information, Status.CONVERGED, evaluations)
             information, step, decrement = here.fisher, by_fisher, float(here.gradient @ by_fisher)
@@ -130,6 +130,14 @@ def _climb(
             status = Status.CONVERGED if decrement < _ROUGH else Status.STALLED
             return _Climbed(point, here, information, status, evaluations)
         point, here = point + tried.step, tried.trial
+
+
+def _solved(information: Float[np.ndarray, "k k"], gradient: Float[np.ndarray, "k"]) -> Float[np.ndarray, "k"]:
+    """The Newton step; of a nearly singular matrix by the library, which raises where it is singular."""
+    step = np.empty(len(gradient))
+    if solve(information, gradient, _LEAST_PIVOT, step):
+        return step
+    return np.linalg.solve(information, gradient)
 
 
 class _Tried(NamedTuple):

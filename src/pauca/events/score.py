@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from pauca.events.kernels.accumulate import accumulate_moments
+from pauca.events.kernels.blend import empty_images
 from pauca.events.kernels.gather import gather_bilinear, gather_quadratic
 from pauca.events.kernels.image_pass import score_image
 from pauca.events.kernels.vote import vote_bilinear, vote_quadratic
@@ -40,7 +41,7 @@ def blur_taps(sigma: float) -> tuple[np.float32, np.float32, np.float32]:
 def empty(images: Float[np.ndarray, "m h w"], box: Sequence[int]) -> None:
     """Set to zero what votes in a box, and their slopes around it, have left: images are to be found empty."""
     x_low, x_high, y_low, y_high = box
-    images[:, y_low : y_high + 2 * PAD + 1, x_low : x_high + 2 * PAD + 1] = 0
+    empty_images(images, x_low, x_high + 2 * PAD + 1, y_low, y_high + 2 * PAD + 1)
 
 
 class Score(NamedTuple):

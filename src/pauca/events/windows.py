@@ -38,15 +38,18 @@ class Cut:
     least_pixels: float
     most_pixels: float
 
-    def end(self, t_us: Int64[np.ndarray, "n"], first: int = 0, flow: Flow | None = None, more: bool = False) -> int:
+    def end(self, t_us: Int64[np.ndarray, "n"], first: int = 0, flow: Flow | None = None) -> int:
         """Index after the last event of the packet that begins with event `first`.
 
         Args:
             t_us: times of the stream, microseconds.
             first: index of an event.
             flow: how the image is expected to move, if that is known.
-            more: whether further events will come; a result of n then means that the packet may not end here.
         """
+        return self.ends(t_us, first, flow)[1]
+
+    def ends(self, t_us: Int64[np.ndarray, "n"], first: int = 0, flow: Flow | None = None) -> tuple[int, int]:
+        """As `end`: if further events will come, where n means that the packet may not end here; and if none will."""
         enough = max(_within(t_us, first, self.packet_s), first + self.fewest)
         longest_s = self.longest_s
         if flow is not None:
@@ -57,10 +60,10 @@ class Cut:
         at_latest = _within(t_us, first, longest_s)
         end = max(first + 1, min(first + self.most, enough, at_latest))
         # What little is left at the end joins this packet: on its own it could not tell a motion.
-        rest = len(t_us) - end
-        if not more and self.fewest < self.most and rest < max(self.fewest, (end - first) // 2) and rest < self.most:
-            return len(t_us) if _within(t_us, first, 1.5 * longest_s) == len(t_us) else end
-        return min(end, len(t_us))
+        rest, cut = len(t_us) - end, min(end, len(t_us))
+        if self.fewest < self.most and rest < max(self.fewest, (end - first) // 2) and rest < self.most:
+            return cut, len(t_us) if _within(t_us, first, 1.5 * longest_s) == len(t_us) else end
+        return cut, cut
 
     def start(self, t_us: Int64[np.ndarray, "n"], flow: Flow | None = None) -> int:
         """Index of the first event of the packet that ends with the last event of the stream, for sliding windows."""
@@ -91,4 +94,4 @@ def _within(t_us: np.ndarray, first: int, seconds: float) -> int:
     """Index of the first event so many seconds after event `first`."""
     if not np.isfinite(seconds):
         return len(t_us)
-    return int(np.searchsorted(t_us, t_us[first] + round(seconds * 1e6)))
+    return int(t_us.searchsorted(t_us[first] + round(seconds * 1e6)))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pauca.events.kernels.cells import assign_cells, sum_cells
+from pauca.events.kernels.cells import assign_cells, slopes_in_cells, sum_cells
 
 
 def test_events_belong_to_the_cell_of_their_time():
@@ -38,3 +38,17 @@ def test_sums_of_slopes_by_turn(counts):
         products = turn[mine].T @ turn[mine]
         np.testing.assert_allclose(fisher[cell], products[np.triu_indices(3)], rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_slopes_of_each_event_add_up_to_the_sums():
+    rng = np.random.default_rng(3)
+    first, frame = np.array([0, 40, 70]), tuple(np.float32([2, 3, 0.5, -0.5]))
+    events = rng.normal(size=(4, 70)).astype(np.float32)
+    fraction = rng.uniform(size=70).astype(np.float32)
+    slopes, dt_s = np.empty((3, 70), np.float32), np.empty(70, np.float32)
+    slopes_in_cells(*events, fraction, first, frame, 1, np.float32(0.5), slopes, dt_s)
+    gradient, fisher = np.empty((3, 3)), np.empty((2, 6))
+    sum_cells(*events, fraction, first, frame, gradient, fisher)
+    np.testing.assert_allclose(slopes.astype(float).sum(axis=1), gradient.sum(axis=0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(dt_s[:40], (fraction[:40] - 1) / 2, atol=1e-6)
+    np.testing.assert_allclose(dt_s[40:], fraction[40:] / 2, atol=1e-6)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pauca.events.kernels.linear import factor, solve_lower, solve_upper
+from pauca.events.kernels.linear import factor, solve, solve_lower, solve_upper
 
 
 @pytest.mark.parametrize("k", [1, 3, 6, 21])
@@ -16,6 +16,8 @@ def test_factor_and_solutions_are_those_of_numpy(k):
     np.testing.assert_allclose(solution, np.linalg.solve(root, right), rtol=1e-6)
     solve_upper(root, right, solution)
     np.testing.assert_allclose(solution, np.linalg.solve(root.T, right), rtol=1e-6)
+    assert solve(matrix, right, 1e-20, solution)
+    np.testing.assert_allclose(solution, np.linalg.solve(root.T, np.linalg.solve(root, right)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 0.0])

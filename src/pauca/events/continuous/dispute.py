@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from pauca.events.consistency import Consistencies, consistencies
 from pauca.events.continuous.groups import ROLL
 from pauca.events.continuous.window import Window
+from pauca.events.kernels.cells import slopes_in_cells
 from pauca.events.score import Score
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Packet, Status
@@ -70,15 +71,13 @@ def persistent(
 
 
 def _consistencies(window: Window, warped: Warped, frame: Frame, parameters: int, sharpness: float) -> Consistencies:
-    fx, fy, cx, cy = (np.float32(value) for value in frame.intrinsics)
-    x, y = (warped.x - cx) / fx, (warped.y - cy) / fy
-    qx, qy = fx * warped.slope_x, fy * warped.slope_y
-    along = qx * x + qy * y
-    slopes = np.stack([-y * along - qy, qx + x * along, x * qy - y * qx])
-    edge = np.repeat(np.arange(len(window.first) - 1, dtype=np.float32), np.diff(window.first))
-    dt_s = (edge + window.fraction - np.float32(window.reference)) * np.float32(window.step_s)
+    fx, fy, cx, cy = frame.intrinsics
+    intrinsics = np.float32(fx), np.float32(fy), np.float32(cx), np.float32(cy)
+    slopes, dt_s = np.empty((3, len(window.x)), np.float32), np.empty(len(window.x), np.float32)
+    where = window.fraction, window.first, intrinsics, window.reference, np.float32(window.step_s)
+    slopes_in_cells(*warped, *where, slopes, dt_s)
     half_us = round(window.step_s * 0.5e6 * (len(window.first) - 1))
     packet = Packet(window.x, window.y, dt_s, window.image, 0, -half_us, half_us)
-    score = Score(0.0, np.zeros(6), np.zeros((6, 6)), len(x), slopes)
+    score = Score(0.0, np.zeros(6), np.zeros((6, 6)), len(window.x), slopes)
     pixels = np.array([fy, fx, ROLL * frame.camera.size[0]])
     return consistencies(packet, score, parameters, sharpness, pixels)

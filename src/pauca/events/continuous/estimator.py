@@ -53,8 +53,10 @@ class KnottedEvents:
         every = max(1, count // self.most) if self.most else 1
         parts = [thinned(self.events[start:end], every) for start, end in pieces] or [self.events[:0]]
         packets = [self.to_packet(part) for part in parts]
-        t_us = np.concatenate([part.t_us for part in parts]) if len(parts) > 1 else parts[0].t_us
-        x, y, p = (np.concatenate([getattr(packet, name) for packet in packets]) for name in ("x", "y", "p"))
+        t_us, x, y, p = parts[0].t_us, packets[0].x, packets[0].y, packets[0].p
+        if len(parts) > 1:
+            t_us = np.concatenate([part.t_us for part in parts])
+            x, y, p = (np.concatenate([getattr(packet, name) for packet in packets]) for name in ("x", "y", "p"))
         return Window.from_events(t_us, x, y, p, self.knots_us[first : last + 1], float(every))
 
 

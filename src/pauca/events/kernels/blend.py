@@ -1,4 +1,4 @@
-"""One image of all events beside the images of its groups: add the votes, mix the slopes."""
+"""One image of all events beside the images of its groups: add the votes, mix the slopes, empty them all."""
 
 from numba import njit
 
@@ -27,3 +27,11 @@ def blend_slopes(slopes, common, share, box, pad):
             line, other = slopes[k, row, left:right], common[row, left:right]
             for c in range(line.size):
                 line[c] += share * (other[c] - line[c])
+
+
+@njit(cache=True, nogil=True)
+def empty_images(images, left, right, top, bottom):
+    """Set images [k, h, w] to zero in columns left to right - 1 and rows top to bottom - 1."""
+    for k in range(images.shape[0]):
+        for row in range(top, bottom):
+            images[k, row, left:right] = 0

@@ -85,6 +85,21 @@ def sum_cells(warp_x, warp_y, slope_x, slope_y, fraction, first, frame, gradient
         fisher[cell] = sums[6:]
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def slopes_in_cells(warp_x, warp_y, slope_x, slope_y, fraction, first, frame, reference, step_s, slopes, dt_s):
+    """Write what `sum_cells` sums, slopes float32 [3, n], and the seconds of each event from an edge, dt_s float32 [n].
+
+    Arguments as of `sum_cells`; `reference` is the edge, `step_s` the length of a cell, float32.
+    """
+    along_x, along_y, along_z = slopes[0], slopes[1], slopes[2]
+    for i in range(warp_x.size):
+        along_x[i], along_y[i], along_z[i] = _slope_by_turn(warp_x[i], warp_y[i], slope_x[i], slope_y[i], frame)
+    for cell in range(first.size - 1):
+        edge = np.float32(cell - reference)
+        for i in range(first[cell], first[cell + 1]):
+            dt_s[i] = (edge + fraction[i]) * step_s
+
+
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _sum_cell(px, py, sx, sy, f, frame, lanes, sums):
     """Sums over one cell of v, f v and the products of v, the slopes by the turn about x, y and z."""

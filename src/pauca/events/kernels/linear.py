@@ -48,3 +48,14 @@ def solve_upper(root, right, solution):
         for m in range(i + 1, len(right)):
             rest -= root[m, i] * solution[m]
         solution[i] = rest / root[i, i]
+
+
+@njit(cache=True, nogil=True)
+def solve(matrix, right, least, solution):
+    """Write the solution [k] of matrix solution = right, and tell whether the matrix has a `factor`."""
+    root, white = np.empty_like(matrix), np.empty_like(right)
+    if not factor(matrix, root, least):
+        return False
+    solve_lower(root, right, white)
+    solve_upper(root, white, solution)
+    return True
