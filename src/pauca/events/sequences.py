@@ -34,13 +34,14 @@ class Sequence:
     camera: Path | None  # None: the recording brings its own calibration
     gyro: Path | None  # None: the recording brings its samples
     poses: Path | None = None
+    lacks: str = ""  # what is missing, in words; nothing can be compared without it
 
 
 def davis240c(folder: Path) -> list[Sequence]:
     """The rotation sequences of the UZH data set below a folder.
 
     Raises:
-        InputError: none is there, or one lacks its gyroscope or its calibration.
+        InputError: none is there, or all lack their gyroscope or calibration.
     """
     found = []
     for name in DAVIS240C:
@@ -51,13 +52,15 @@ def davis240c(folder: Path) -> list[Sequence]:
             continue
         gyro, camera = home / "imu.txt", next((c for c in (home, folder) if (c / "calib.txt").is_file()), None)
         text = events.suffix != ".bag"
+        lacks = ""
         if text and not gyro.is_file():
-            raise InputError(
-                f"{events}: its imu.txt is not beside it; the gyroscope is what estimates are compared with"
-            )
-        if text and camera is None:
-            raise InputError(f"{events}: no calib.txt beside it or in {folder}")
-        found.append(Sequence(name, events, camera and camera / "calib.txt", gyro if gyro.is_file() else None))
+            lacks = f"{events}: its imu.txt is not beside it; the gyroscope is what estimates are compared with"
+        elif text and camera is None:
+            lacks = f"{events}: no calib.txt beside it or in {folder}"
+        there = gyro if gyro.is_file() else None
+        found.append(Sequence(name, events, camera and camera / "calib.txt", there, lacks=lacks))
+    if found and all(sequence.lacks for sequence in found):
+        raise InputError(found[0].lacks)
     if not found:
         raise InputError(
             f"{folder}: none of {', '.join(DAVIS240C)}; expected NAME/events.txt with NAME/imu.txt and NAME/calib.txt, "

@@ -1,6 +1,7 @@
 """Results appear while the work goes on; what an interrupted run has found is kept, and taken up bit for bit."""
 
 import json
+import os
 import sys
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import nullcontext
@@ -177,6 +178,12 @@ def test_the_account_beside_the_results_is_no_recording(recording, tmp_path):
     for name in ("a.npz", ACCOUNT, "results.csv"):
         (tmp_path / name).write_bytes(b"")
     assert recordings_in(tmp_path) == [tmp_path / "a.npz"]
+
+
+def test_a_pipe_is_said_to_be_one(tmp_path, capsys):
+    os.mkfifo(tmp_path / "events.txt")
+    assert cli.main(["events", "info", str(tmp_path / "events.txt")]) == 2
+    assert "is a pipe or a device, not a file" in capsys.readouterr().err
 
 
 def test_several_processes_write_lines_and_draw_no_bars(monkeypatch, capfd):

@@ -13,6 +13,8 @@ from pauca.events import sequences
 from pauca.events.evaluation import orientation_error_deg
 from pauca.events.verbs import benchmark as verb
 
+from ..test_trajectory import _trajectory
+
 SMALL = events.Camera((120, 90), 100.0, 100.0, 59.5, 44.5)
 CALIB = "199.092366542 198.82882047 132.192071378 110.712660011 -0.368436311798 0.150947243557 -0.000296 -0.000759 0.0"
 NOT_DAVIS = """
@@ -161,6 +163,25 @@ def test_what_is_missing_is_said(uzh, ecrot, tmp_path, capsys):
     words = ["events", "benchmark", "davis240c", str(uzh), "--out", str(tmp_path / "o"), "--published"]
     assert cli.main([*words, str(tmp_path / "wrong.csv")]) == 2
     assert "line 2: protocol 'mine'" in capsys.readouterr().err
+
+
+def test_a_sequence_without_its_gyroscope_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+    (tmp_path / "calib.txt").write_text(CALIB)
+    for name in ("boxes_rotation", "poster_rotation"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "events.txt").write_text("0.1 1 1 1\n")
+    (tmp_path / "poster_rotation" / "imu.txt").write_text("0 0 0 0 0 0 0\n")
+    tried = []
+    monkeypatch.setattr(verb, "align", lambda paths, **_: tried.append(paths[0].parent.name))
+    monkeypatch.setattr(events.Trajectory, "from_file", lambda path: _trajectory())
+    monkeypatch.setattr(verb, "_against_gyro", lambda sequence, trajectory: [])
+    words = ["events", "benchmark", "davis240c", str(tmp_path), "--settings", "paper", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 1
+    said = capsys.readouterr().err
+    assert tried == ["poster_rotation"]
+    assert "boxes_rotation, paper: " in said
+    assert "imu.txt is not beside it" in said
+    assert "1 of 2 alignments failed" in said
 
 
 def test_calibrations_of_ecrot_by_their_names(ecrot, tmp_path):

@@ -112,6 +112,8 @@ def _aligned(
     sequence: Sequence, setting: str, folder: Path, resume: bool, force: bool, quiet: bool
 ) -> events.Trajectory:
     """The trajectory of a sequence, from an earlier call where it is complete."""
+    if sequence.lacks:
+        raise InputError(sequence.lacks)
     about, path = folder / "done.json", folder / "trajectory.npz"
     stat = sequence.events.stat()
     made_from = [str(sequence.events), stat.st_size, stat.st_mtime_ns, str(sequence.camera)]

@@ -20,7 +20,7 @@ _BESIDE = (
 
 def is_recording(path: Path) -> bool:
     """Whether a path is one recording: a file, or the folder of a ROS 2 bag."""
-    return path.is_file() or (path / "metadata.yaml").is_file() or not path.exists()
+    return not path.is_dir() or (path / "metadata.yaml").is_file()
 
 
 def stem(recording: Path) -> str:
