@@ -4,8 +4,8 @@
 
 Trains (`pauca fewshot train --recipe strong` does the same), or goes on where it was stopped, and tests both
 generations on 10,000 fixed episodes, 5-way, 15 queries, 1 and 5 shots: with the features of the image, with the mean
-over the image and its mirror image, over five crops of both, and with those of four turns side by side; with features
-as they are and centered; with each base learner that is worth it; with the 95 % interval over episodes and, in
+over the image and its mirror image, with those of four turns side by side, and with seven parts of every view; with
+features as they are and centered; with each base learner that is worth it; with the 95 % interval over episodes and, in
 brackets, over classes. The same on 2,000 episodes of the validation classes, by which a way of testing is to be chosen.
 Writes strong.json, with the correct queries of every episode, to the run folder. `--speed N` times N steps of both
 generations on noise instead, and needs no data.
@@ -43,8 +43,8 @@ SIZES = {"cifar-fs": (38_386, 64), "fc100": (35_997, 60)}  # images, classes
 WAYS = {
     "image": ViewsAtTest(),
     "mirror": ViewsAtTest(mirror=True),
-    "crops": ViewsAtTest(mirror=True, crops=True),
     "turns": ViewsAtTest(mirror=True, turns=True),
+    "turns and parts": ViewsAtTest(mirror=True, turns=True, crops=True),
 }
 HEADS = {
     "cosine": lambda: make_base_learner("cosine"),
@@ -101,7 +101,13 @@ def model_config(options: argparse.Namespace) -> ModelConfig:
     return replace(STRONG.model, backbone=options.backbone)
 
 
-def test(model: MCRNet, splits: dict[str, ImageSet], options: argparse.Namespace, device: torch.device) -> dict:
+def test(
+    model: MCRNet,
+    splits: dict[str, ImageSet],
+    options: argparse.Namespace,
+    device: torch.device,
+    ways: dict[str, ViewsAtTest],
+) -> dict:
     """Correct queries of each episode by split, way of testing, centering, head and shot."""
     found: dict[str, dict] = {}
     counts = {"val": min(2000, options.episodes), "test": options.episodes}
@@ -110,16 +116,14 @@ def test(model: MCRNet, splits: dict[str, ImageSet], options: argparse.Namespace
         drawn = {
             shot: sample_episodes(images, EpisodeConfig(5, shot, 15), episodes, EPISODE_SEED + shot) for shot in SHOTS
         }
-        for way, views in WAYS.items():
-            for centered in (True, False):
-                if not centered and way == "crops":
-                    continue
+        for way, views in ways.items():
+            for centered in (True, False) if way == "turns" else (True,):
                 model.config = replace(model.config, center_features=centered)
                 features = embed_images(model, images, device, bf16=False, views=views)
                 if not centered:
                     features = torch.nn.functional.normalize(features, dim=1)
                 for name, make in HEADS.items():
-                    if name != "cosine" and not (centered and way in ("mirror", "turns")):
+                    if name != "cosine" and not (centered and views.turns):
                         continue
                     model.base_learner = make().to(device)
                     for shot, tasks in drawn.items():
@@ -162,6 +166,8 @@ def show_parts(results: dict[str, dict[str, dict]]) -> None:
     """What each part is worth on the test classes: differences paired by episode, with the interval over episodes."""
 
     def row(name: str, more: tuple[str, str], less: tuple[str, str]) -> None:
+        if any(f"test/{way}/1" not in results[generation] for generation, way in (more, less)):
+            return
         pairs = [
             [
                 np.array(results[generation][f"test/{way}/{shot}"]["correct"]) / QUERIES
@@ -178,10 +184,19 @@ def show_parts(results: dict[str, dict[str, dict]]) -> None:
         row("second generation, taught by the first", ("last", "turns/cosine"), ("first", "turns/cosine"))
     row("mean with the mirror image", (last, "mirror/cosine"), (last, "image/cosine"))
     row("four turns side by side, beside the mirror", (last, "turns/cosine"), (last, "mirror/cosine"))
+    row("mean with seven parts, beside mirror and turns", (last, "turns and parts/cosine"), (last, "turns/cosine"))
     row("features centered by the base classes' mean", (last, "turns/cosine"), (last, "turns-uncentered/cosine"))
-    row("mean with five crops, beside the mirror", (last, "crops/cosine"), (last, "mirror/cosine"))
     row("logistic regression (0.1) in place of the cosine", (last, "turns/logistic:0.1"), (last, "turns/cosine"))
     row("ridge (1) in place of the cosine", (last, "turns/ridge:1"), (last, "turns/cosine"))
+
+
+def show_seeds(results: list[dict[str, dict]]) -> None:
+    """Means over seeds on the test classes, ± 95 % over seeds, and the single seeds."""
+    print("\n| tested with | head | shot | accuracy %, ± over seeds | each seed |\n|---|---|---|---|---|")
+    for way, head, shot in (key.split("/")[1:] for key in results[0] if key.startswith("test")):
+        each = np.array([np.mean(found[f"test/{way}/{head}/{shot}"]["correct"]) / QUERIES for found in results])
+        single = ", ".join(f"{100 * accuracy:.2f}" for accuracy in each)
+        print(f"| {way} | {head} | {shot} | {mean_interval(each)} | {single} |")
 
 
 def main() -> None:
@@ -196,13 +211,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="so many of each class only, to try the benchmark out")
     parser.add_argument("--runs", type=Path, default=Path("runs/fewshot"), help="folder of the run's folder")
     parser.add_argument("--speed", type=int, default=0, help="time so many steps of two generations on noise")
-    parser.add_argument("--show", type=Path, help="print the tables of a strong.json that is there, and train nothing")
+    parser.add_argument("--show", type=Path, nargs="+", help="print the tables of these strong.json, and train nothing")
     options = parser.parse_args()
     if options.show:
-        written = json.loads(options.show.read_text())
-        print(f"{written['benchmark']}, seed {written['seed']}, {written['train_s']} s, {written['machine']}")
-        show(written["correct"])
-        show_parts(written["correct"])
+        stored = [json.loads(path.read_text()) for path in options.show]
+        for written in stored:
+            print(f"\n{written['benchmark']}, seed {written['seed']}, {written['train_s']} s, {written['machine']}")
+            show(written["correct"])
+            show_parts(written["correct"])
+        if len(stored) > 1:
+            show_seeds([written["correct"]["last"] for written in stored])
         return
     (speed if options.speed else measure)(options)
 
@@ -222,14 +240,16 @@ def measure(options: argparse.Namespace) -> None:
     seconds = time.monotonic() - started
     print(f"best step {trained.best_step}, validation {trained.validation and trained.validation.accuracy}", flush=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    results = {"last": test(trained.model, splits, options, device)}
+    results = {"last": test(trained.model, splits, options, device, WAYS)}
     if strong.generations > 1:
-        results["first"] = test(first_generation(run, options), splits, options, device)
+        turns = {"turns": WAYS["turns"]}
+        results["first"] = test(first_generation(run, options), splits, options, device, turns)
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name()
     written = {
         "benchmark": options.benchmark,
         "seed": options.seed,
         "steps": config.steps,
+        "strong": json.loads(options.strong),
         "train_s": round(seconds, 1),
         "machine": {"device": machine, "torch": torch.__version__, "python": platform.python_version()},
         "correct": results,

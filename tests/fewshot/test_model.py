@@ -192,15 +192,14 @@ def test_centered_features_have_length_one_and_no_mean_over_the_base_classes(toy
     assert not torch.allclose(cropped, found, atol=1e-2)
 
 
-def test_crops_are_averaged_with_the_whole_image(toy_images):
+def test_the_mean_of_the_crops_is_averaged_with_the_whole_image(toy_images):
     model = MCRNet(ModelConfig(backbone="conv4-32", image_size=16, latent=LatentConfig(mode="none"))).eval()
     pixels = toy_images.images[:4] / 255
     windows = windows_at_test(16, 4, torch.device("cpu"))
     with torch.no_grad():
-        each = [model.embed(view) for view in (pixels, *(show(pixels, window) for window in windows))]
-        torch.testing.assert_close(
-            model.embed(toy_images.images[:4], views=ViewsAtTest(crops=True)), torch.stack(each).mean(0)
-        )
+        crops = torch.stack([model.embed(show(pixels, window)) for window in windows]).mean(0)
+        expected = (model.embed(pixels) + crops) / 2
+        torch.testing.assert_close(model.embed(toy_images.images[:4], views=ViewsAtTest(crops=True)), expected)
 
 
 @pytest.mark.parametrize("center", [False, True])

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from pauca.errors import ConfigError
 from pauca.fewshot.views_at_test import AS_IT_IS, KINDS, ViewsAtTest
 from pauca.fewshot.windows import CROPS
 
@@ -15,7 +14,7 @@ def test_views_of_one_turn_are_together_and_turns_apart():
     assert [kind.count for kind in together] == [1, CROPS]
 
 
-@pytest.mark.parametrize("views", [AS_IT_IS, ViewsAtTest(crops=True), ViewsAtTest(turns=True)])
+@pytest.mark.parametrize("views", [AS_IT_IS, ViewsAtTest(crops=True, turns=True)])
 def test_every_kind_has_a_mean_and_as_many_images_as_it_says(views):
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     for kind in (kind for kinds in views.by_turn() for kind in kinds):
@@ -23,6 +22,8 @@ def test_every_kind_has_a_mean_and_as_many_images_as_it_says(views):
         assert len(list(kind.images(images))) == kind.count
 
 
-def test_turns_and_crops_together_are_refused():
-    with pytest.raises(ConfigError, match="crops and turns: choose one"):
-        ViewsAtTest(crops=True, turns=True)
+def test_crops_stand_beside_the_whole_image_of_their_turn():
+    turns = ViewsAtTest(crops=True, turns=True).by_turn()
+    assert [[(kind.turn, kind.part) for kind in kinds] for kinds in turns] == [
+        [(k, "whole"), (k, "crops")] for k in range(4)
+    ]

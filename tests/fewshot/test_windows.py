@@ -15,11 +15,11 @@ def pixels() -> torch.Tensor:
 
 
 def test_the_whole_image_is_shown_as_it_is(pixels):
-    torch.testing.assert_close(show(pixels, window_of_all(0.0, 0.0, 16.0, 3, CPU)), pixels)
+    torch.testing.assert_close(show(pixels, window_of_all(0.0, 16.0, 0.0, 16.0, 3, CPU)), pixels)
 
 
 def test_what_lies_outside_is_black(pixels):
-    shown = show(pixels, window_of_all(2.0, -3.0, 16.0, 3, CPU))
+    shown = show(pixels, window_of_all(2.0, 16.0, -3.0, 16.0, 3, CPU))
     torch.testing.assert_close(shown[:, :, :14, 3:], pixels[:, :, 2:, :13])
     assert not shown[:, :, 14:].any()
     assert not shown[:, :, :, :3].any()
@@ -27,7 +27,7 @@ def test_what_lies_outside_is_black(pixels):
 
 def test_a_part_is_enlarged_as_torch_does(pixels):
     expected = F.interpolate(pixels[:, :, 3:14, 2:13], size=16, mode="bilinear")
-    torch.testing.assert_close(show(pixels, window_of_all(3.0, 2.0, 11.0, 3, CPU)), expected)
+    torch.testing.assert_close(show(pixels, window_of_all(3.0, 11.0, 2.0, 11.0, 3, CPU)), expected)
 
 
 def test_each_image_has_its_own_window_and_mirror(pixels):
@@ -39,8 +39,9 @@ def test_each_image_has_its_own_window_and_mirror(pixels):
     torch.testing.assert_close(shown[2], pixels[2])
 
 
-def test_the_crops_at_test_are_the_corners_and_the_middle():
+def test_the_parts_at_test_are_the_middle_the_corners_and_the_middle_of_each_side():
     windows = windows_at_test(32, 1, CPU)
     places = {(float(w.first_row), float(w.first_column), float(w.rows), float(w.columns)) for w in windows}
-    assert places == {(0, 0, 26, 26), (0, 6, 26, 26), (6, 0, 26, 26), (6, 6, 26, 26), (3, 3, 26, 26)}
+    squares = {(row, column, 22, 22) for row, column in ((5, 5), (0, 0), (0, 10), (10, 0), (10, 10))}
+    assert places == squares | {(5, 0, 22, 32), (0, 5, 32, 22)}
     assert len(windows) == CROPS

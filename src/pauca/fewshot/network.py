@@ -101,9 +101,8 @@ class FewShotModel(nn.Module):
         self, images: Tensor, kinds: list[Kind], mirror: bool, generator: torch.Generator | None
     ) -> Float[Tensor, "b d"]:
         """The mean features of the views of one turn, each kind about its own mean over the training classes."""
-        total = sum(kind.count for kind in kinds)
-        means = [self._centered(self._seen(images, kind, mirror, generator), kind) * kind.count for kind in kinds]
-        mean = torch.stack(means).sum(0) / total
+        means = [self._centered(self._seen(images, kind, mirror, generator), kind) for kind in kinds]
+        mean = torch.stack(means).mean(0)
         return functional.normalize(mean, dim=1) if self.config.center_features and len(kinds) > 1 else mean
 
     def _centered(self, features: Float[Tensor, "b d"], kind: Kind) -> Float[Tensor, "b d"]:

@@ -1,7 +1,6 @@
 """Test-time augmentation: the views of an image that its features are taken of, and how they make one row.
 
-Views of one turn are averaged, turns stand side by side: `ViewsAtTest.by_turn` says which. To add a kind of view, give
-`Kind` its images and `KINDS`, at the end, the row of its mean.
+Views of one turn are averaged, turns stand side by side: `ViewsAtTest.by_turn` says which.
 """
 
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from pauca.errors import ConfigError
 from pauca.fewshot.windows import CROPS, TURNS, show, windows_at_test
 
 
@@ -42,7 +40,7 @@ class Kind:
 
 
 # Whose mean over the training classes a model with `center_features` knows: the rows of its `feature_mean`.
-KINDS = (*(Kind(turn) for turn in range(TURNS)), Kind(0, "crops"))
+KINDS = (*(Kind(turn) for turn in range(TURNS)), *(Kind(turn, "crops") for turn in range(TURNS)))
 
 
 @dataclass(frozen=True)
@@ -53,17 +51,14 @@ class ViewsAtTest:
     """Average the features of each image and of its mirror image, where left and right mean nothing: a little more
     accurate, in twice the time."""
     crops: bool = False
-    """Average the features of each image and of five crops of it; takes six times the time."""
+    """Average the features of each image and the mean of seven parts of it; takes eight times the time. For models
+    that were shown such parts, as by --recipe strong with --views 8 or 16."""
     turns: bool = False
     """Put the features of each image and of its turns by 90, 180 and 270 degrees side by side; takes four times the
     time. For models of --recipe strong, which were taught to know the turns apart."""
 
-    def __post_init__(self) -> None:
-        if self.crops and self.turns:
-            raise ConfigError("crops and turns: choose one; together they would ask 48 times for each image")
-
     def by_turn(self) -> list[list[Kind]]:
-        """The kinds of views of each turn: those of a list are averaged, each view alike; lists stand side by side."""
+        """The kinds of views of each turn: those of a list are averaged, lists stand side by side."""
         parts: tuple[Literal["whole", "crops"], ...] = ("whole", "crops") if self.crops else ("whole",)
         return [[Kind(turn, part) for part in parts] for turn in range(TURNS if self.turns else 1)]
 

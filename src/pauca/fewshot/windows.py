@@ -1,4 +1,4 @@
-"""The part of an image that a view shows, enlarged to the size of the image: for training, and for crops at test."""
+"""The part of an image that a view shows, enlarged to the size of the image: in training and at test time."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 TURNS = 4  # by quarters
-CROPS = 5  # at test time
-CROP_SHOWN = 26 / 32  # of a side, in each of them
+CROPS = 7  # at test time
+PART_SHOWN = 22 / 32  # of a side, where a window does not show all of it
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,20 @@ def _interpolation(first: Float[Tensor, "n"], length: Float[Tensor, "n"], size: 
 
 
 def windows_at_test(size: int, count: int, device: torch.device) -> list[Windows]:
-    """The five crops that are averaged with the whole image at test time, for `count` images: corners and middle."""
-    shown = float(round(CROP_SHOWN * size))
-    rest = size - shown
-    places = [(row, column) for row in (0.0, rest) for column in (0.0, rest)] + [(rest / 2, rest / 2)]
-    return [window_of_all(row, column, shown, count, device) for row, column in places]
+    """The parts of `count` images that are seen at test time: middle and corners; and the middle rows, and columns."""
+    part = float(round(PART_SHOWN * size))
+    rest, whole = size - part, float(size)
+    squares = [(rest / 2, part, rest / 2, part)]
+    squares += [(row, part, column, part) for row in (0.0, rest) for column in (0.0, rest)]
+    sides = [(rest / 2, part, 0.0, whole), (0.0, whole, rest / 2, part)]
+    return [window_of_all(*place, count, device) for place in squares + sides]
 
 
-def window_of_all(row: float, column: float, side: float, count: int, device: torch.device) -> Windows:
-    """One square window for `count` images."""
-
-    def full(value: float) -> Float[Tensor, "n"]:
-        return torch.full((count,), value, device=device)
-
-    return Windows(full(row), full(side), full(column), full(side), torch.zeros(count, dtype=torch.bool, device=device))
+def window_of_all(
+    first_row: float, rows: float, first_column: float, columns: float, count: int, device: torch.device
+) -> Windows:
+    """One window for `count` images."""
+    top, height, left, width = (
+        torch.full((count,), side, device=device) for side in (first_row, rows, first_column, columns)
+    )
+    return Windows(top, height, left, width, torch.zeros(count, dtype=torch.bool, device=device))

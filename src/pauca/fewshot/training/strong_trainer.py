@@ -27,8 +27,9 @@ from pauca.fewshot.training.trainer import Workers, set_normalization, with_prog
 from pauca.fewshot.types import ImageSet, TrainingData
 from pauca.runs import Run, resolve_device, seed_of
 
-# What the mean feature of the base classes is taken over, as many of each class, each 18 times (turns, crops, all
-# mirrored): seconds on a GPU. 640 leave an error of 4 % of the features' spread; 6,400 would take a CPU half an hour.
+# What the mean feature of the base classes is taken over, as many of each class, each 16 times (turns, parts of some,
+# all mirrored): seconds on a GPU. 640 leave an error of 4 % of the features' spread; 6,400 would take a CPU half
+# an hour.
 _IMAGES_FOR_CENTER = {"cuda": 6400, "cpu": 640}
 
 

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from pauca.errors import ConfigError
 from pauca.fewshot.training.augment import AugmentConfig, jitter_colors
-from pauca.fewshot.windows import TURNS, Windows, show
+from pauca.fewshot.windows import PART_SHOWN, TURNS, Windows, show
 
 VIEWS = 16
-PART_SHOWN = 22 / 32  # of a side, in the three windows that do not show the whole image
 
 ViewCount = Literal[4, 8, 16]
 
