@@ -58,6 +58,30 @@ def test_a_live_run_says_what_the_whole_recording_says(motion):
     assert "dropped" not in report.summary()
 
 
+def test_in_real_time_answers_come_while_events_do_and_are_the_offline_ones(motion):
+    whole, found, given, told = list(Aligner(CAMERA, CONFIG).follow(motion)), [], [], []
+
+    def as_it_happens():
+        for window in replay([motion], 0.005, speed=0.2):
+            given.append(time.monotonic())
+            yield window
+
+    def take(alignment, late_s):
+        found.append(alignment)
+        told.append(time.monotonic())
+        assert late_s >= 0
+
+    _, report = _run(as_it_happens(), take=take)
+    assert told[0] < given[-1]
+    for one, other in zip(found, whole[:-2], strict=False):
+        np.testing.assert_array_equal(one.velocity, other.velocity)
+        np.testing.assert_array_equal(one.covariance, other.covariance)
+    middle_s, most_s = np.percentile(report.latencies_s, [50, 99])
+    assert 0 < middle_s <= most_s < 5.0  # generous: other work shares the processor
+    assert middle_s < 1.0
+    assert f"latency {middle_s * 1e3:.1f} ms (median), {most_s * 1e3:.1f} ms (99 %)" in report.summary()
+
+
 def test_what_the_processor_does_not_keep_up_with_is_dropped_and_counted(motion):
     def slowly(alignment, late_s):
         time.sleep(0.2)
