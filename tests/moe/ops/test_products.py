@@ -72,6 +72,57 @@ def test_fp8_weight_gradients_of_each_group(device, fast_accumulate):
     assert not result[[1, 3]].any()
 
 
+LONE = [(4096, 64, 48), (4096 + 16, 512, 1024), (600, 64, 48)]  # rows, of which all are used, and sizes of the result
+
+
+@pytest.mark.parametrize(("rows", "m", "n"), LONE)
+def test_the_weight_gradient_of_a_lone_expert_is_a_sum_over_pieces(device, rows, m, n):
+    torch.manual_seed(0)
+    a, b = (torch.randn(rows + TAIL, width) for width in (m, n))
+    for operand in (a, b):
+        operand[rows:] = float("nan")
+    offsets = torch.tensor([rows], dtype=torch.int32, device=device)
+    exact = a[:rows].double().t() @ b[:rows].double()
+    given = [operand.bfloat16().to(device).t() for operand in (a, b)]
+    found = products.columns_by_columns(*given, offsets)
+    assert found.shape == (1, m, n)
+    assert _error(found[0].cpu(), exact) < 2**-7
+    assert torch.equal(found, products.columns_by_columns(*given, offsets))
+    (a8, a_scales), (b8, b_scales) = (_fp8(operand.t().contiguous()) for operand in (a, b))
+    exact = (a8[:, :rows].double() @ b8[:, :rows].double().t()) * a_scales[:, None] * b_scales
+    found = products.fp8_columns_by_columns(
+        a8.to(device), a_scales[None].to(device), b8.to(device), b_scales[None].to(device), offsets, False
+    )
+    assert found.shape == (1, m, n)
+    assert _error(found[0].cpu(), exact) < 2**-6
+
+
+@pytest.mark.parametrize("rows", [0, 16, 32, 4096, 5008, 2**31 - 16])
+@pytest.mark.parametrize("pieces", [2, 9, 264])
+def test_pieces_cover_all_rows_in_multiples_of_32(rows, pieces):
+    ends = products._split(torch.tensor([rows], dtype=torch.int32), pieces).long()
+    sizes = ends.diff(prepend=torch.zeros(1, dtype=torch.int64))
+    assert ends[-1] == rows
+    assert (sizes >= 0).all()
+    assert not (sizes[:-1] % 32).any()
+    assert sizes.max() <= rows / pieces + 64
+
+
+def test_pieces_add_up_to_the_whole():
+    torch.manual_seed(0)
+    a, b, offsets = torch.randn(64, 5008), torch.randn(48, 5008), torch.tensor([4992], dtype=torch.int32)
+    pieces = products.columns_by_columns(a, b, products._split(offsets, 9))
+    assert pieces.shape == (9, 64, 48)
+    assert _error(products._sum(pieces)[0], a[:, :4992].double() @ b[:, :4992].double().t()) < 1e-5
+
+
+def test_only_a_lone_expert_with_few_tiles_and_many_rows_is_cut():
+    assert products._pieces_of_one(1024, 512, 32768, experts=1) == 9
+    assert products._pieces_of_one(1024, 512, 32768, experts=2) == 0
+    assert products._pieces_of_one(4096, 7168, 32768, experts=1) == 0
+    assert products._pieces_of_one(1024, 512, 600, experts=1) == 0
+
+
 def _error(actual: torch.Tensor, exact: torch.Tensor) -> float:
     """Relative, in the norm; 0 for two empty or zero tensors."""
     return float((actual.double() - exact).norm() / exact.norm().clamp(min=1e-30))

@@ -41,6 +41,8 @@ def columns_by_columns(
 ) -> Float[Tensor, "experts m n"]:
     """For each expert A B^T over its rows, in BF16 with FP32 sums (gradient of the weights). Zero where it has none."""
     if a.device.type == "cuda":
+        if pieces := _pieces_of_one(len(a), len(b), b.shape[1], len(offsets)):
+            return _sum(columns_by_columns(a, b, _split(offsets, pieces)))
         return torch.nn.functional.grouped_mm(a, b.t(), offs=offsets)
     return _columns_by_columns(a, b, offsets)
 
@@ -83,6 +85,10 @@ def fp8_columns_by_columns(
 ) -> Float[Tensor, "experts m n"]:
     """For each expert A B^T over its rows, both contiguous along the rows. BF16 out, zero where it has no rows."""
     if _is_hopper(a.device):
+        if pieces := _pieces_of_one(len(a), len(b), b.shape[1], len(offsets)):
+            scales = [scale.expand(pieces, -1) for scale in (a_scales, b_scales)]
+            parts = fp8_columns_by_columns(a, scales[0], b, scales[1], _split(offsets, pieces), fast_accumulate)
+            return _sum(parts)
         return torch.ops.aten._scaled_grouped_mm(
             a,
             b.t(),
@@ -109,6 +115,35 @@ def fp8_product(
             a, b.t(), a_scales[:, None], b_scales[None], out_dtype=torch.bfloat16, use_fast_accum=fast_accumulate
         )
     return ((a.float() @ b.float().t()) * a_scales[:, None] * b_scales).bfloat16()
+
+
+_MULTIPROCESSORS = 132  # of an H100 and an H200
+_ROWS_OF_A_PIECE = 512  # at least: below, a piece's result costs more to write and read than its product
+
+
+def _pieces_of_one(m: int, n: int, rows: int, experts: int) -> int:
+    """Into how many pieces to cut the rows of a lone expert, whose gradient has few tiles; 0: none.
+
+    A grouped product gives each tile of a result to one multiprocessor, which sums over all rows: of a shared expert of
+    width 512 on 512 channels, 8 to 16 of 132 work. In a training of `base` the gradients of weights took 11.1 ms a step
+    on an H200, where as many operations of the forward took 3.7.
+    """
+    tiles = -(-m // 128) * -(-n // 128)
+    if experts != 1 or tiles >= _MULTIPROCESSORS:
+        return 0
+    pieces = min(rows // _ROWS_OF_A_PIECE, -(-2 * _MULTIPROCESSORS // tiles))
+    return pieces if pieces > 1 else 0
+
+
+def _split(offsets: Int32[Tensor, " one"], pieces: int) -> Int32[Tensor, " pieces"]:
+    """Ends of nearly equal pieces of the rows of one expert, of multiples of 32 rows but for the last."""
+    shares = torch.arange(1, pieces + 1, device=offsets.device)
+    ends = offsets.long() * shares // pieces // 32 * 32
+    return torch.where(shares == pieces, offsets.long(), ends).int()
+
+
+def _sum(parts: Float[Tensor, "pieces m n"]) -> Float[Tensor, "1 m n"]:
+    return parts.sum(0, keepdim=True, dtype=torch.float32).to(parts.dtype)
 
 
 def _rows_by_weights(rows: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
