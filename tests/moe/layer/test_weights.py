@@ -44,6 +44,19 @@ def test_prepared_weights_are_contiguous_along_the_sum():
     assert all(v.stride(2) == 1 for v in values)
 
 
+def test_fp32_is_rounded_to_bf16_on_its_way():
+    torch.manual_seed(0)
+    weights = torch.randn(3, 32, 64)
+    operand, largest = forward_weights(weights)
+    rounded, rounded_largest = forward_weights(weights.bfloat16())
+    assert torch.equal(operand.values.view(torch.uint8), rounded.values.view(torch.uint8))
+    assert torch.equal(operand.scales, rounded.scales)
+    assert torch.equal(largest, rounded_largest)
+    columns, expected = backward_weights(weights, largest), backward_weights(weights.bfloat16(), largest)
+    assert torch.equal(columns.values.view(torch.uint8), expected.values.view(torch.uint8))
+    assert torch.equal(columns.scales, expected.scales)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("rows", "channels"), [(64, 16), (192, 160), (4096, 1408)])
 def test_the_kernel_gives_the_bits_of_its_reference(rows, channels):

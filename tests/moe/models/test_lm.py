@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pauca.errors import ConfigError, InputError
 from pauca.moe.layer.recipe import Recipe
 from pauca.moe.layer.router import RouterConfig
-from pauca.moe.models import cross_entropy
+from pauca.moe.models import blocks, cross_entropy
 from pauca.moe.models.blocks import Attention, RMSNorm, rotary_table, rotate
 from pauca.moe.models.config import Recomputation
 from pauca.moe.models.cross_entropy import chunked_cross_entropy
@@ -132,6 +132,19 @@ def test_rotated_products_depend_on_the_distance_alone():
 
     assert product(3, 7) == pytest.approx(product(13, 17), abs=1e-5)
     assert product(3, 7) != pytest.approx(product(3, 8), abs=1e-3)
+
+
+def test_rotated_heads_have_the_gradient_that_autograd_finds():
+    torch.manual_seed(0)
+    heads = torch.randn(2, 5, 4, 8, requires_grad=True)
+    table, sizes = rotary_table(torch.arange(5.0), 8, 100.0), [2, 1, 1]
+    parts = blocks._RotatedHeads.apply(heads, *table, sizes)
+    gradients = [torch.randn_like(part) for part in parts]
+    (found,) = torch.autograd.grad(parts, heads, gradients)
+    q, k, v = heads.split(sizes, dim=2)
+    expected = rotate(q, *table), rotate(k, *table), v
+    torch.testing.assert_close(parts, expected)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, heads, gradients)[0])
 
 
 def test_query_heads_share_keys_in_order():

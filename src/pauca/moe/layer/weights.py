@@ -29,7 +29,7 @@ def forward_weights(
     weights: Float[Tensor, "experts outputs inputs"],
 ) -> tuple[Fp8Weights, UInt8[Tensor, " experts"]]:
     """The operand of a forward product, and the largest scale byte of each expert, for `backward_weights`."""
-    codes = ops.quantize_fp8_rowwise(weights.flatten(0, 1).bfloat16())
+    codes = ops.quantize_fp8_rowwise(weights.flatten(0, 1).contiguous())
     count = len(weights)
     operand = Fp8Weights(codes.values.unflatten(0, (count, -1)), codes.scales_float32().view(count, -1))
     return operand, codes.scales.view(count, -1).amax(1)
@@ -41,7 +41,7 @@ def backward_weights(
     """The operand of the gradient of the inputs: [experts, inputs, outputs]."""
     count, outputs, _ = weights.shape
     ends = torch.arange(1, count + 1, device=weights.device, dtype=torch.int32) * outputs
-    columns = ops.quantize_fp8_columns(weights.flatten(0, 1).bfloat16(), largest, ends)
+    columns = ops.quantize_fp8_columns(weights.flatten(0, 1).contiguous(), largest, ends)
     return Fp8Weights(columns.values.unflatten(1, (count, -1)).transpose(0, 1), columns.scales_float32())
 
 

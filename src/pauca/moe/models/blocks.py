@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from pauca.moe import ops
 from pauca.moe.layer.experts import Experts
 from pauca.moe.layer.linear import QuantizedLinear
 from pauca.moe.layer.moe import MoE
 from pauca.moe.layer.recipe import RECIPES, Recipe, Recompute
 from pauca.moe.models.config import LayersConfig, Recomputation
+from pauca.moe.ops import reference
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -61,20 +63,14 @@ class _RMSNormFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        values = x.float()
-        inverse = torch.rsqrt(values.square().mean(-1, keepdim=True) + epsilon)
+        y, inverse = ops.rms_norm(x, weight, epsilon)
         ctx.save_for_backward(x, weight, inverse)
-        return (values * inverse * weight.float()).to(x.dtype)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight, inverse = ctx.saved_tensors
-        gradient, normal = gradients[0].float(), x.float() * inverse
-        scaled = gradient * weight.float()
-        dx = inverse * (scaled - normal * (scaled * normal).mean(-1, keepdim=True))
-        d_weight = (gradient * normal).flatten(0, -2).sum(0)
-        return dx.to(x.dtype), d_weight.to(weight.dtype), None
+        return *ops.rms_norm_backward(gradients[0], *ctx.saved_tensors), None
 
 
 class RMSNorm(nn.Module):
@@ -127,10 +123,30 @@ def rotate(
     x: Float[Tensor, "batch time heads channels"], cosine: Float[Tensor, "time half"], sine: Float[Tensor, "time half"]
 ) -> Float[Tensor, "batch time heads channels"]:
     """Turn channel i and channel i + half of each head together, in FP32."""
-    cosine, sine = cosine[:, None], sine[:, None]  # the same for all heads
-    first, second = x.chunk(2, dim=-1)
-    turned = torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
-    return turned.to(x.dtype)
+    return reference.rotate_heads(x, cosine, sine, 1)
+
+
+class _RotatedHeads(torch.autograd.Function):
+    """Queries and keys turned and values copied, from one tensor of all heads; and their gradients back into one."""
+
+    @staticmethod
+    def forward(ctx, heads: Tensor, cosine: Tensor, sine: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(cosine, sine)
+        ctx.sizes, ctx.shape = sizes, heads.shape
+        parts = zip(heads.split(sizes, dim=2), _TURNS, strict=True)
+        return tuple(ops.rotate_heads(part, cosine, sine, turn) for part, turn in parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
+        cosine, sine = ctx.saved_tensors
+        heads = torch.empty(ctx.shape, dtype=gradients[0].dtype, device=gradients[0].device)
+        for gradient, part, turn in zip(gradients, heads.split(ctx.sizes, dim=2), _TURNS, strict=True):
+            ops.rotate_heads(gradient, cosine, sine, -turn, part)
+        return heads, None, None, None
+
+
+_TURNS = 1, 1, 0  # of queries, keys and values
 
 
 class KeyValueCache:
@@ -203,10 +219,11 @@ class Attention(nn.Module):
         visible: Bool[Tensor, "batch 1 time keys"] | None = None,
     ) -> Float[Tensor, "batch time hidden"]:
         heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))
-        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
         # Attention's output takes the layout of q: heads within a token, so that `out` reads it as it is. A copy of v
         # lets go of the tensor that also holds q and k before their rotation.
-        q, k, v = (h.transpose(1, 2) for h in (rotate(q, *rotation), rotate(k, *rotation), v.contiguous()))
+        q, k, v = (
+            h.transpose(1, 2) for h in _RotatedHeads.apply(heads, *rotation, [self.heads, self.kv_heads, self.kv_heads])
+        )
         causal = self.causal and x.shape[1] > 1 and visible is None
         if cache is not None:
             k, v = cache.append(k, v)

@@ -30,6 +30,7 @@ from pauca.moe.ops.checked import (
     swiglu_fp8,
     swiglu_fp8_keeping_z,
 )
+from pauca.moe.ops.decoder import rms_norm, rms_norm_backward, rotate_heads
 from pauca.moe.ops.formats import Fp8Tensor, Granularity, Layout, MxFp4Tensor, ScaleRule
 from pauca.moe.ops.gates import Gate
 
@@ -53,6 +54,9 @@ __all__ = [
     "quantize_fp8_rowwise",
     "quantize_fp8_tilewise",
     "quantize_mxfp4",
+    "rms_norm",
+    "rms_norm_backward",
+    "rotate_heads",
     "swiglu",
     "swiglu_backward",
     "swiglu_backward_fp8",

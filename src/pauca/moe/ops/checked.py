@@ -26,38 +26,38 @@ _VECTOR = 16  # channels that one 16-byte access of FP8 codes holds; torch's FP8
 def quantize_mxfp4(x: BFloat16[Tensor, "rows channels"], rule: ScaleRule = ScaleRule.EVEN) -> MxFp4Tensor:
     """BF16 to MXFP4, rounded to nearest even. Channels: a multiple of 32."""
     _check_matrix("x", x, BLOCK)
-    return _backend(x).quantize_mxfp4(x, rule)
+    return backend_of(x).quantize_mxfp4(x, rule)
 
 
-def quantize_fp8_rowwise(x: BFloat16[Tensor, "rows channels"]) -> Fp8Tensor:
-    """BF16 to E4M3 with one power-of-two scale per row, the smallest that keeps the row below 448."""
-    _check_matrix("x", x, _VECTOR)
-    return _backend(x).quantize_fp8_rowwise(x)
+def quantize_fp8_rowwise(x: Float[Tensor, "rows channels"]) -> Fp8Tensor:
+    """To E4M3 with one power-of-two scale per row, the smallest that keeps it below 448; FP32 is rounded to BF16."""
+    _check_matrix("x", x, _VECTOR, float32=True)
+    return backend_of(x).quantize_fp8_rowwise(x)
 
 
 def quantize_fp8_tilewise(x: BFloat16[Tensor, "rows channels"]) -> Fp8Tensor:
     """BF16 to E4M3 with one power-of-two scale per 1x128 tile, the smallest that keeps the tile below 448."""
     _check_matrix("x", x, _VECTOR)
-    return _backend(x).quantize_fp8_tilewise(x)
+    return backend_of(x).quantize_fp8_tilewise(x)
 
 
 def quantize_fp8_columns(
-    x: BFloat16[Tensor, "rows channels"], group_scales: UInt8[Tensor, " groups"], offsets: Int32[Tensor, " groups"]
+    x: Float[Tensor, "rows channels"], group_scales: UInt8[Tensor, " groups"], offsets: Int32[Tensor, " groups"]
 ) -> Fp8Tensor:
-    """BF16 to E4M3, transposed, each group of rows under one given scale byte (`quantize_fp8_rowwise`'s largest).
+    """To E4M3, transposed, each group of rows under one given scale byte (`quantize_fp8_rowwise`'s largest).
 
-    For expert weights, whose largest scale is known from forward: one pass instead of two.
+    For expert weights, BF16 or FP32, whose largest scale is known from forward: one pass instead of two.
     """
-    _check_matrix("x", x, _VECTOR)
+    _check_matrix("x", x, _VECTOR, float32=True)
     _check_groups(x, len(x), offsets)
-    return _backend(x).quantize_fp8_columns(x, group_scales, offsets)
+    return backend_of(x).quantize_fp8_columns(x, group_scales, offsets)
 
 
 def fp8_to_mxfp4(x: Fp8Tensor, rule: ScaleRule = ScaleRule.EVEN) -> MxFp4Tensor:
     """Row- or tile-scaled FP8 to MXFP4 on the codes alone, rounded once. Channels: a multiple of 32."""
     _check_row_layout(x)
     _check_width("x", x.shape[1], BLOCK)
-    return _backend(x.codes).fp8_to_mxfp4(x, rule)
+    return backend_of(x.codes).fp8_to_mxfp4(x, rule)
 
 
 def gather_mxfp4_to_fp8_rows(x: MxFp4Tensor, index: Int32[Tensor, "n"] | None = None) -> Fp8Tensor:
@@ -66,7 +66,7 @@ def gather_mxfp4_to_fp8_rows(x: MxFp4Tensor, index: Int32[Tensor, "n"] | None = 
     Exact wherever a block's exponent is at most 14 below the row's largest; `count_inexact` counts the rest.
     """
     _check_index(x.data, index)
-    return _backend(x.data).gather_mxfp4_to_fp8_rows(x, index)
+    return backend_of(x.data).gather_mxfp4_to_fp8_rows(x, index)
 
 
 def gather_mxfp4_to_fp8_columns(
@@ -78,7 +78,7 @@ def gather_mxfp4_to_fp8_columns(
     """
     _check_index(x.data, index)
     _check_groups(x.data, len(x.data) if index is None else len(index), offsets)
-    return _backend(x.data).gather_mxfp4_to_fp8_columns(x, index, offsets)
+    return backend_of(x.data).gather_mxfp4_to_fp8_columns(x, index, offsets)
 
 
 def count_inexact(
@@ -95,14 +95,14 @@ def gather_rows(x: BFloat16[Tensor, "rows channels"], index: Int32[Tensor, "n"])
     """Rows of x by index."""
     _check_matrix("x", x, 8)
     _check_index(x, index)
-    return _backend(x).gather_rows(x, index)
+    return backend_of(x).gather_rows(x, index)
 
 
 def gather_fp8_rows(x: Fp8Tensor, index: Int32[Tensor, "n"]) -> Fp8Tensor:
     """Rows of a row- or tile-scaled x by index, with their scales."""
     _check_row_layout(x)
     _check_index(x.codes, index)
-    return _backend(x.codes).gather_fp8_rows(x, index)
+    return backend_of(x.codes).gather_fp8_rows(x, index)
 
 
 def fp8_rows_to_columns(
@@ -116,13 +116,13 @@ def fp8_rows_to_columns(
     _check_row_layout(x)
     _check_index(x.codes, index)
     _check_groups(x.codes, len(x.codes) if index is None else len(index), offsets)
-    return _backend(x.codes).fp8_rows_to_columns(x, offsets, index)
+    return backend_of(x.codes).fp8_rows_to_columns(x, offsets, index)
 
 
 def swiglu(z: Stored, probability: Float[Tensor, "rows"]) -> BFloat16[Tensor, "rows width"]:
     """silu(gate) * up * probability, with gate the first half of z's channels and up the second."""
     _check_swiglu(z, probability)
-    return _backend(probability).swiglu(z, probability)
+    return backend_of(probability).swiglu(z, probability)
 
 
 def swiglu_fp8(
@@ -130,7 +130,7 @@ def swiglu_fp8(
 ) -> tuple[Fp8Tensor, MxFp4Tensor | None]:
     """`swiglu` in FP8 with one scale per row, and with a `rule` also in MXFP4, both rounded from the BF16 result."""
     _check_swiglu(z, probability, BLOCK if rule else _VECTOR)
-    return _backend(probability).swiglu_fp8(z, probability, rule)
+    return backend_of(probability).swiglu_fp8(z, probability, rule)
 
 
 def swiglu_backward(
@@ -138,7 +138,7 @@ def swiglu_backward(
 ) -> tuple[BFloat16[Tensor, "rows channels"], Float[Tensor, "rows"]]:
     """Gradients of `swiglu`: for z in BF16, and for the probability in FP32, summed in a fixed order."""
     _check_swiglu(z, probability, grad=grad)
-    return _backend(grad).swiglu_backward(z, probability, grad)
+    return backend_of(grad).swiglu_backward(z, probability, grad)
 
 
 def swiglu_backward_fp8(
@@ -150,7 +150,7 @@ def swiglu_backward_fp8(
     """`swiglu_backward` with z's gradient in FP8: scaled per row, and transposed, per expert and channel."""
     _check_swiglu(z, probability, grad=grad)
     _check_groups(grad, len(grad), offsets)
-    return _backend(grad).swiglu_backward_fp8(z, probability, grad, offsets)
+    return backend_of(grad).swiglu_backward_fp8(z, probability, grad, offsets)
 
 
 def swiglu_fp8_keeping_z(
@@ -158,7 +158,7 @@ def swiglu_fp8_keeping_z(
 ) -> tuple[Fp8Tensor, MxFp4Tensor, MxFp4Tensor | None]:
     """`swiglu_fp8`, and z in MXFP4 from the same read; with `keep`, the result in MXFP4 too, by the same rule."""
     _check_swiglu(z, probability, BLOCK)
-    return _backend(probability).swiglu_fp8_keeping_z(z, probability, rule, keep)
+    return backend_of(probability).swiglu_fp8_keeping_z(z, probability, rule, keep)
 
 
 def swiglu_backward_fp8_with_activation(
@@ -170,7 +170,7 @@ def swiglu_backward_fp8_with_activation(
     """`swiglu_backward_fp8`, and `swiglu_fp8`'s result transposed, from the same read of z."""
     _check_swiglu(z, probability, grad=grad)
     _check_groups(grad, len(grad), offsets)
-    return _backend(grad).swiglu_backward_fp8_with_activation(z, probability, grad, offsets)
+    return backend_of(grad).swiglu_backward_fp8_with_activation(z, probability, grad, offsets)
 
 
 def combine(
@@ -181,7 +181,7 @@ def combine(
     """The sum, weighted where there are weights, of each token's rows, in FP32 and in the order of `inverse`."""
     _check_matrix("rows", rows, 8)
     _check_index(rows, inverse)
-    return _backend(rows).combine(rows, inverse, weights)
+    return backend_of(rows).combine(rows, inverse, weights)
 
 
 def combine_backward(
@@ -196,16 +196,16 @@ def combine_backward(
     """
     _check_matrix("grad", grad, 8)
     _check_index(grad, token)
-    return _backend(grad).combine_backward(grad, rows, token, row_weights)
+    return backend_of(grad).combine_backward(grad, rows, token, row_weights)
 
 
-def _backend(x: Tensor) -> ModuleType:
+def backend_of(x: Tensor) -> ModuleType:
     """Where x's device runs an operation: the kernels on Hopper, the reference elsewhere."""
-    return _backend_of(x.device)
+    return _backend_of_device(x.device)
 
 
 @cache
-def _backend_of(device: torch.device) -> ModuleType:
+def _backend_of_device(device: torch.device) -> ModuleType:
     if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0):
         return reference
     from pauca.moe.ops import kernels  # imports Triton, which exists on Linux alone
@@ -218,10 +218,12 @@ def _check_width(name: str, channels: int, multiple: int) -> None:
         raise InputError(f"{name} has {channels} channels; a multiple of {multiple} is needed: pad the last dimension")
 
 
-def _check_matrix(name: str, x: Tensor, multiple: int) -> None:
-    if x.ndim != 2 or x.dtype != torch.bfloat16 or not x.is_contiguous():
+def _check_matrix(name: str, x: Tensor, multiple: int, float32: bool = False) -> None:
+    right_type = x.dtype == torch.bfloat16 or (float32 and x.dtype == torch.float32)
+    if x.ndim != 2 or not right_type or not x.is_contiguous():
+        types = "BF16 or FP32" if float32 else "BF16"
         raise InputError(
-            f"{name} must be a contiguous BF16 matrix, got {x.dtype} {tuple(x.shape)} strides {x.stride()}"
+            f"{name} must be a contiguous {types} matrix, got {x.dtype} {tuple(x.shape)} strides {x.stride()}"
         )
     _check_width(name, x.shape[1], multiple)
 

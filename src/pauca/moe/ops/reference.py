@@ -119,9 +119,12 @@ def _quantize_fp8(parts: Parts) -> tuple[UInt8[Tensor, "... n"], UInt8[Tensor, "
     return encode_e4m3(parts, (byte - E8M0_BIAS)[..., None]), byte.to(torch.uint8)
 
 
-def quantize_fp8_rowwise(x: BFloat16[Tensor, "rows channels"]) -> Fp8Tensor:
-    """FP8 of [rows, channels] with one scale a row [rows]: the smallest power of two that does not saturate."""
-    return Fp8Tensor(*_quantize_fp8(split_bfloat16(x)), Granularity.ROW)
+def quantize_fp8_rowwise(x: Float[Tensor, "rows channels"]) -> Fp8Tensor:
+    """FP8 of [rows, channels] with one scale a row [rows]: the smallest power of two that does not saturate.
+
+    FP32 is rounded to BF16 first.
+    """
+    return Fp8Tensor(*_quantize_fp8(split_bfloat16(x.bfloat16())), Granularity.ROW)
 
 
 def quantize_fp8_tilewise(x: BFloat16[Tensor, "rows channels"]) -> Fp8Tensor:
@@ -133,16 +136,17 @@ def quantize_fp8_tilewise(x: BFloat16[Tensor, "rows channels"]) -> Fp8Tensor:
 
 
 def quantize_fp8_columns(
-    x: BFloat16[Tensor, "rows channels"], group_scales: UInt8[Tensor, " groups"], offsets: Int32[Tensor, " groups"]
+    x: Float[Tensor, "rows channels"], group_scales: UInt8[Tensor, " groups"], offsets: Int32[Tensor, " groups"]
 ) -> Fp8Tensor:
     """FP8 of [rows, channels] transposed, [channels, rows], with a given scale byte for each group of rows.
 
     `offsets` says where each group ends; rows of no group become zeros. Scales: [groups, channels], alike in a group.
+    FP32 is rounded to BF16 first.
     """
     groups = row_groups(offsets, len(x)).long()
     inside = (groups < len(offsets))[:, None]
     byte = torch.cat([group_scales, group_scales.new_zeros(1)])[groups][:, None].int()
-    parts = split_bfloat16(x)
+    parts = split_bfloat16(x.bfloat16())
     codes = encode_e4m3(parts._replace(bad=parts.bad | (byte == E8M0_NAN)), byte - E8M0_BIAS)
     scales = group_scales[:, None].expand(-1, x.shape[1]).contiguous()
     return Fp8Tensor(torch.where(inside, codes, 0).T.contiguous(), scales, Granularity.GROUP, offsets)
@@ -373,3 +377,37 @@ def combine_backward(
     inside = (token >= 0) & (token < len(grad))
     d_weights = torch.where(inside, (gathered * rows.float()).sum(1), 0.0)
     return torch.where(inside[:, None], gathered * row_weights[:, None], 0.0).bfloat16(), d_weights
+
+
+def rms_norm(x: Float[Tensor, "..."], weight: Float[Tensor, " channels"], epsilon: float) -> tuple[Tensor, Tensor]:
+    """Rows [..., channels] over their root mean square, times the weight; and the factor of each row [..., 1]."""
+    values = x.float()
+    inverse = torch.rsqrt(values.square().mean(-1, keepdim=True) + epsilon)
+    return (values * inverse * weight.float()).to(x.dtype), inverse
+
+
+def rms_norm_backward(
+    grad: Float[Tensor, "..."],
+    x: Float[Tensor, "..."],
+    weight: Float[Tensor, " channels"],
+    inverse: Float[Tensor, "..."],
+) -> tuple[Tensor, Tensor]:
+    """The gradients of x [..., channels] and of the weight [channels]."""
+    gradient, normal = grad.float(), x.float() * inverse
+    scaled = gradient * weight.float()
+    d_x = inverse * (scaled - normal * (scaled * normal).mean(-1, keepdim=True))
+    return d_x.to(x.dtype), (gradient * normal).flatten(0, -2).sum(0).to(weight.dtype)
+
+
+def rotate_heads(
+    source: Float[Tensor, "batch time heads channels"],
+    cosine: Float[Tensor, "time half"],
+    sine: Float[Tensor, "time half"],
+    turn: int,
+) -> Float[Tensor, "batch time heads channels"]:
+    """Channel i and channel i + half of each head [batch, time, heads, channels] turned together: 1, -1, or 0 times."""
+    if turn == 0:
+        return source
+    cosine, sine = cosine[:, None], turn * sine[:, None]  # the same for all heads
+    first, second = source.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1).to(source.dtype)

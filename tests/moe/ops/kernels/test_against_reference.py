@@ -80,6 +80,18 @@ def bfloat16(shape, generator, spread: int = 6) -> torch.Tensor:
     return x.bfloat16().to(DEVICE)
 
 
+def fp32(shape, generator) -> torch.Tensor:
+    """`bfloat16` with bits below BF16's last: many that lie halfway, and some that round up to infinity."""
+    x = bfloat16(shape, generator).float().cpu()
+    low = torch.randint(0, 1 << 16, shape, dtype=torch.int32, generator=generator)
+    low = torch.where(torch.rand(shape, generator=generator) < 0.3, 0x8000, low)
+    x = torch.where(x.isfinite(), x.view(torch.int32) | low, x.view(torch.int32)).view(torch.float32)
+    if shape[0] > 8:
+        x[6, 0], x[7, 1] = 3.4028234e38, -3.4028234e38
+        x[7, 2] = torch.tensor(-1, dtype=torch.int32).view(torch.float32)  # a NaN of all ones
+    return x.to(DEVICE)
+
+
 def mxfp4(shape, generator, spread: int = 9) -> MxFp4Tensor:
     elements = torch.randint(0, 16, shape, dtype=torch.uint8, generator=generator)
     scales = torch.randint(
@@ -124,6 +136,59 @@ def test_quantize_mxfp4(shape, rule, generator):
 def test_quantize_fp8(shape, operation, generator):
     x = bfloat16(shape, generator)
     assert_same(getattr(kernels, operation)(x), getattr(reference, operation)(x))
+
+
+@compiled_only
+@pytest.mark.parametrize("shape", SHAPES)
+def test_quantize_fp8_rows_of_fp32(shape, generator):
+    """As if rounded to BF16 before: halfway cases, those that round up to infinity, and NaN of every sign."""
+    x = fp32(shape, generator)
+    assert_same(kernels.quantize_fp8_rowwise(x), reference.quantize_fp8_rowwise(x))
+    assert_same(kernels.quantize_fp8_rowwise(x), kernels.quantize_fp8_rowwise(x.bfloat16()))
+
+
+@compiled_only
+@pytest.mark.parametrize("channels", [16, 160, 1408, 4096])
+@pytest.mark.parametrize("make", ["bfloat16", "fp32"])
+def test_quantize_fp8_columns(channels, make, generator):
+    x = {"bfloat16": bfloat16, "fp32": fp32}[make]((112, channels - channels % BLOCK or BLOCK), generator)
+    x, ends = x[:, :channels].contiguous(), offsets(16, 16, 96)
+    scales = torch.tensor([130, 0, 140], dtype=torch.uint8, device=DEVICE)
+    assert_same(kernels.quantize_fp8_columns(x, scales, ends), reference.quantize_fp8_columns(x, scales, ends))
+
+
+NORMED = [(1, 64), (7, 96), (33, 512)] if INTERPRETED else [(1, 64), (7, 96), (4096, 512), (8192, 1000), (515, 7168)]
+
+
+@pytest.mark.parametrize("shape", NORMED)
+def test_rms_norm(shape, generator):
+    """To one BF16 step: sums may be taken in another order."""
+    x, grad = (torch.randn(shape, generator=generator).bfloat16().to(DEVICE) for _ in range(2))
+    weight = torch.rand(shape[1], generator=generator).add(0.5).to(DEVICE)
+    y, inverse = kernels.rms_norm(x, weight, 1e-6)
+    expected, expected_inverse = reference.rms_norm(x, weight, 1e-6)
+    torch.testing.assert_close(inverse, expected_inverse[:, 0], rtol=1e-5, atol=0)
+    torch.testing.assert_close(y.float(), expected.float(), rtol=2**-7, atol=1e-30)
+    d_x, d_weight = kernels.rms_norm_backward(grad, x, weight, inverse)
+    expected_x, expected_weight = reference.rms_norm_backward(grad, x, weight, expected_inverse)
+    torch.testing.assert_close(d_x.float(), expected_x.float(), rtol=2**-7, atol=1e-4)
+    torch.testing.assert_close(d_weight, expected_weight, rtol=1e-4, atol=1e-3)
+    assert torch.equal(d_weight, kernels.rms_norm_backward(grad, x, weight, inverse)[1])
+
+
+@pytest.mark.parametrize("turn", [1, -1, 0])
+@pytest.mark.parametrize("sizes", [(1, 3, 1, 2), (2, 5, 3, 8), (2, 67, 6, 64), (1, 9, 4, 96)])
+def test_rotate_heads(sizes, turn, generator):
+    """From the middle of a wider tensor, into one whose heads lie elsewhere."""
+    batch, time, heads, channels = sizes
+    wide = torch.randn(batch, time, heads + 3, channels, generator=generator).bfloat16().to(DEVICE)
+    source, angle = wide[:, :, 1:-2], torch.randn(time, channels // 2, generator=generator).to(DEVICE)
+    out = torch.empty(batch, heads, time, channels, dtype=torch.bfloat16, device=DEVICE).transpose(1, 2)
+    kernels.rotate_heads(source, out, angle.cos(), angle.sin(), turn)
+    expected = reference.rotate_heads(source, angle.cos(), angle.sin(), turn)
+    torch.testing.assert_close(out.float(), expected.float(), rtol=2**-7, atol=1e-6)
+    if turn == 0:
+        assert torch.equal(out, source)
 
 
 @pytest.mark.parametrize("rule", list(ScaleRule))

@@ -28,6 +28,9 @@ NOT_ALIGNED = {
     "copies",
     "experts",
     "top_k",
+    "time",
+    "heads",
+    "epsilon",
 }  # integers that may be odd
 RULE = rule_arguments(ScaleRule.EVEN)
 SWIGLU = {"probability": FP32, "width": "i32", "row_stride": "i32"}
@@ -40,17 +43,15 @@ KERNELS = [
         "quantize.quantize_mxfp4_kernel",
         {"x": BF16, "out": UINT8, "channels": "i32", "row_bytes": "i32", **RULE, "WIDTH": 2048, "PTX": True},
     ),
-    (
-        "quantize.quantize_fp8_kernel",
-        {
-            "x": BF16,
-            "codes": UINT8,
-            "scales": UINT8,
-            "channels": "i32",
-            "scales_per_row": "i32",
-            "WIDTH": 2048,
-            "TILES": 1,
-        },
+    *(
+        (
+            "quantize.quantize_fp8_kernel",
+            {
+                **{"x": x, "codes": UINT8, "scales": UINT8, "channels": "i32", "scales_per_row": "i32"},
+                **{"FP32": x == FP32, "WIDTH": 2048, "TILES": 1},
+            },
+        )
+        for x in (BF16, FP32)
     ),
     *(
         (
@@ -148,12 +149,47 @@ KERNELS = [
             FP8_OUT | {"ACTIVATION": True, "activation_codes": UINT8, "activation_scales": UINT8},
         )
     ),
-    (
-        "quantize_fp8_columns.quantize_fp8_columns_kernel",
-        {
-            **{"x": "*i64", "group_scales": UINT8, "offsets": INT32, "out": INT32, "sixteens": "i32", "words": "i32"},
-            **{"groups": "i32", "GROUPS": 64, "ROWS": 128, "CHANNELS": 128, "PTX": True},
-        },
+    *(
+        (
+            "quantize_fp8_columns.quantize_fp8_columns_kernel",
+            {
+                **{"x": "*i64", "group_scales": UINT8, "offsets": INT32, "out": INT32, "sixteens": "i32"},
+                **{"words": "i32", "groups": "i32", "FP32": fp32, "GROUPS": 64, "ROWS": 128, "CHANNELS": 128},
+                **{"PTX": True, "num_warps": 8 if fp32 else 4},
+            },
+        )
+        for fp32 in (False, True)
+    ),
+    *(
+        (
+            "rms_norm.rms_norm_kernel",
+            {
+                **{"x": BF16, "weight": FP32, "y": BF16, "inverse": FP32, "rows": "i32", "channels": "i32"},
+                **{"epsilon": "fp32", "ROWS": rows, "WIDTH": 2048 // rows},
+            },
+        )
+        for rows in (1, 4)
+    ),
+    *(
+        (
+            "rms_norm.rms_norm_backward_kernel",
+            {
+                **{"grad": BF16, "x": BF16, "weight": FP32, "inverse": FP32, "d_x": BF16, "d_weight": FP32},
+                **{"rows": "i32", "channels": "i32", "ROWS": rows, "WIDTH": 2048 // rows},
+            },
+        )
+        for rows in (1, 4)
+    ),
+    *(
+        (
+            "rotate_heads.rotate_heads_kernel",
+            {
+                **{"source": BF16, "out": BF16, "cosine": FP32, "sine": FP32, "tokens": "i32", "time": "i32"},
+                **{f"{out}{name}_stride": "i32" for out in ("", "out_") for name in ("batch", "time", "head")},
+                **{"heads": "i32", "half": "i32", "TURN": turn, "TOKENS": 8, "HEADS": 8, "HALF": 32},
+            },
+        )
+        for turn in (1, 0)
     ),
     (
         "sort_by_expert.sort_by_expert_kernel",
@@ -193,7 +229,9 @@ def test_compiles(path, arguments):
             # What a case leaves out is a pointer that is not there, a number that counts nothing, or a switch.
             constants[parameter] = (None if parameter.islower() else False) if value is None else value
     source = ASTSource(kernel, types, constants, aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
+    compiled = triton.compile(
+        source, target=GPUTarget("cuda", 90, 32), options={"num_warps": arguments.get("num_warps", 4)}
+    )
     ptx = compiled.asm["ptx"]
     assert ".target sm_90" in ptx
     assert ".local" not in ptx, "an array went to local memory"

@@ -12,6 +12,8 @@ from pauca.moe.ops.kernels.gather_mxfp4_to_fp8_rows import gather_mxfp4_to_fp8_r
 from pauca.moe.ops.kernels.gather_rows import gather_fp8_rows, gather_rows
 from pauca.moe.ops.kernels.quantize import quantize_fp8_rowwise, quantize_fp8_tilewise, quantize_mxfp4
 from pauca.moe.ops.kernels.quantize_fp8_columns import quantize_fp8_columns
+from pauca.moe.ops.kernels.rms_norm import rms_norm, rms_norm_backward
+from pauca.moe.ops.kernels.rotate_heads import rotate_heads
 from pauca.moe.ops.kernels.swiglu import (
     swiglu,
     swiglu_backward,
@@ -34,6 +36,9 @@ __all__ = [
     "quantize_fp8_rowwise",
     "quantize_fp8_tilewise",
     "quantize_mxfp4",
+    "rms_norm",
+    "rms_norm_backward",
+    "rotate_heads",
     "swiglu",
     "swiglu_backward",
     "swiglu_backward_fp8",

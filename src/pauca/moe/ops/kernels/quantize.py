@@ -1,6 +1,6 @@
-"""BF16 rows to MXFP4, or to FP8 with one scale per row or per 1x128 tile.
+"""BF16 rows to MXFP4, or to FP8 with one scale per row or per 1x128 tile; to FP8 also from FP32, rounded on its way.
 
-Moves 2 bytes in and 17/32 (MXFP4) or 1 (FP8) out per element.
+Moves 2 bytes (4 of FP32) in and 17/32 (MXFP4) or 1 (FP8) out per element.
 """
 
 # Triton gives its functions other signatures than they have in Python.
@@ -60,18 +60,22 @@ def store_mxfp4(row, packed, scales, start, channels, WIDTH: tl.constexpr):
 
 @triton.jit
 def quantize_fp8_kernel(
-    x,  # bf16 [rows, channels]
+    x,  # bf16 or fp32 [rows, channels]
     codes,  # uint8 [rows, channels]
     scales,  # uint8 [rows, scales_per_row]
     channels,
     scales_per_row,
+    FP32: tl.constexpr,  # x is FP32, and rounded to BF16 on its way
     WIDTH: tl.constexpr,  # channels under one scale, rounded up to a power of two
     TILES: tl.constexpr,  # scales a program finds
 ):
     row = tl.program_id(0).to(tl.int64)
     tile = tl.program_id(1) * TILES + tl.arange(0, TILES)
     channel = tile[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
-    values = load_bfloat16(x + row * channels + channel, channel < channels)
+    if FP32:
+        values = tl.load(x + row * channels + channel, channel < channels, other=0).to(tl.bfloat16).to(tl.float32)
+    else:
+        values = load_bfloat16(x + row * channels + channel, channel < channels)
     byte = fp8_scale_byte(tl.max(largest_finite(values), 1))
     tl.store(codes + row * channels + channel, to_e4m3(infinity_to_nan(values), byte[:, None]), channel < channels)
     tl.store(scales + row * scales_per_row + tile, byte.to(tl.uint8), tile < scales_per_row)
@@ -118,6 +122,7 @@ def _quantize_fp8(x: Tensor, out: Fp8Tensor, width: int, tiles: int) -> Fp8Tenso
             out.scales,
             channels,
             out.scales[0].numel(),
+            FP32=x.dtype == torch.float32,
             WIDTH=width,
             TILES=tiles,
             num_warps=warps_for(width * tiles),

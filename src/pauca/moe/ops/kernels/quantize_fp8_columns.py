@@ -1,6 +1,6 @@
-"""BF16 rows to FP8, transposed, each group under one scale that is known beforehand: expert weights for backward.
+"""BF16 or FP32 rows to FP8, transposed, each group under one scale known beforehand: expert weights for backward.
 
-Moves 2 bytes in and 1 out per element, where quantizing to rows and transposing their codes moves 5. Bytes are
+Moves 2 bytes (4 of FP32) in and 1 out per element; rows quantized and their codes transposed would move 5. Bytes are
 transposed four by four in registers, as in `fp8_rows_to_columns`.
 """
 
@@ -56,20 +56,62 @@ def _bfloat16x4_to_e4m3(numbers, inverse):
 
 
 @triton.jit
-def _load(x, row, word, words, inverse, present):
-    numbers = tl.load(x + row.to(tl.int64)[:, None] * words + word, present[:, None] & (word < words), other=0)
-    return _bfloat16x4_to_e4m3(numbers, inverse[:, None])
+def _float32x4_to_e4m3(first, second, inverse):
+    """As `_bfloat16x4_to_e4m3`, of FP32 numbers two by two in 64 bits, rounded to BF16 before."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 lo, hi, a, b, c, d;
+        .reg .f32 w, x, y, z;
+        .reg .b16 p, q;
+        mov.b64 {w, x}, $1;
+        mov.b64 {y, z}, $2;
+        cvt.rn.bf16x2.f32 lo, x, w;
+        cvt.rn.bf16x2.f32 hi, z, y;
+        shl.b32 a, lo, 16;
+        and.b32 b, lo, 0xFFFF0000;
+        shl.b32 c, hi, 16;
+        and.b32 d, hi, 0xFFFF0000;
+        mul.f32 w, a, $3;
+        mul.f32 x, b, $3;
+        mul.f32 y, c, $3;
+        mul.f32 z, d, $3;
+        fma.rn.f32 w, a, 0f00000000, w;
+        fma.rn.f32 x, b, 0f00000000, x;
+        fma.rn.f32 y, c, 0f00000000, y;
+        fma.rn.f32 z, d, 0f00000000, z;
+        cvt.rn.satfinite.e4m3x2.f32 p, x, w;
+        cvt.rn.satfinite.e4m3x2.f32 q, z, y;
+        mov.b32 $0, {p, q};
+        }""",
+        "=r,l,l,f",
+        [first, second, inverse],
+        dtype=tl.int32,
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
+def _load(x, row, word, words, inverse, present, FP32: tl.constexpr):
+    inside = present[:, None] & (word < words)
+    place = row.to(tl.int64)[:, None] * words + word
+    if FP32:
+        pair = tl.arange(0, 2)[None, None, :]
+        first, second = tl.split(tl.load(x + 2 * place[:, :, None] + pair, inside[:, :, None], other=0))
+        return _float32x4_to_e4m3(first, second, inverse[:, None])
+    return _bfloat16x4_to_e4m3(tl.load(x + place, inside, other=0), inverse[:, None])
 
 
 @triton.jit
 def quantize_fp8_columns_kernel(
-    x,  # bf16 [rows, channels], four to an int64
+    x,  # bf16 [rows, channels], four to an int64, or fp32, two to an int64
     group_scales,  # uint8 [groups]
     offsets,  # int32 [groups]
     out,  # int32 [channels, rows / 4]
     sixteens,  # rows / 16
     words,  # channels / 4
     groups,
+    FP32: tl.constexpr,
     GROUPS: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -82,10 +124,10 @@ def quantize_fp8_columns_kernel(
     byte = tl.load(group_scales + group, present, other=0).to(tl.int32)
     inverse = tl.where(byte == NAN_BYTE, 0x7FC00000, (254 - byte) << 23).to(tl.float32, bitcast=True)
     word = (tl.program_id(1) * (CHANNELS // 4) + tl.arange(0, CHANNELS // 4))[None, :]
-    a = _load(x, row, word, words, inverse, present)
-    b = _load(x, row + 1, word, words, inverse, present)
-    c = _load(x, row + 2, word, words, inverse, present)
-    d = _load(x, row + 3, word, words, inverse, present)
+    a = _load(x, row, word, words, inverse, present, FP32)
+    b = _load(x, row + 1, word, words, inverse, present, FP32)
+    c = _load(x, row + 2, word, words, inverse, present, FP32)
+    d = _load(x, row + 3, word, words, inverse, present, FP32)
     a, b, c, d = transpose_bytes_4x4(a, b, c, d, PTX)
 
     channel = (tl.program_id(1) * CHANNELS + 4 * tl.arange(0, CHANNELS // 4))[:, None]
@@ -110,9 +152,11 @@ def quantize_fp8_columns(x: Tensor, group_scales: Tensor, offsets: Tensor) -> Fp
             rows // GROUP_ROWS,
             channels // 4,
             groups,
+            FP32=x.dtype == torch.float32,
             GROUPS=next_power_of_two(groups),
             ROWS=_ROWS,
             CHANNELS=_CHANNELS,
             PTX=bits.PTX,
+            num_warps=8 if x.dtype == torch.float32 else 4,
         )
     return Fp8Tensor(out, group_scales[:, None].expand(-1, channels).contiguous(), Granularity.GROUP, offsets)
