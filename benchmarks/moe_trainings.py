@@ -60,7 +60,7 @@ def predicted(case: str, rates: Rates) -> float:
     size, recipe, *how = case.split(":")
     config = LM_SIZES[size]
     tokens = SEQUENCES[size] * config.context
-    loop = "compiled" if "compile" in how else "eager"
+    loop = "eager" if "graph" not in how else "compiled" if "compile" in how else "recorded"
     given = Assumptions(4, 4, optimizer_bytes=8, batch_tokens=tokens, reserved_gb=0, loop=loop, rates=rates)
     task = PlanTask(config.shape, 1, 2**37, tokens, config.context, assumptions=given)
     return evaluate(task, Way(recipe, ParallelLayout(1, 1, 1))).tokens_per_second

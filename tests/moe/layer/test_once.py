@@ -308,7 +308,7 @@ def _replayed(once: bool) -> list[float]:
             step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):  # autograd remembers the stream of the first gradients
         loss = step()
     losses = []
     for _ in range(4):

@@ -15,7 +15,7 @@ ENDS = torch.tensor([16, 32], dtype=torch.int32)
 
 
 def test_a_cpu_runs_the_reference():
-    assert checked._backend(X) is reference
+    assert checked.backend_of(X) is reference
     packed = ops.quantize_mxfp4(X, ScaleRule.FLOOR)
     assert torch.equal(packed.data, reference.quantize_mxfp4(X, ScaleRule.FLOOR).data)
 
@@ -26,7 +26,7 @@ def test_a_hopper_gpu_runs_the_kernels():
 
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("this GPU is not a Hopper")
-    assert checked._backend(X.cuda()) is kernels
+    assert checked.backend_of(X.cuda()) is kernels
 
 
 def test_every_kernel_has_a_reference_of_the_same_name():

@@ -9,22 +9,12 @@ from pauca.moe.plan.evaluate import evaluate
 from pauca.moe.plan.gpus import GPUS
 from pauca.moe.plan.task import Assumptions, ParallelLayout, PlanTask, Way
 
+NO_LAUNCHES = replace(GPUS["h200"].rates, launch_ms=0.0)
 SEQUENCES = {"toy": 4, "base": 32, "large": 8, "xl": 4}
-FITTED = {
-    ("base", "bf16", "eager"): 463e3,
-    ("base", "fp4", "eager"): 470e3,
-    ("base", "bf16", "compiled"): 710e3,
-    ("base", "fp4", "compiled"): 739e3,
-}
-HELD_OUT = {
-    ("base", "fp8", "eager"): 431e3,
-    ("large", "bf16", "eager"): 110e3,
-    ("large", "fp4", "eager"): 109e3,
-    ("large", "bf16", "compiled"): 156e3,
-    ("large", "fp4", "compiled"): 155e3,
-    ("xl", "fp4", "eager"): 45.3e3,
-    ("xl", "fp4", "compiled"): 60.1e3,
-}
+FITTED = {("base", "fp4", "recorded"): 734e3, ("base", "fp4", "compiled"): 845e3}
+HELD_OUT = {("large", "fp4", "compiled"): 176e3}
+FOUR_PASSES = {("base", "bf16", "recorded"): 759e3, ("base", "fp4", "recorded"): 780e3}
+EAGER = {("base", "bf16", "eager"): 515e3, ("large", "bf16", "eager"): 114e3}  # on a host that others kept busy
 
 
 def _tokens_per_second(size: str, recipe, loop, gpu: str = "h200", **besides) -> float:
@@ -44,7 +34,17 @@ def test_what_they_foretell_is_within_20_percent(case, measured):
     assert _tokens_per_second(*case) == pytest.approx(measured, rel=0.2)
 
 
-@pytest.mark.parametrize("loop", ["eager", "compiled"])
+@pytest.mark.parametrize(("case", "measured"), FOUR_PASSES.items(), ids=str)
+def test_several_passes_share_the_optimizers_step(case, measured):
+    assert _tokens_per_second(*case, batch_tokens=4 * 2**15) == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.parametrize(("case", "measured"), EAGER.items(), ids=str)
+def test_python_bounds_what_it_launches(case, measured):
+    assert _tokens_per_second(*case) == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.parametrize("loop", ["eager", "recorded", "compiled"])
 def test_launches_bound_a_toy(loop):
     """Not 80 million tokens a second."""
     assert _tokens_per_second("toy", "fp4", loop) < 3e6
@@ -52,8 +52,9 @@ def test_launches_bound_a_toy(loop):
 
 @pytest.mark.parametrize("size", ["base", "large", "xl"])
 def test_a_loop_that_is_fused_further_is_faster(size):
-    eager, compiled, fused = (_tokens_per_second(size, "fp4", loop) for loop in ("eager", "compiled", "fused"))
-    assert eager < compiled < fused
+    loops = ("eager", "recorded", "compiled", "fused")
+    eager, recorded, compiled, fused = (_tokens_per_second(size, "fp4", loop, rates=NO_LAUNCHES) for loop in loops)
+    assert eager <= recorded < compiled < fused
 
 
 def test_weights_in_bf16_are_not_cast():

@@ -137,6 +137,9 @@ def _capturing() -> bool:
 
 @torch.no_grad()
 def _row_sums(weight: Tensor) -> Int64[Tensor, "*rows"]:
-    """The bits of each row, added up."""
-    bits = torch.int16 if weight.dtype == torch.bfloat16 else torch.int32
-    return weight.detach().contiguous().view(bits).sum(-1)
+    """The bits of each row, added up eight bytes at a time, modulo 2^64."""
+    rows = weight.detach().contiguous()
+    if rows.shape[-1] * rows.element_size() % 8:
+        return rows.view(torch.int16 if rows.element_size() == 2 else torch.int32).sum(-1)
+    # Of int32 torch would make a copy in int64 first: five times the traffic (3.2 ms for 553 million weights, H200).
+    return rows.view(torch.int64).sum(-1)

@@ -149,7 +149,7 @@ def _stage_time(task: PlanTask, way: Way, layers: dict[bool, _Layer], stage: _St
             time["casts of weights"] = own_loop.cast_time(
                 *_parameters(task.shape, way.layout, stage), way.recipe, given.rates
             )
-        launch_ms = own_loop.LEAST_MS if given.loop == "compiled" else max(launch_ms, own_loop.LEAST_MS)
+        launch_ms = own_loop.LAUNCH_MS if given.loop == "eager" else own_loop.LEAST_MS
     launching = 1e-3 * launch_ms * (stage.dense + stage.moe)
     return time | {"waiting for launches": max(0.0, launching - sum(time.values()))}
 

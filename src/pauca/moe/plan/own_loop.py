@@ -1,9 +1,9 @@
 """What a step of `pauca moe train` takes besides what any training must: small operations, casts, the loss, clipping.
 
-A plan counts what a training needs whose small operations are fused by hand. Pauca's own loop runs PyTorch's operations
-one by one (`eager`), or fused by `torch.compile` and recorded (`compiled`: `--compile --graph`). Counts of bytes are
-from the code, but for `SMALL_BYTES`, which are fitted to trainings of `base` alone; see docs/moe/plan.md for how well
-they foretell `large` and `xl`.
+A plan counts what a training needs whose small operations are fused by hand. Pauca's own loop runs many of PyTorch's
+operations one by one, launched by Python (`eager`) or recorded (`recorded`: `--graph`), or fused by `torch.compile`
+and recorded (`compiled`: `--compile --graph`). Counts of bytes are from the code, but for `SMALL_BYTES`, which are
+fitted to trainings of `base` alone; see docs/moe/plan.md for how well they foretell others.
 """
 
 from typing import Literal
@@ -13,10 +13,10 @@ from pauca.moe.models.shapes import ModelShape
 from pauca.moe.plan.memory import Load
 from pauca.moe.plan.speed import Rates, Seconds
 
-Loop = Literal["fused", "compiled", "eager"]
+Loop = Literal["fused", "compiled", "recorded", "eager"]
 
-SMALL_BYTES = {"fused": 0.0, "compiled": 510.0, "eager": 1300.0}
-"""Moved by norms, rotation, casts, residual sums and routing, for each token and channel of a layer."""
+SMALL_BYTES = {"fused": 0.0, "compiled": 365.0, "recorded": 560.0, "eager": 560.0}
+"""Moved by casts, residual sums, routing and their like, for each token and channel of a layer."""
 ROWS_BESIDE_PRODUCTS = 0.8
 """Share of a product's reading and writing of rows that its operations do not hide: fitted to the experts of six
 models, `bf16` and `fp8` (docs/moe/measured.md)."""
@@ -26,6 +26,9 @@ CLIP_BYTES = 12
 """For each parameter: its gradient is read for the norm, read again and written."""
 HALF_RATE_CONTEXT = 750
 """Tokens of context at which attention reaches half of its rate: 260 and 340 TFLOP/s at 1,024 and 2,048 (H200)."""
+LAUNCH_MS = 9.0
+"""Python's time for a layer, forward and backward, with what stands between layers: at most 8.7 on a quiet host, 8 to
+12 on a busy one."""
 LEAST_MS = 0.3
 """The least time of a layer's kernels, forward and backward, recorded as a CUDA graph; assumed: 150 of 2 us."""
 
@@ -71,5 +74,5 @@ def cast_time(experts: int | float, others: int | float, recipe: Precision, rate
     return rates.bytes((18 if recipe == "bf16" else EXPERTS_CAST_BYTES) * experts + 18 * others)
 
 
-EXPERTS_CAST_BYTES = 18
-"""For each of the experts' FP32 weights under `fp8` and `fp4`, beside their quantization from BF16."""
+EXPERTS_CAST_BYTES = 10
+"""For each of the experts' FP32 weights under `fp8` and `fp4`, beside what quantizing them from BF16 would move."""

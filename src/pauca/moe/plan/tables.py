@@ -63,7 +63,7 @@ def _whose_loop(task: PlanTask) -> list[str]:
     given = task.assumptions
     if given.loop == "fused":
         return []
-    flags = " --compile --graph" if given.loop == "compiled" else ""
+    flags = {"compiled": " --compile --graph", "recorded": " --graph"}.get(given.loop, "")
     missing = (
         ""
         if (given.parameter_bytes, given.optimizer_bytes) == (4, 8)
@@ -154,9 +154,9 @@ def _reasons(task: PlanTask, plans: Plans) -> list[str]:
     )
     waiting = best.time.get("waiting for launches", 0.0)
     if waiting:
-        step, compiled = sum(best.time.values()), task.assumptions.loop == "compiled"
-        how = "starts small kernels" if compiled else "waits for Python"
-        besides = "" if compiled else ", or count on one CUDA graph (--loop compiled)"
+        step, recorded = sum(best.time.values()), task.assumptions.loop in ("compiled", "recorded")
+        how = "starts small kernels" if recorded else "waits for Python"
+        besides = "" if recorded else ", or count on one CUDA graph (--launch-ms 0, or --loop compiled)"
         lines.append(
             f"launches bound it: the GPU {how} for {1e3 * waiting:.1f} of {1e3 * step:.1f} ms;"
             f"\n  give more --tokens{besides}"

@@ -35,9 +35,9 @@ class Assumptions:
     """Load of the busiest GPU's experts over the mean load; 1 is balanced."""
     reserved_gb: float = 3.0
     """Memory of a GPU that others take (CUDA, libraries, communication buffers, fragmentation), in GB of 10^9 bytes."""
-    loop: Literal["fused", "compiled", "eager"] = "fused"
-    """Whose training: one whose small operations are fused by hand (`fused`), or `pauca moe train`, with `--compile
-    --graph` (`compiled`) or without (`eager`), on FP32 weights: then --parameter-bytes 4 --optimizer-bytes 8."""
+    loop: Literal["fused", "compiled", "recorded", "eager"] = "fused"
+    """Whose training: one whose small operations are fused by hand (`fused`), or `pauca moe train` with `--compile
+    --graph` (`compiled`), `--graph` (`recorded`) or neither (`eager`): then --parameter-bytes 4 --optimizer-bytes 8."""
     rates: Rates = field(default_factory=Rates)
     """How fast a GPU and its links are."""
 

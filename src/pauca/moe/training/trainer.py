@@ -186,9 +186,8 @@ class Trainer:
         """Compute and clip the gradients; returns a `TrainStep`'s numbers, on the device."""
         passes = self.config.passes
         # Where FSDP gathers weights anew for each pass, quantized ones cannot be shared: `frozen_weights` leaves those
-        # out. And a graph cannot wait to see that they are unchanged.
-        share = passes > 1 and not self.config.graph
-        frozen = frozen_weights(self.model, self.config.compile) if share else nullcontext()
+        # out. In a graph the first pass quantizes, in each replay anew.
+        frozen = frozen_weights(self.model, self.config.compile) if passes > 1 else nullcontext()
         losses = []
         with frozen:
             for number, batch in enumerate(batches):
