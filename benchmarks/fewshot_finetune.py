@@ -121,6 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--validation", type=int, default=8, help="tasks to choose on")
     parser.add_argument("--tasks", type=int, default=20, help="tasks to test on")
+    parser.add_argument("--kinds", nargs="+", default=["last", "lora"], choices=["last", "lora"])
     options = parser.parse_args()
     seen = Preprocessing(128, (127 / 255,) * 3, (128 / 255,) * 3)
     network = open_backbone("efficientnet-lite0", preprocessing=seen)
@@ -141,7 +142,7 @@ def main() -> None:
         "|---|---|---|---|---|---|"
     )
     before = np.mean([accuracy(End(model).eval(), task) for task in choosing])
-    for kind in ("last", "lora"):
+    for kind in options.kinds:
         found = {rate: [trained(model, kind, rate, task) for task in choosing] for rate in RATES}
         scores = {(r, s): np.mean([f[s] for f in rows]) - before for r, rows in found.items() for s in STEPS}
         rate, steps = max(scores, key=lambda key: scores[key])

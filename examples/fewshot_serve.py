@@ -1,8 +1,8 @@
 """Serve a fitted classifier over HTTP, with FastAPI.
 
     pip install fastapi uvicorn
-    pauca fewshot fit examples/ --backbone efficientnet-lite0 --reject 0.05
-    CLASSIFIER=classifier.safetensors uvicorn fewshot_serve:app
+    pauca fewshot fit photos/ --backbone efficientnet-lite0 --reject 0.05
+    CLASSIFIER=classifier.safetensors uvicorn --app-dir examples fewshot_serve:app
     curl --data-binary @photo.jpg http://localhost:8000/predict
     curl --data-binary @photo.jpg http://localhost:8000/classes/heron
 

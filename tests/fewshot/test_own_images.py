@@ -46,7 +46,8 @@ def test_a_fitted_file_predicts_without_its_examples(folders, capsys):
     assert main([*at_once, "--query", "new", "--out", "b.csv"]) == 0
     assert rows_of(folders / "a.csv") == rows_of(folders / "b.csv")
     assert len(rows_of(folders / "a.csv")) == 17
-    assert (folders / "b.html").exists()
+    assert "below one example of each class" in (folders / "b.html").read_text()
+    assert "classifier.safetensors" in (folders / "a.html").read_text()
 
 
 def test_too_few_examples_are_a_warning(folders, capsys):

@@ -70,6 +70,8 @@ def test_names_are_neither_formulas_nor_hidden():
 def test_predictions_are_shown_below_the_examples(toy_images):
     probabilities = np.full((5, 8), 0.05)
     probabilities[:, 2] = 0.65
+    alone = plots.prediction_gallery(None, toy_images.images[:5], np.array(["class-2"] * 5), probabilities)
+    assert sum(bool(axis.images) for axis in alone.axes) == 5
     figure = plots.prediction_gallery(toy_images, toy_images.images[:5], np.array(["class-2"] * 5), probabilities)
     assert sum(title == "class-2 0.65" for title in titles(figure)) == 5
     assert sum(title.startswith("example") for title in titles(figure)) == 8

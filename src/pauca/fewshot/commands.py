@@ -80,7 +80,7 @@ def evaluate(
     model, data = named_parts("eval", backbone, model, data)
     network, features = open_tested(model, base_learner, test_code)
     config = network.config
-    images = open_test(data, config.image_size, config.channels, config.fitting, split)
+    images = open_test(data, config.image_size, config.channels, config.fitting, split, quiet=as_json)
     episodes = tasks.episodes_of(images, episodes_from)
     place = resolve_device(device)
     out = out or Path("runs/fewshot") / f"eval-{Path(data).stem}-{short_name(model)}"
@@ -149,7 +149,7 @@ def compare(
     second, data = named_parts("compare", backbone, second, data)
     networks = [open_tested(path, None, None)[0] for path in (first, second)]
     config = networks[0].config
-    images = open_test(data, config.image_size, config.channels, config.fitting, split)
+    images = open_test(data, config.image_size, config.channels, config.fitting, split, quiet=as_json)
     place = resolve_device(device)
     episodes = tasks.episodes_of(images, episodes_from)
     features = [fewshot.embed_images(network, images, place, quiet=as_json, views=views) for network in networks]
@@ -220,7 +220,8 @@ def prepare(
         force: replace what is there already.
     """
     out = out or Path("data") / name
-    report = fewshot.prepare_benchmark(name, source, out, size, splits, allow_incomplete, unreadable, force, fitting)
+    told = size, splits, allow_incomplete, unreadable, force, fitting
+    report = fewshot.prepare_benchmark(name, source, out, *told, quiet=False)
     print("\n".join(report.lines()))
 
 

@@ -1,7 +1,7 @@
 """MCRNet: latent stem, feature network and base learner as one module, with its loss and its file."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class MCRNet(FewShotModel):
     def __init__(
         self, config: ModelConfig, backbone: nn.Module | None = None, base_learner: nn.Module | None = None
     ) -> None:
+        config = replace(config, latent=config.latent.settled())
         super().__init__(config, base_learner)
         self.stem: LatentStem | None = (
             None if config.latent.mode == "none" else LatentStem(config.channels, config.latent)

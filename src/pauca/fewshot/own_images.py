@@ -136,17 +136,16 @@ def predict(
         classifier = FewShotClassifier(network, device=device, views=views, **options)
         examples = _learn(classifier, support, unreadable)
     config = classifier.model_.config
-    pixels, files = read_files(list_images(query), config.image_size, config.channels, unreadable, config.fitting)
+    told = config.image_size, config.channels, unreadable, config.fitting, quiet
+    pixels, files = read_files(list_images(query), *told)
     answers = classifier.answer(pixels)
     names = [image.name for image in files]
     write_predictions(out, list(classifier.classes_), names, answers.labels, answers.probabilities, force)
-    written = str(out)
-    if examples is not None:
-        words = f"{len(files)} images of {query}, {len(examples)} examples of {support}"
-        predictions_report(words, examples, pixels, answers.labels, answers.probabilities).save(page, force)
-        written = f"{out} and {page}"
+    learned = name if examples is None else f"{len(examples)} examples of {support}"
+    words = f"{len(files)} images of {query}, {learned}"
+    predictions_report(words, examples, pixels, answers.labels, answers.probabilities).save(page, force)
     if not quiet:
-        print(f"classified {len(files)} images: {written}")
+        print(f"classified {len(files)} images: {out} and {page}")
         print(_expectation(classifier))
 
 
@@ -185,7 +184,8 @@ def _expectation(classifier: FewShotClassifier) -> str:
 def _learn(classifier: FewShotClassifier, support: Path, unreadable: Unreadable) -> ImageSet:
     """Fit to the examples of a folder."""
     config = classifier.model.config
-    examples = read_images(support, config.image_size, config.channels, unreadable=unreadable, fitting=config.fitting)
+    told = {"unreadable": unreadable, "fitting": config.fitting, "quiet": not classifier.verbose}
+    examples = read_images(support, config.image_size, config.channels, **told)
     labels = np.array(examples.class_names)[examples.labels.numpy()]
     with _spoken_warnings():
         classifier.fit(examples.images, labels)

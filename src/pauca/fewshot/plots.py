@@ -55,14 +55,14 @@ def episode_gallery(
 
 
 def prediction_gallery(
-    examples: ImageSet,
+    examples: ImageSet | None,
     images: UInt8[Tensor, "n c h w"],
     predicted: Shaped[np.ndarray, "n"],
     probabilities: Float[np.ndarray, "n classes"],
     largest: int = LARGEST_GALLERY,
 ) -> Figure:
-    """Queries with their label and its probability, below one example of each class."""
-    way = len(examples.class_names)
+    """Queries with their label and its probability, below one example of each class, where there are examples."""
+    way = 0 if examples is None else len(examples.class_names)
     columns = max(6, min(way, 12))
     rows_above, shown = -(-way // columns), min(len(images), largest)
     rows = rows_above + -(-shown // columns)
@@ -70,9 +70,10 @@ def prediction_gallery(
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    for label, axis in zip(range(way), axes.flat, strict=False):
-        first = int((examples.labels == label).nonzero()[0])
-        _show(axis, examples.images[first], f"example: {_short(examples.class_names[label])}", "#35627d")
+    if examples is not None:
+        for label, axis in zip(range(way), axes.flat, strict=False):
+            first = int((examples.labels == label).nonzero()[0])
+            _show(axis, examples.images[first], f"example: {_short(examples.class_names[label])}", "#35627d")
     for i, axis in zip(range(shown), axes[rows_above:].flat, strict=False):
         _show(axis, images[i], f"{_short(str(predicted[i]))} {probabilities[i].max():.2f}")
     return figure

@@ -79,7 +79,7 @@ def write_predictions(
 
 def predictions_report(
     words: str,
-    examples: ImageSet,
+    examples: ImageSet | None,
     pixels: UInt8[Tensor, "n c h w"],
     labels: Shaped[np.ndarray, "n"],
     probabilities: Float[np.ndarray, "n classes"],
@@ -89,9 +89,10 @@ def predictions_report(
 
     report = Report("Predictions", words)
     shown = f"The first {plots.LARGEST_GALLERY} images" if len(pixels) > plots.LARGEST_GALLERY else "The images"
+    below = "" if examples is None else ", below one example of each class"
     report.figure(
         plots.prediction_gallery(examples, pixels, labels, probabilities),
-        f"{shown} with label and probability, as the model sees them, below one example of each class.",
+        f"{shown} with label and probability, as the model sees them{below}.",
     )
     return report
 

@@ -14,7 +14,7 @@ from pauca.errors import InputError
 from pauca.fewshot.data.sources import open_training
 from pauca.fewshot.reports import training_report
 from pauca.fewshot.training.loop import own_random_state
-from pauca.fewshot.training.settings import ProtocolName, RecipeName, TrainSettings, check_asked, settings_from
+from pauca.fewshot.training.settings import DEAR, ProtocolName, RecipeName, TrainSettings, check_asked, settings_from
 from pauca.runs import Run, check_obeyed, fit_threads, from_yaml, resolve_device, to_dict
 from pauca.runs.loop import opened_run, reported
 from pauca.runs.processes import joined, own_rank
@@ -74,7 +74,7 @@ def train(
     out = out or Path("runs/fewshot") / Path(settings.data).stem
     with joined(settings.train.device, timeout):
         given = settings.model
-        images = open_training(settings.data, given.image_size, given.channels, given.fitting)
+        images = open_training(settings.data, given.image_size, given.channels, given.fitting, quiet)
         planned = PlannedTraining.of(settings, given if config else model, *images)
         planned.run(*images, out, resume, force, quiet, minutes)
 
@@ -85,6 +85,7 @@ class PlannedTraining:
 
     settings: TrainSettings
     network: fewshot.MCRNet
+    left_out: float = 1.0  # what the latent space would cost that `auto` has left out
 
     @classmethod
     def of(
@@ -100,12 +101,14 @@ class PlannedTraining:
             ConfigError, InputError, DeviceError: it cannot be; nothing was written.
         """
         check_asked(asked, images)
-        settings = settings.fitted_to(images)
         with own_random_state():
+            told, settings, left_out = settings, settings.fitted_to(images), 1.0
+            if told.model.latent.mode == "auto" and settings.model.latent.mode == "none":
+                left_out = settings.cost_of_latent_space()
             torch.manual_seed(settings.train.seed)
             network = fewshot.MCRNet(settings.model)
         settings.check_images(images, validation)
-        return cls(settings, network)
+        return cls(settings, network, left_out)
 
     def run(
         self,
@@ -144,8 +147,12 @@ class PlannedTraining:
 
     def _warn_of_cost(self) -> None:
         on_cpu = resolve_device(self.settings.train.device).type == "cpu"
-        if on_cpu and (dear := self.settings.cost_of_latent_space(self.network)) > 2:
+        has_one = self.settings.model.latent.mode != "none"
+        if on_cpu and has_one and (dear := self.settings.cost_of_latent_space()) > DEAR:
             print(f"the latent space makes a step {dear:.0f} times as dear on this CPU; --mode none leaves it out")
+        if self.left_out > DEAR:
+            cost = f"{self.left_out:.0f} times as dear on this CPU"
+            print(f"without a latent space, which would make a step {cost}; --mode variational has one")
 
 
 def plan_training(

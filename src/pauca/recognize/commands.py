@@ -289,7 +289,7 @@ def train(
     if not force and Run(out).config_path.exists():
         raise InputError(f"{out}: holds a run already; choose another folder with --out, or replace it with --force")
     model = replace(model, image_size=shaking.side, channels=1)
-    sources = _sources(data, classes, per_class)
+    sources = _sources(data, classes, per_class, quiet)
     learned, *validated = (as_pictures(images, shaking.side) for images in sources)
     kept = out / "pictures"
     planned = plan_training(str(kept), model, training, learned, validated[0] if validated else None)
@@ -302,14 +302,14 @@ def train(
         planned.run(made[0], made[1] if validated else None, out, force=force, quiet=quiet)
 
 
-def _sources(data: str, classes: int | None, per_class: int | None) -> list[fewshot.ImageSet]:
+def _sources(data: str, classes: int | None, per_class: int | None, quiet: bool) -> list[fewshot.ImageSet]:
     """Training and validation images, large enough for the sensor."""
     if data == "glyphs":
         drawn = _GLYPHS if classes is None else classes
         sizes = {"train": drawn, "val": max(drawn // 4, 10)}
         each = _DRAWINGS if per_class is None else per_class
         return [fewshot.draw_glyphs(s, each, _GLYPH_SIDE, n) for s, n in sizes.items()]  # type: ignore[arg-type]
-    learned, validated = open_training(data, _GLYPH_SIDE, 1, "crop")
+    learned, validated = open_training(data, _GLYPH_SIDE, 1, "crop", quiet)
     found = [at_most(replace(learned, split="train"), classes, per_class)]
     return found if validated is None else [*found, at_most(validated, classes and max(classes // 4, 10), per_class)]
 

@@ -18,6 +18,7 @@ from pauca.errors import InputError
 from pauca.fewshot.data import read_images, scan_images
 from pauca.fewshot.data.duplicates import close_pairs
 from pauca.fewshot.data.folder import list_images, map_ahead
+from pauca.fewshot.data.scan import _digest
 
 from ...memory import PEAK
 
@@ -193,6 +194,16 @@ def test_few_images_are_decoded_ahead(folder: Path, monkeypatch):
     next(looked)
     assert len(started) <= 4
     assert len(list(looked)) == 11
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "LA"])
+def test_pixels_are_the_same_row_by_row(mode, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (23, 37, 3), np.uint8)
+    image = Image.fromarray(noise[..., 0].astype(np.uint16)) if mode == "I;16" else Image.fromarray(noise).convert(mode)
+    assert image.mode == mode
+    whole = _digest(image)
+    monkeypatch.setattr("pauca.fewshot.data.scan._PIXELS_AT_ONCE", 5 * 37)
+    assert _digest(image) == whole != _digest(image.transpose(Image.Transpose.FLIP_TOP_BOTTOM))
 
 
 @pytest.mark.slow

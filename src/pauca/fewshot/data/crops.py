@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float, Int, UInt64
+from jaxtyping import Float, Int, UInt16
 from PIL import Image
 
 from pauca.fewshot.data.points import MOST_POINTS, Points, find_points, small
@@ -14,6 +14,7 @@ from pauca.fewshot.data.points import MOST_POINTS, Points, find_points, small
 # crops of half the side or more, scaled up again, nine in ten share two such points or more; two different images share
 # one in a hundred cases.
 _BITS = 8
+_PARTS = 16  # of the points, by four of their bits
 _NEIGHBORS = 200  # that a point is compared with, among those that agree on 16 bits: in more the rest is not new
 _SHARED = 2  # points at least
 _LARGEST_SHARE = 0.93  # of one side at least; above it, two images are near duplicates or neither
@@ -37,9 +38,13 @@ class Window:
 
 
 class PointIndex:
-    """The points of many images, in arrays that hold a hundred thousand images' in 34 MB."""
+    """The points of many images, in arrays that hold a hundred thousand images' in 34 MB.
+
+    A point has a number: that of its image times `most`, and its place among the image's.
+    """
 
     def __init__(self, images: int, most: int) -> None:
+        self.most = most
         self.hashes = np.zeros((images, most), np.uint64)
         self.places = np.zeros((images, most, 3), np.float16)
         self.counts = np.zeros(images, np.uint8)
@@ -50,11 +55,18 @@ class PointIndex:
         self.counts[image] = count
         self.hashes[image, :count], self.places[image, :count] = points.hashes, points.places
 
-    def flat(self) -> tuple[UInt64[np.ndarray, "n"], Float[np.ndarray, "n 3"], Int[np.ndarray, "n"]]:
-        """All hashes and places, and the image of each."""
-        filled = np.arange(self.hashes.shape[1]) < self.counts[:, None]
-        owners = np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
-        return self.hashes[filled], self.places[filled], owners
+    def groups(self) -> Iterator[tuple[UInt16[np.ndarray, "n"], Int[np.ndarray, "n"]]]:
+        """Every point once for each 16 of its 64 bits: these bits, ascending, and its number.
+
+        In parts that hold all points of the bits that they hold: those of all together would take 200 MB.
+        """
+        filled = (np.arange(self.most) < self.counts[:, None]).ravel()
+        for bits in self.hashes.view(np.uint16).reshape(-1, 4).T:
+            for part in range(_PARTS):
+                points = np.flatnonzero(filled & (bits >> 12 == part))
+                own = bits[points]
+                order = np.argsort(own, kind="stable")
+                yield own[order], points[order]
 
 
 def find_crops(images: Sequence[Image.Image]) -> set[tuple[int, int]]:
@@ -78,9 +90,9 @@ def windows(index: PointIndex, sizes: Callable[[int], tuple[int, int]]) -> Itera
         index: the points of all images.
         sizes: width and height of an image, as `points.small` shows it.
     """
-    hashes, places, owners = index.flat()
-    first, second = _matches(hashes, owners)
-    pair = owners[first].astype(np.int64) * len(index.counts) + owners[second]
+    first, second = _matches(index)
+    places = index.places.reshape(-1, 3)
+    pair = first // index.most * len(index.counts) + second // index.most
     order = np.argsort(pair, kind="stable")
     pair, first, second = pair[order], first[order], second[order]
     bounds = np.flatnonzero(np.diff(pair, prepend=-1, append=-1))
@@ -90,7 +102,7 @@ def windows(index: PointIndex, sizes: Callable[[int], tuple[int, int]]) -> Itera
         fitted = _fit(*(places[which[start:end]].astype(np.float64) for which in (first, second)))
         if fitted is None:
             continue
-        one, other = int(owners[first[start]]), int(owners[second[start]])
+        one, other = int(first[start]) // index.most, int(second[start]) // index.most
         scale, left, top = fitted
         inverse = Window(other, one, 1 / scale, -left / scale, -top / scale)
         for window in (Window(one, other, scale, left, top), inverse):
@@ -119,28 +131,25 @@ def shows(whole: Image.Image, crop: Image.Image, window: Window) -> bool:
     return bool(correlation >= _CORRELATION and rest <= _DIFFERENCE)
 
 
-def _matches(
-    hashes: UInt64[np.ndarray, "n"], owners: Int[np.ndarray, "n"]
-) -> tuple[Int[np.ndarray, "m"], Int[np.ndarray, "m"]]:
+def _matches(index: PointIndex) -> tuple[Int[np.ndarray, "m"], Int[np.ndarray, "m"]]:
     """Pairs of points of different images, the earlier one first, whose hashes are alike.
 
     Alike hashes nearly always agree on one of four groups of 16 bits, so only members of equal groups are compared.
     """
-    found = [np.zeros((2, 0), np.int64)]
-    for shift in range(0, 64, 16):
-        group = ((hashes >> np.uint64(shift)) & np.uint64(0xFFFF)).astype(np.uint16)
-        order = np.argsort(group, kind="stable").astype(np.int32)
-        group, sorted_hashes = group[order], hashes[order]
-        for apart in range(1, min(_NEIGHBORS, len(group) - 1) + 1):
-            together = np.flatnonzero(group[apart:] == group[:-apart])
+    hashes, found = index.hashes.ravel(), [np.zeros(0, np.int64)]
+    for bits, points in index.groups():
+        sorted_hashes = hashes[points]
+        for apart in range(1, min(_NEIGHBORS, len(points) - 1) + 1):
+            together = np.flatnonzero(bits[apart:] == bits[:-apart])
             if not len(together):
                 break
             differing = np.bitwise_count(sorted_hashes[together] ^ sorted_hashes[together + apart])
             near = together[differing <= _BITS]
-            pairs = np.stack([order[near], order[near + apart]])
-            found.append(pairs[:, owners[pairs[0]] != owners[pairs[1]]].astype(np.int64))
-    pairs = np.unique(np.concatenate(found, 1), axis=1)
-    return pairs[0], pairs[1]
+            first, second = points[near], points[near + apart]
+            elsewhere = first // index.most != second // index.most
+            found.append(first[elsewhere] * len(hashes) + second[elsewhere])
+    pairs = np.unique(np.concatenate(found))  # as one number each
+    return pairs // len(hashes), pairs % len(hashes)
 
 
 def _fit(one: Float[np.ndarray, "m 3"], other: Float[np.ndarray, "m 3"]) -> tuple[float, float, float] | None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from pauca.errors import InputError
@@ -79,8 +79,10 @@ def open_image(source: Path | bytes, name: str) -> Image.Image:
             raise InputError(
                 f"{name}: HEIC images need the package pillow-heif (pip install pillow-heif); or save it as JPEG or PNG"
             ) from error
+        # Pillow names what it was given, which is the path again, or the address of bytes in memory.
+        why = "of no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         raise InputError(
-            f"{name}: not readable as an image ({error}); restore or remove the file (`pauca fewshot data prepare` and "
+            f"{name}: not readable as an image ({why}); restore or remove the file (`pauca fewshot data prepare` and "
             "`predict` leave such files out with --unreadable skip)"
         ) from error
 

@@ -28,6 +28,7 @@ def read_images(
     unreadable: Unreadable = "refuse",
     cache: Path | str | None = None,
     fitting: Fitting = "crop",
+    quiet: bool = True,
 ) -> ImageSet:
     """Read labeled images: a folder or zip archive with a folder for each class, or a set that was saved.
 
@@ -39,6 +40,7 @@ def read_images(
         unreadable: stop at damaged files and name them, or leave them out.
         cache: folder that keeps the decoded pixels; read again when the files and arguments are unchanged.
         fitting: how images that are not square are fitted: `crop` (shorter side scaled, center kept) or `squash`.
+        quiet: show no progress.
 
     Raises:
         InputError: nothing to read, damaged files, images outside class folders.
@@ -57,7 +59,7 @@ def read_images(
     cached = Path(cache) / hashlib.sha256(request.encode()).hexdigest()[:16] if cache else None
     if cached and (cached / _DESCRIPTION).is_file():
         return load_image_set(cached)
-    pixels, kept = read_files(labeled, size, channels, unreadable, fitting)
+    pixels, kept = read_files(labeled, size, channels, unreadable, fitting, quiet)
     labels, names = number_labels([file.class_name for file in kept])
     sources = tuple(file.name for file in kept)
     images = ImageSet(pixels, labels, names, split or "all", path.stem, sources, fitting if size else None)

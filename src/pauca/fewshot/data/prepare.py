@@ -29,6 +29,7 @@ class Request:
     unreadable: Unreadable
     benchmark: "Benchmark"
     fitting: Fitting
+    quiet: bool = True
 
     def split_lists(self) -> SplitLists:
         """The class lists: as given, else from PAUCA_DATA."""
@@ -88,6 +89,7 @@ def prepare_benchmark(
     unreadable: Unreadable = "refuse",
     force: bool = False,
     fitting: Fitting = "crop",
+    quiet: bool = True,
 ) -> PreparedReport:
     """Make a benchmark's train, val and test sets from the original files, for `load_splits` to read.
 
@@ -101,6 +103,7 @@ def prepare_benchmark(
         unreadable: stop at damaged image files and name them, or leave them out.
         force: replace what `out` holds.
         fitting: how images that are not square are fitted, `crop` or `squash`.
+        quiet: show no progress.
 
     Raises:
         ConfigError: unknown name.
@@ -115,7 +118,15 @@ def prepare_benchmark(
     for split in SPLITS:  # before the work, not after it
         check_can_write(out / split / "images.npy", force)
     request = Request(
-        source, splits, size or benchmark.size, benchmark.channels, allow_incomplete, unreadable, benchmark, fitting
+        source,
+        splits,
+        size or benchmark.size,
+        benchmark.channels,
+        allow_incomplete,
+        unreadable,
+        benchmark,
+        fitting,
+        quiet,
     )
     sets = {split: replace(images, content=benchmark.content) for split, images in benchmark.read(request).items()}
     differences = _differences(benchmark, sets)
@@ -192,7 +203,7 @@ def _read_folders(request: Request) -> dict[str, ImageSet]:
     if lists.files:
         return {split: _read_listed(request, split, lists.files[split]) for split in SPLITS}
     everything = read_images(
-        request.source, request.size, request.channels, None, request.unreadable, None, request.fitting
+        request.source, request.size, request.channels, None, request.unreadable, None, request.fitting, request.quiet
     )
     return _select(everything, request, lists)
 
@@ -209,7 +220,14 @@ def _read_own(request: Request) -> dict[str, ImageSet]:
         )
     sets = {
         split: read_images(
-            request.source, request.size, request.channels, split, request.unreadable, None, request.fitting
+            request.source,
+            request.size,
+            request.channels,
+            split,
+            request.unreadable,
+            None,
+            request.fitting,
+            request.quiet,
         )
         for split in SPLITS
         if split in found
@@ -227,7 +245,8 @@ def _read_listed(request: Request, split: str, class_of: dict[str, str]) -> Imag
             f"{request.source}: lacks {len(missing)} of the {len(class_of)} images that the {split} list names, first "
             f"{missing[0]}; get {request.benchmark.title} from {request.benchmark.origin}, or add --allow-incomplete"
         )
-    pixels, kept = read_files(files, request.size, request.channels, request.unreadable, request.fitting)
+    told = request.size, request.channels, request.unreadable, request.fitting, request.quiet
+    pixels, kept = read_files(files, *told)
     labels, names = number_labels([class_of[PurePath(file.path).name] for file in kept])
     sources = tuple(file.name for file in kept)
     return ImageSet(pixels, labels, names, split, request.source.stem, sources, request.fitting)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8, UInt32, UInt64
+from jaxtyping import Shaped, UInt8, UInt32, UInt64
 from PIL import Image
 
 from pauca.errors import InputError
@@ -23,6 +23,7 @@ from pauca.renamed import formerly
 from pauca.runs import Progress
 
 _SHOWN = 10
+_PIXELS_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class _Looks:
     """What the readable images show of themselves, in arrays, because there may be hundreds of thousands."""
 
     files: list[ImageFile]
-    digests: list[bytes]  # of pixels, mode and size
+    digests: Shaped[np.ndarray, "n"]  # of pixels, mode and size, 16 bytes each
     hashes: UInt64[np.ndarray, "n"]
     thumbnails: UInt8[np.ndarray, "n 256"]
     sizes: UInt32[np.ndarray, "n 2"]  # width and height
@@ -117,13 +118,14 @@ class _Looks:
     @classmethod
     def room_for(cls, count: int) -> "_Looks":
         thumbnails, sizes = np.zeros((count, THUMBNAIL**2), np.uint8), np.zeros((count, 2), np.uint32)
-        return cls([], [], np.zeros(count, np.uint64), thumbnails, sizes, PointIndex(count, MOST_POINTS))
+        digests, hashes = np.zeros(count, "V16"), np.zeros(count, np.uint64)
+        return cls([], digests, hashes, thumbnails, sizes, PointIndex(count, MOST_POINTS))
 
     def add(self, file: ImageFile, look: "_Look") -> None:
         """Keep what one more image shows."""
         place = len(self.files)
         self.files.append(file)
-        self.digests.append(look.digest)
+        self.digests[place] = np.void(look.digest)
         self.hashes[place], self.thumbnails[place], self.sizes[place] = look.hash, look.thumbnail, look.size
         if look.points is not None:
             self.points.put(place, look.points)
@@ -192,10 +194,20 @@ def _look(reader: ImageReader, file: ImageFile, with_points: bool) -> _Look | In
         gray = plain_image(image, file.name).convert("L")
     except InputError as error:
         return error
-    size = f"{image.width}x{image.height}"
-    digest = hashlib.sha256(f"{image.mode} {size}".encode() + image.tobytes()).digest()[:16]
     points = find_points(gray) if with_points else None
-    return _Look(image.mode, image.size, digest, *perceive(gray), points)
+    return _Look(image.mode, image.size, _digest(image), *perceive(gray), points)
+
+
+def _digest(image: Image.Image) -> bytes:
+    """Of pixels, mode and size; row by row where all bytes at once would take two copies of a large photograph."""
+    digest = hashlib.sha256(f"{image.mode} {image.width}x{image.height}".encode())
+    rows = max(1, _PIXELS_AT_ONCE // image.width)
+    if rows >= image.height:
+        digest.update(image.tobytes())
+    else:
+        for top in range(0, image.height, rows):
+            digest.update(image.crop((0, top, image.width, min(top + rows, image.height))).tobytes())
+    return digest.digest()[:16]
 
 
 def _small_gray(reader: ImageReader, file: ImageFile) -> Image.Image:
@@ -206,8 +218,8 @@ def _exact(looks: _Looks) -> list[Pair]:
     """Each repetition of the same pixels, paired with their first appearance."""
     first: dict[bytes, ImageFile] = {}
     pairs = []
-    for file, digest in zip(looks.files, looks.digests, strict=True):
-        earlier = first.setdefault(digest, file)
+    for file, digest in zip(looks.files, looks.digests, strict=False):  # which has room for unreadable ones
+        earlier = first.setdefault(digest.tobytes(), file)
         if earlier is not file:
             pairs.append(_pair(earlier, file))
     return pairs

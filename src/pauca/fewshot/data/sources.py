@@ -11,7 +11,9 @@ from pauca.fewshot.data.image_set import check_disjoint, load_splits, read_image
 from pauca.fewshot.types import ImageSet
 
 
-def open_splits(data: str, size: int, channels: int, fitting: Fitting, wanted: Sequence[str]) -> dict[str, ImageSet]:
+def open_splits(
+    data: str, size: int, channels: int, fitting: Fitting, wanted: Sequence[str], quiet: bool = True
+) -> dict[str, ImageSet]:
     """The wanted splits of a source, as far as it has them; `all` where it has no splits.
 
     Args:
@@ -20,6 +22,7 @@ def open_splits(data: str, size: int, channels: int, fitting: Fitting, wanted: S
         channels: 3 for RGB, 1 for gray.
         fitting: `crop` or `squash`.
         wanted: names of splits.
+        quiet: show no progress.
 
     Raises:
         InputError: nothing there to read, or damaged files.
@@ -31,13 +34,17 @@ def open_splits(data: str, size: int, channels: int, fitting: Fitting, wanted: S
         return load_splits(path)
     found = {file.split for file in list_images(path)}
     if found == {"all"}:
-        return {"all": read_images(path, size, channels, fitting=fitting)}
-    return {name: read_images(path, size, channels, name, fitting=fitting) for name in wanted if name in found}
+        return {"all": read_images(path, size, channels, fitting=fitting, quiet=quiet)}
+    return {
+        name: read_images(path, size, channels, name, fitting=fitting, quiet=quiet) for name in wanted if name in found
+    }
 
 
-def open_training(data: str, size: int, channels: int, fitting: Fitting) -> tuple[ImageSet, ImageSet | None]:
+def open_training(
+    data: str, size: int, channels: int, fitting: Fitting, quiet: bool = True
+) -> tuple[ImageSet, ImageSet | None]:
     """Training and, where there are any, validation images, which share no class and no image."""
-    splits = open_splits(data, size, channels, fitting, ("train", "val"))
+    splits = open_splits(data, size, channels, fitting, ("train", "val"), quiet)
     if "train" not in splits:
         return splits["all"], None
     if "val" in splits:
@@ -45,9 +52,9 @@ def open_training(data: str, size: int, channels: int, fitting: Fitting) -> tupl
     return splits["train"], splits.get("val")
 
 
-def open_test(data: str, size: int, channels: int, fitting: Fitting, split: str) -> ImageSet:
+def open_test(data: str, size: int, channels: int, fitting: Fitting, split: str, quiet: bool = True) -> ImageSet:
     """The images to test on, after making sure that no training class or image of the same source is among them."""
-    splits = open_splits(data, size, channels, fitting, ("train", split))
+    splits = open_splits(data, size, channels, fitting, ("train", split), quiet)
     if split in splits:
         if "train" in splits and split != "train":
             check_disjoint(splits["train"], splits[split])

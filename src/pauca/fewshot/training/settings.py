@@ -7,16 +7,19 @@ from typing import Any, Literal
 
 from pauca.errors import ConfigError
 from pauca.fewshot.backbones import make_backbone, multiply_adds
-from pauca.fewshot.latent import LATENT_CHANNELS
+from pauca.fewshot.latent import LATENT_CHANNELS, LatentConfig, LatentStem
 from pauca.fewshot.model import MCRNet, ModelConfig
 from pauca.fewshot.training.config import PROTOCOLS, TrainConfig
 from pauca.fewshot.training.loop import check_settings
 from pauca.fewshot.training.strong import STRONG, StrongConfig
 from pauca.fewshot.training.strong_trainer import check_strong
 from pauca.fewshot.types import ImageSet
+from pauca.runs import resolve_device
 
 ProtocolName = Literal["cifar-fs", "fc100", "miniimagenet", "tieredimagenet"]
 RecipeName = Literal["episodes", "strong"]
+
+DEAR = 2.0  # as many times the multiply-adds: a latent space that costs more is left out, or said to cost so, on a CPU
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,23 @@ class TrainSettings:
     """What the recipe `strong` adds."""
 
     def fitted_to(self, images: ImageSet) -> TrainSettings:
-        """The settings with the size, channels and fitting of the images, and an augmentation that suits them."""
+        """The settings with the size, channels and fitting of the images, an augmentation that suits them, and a latent
+        mode that suits network and device."""
         _, channels, size, _ = images.images.shape
         fitting = images.fitting or self.model.fitting
         model = replace(self.model, image_size=size, channels=channels, fitting=fitting)
         augmentation = self.train.augmentation.fitted_to(images)
-        return replace(self, model=model, train=replace(self.train, augmentation=augmentation))
+        return replace(self, model=model, train=replace(self.train, augmentation=augmentation))._with_latent_mode()
+
+    def _with_latent_mode(self) -> TrainSettings:
+        latent = self.model.latent
+        if latent.mode != "auto":
+            return self
+        settings = replace(self, model=replace(self.model, latent=latent.settled()))
+        on_cpu = resolve_device(self.train.device).type == "cpu"
+        if not on_cpu or settings.cost_of_latent_space() <= DEAR:
+            return settings
+        return replace(self, model=replace(self.model, latent=replace(latent, mode="none")))
 
     def check_images(self, train: ImageSet, validation: ImageSet | None) -> None:
         """Refuse images that this training cannot use.
@@ -53,15 +67,16 @@ class TrainSettings:
         else:
             check_settings(self.train, train, validation)
 
-    def cost_of_latent_space(self, network: MCRNet) -> float:
-        """How many times as many multiply-adds an image takes as without the latent space, counted on shapes."""
+    def cost_of_latent_space(self) -> float:
+        """How many times as many multiply-adds an image takes with a latent space as without, counted on shapes."""
         side, model = self.model.image_size, self.model
-        if network.stem is None:
-            return 1.0
-        plain = make_backbone(model.backbone, model.channels, side)
         image, code = (model.channels, side, side), (LATENT_CHANNELS, side, side)
-        with_stem = multiply_adds(network.stem.encoder, image) + multiply_adds(network.backbone, code)
-        return with_stem / multiply_adds(plain, image)
+        latent = LatentConfig() if model.latent.mode == "none" else model.latent
+        stem = multiply_adds(LatentStem(model.channels, latent).encoder, image)
+        plain, behind = (
+            make_backbone(model.backbone, channels, side) for channels in (model.channels, LATENT_CHANNELS)
+        )
+        return (stem + multiply_adds(behind, code)) / multiply_adds(plain, image)
 
     def operations_per_step(self, network: MCRNet) -> int:
         """Floating-point operations of the backbone in one step, forward and backward."""
