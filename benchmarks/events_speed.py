@@ -3,7 +3,8 @@
     python benchmarks/events_speed.py [--recording PATH] [--peer-python PYTHON] [--json PATH]
 
 Packets of 30,000 events, each started from the velocity of the last, on one core (the process is bound to it). The rate
-counts everything from raw pixels to velocity with covariance: undistortion, all images, the solver. eventcv 1.0.8 runs
+counts everything from raw pixels to velocity with covariance: undistortion, all images, the solver. Windows of a
+millisecond are pushed, and aligned one by one, each with as many events before it as a packet needs. eventcv 1.0.8 runs
 on the same packets in the same run, warm-started as well, if it is installed here or in the environment of
 --peer-python; it gets the camera with its distortion, and the first step (0.3 rad/s) with which it was fastest.
 Needs a recording with camera and ground truth; default: sim/texture_rot.npz of the data that PAUCA_DATA names.
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,7 @@ velocities, seconds, last = [], [], None
 for first in range(0, len(columns) - n + 1, n):
     stream = eventcv.from_numpy(columns[first:first + n], time_unit="us", sensor_size=tuple(data["size"].tolist()))
     start = time.process_time()
-    found = stream.contrast_maximize(model="rotation", camera=camera, initial=last, initial_step=0.3)
+    found = stream.contrast_maximise(model="rotation", camera=camera, initial=last, initial_step=0.3)
     seconds.append(time.process_time() - start)
     last = list(found["params"])
     velocities.append(last)
@@ -94,6 +96,23 @@ def whole(recording: events.Recording, config: AlignConfig) -> dict[str, Any]:
         "rms_deg_s": result.rms_deg_s,
         "median_deg_s": result.median_deg_s,
     }
+
+
+def short_windows(recording: events.Recording) -> dict[str, dict[str, float]]:
+    """CPU milliseconds of each of 250 windows of a millisecond, after 100 others, and how many events one holds."""
+    window, found = recording.events, {}
+    place = np.searchsorted(window.t_us, window.t_us[0] + 1000 * np.arange(300, 651))
+    parts = [window[first:end] for first, end in pairwise(place.tolist())]
+    for label in ("push", "align"):
+        take, seconds = getattr(Aligner(recording.camera), label), []
+        for part in parts:
+            start = time.process_time()
+            take(part)
+            seconds.append(time.process_time() - start)
+        ms = 1e3 * np.array(seconds[100:])
+        found[label] = {"events": float(np.mean([len(part) for part in parts[100:]])), "mean_ms": float(ms.mean())}
+        found[label] |= {"median_ms": float(np.median(ms)), "p95_ms": float(np.quantile(ms, 0.95))}
+    return found
 
 
 def peer(recording: events.Recording, python: str, folder: Path) -> dict[str, Any] | str:
@@ -208,6 +227,12 @@ def main() -> None:
             f"{label:36} {row['events_per_s']:10,.0f} {row['ms_per_packet']:10.1f} {evaluations} "
             f"{row['rms_deg_s']:7.2f} {row['median_deg_s']:7.2f} {ratio}"
         )
+    short = short_windows(recording)
+    for label, row in short.items():
+        print(
+            f"\nwindows of 1 ms ({row['events']:,.0f} events) by Aligner.{label}: mean {row['mean_ms']:.2f} ms, median "
+            f"{row['median_ms']:.2f}, 95 % within {row['p95_ms']:.2f}"
+        )
     per_stage = stages(recording)
     per_stage["solver, per packet"] = (
         rows["velocity"]["ms_per_packet"]
@@ -216,7 +241,13 @@ def main() -> None:
     )
     print("\nmilliseconds for 30,000 events: " + ", ".join(f"{name} {ms:.3f}" for name, ms in per_stage.items()))
     if options.json:
-        report = {"machine": machine, "read_events_per_s": n / read_s, "rows": rows, "stages_ms": per_stage}
+        report = {
+            "machine": machine,
+            "read_events_per_s": n / read_s,
+            "rows": rows,
+            "short": short,
+            "stages_ms": per_stage,
+        }
         options.json.write_text(json.dumps(report, indent=1))
 
 

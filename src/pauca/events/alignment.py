@@ -292,6 +292,9 @@ class Aligner:
         """The window, after as many of the events just before it as it needs to tell a motion."""
         if not self.config.rest_test or len(events) == 0:
             return events
+        if len(events) >= self._cut.most and not self._rests(events):  # as long as a packet can be
+            self._recent = [events[max(self._cut.oldest(events.t_us), len(events) - self._cut.most) :]]
+            return events
         stream = joined([recent for recent in self._recent if _follows(recent, events)] + [events])
         start = min(self._cut.start(stream.t_us, self._flow), len(stream) - len(events))
         oldest = self._cut.oldest(stream.t_us)
