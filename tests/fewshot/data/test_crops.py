@@ -129,6 +129,15 @@ def test_all_points_of_two_images_that_differ_in_few_bits_are_matched():
     assert set(zip(*(points.tolist() for points in _matches(index)), strict=True)) == expected
 
 
+def test_images_that_share_one_point_have_no_matches_where_two_are_asked():
+    index = _random_index(30, 2)
+    everything = np.stack(_matches(index))
+    pair = everything[0] // MOST_POINTS * 30 + everything[1] // MOST_POINTS
+    several = np.isin(pair, [n for n, times in zip(*np.unique(pair, return_counts=True), strict=True) if times >= 2])
+    assert 0 < several.sum() < len(several)
+    np.testing.assert_array_equal(_matches(index, 2), everything[:, several])
+
+
 def test_matching_takes_little_beside_the_points_themselves():
     """100,000 photographs with all of their points took 155 MB more than what was kept of them."""
     index = _random_index(10_000, 0)

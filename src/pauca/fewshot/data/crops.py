@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float, Int, UInt16
+from jaxtyping import Bool, Float, Int, UInt16
 from PIL import Image
 
 from pauca.fewshot.data.points import MOST_POINTS, Points, find_points, small
@@ -15,6 +15,7 @@ from pauca.fewshot.data.points import MOST_POINTS, Points, find_points, small
 # one in a hundred cases.
 _BITS = 8
 _PARTS = 16  # of the points, by four of their bits
+_AT_ONCE = 100_000
 _NEIGHBORS = 200  # that a point is compared with, among those that agree on 16 bits: in more the rest is not new
 _SHARED = 2  # points at least
 _LARGEST_SHARE = 0.93  # of one side at least; above it, two images are near duplicates or neither
@@ -90,15 +91,13 @@ def windows(index: PointIndex, sizes: Callable[[int], tuple[int, int]]) -> Itera
         index: the points of all images.
         sizes: width and height of an image, as `points.small` shows it.
     """
-    first, second = _matches(index)
+    first, second = _matches(index, _SHARED)
     places = index.places.reshape(-1, 3)
     pair = first // index.most * len(index.counts) + second // index.most
     order = np.argsort(pair, kind="stable")
     pair, first, second = pair[order], first[order], second[order]
     bounds = np.flatnonzero(np.diff(pair, prepend=-1, append=-1))
     for start, end in pairwise(bounds.tolist()):
-        if end - start < _SHARED:
-            continue
         fitted = _fit(*(places[which[start:end]].astype(np.float64) for which in (first, second)))
         if fitted is None:
             continue
@@ -131,13 +130,15 @@ def shows(whole: Image.Image, crop: Image.Image, window: Window) -> bool:
     return bool(correlation >= _CORRELATION and rest <= _DIFFERENCE)
 
 
-def _matches(index: PointIndex) -> tuple[Int[np.ndarray, "m"], Int[np.ndarray, "m"]]:
-    """Pairs of points of different images, the earlier one first, whose hashes are alike.
+def _matches(index: PointIndex, shared: int = 1) -> tuple[Int[np.ndarray, "m"], Int[np.ndarray, "m"]]:
+    """Pairs of points of different images, the earlier one first, whose hashes are alike, in order.
 
     Alike hashes nearly always agree on one of four groups of 16 bits, so only members of equal groups are compared.
+    Of images that have fewer than `shared` such points in common, none: by chance, millions have one.
     """
-    hashes, found = index.hashes.ravel(), [np.zeros(0, np.int64)]
-    for bits, points in index.groups():
+    hashes = index.hashes.ravel()
+    found, matches = [], np.zeros(0, np.int64)  # both points as one number
+    for part, (bits, points) in enumerate(index.groups()):
         sorted_hashes = hashes[points]
         for apart in range(1, min(_NEIGHBORS, len(points) - 1) + 1):
             together = np.flatnonzero(bits[apart:] == bits[:-apart])
@@ -148,8 +149,33 @@ def _matches(index: PointIndex) -> tuple[Int[np.ndarray, "m"], Int[np.ndarray, "
             first, second = points[near], points[near + apart]
             elsewhere = first // index.most != second // index.most
             found.append(first[elsewhere] * len(hashes) + second[elsewhere])
-    pairs = np.unique(np.concatenate(found))  # as one number each
-    return pairs // len(hashes), pairs % len(hashes)
+        if part % _PARTS == _PARTS - 1:  # before the next 16 bits find most of them again
+            found = [matches, *found]
+            matches = np.concatenate(found)
+            found.clear()
+            matches.sort()
+            matches = matches[np.diff(matches, prepend=-1) > 0]
+    if shared > 1:
+        pairs, images = np.empty_like(matches), index.counts.size
+        for start in range(0, len(matches), _AT_ONCE):
+            few = matches[start : start + _AT_ONCE]
+            pairs[start : start + _AT_ONCE] = (
+                few // len(hashes) // index.most * images + few % len(hashes) // index.most
+            )
+        matches = matches[_occur(shared, pairs)]
+    return matches // len(hashes), matches % len(hashes)
+
+
+def _occur(times: int, numbers: Int[np.ndarray, "m"]) -> Bool[np.ndarray, "m"]:
+    """Which numbers occur so often, twice at least."""
+    ordered = np.sort(numbers)
+    often = np.unique(ordered[times - 1 :][ordered[times - 1 :] == ordered[: 1 - times]])
+    del ordered
+    found = np.zeros(len(numbers), bool)
+    for start in range(0, len(numbers) if len(often) else 0, _AT_ONCE):
+        few = numbers[start : start + _AT_ONCE]
+        found[start : start + _AT_ONCE] = often[np.searchsorted(often, few).clip(max=len(often) - 1)] == few
+    return found
 
 
 def _fit(one: Float[np.ndarray, "m 3"], other: Float[np.ndarray, "m 3"]) -> tuple[float, float, float] | None:

@@ -233,6 +233,7 @@ def _near(looks: _Looks) -> list[Pair]:
         for i, j in near_pairs(looks.hashes[:count], looks.thumbnails[:count])
         if looks.digests[i] != looks.digests[j]
     ]
+    looks.thumbnails = looks.thumbnails[:0].copy()  # 26 MB of a hundred thousand images, for nothing else
     return [_pair(looks.files[i], looks.files[j]) for i, j in sorted(found)]
 
 
