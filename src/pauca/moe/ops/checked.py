@@ -201,11 +201,11 @@ def combine_backward(
 
 def backend_of(x: Tensor) -> ModuleType:
     """Where x's device runs an operation: the kernels on Hopper, the reference elsewhere."""
-    return _backend_of_device(x.device)
+    return _backend_of(x.device)
 
 
 @cache
-def _backend_of_device(device: torch.device) -> ModuleType:
+def _backend_of(device: torch.device) -> ModuleType:
     if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0):
         return reference
     from pauca.moe.ops import kernels  # imports Triton, which exists on Linux alone
