@@ -36,8 +36,8 @@ class Assumptions:
     reserved_gb: float = 3.0
     """Memory of a GPU that others take (CUDA, libraries, communication buffers, fragmentation), in GB of 10^9 bytes."""
     loop: Literal["fused", "compiled", "recorded", "eager"] = "fused"
-    """Whose training: one whose small operations are fused by hand (`fused`), or `pauca moe train` with `--compile
-    --graph` (`compiled`), `--graph` (`recorded`) or neither (`eager`): then --parameter-bytes 4 --optimizer-bytes 8."""
+    """Whose training: one whose small operations are fused by hand (`fused`), or that of `pauca moe train` compiled and
+    recorded (`compiled`), recorded alone (`recorded`) or neither (`eager`), with weights of 4 bytes, state of 8."""
     rates: Rates = field(default_factory=Rates)
     """How fast a GPU and its links are."""
 
