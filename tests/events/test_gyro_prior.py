@@ -179,3 +179,6 @@ def test_a_fit_is_read_back_exactly(tmp_path):
     (tmp_path / "fit.json").write_text(json.dumps(fit.as_dict() | {"axes": [1, 2]}))
     with pytest.raises(InputError, match="another shape"):
         GyroFit.from_file(tmp_path / "fit.json")
+    (tmp_path / "fit.json").write_text(json.dumps(fit.as_dict() | {"used": float("inf")}))
+    with pytest.raises(InputError, match="is no fit"):
+        GyroFit.from_file(tmp_path / "fit.json")

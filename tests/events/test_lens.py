@@ -31,3 +31,11 @@ def test_a_fisheye_is_undone(k1, k2):
 def test_pixels_beyond_a_right_angle_have_no_bearing():
     with pytest.raises(InputError, match="no inverse at pixel"):
         undistortion_table(Camera((346, 260), 90.0, 90.0, 173.0, 130.0, lens="equidistant"))
+
+
+@pytest.mark.parametrize("shape", [(1,), (2, 3), (0,)])
+@pytest.mark.parametrize("lens", ["radtan", "equidistant"])
+def test_bearings_keep_their_shape(shape, lens):
+    coefficients = (-0.3, 0.1, 0.001, 0.002, 0.0) if lens == "radtan" else (-0.05, 0.01, 0.0, 0.0)
+    camera = Camera((346, 260), 200.0, 200.0, 173.0, 130.0, *coefficients, lens=lens)
+    assert [part.shape for part in camera.distort(np.full(shape, 0.1), np.full(shape, 0.2))] == [shape, shape]

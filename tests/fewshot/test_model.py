@@ -192,6 +192,14 @@ def test_centered_features_have_length_one_and_no_mean_over_the_base_classes(toy
     assert not torch.allclose(cropped, found, atol=1e-2)
 
 
+def test_the_third_of_embed_is_mirror_as_in_0_1(toy_images):
+    model = MCRNet(ModelConfig(backbone="conv4-32", image_size=16, latent=LatentConfig(mode="none"))).eval()
+    with torch.no_grad():
+        assert torch.equal(
+            model.embed(toy_images.images[:4], None, True), model.embed(toy_images.images[:4], views=MIRROR)
+        )
+
+
 def test_the_mean_of_the_crops_is_averaged_with_the_whole_image(toy_images):
     model = MCRNet(ModelConfig(backbone="conv4-32", image_size=16, latent=LatentConfig(mode="none"))).eval()
     pixels = toy_images.images[:4] / 255

@@ -88,7 +88,7 @@ class GyroFit:
                 name: float(told[name]) for name in ("offset_s", "offset_sd_s", "residual_deg_s")
             }
             return cls(**arrays, **numbers, used=int(told["used"]), at_the_end=bool(told["at_the_end"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path}: is no fit of a gyroscope as `pauca events gyro --json` prints it ({error!r})"
             ) from None

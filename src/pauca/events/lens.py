@@ -23,10 +23,11 @@ def distort(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bearings (x, y, 1) to where the lens puts them."""
     if model == "radtan":
-        x, y = (np.ascontiguousarray(part, float) for part in np.broadcast_arrays(x, y))
+        shape = np.broadcast_shapes(np.shape(x), np.shape(y))
+        x, y = (np.broadcast_to(part, shape).astype(float).ravel() for part in (x, y))
         u, v = np.empty_like(x), np.empty_like(x)
-        distort_radtan(x.ravel(), y.ravel(), coefficients, u.reshape(-1), v.reshape(-1))
-        return u, v
+        distort_radtan(x, y, coefficients, u, v)
+        return u.reshape(shape), v.reshape(shape)
     r = np.hypot(x, y)
     landed, _ = _fisheye(np.arctan(r), coefficients)
     scale = np.where(r > 0, landed / np.where(r > 0, r, 1.0), 1.0)

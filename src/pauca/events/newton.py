@@ -29,7 +29,7 @@ class Trial(NamedTuple):
 
 
 class Optimum(NamedTuple):
-    """Where the search ended: the best point that was evaluated."""
+    """Where the search ended: the best point that was evaluated, or `last_step` from it; `here` is of the former."""
 
     point: Float[np.ndarray, "k"]
     here: Trial

@@ -92,7 +92,7 @@ class FittedClassifier:
                 further=further,
                 note=str(description.get("note", "")),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path}: its description cannot be read ({error}); it is damaged, save it again"
             ) from error

@@ -52,7 +52,7 @@ def embed_images(
             fitted = load_images(part, size, channels, fitting) if model.refits else part
             batch = fitted.to(device, non_blocking=True)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-                features = model.embed(batch.contiguous(memory_format=torch.channels_last), generator, views, mirror)
+                features = model.embed(batch.contiguous(memory_format=torch.channels_last), generator, mirror, views)
             rows.append(features.float())
             progress.advance(len(part))
     return _finite(torch.cat(rows), f"{images.name}: ")
@@ -72,7 +72,7 @@ def embed_rows(
     rows = []
     with Progress("embed", len(images), "images", quiet) as progress:
         for batch in images.split(at_once):
-            rows.append(model.embed(batch.to(device), generator, views))
+            rows.append(model.embed(batch.to(device), generator, views=views))
             progress.advance(len(batch))
     return _finite(torch.cat(rows)).double()
 

@@ -78,8 +78,8 @@ class FewShotModel(nn.Module):
         self,
         images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"],
         generator: torch.Generator | None = None,
-        views: ViewsAtTest = AS_IT_IS,
         mirror: bool = False,
+        views: ViewsAtTest = AS_IT_IS,
     ) -> Float[Tensor, "b d"]:
         """Features at test time, read from the latent space as `config.latent.test_code` says.
 
@@ -90,8 +90,8 @@ class FewShotModel(nn.Module):
         Args:
             images: bytes, or values from 0 to 1, of the model's size and channels.
             generator: of the noise of latent settings that sample at test time.
-            views: in which the images are seen.
             mirror: as `views.mirror`, which took its place.
+            views: in which the images are seen.
         """
         mirror = views.mirror or mirror
         turns = [self._mean(images, kinds, mirror, generator) for kinds in views.by_turn()]

@@ -38,7 +38,7 @@ class ClassifierGraph(nn.Module):
         self.means = nn.functional.normalize(learned.means.sums.cpu(), dim=1)
 
     def forward(self, images: Shaped[Tensor, "n *shape"]) -> tuple[Tensor, Tensor]:
-        features = self.model.embed(images, None, self.views).double()
+        features = self.model.embed(images, views=self.views).double()
         logits = self.fitted(features[None])[0] / self.temperature
         distances = 1 - (nn.functional.normalize(features, dim=1) @ self.means.mT).amax(1)
         return logits.softmax(-1).float(), distances.float()

@@ -74,7 +74,7 @@ def train(
     out = out or Path("runs/fewshot") / Path(settings.data).stem
     with joined(settings.train.device, timeout):
         given = settings.model
-        images = open_training(settings.data, given.image_size, given.channels, given.fitting, quiet)
+        images = open_training(settings.data, given.image_size, given.channels, given.fitting, quiet or own_rank() > 0)
         planned = PlannedTraining.of(settings, given if config else model, *images)
         planned.run(*images, out, resume, force, quiet, minutes)
 

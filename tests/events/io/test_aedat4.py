@@ -154,3 +154,10 @@ def test_inertial_samples_at_rest_feel_gravity_alone(pauca_data):
     recording = read(pauca_data / "events" / "formats" / "tonic_sample_dvxplorer.aedat4")
     assert np.linalg.norm(recording.inertial.acceleration_m_s2, axis=1).mean() == pytest.approx(9.81, rel=0.1)
     assert np.abs(recording.inertial.angular_velocity_rad_s).max() < 0.05
+
+
+def test_a_file_that_has_become_shorter_since_it_was_opened_ends_there(tmp_path):
+    path = tmp_path / "cut.aedat4"
+    path.write_bytes(struct.pack("<ii", 0, 90) + bytes(3))
+    with pytest.raises(aedat4._Damage, match="cut short"):
+        list(aedat4._pieces(path, 0, 100, {0: 1}))

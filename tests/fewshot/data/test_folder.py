@@ -1,9 +1,12 @@
 """Finding images: classes and splits by folder, archives, leftovers, damage."""
 
+import io
 from collections import Counter
 from pathlib import Path
+from zipfile import ZipFile, ZipInfo
 
 import pytest
+from PIL import Image
 
 from pauca.errors import InputError
 from pauca.fewshot.data.folder import fingerprint_files, list_images, read_files
@@ -70,6 +73,19 @@ def test_an_archive_gives_the_pixels_of_its_folder(tmp_path: Path, folder: Path,
     assert (on_disk == packed).all()
     assert [Path(f.path).name for f in files] == [Path(m.path).name for m in members]
     assert on_disk.shape == (12, 3, 16, 20)
+
+
+def test_a_member_may_be_spelled_otherwise_in_its_header(tmp_path: Path):
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8), (200, 10, 10)).save(picture, "png")
+    with ZipFile(tmp_path / "odd.zip", "w") as archive:
+        for name in ("cats/1.png", "cats/2.png", "dogs/1.png"):
+            member = ZipInfo(name)
+            member.filename = name + "\0 and more"  # read as what stands before the NUL
+            archive.writestr(member, picture.getvalue())
+    pixels, files = read_files(list_images(tmp_path / "odd.zip"))
+    assert [file.class_name for file in files] == ["cats", "cats", "dogs"]
+    assert (pixels[:, 0] == 200).all()
 
 
 def test_damaged_files_are_named_or_left_out(folder: Path):

@@ -129,14 +129,16 @@ def _pieces(path: Path, start: int, end: int, kinds: dict[int, int]) -> Iterator
         size = _PIECE
         while start < end:
             file.seek(start)
-            piece = np.frombuffer(file.read(min(size, end - start)), np.uint8)
+            wanted = min(size, end - start)
+            piece = np.frombuffer(file.read(wanted), np.uint8)
             spans = np.empty((len(piece) // 8, 3), np.int64)
             count, used, next_bytes = split_packets(piece, numbers, holds, spans)
             yield spans[:count], piece, start
             start += used
             if next_bytes < 0:
                 raise _Damage(start, "no packet")
-            if start + next_bytes > end:
+            # A file that has become shorter since it was opened holds no more of this packet than it has given.
+            if start + next_bytes > end or (used == 0 and len(piece) < wanted):
                 raise _Damage(start, "cut short")
             size = max(_PIECE, next_bytes)
 

@@ -81,6 +81,8 @@ class _Members:
     def __init__(self, path: Path) -> None:
         self._zip = ZipFile(path)
         members = self._zip.filelist
+        # As the archive spells them: with a Unicode Path field, or a NUL, a member has another name than its header.
+        self._spelled = {m.filename: m.orig_filename for m in members if m.filename != m.orig_filename}
         # Hashes of names find a member; of two with one hash, which is as good as impossible, its checksum.
         names = np.fromiter((hash(member.filename) for member in members), np.int64, len(members))
         order = np.argsort(names, kind="stable")
@@ -98,6 +100,7 @@ class _Members:
             numbers = dict(zip(self._KEPT, self._numbers[row].tolist(), strict=True))
             if numbers["CRC"] == file.stamp:
                 member = ZipInfo(file.path)
+                member.orig_filename = self._spelled.get(file.path, member.orig_filename)
                 for kept, number in numbers.items():
                     setattr(member, kept, number)
                 return self._zip.read(member)

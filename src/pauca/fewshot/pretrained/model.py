@@ -187,8 +187,8 @@ class Features(FewShotModel):
         self,
         images: UInt8[Tensor, "b d"] | Float[Tensor, "b d"],
         generator: torch.Generator | None = None,
-        views: ViewsAtTest = AS_IT_IS,
         mirror: bool = False,
+        views: ViewsAtTest = AS_IT_IS,
     ) -> Float[Tensor, "b d"]:
         """The features, scaled; there is nothing to mirror, crop or turn.
 

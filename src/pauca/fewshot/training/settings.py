@@ -10,7 +10,7 @@ from pauca.fewshot.backbones import make_backbone, multiply_adds
 from pauca.fewshot.latent import LATENT_CHANNELS, LatentConfig, LatentStem
 from pauca.fewshot.model import MCRNet, ModelConfig
 from pauca.fewshot.training.config import PROTOCOLS, TrainConfig
-from pauca.fewshot.training.loop import check_settings
+from pauca.fewshot.training.loop import check_settings, own_random_state
 from pauca.fewshot.training.strong import STRONG, StrongConfig
 from pauca.fewshot.training.strong_trainer import check_strong
 from pauca.fewshot.types import ImageSet
@@ -69,6 +69,10 @@ class TrainSettings:
 
     def cost_of_latent_space(self) -> float:
         """How many times as many multiply-adds an image takes with a latent space as without, counted on shapes."""
+        with own_random_state():
+            return self._cost_of_latent_space()
+
+    def _cost_of_latent_space(self) -> float:
         side, model = self.model.image_size, self.model
         image, code = (model.channels, side, side), (LATENT_CHANNELS, side, side)
         latent = LatentConfig() if model.latent.mode == "none" else model.latent
