@@ -217,14 +217,15 @@ class _Loop:
         if self.config.checkpoint_async and self.run is not None:
             from pauca.runs.background import BackgroundCheckpoints
 
-            self._background = self._stack.enter_context(BackgroundCheckpoints())
+            self._background = BackgroundCheckpoints()  # all ranks together: before what only the first does
         if self.config.tensorboard and self.run is not None and own_rank() == 0:
             self._board = _tensorboard(self.run.path / "tensorboard", self.training.steps_done)
+            self._stack.callback(self._board.close)
+        if self._background is not None:
+            self._stack.enter_context(self._background)  # last: nothing that fails here leaves warnings changed
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self._board is not None:
-            self._board.close()
         self._stack.__exit__(*error)
 
     def step(self, until: float | None) -> None:

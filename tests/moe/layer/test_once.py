@@ -243,6 +243,29 @@ def test_an_optimizer_that_is_captured_ends_it(monkeypatch, quantizations):
     assert torch.equal(layer(x), copy.deepcopy(layer)(x))
 
 
+def test_a_captured_step_goes_on_through_the_hooks_of_others(monkeypatch):
+    layer, optimizer, x = _ready()
+    steps = []
+    optimizer.register_step_pre_hook(lambda *_: steps.append("before"))
+    optimizer.register_step_post_hook(lambda *_: steps.append("after"))
+    monkeypatch.setattr(once_module, "_capturing", lambda: True)
+    optimizer.step()
+    monkeypatch.undo()
+    layer(x).sum().backward()
+    optimizer.step()
+    assert steps == ["before", "after"] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_weights_anywhere_in_a_flat_buffer_are_summed(dtype):
+    flat = torch.randn(9).to(dtype)
+    weight = flat[1:].view(2, 4)
+    before = once_module._row_sums(weight)
+    assert torch.equal(once_module._row_sums(weight), before)
+    flat[6] *= 2
+    assert (once_module._row_sums(weight) != before).tolist() == [False, True]
+
+
 def _sharded(rank: int, when: str) -> list[float]:
     """Losses of a layer that `fully_shard` divides, before or after `quantize_once`."""
     layer, mesh = torch.nn.Sequential(_layer(), torch.nn.Tanh()), init_device_mesh("cpu", (2,))

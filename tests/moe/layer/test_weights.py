@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pauca.moe import ops
-from pauca.moe.layer.weights import backward_weights, forward_weights, prepare_weights
+from pauca.moe.layer.weights import FrozenWeights, backward_weights, forward_weights, prepare_weights
 from pauca.moe.ops import reference
 
 
@@ -55,6 +55,18 @@ def test_fp32_is_rounded_to_bf16_on_its_way():
     columns, expected = backward_weights(weights, largest), backward_weights(weights.bfloat16(), largest)
     assert torch.equal(columns.values.view(torch.uint8), expected.values.view(torch.uint8))
     assert torch.equal(columns.scales, expected.scales)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_fp16_and_fp64_are_quantized_as_bf16(dtype):
+    torch.manual_seed(0)
+    pair = torch.randn(1, 800, 32).to(dtype), torch.randn(1, 32, 400).to(dtype)  # of which 4,267 are sampled
+    kept = FrozenWeights(pair, *pair)
+    expected = prepare_weights(*(weight.bfloat16() for weight in pair))
+    assert all(torch.equal(own.float(), other.float()) for own, other in zip(kept.copies, expected, strict=True))
+    assert not kept.have_changed()
+    pair[1][0, 0] = 1
+    assert kept.have_changed()
 
 
 @pytest.mark.gpu

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from pauca import cli
+from pauca.errors import ConfigError
 from pauca.moe import LM_SIZES
 from pauca.moe.plan.evaluate import evaluate
 from pauca.moe.plan.gpus import GPUS
@@ -52,10 +54,24 @@ def test_launches_bound_a_toy(loop):
 
 @pytest.mark.parametrize("size", ["base", "large", "xl"])
 def test_a_loop_that_is_fused_further_is_faster(size):
-    loops = ("eager", "recorded", "compiled", "fused")
-    eager, recorded, compiled, fused = (_tokens_per_second(size, "fp4", loop, rates=NO_LAUNCHES) for loop in loops)
+    eager, recorded, compiled = (_tokens_per_second(size, "fp4", loop) for loop in ("eager", "recorded", "compiled"))
+    fused = _tokens_per_second(size, "fp4", "fused", rates=NO_LAUNCHES)
     assert eager <= recorded < compiled < fused
 
 
 def test_weights_in_bf16_are_not_cast():
     assert _tokens_per_second("xl", "fp4", "compiled", parameter_bytes=2) > _tokens_per_second("xl", "fp4", "compiled")
+
+
+@pytest.mark.parametrize("loop", ["eager", "recorded", "compiled"])
+def test_a_time_of_launches_is_refused_where_it_would_not_count(loop):
+    with pytest.raises(ConfigError, match=rf"launch_ms 0.0 counts in the loop fused alone: {loop} has"):
+        Assumptions(loop=loop, rates=NO_LAUNCHES)
+
+
+def test_a_plan_that_waits_for_python_names_what_its_loop_can_be_given(capsys):
+    toy = ["moe", "plan", "--model", "toy", "--gpus", "1", "--parameter-bytes", "4", "--optimizer-bytes", "8"]
+    advice = {"fused": "(--launch-ms 0)", "eager": "(--loop recorded or compiled)"}
+    for loop, words in advice.items():
+        assert cli.main([*toy, "--loop", loop]) == 0
+        assert f"or count on one CUDA graph {words}" in capsys.readouterr().out

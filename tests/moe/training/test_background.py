@@ -4,6 +4,8 @@ import errno
 import math
 import signal
 import threading
+import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from pauca.errors import PaucaError
+from pauca.errors import ConfigError, PaucaError
 from pauca.moe import MoELM, TokenData
 from pauca.moe.training.loop import TrainResult, train
 from pauca.moe.training.trainer import Trainer
@@ -189,9 +191,81 @@ def test_one_rank_with_a_full_disk_leaves_the_checkpoint_before(data, tmp_path, 
     assert train(fresh(), CONFIG, data, run, resume=True).best_step
 
 
-def test_nothing_is_waited_for_where_another_rank_is_gone(tmp_path, monkeypatch):
+def _fails(error: Exception) -> Callable[..., None]:
+    def write(*_: Any) -> None:
+        raise error
+
+    return write
+
+
+GLOO = "[enforce fail at pair.cc:547] . Connection closed by peer [127.0.0.1]:4242.\nframe #0: c10::Error"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PaucaError("it could not be written"), "it could not be written"),
+        (RuntimeError(GLOO), "rank 0 stops, because another rank has; that one says why, unless it was killed"),
+        (
+            RuntimeError("an odd thing\nframe #0"),
+            "/step-00000007: could not be written (an odd thing); go on from the last one with --resume",
+        ),
+    ],
+)
+def test_what_goes_wrong_is_said_in_one_line_and_keeps_its_cause(tmp_path, monkeypatch, error, message):
+    error.__cause__ = cause = OSError("why")
+    monkeypatch.setattr("pauca.runs.background.write_checkpoint", _fails(error))
+    background = BackgroundCheckpoints()
+    background.save(tmp_path, 7, {"step": 7}, {}, 1)
+    with pytest.raises(PaucaError) as found:
+        background.wait()
+    assert str(found.value).removeprefix(str(tmp_path)) == message
+    assert found.value.__cause__ is (cause if found.value is error else error)
+
+
+def test_a_training_that_cannot_begin_leaves_warnings_as_they_were(data, tmp_path, monkeypatch):
+    def missing(*_: Any) -> None:
+        raise ConfigError("tensorboard is not installed")
+
+    monkeypatch.setattr("pauca.runs.loop._tensorboard", missing)
+    config, before = replace(ASYNC, tensorboard=True), list(warnings.filters)
+    with pytest.raises(ConfigError) as found:  # whose traceback holds on to all that was begun
+        train(fresh(), config, data, Run.create(tmp_path / "run", config))
+    assert warnings.filters == before, found
+
+
+def _groups(rank: int, folder: Path) -> tuple[int, int]:
+    with BackgroundCheckpoints() as background:
+        within = len(torch.distributed.distributed_c10d._world.pg_map)
+        background.save(folder, 1, {"step": 1}, {}, 1)
+    return within, len(torch.distributed.distributed_c10d._world.pg_map)
+
+
+def test_the_group_of_ranks_ends_with_the_training(tmp_path, together):
+    assert together(_groups, 2, tmp_path) == [(2, 1), (2, 1)]
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000001"]
+
+
+def test_an_error_leaves_no_thread_that_writes_on_in_a_folder_without_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr("pauca.runs.background.write_checkpoint", lambda *_: time.sleep(0.3))
+    background = BackgroundCheckpoints()
+    background._group = object()  # as of several ranks
+
+    def stop() -> None:
+        with background:
+            background.save(tmp_path, 1, {"step": 1}, {}, 1)
+            raise ValueError("of this rank's own")
+
+    with pytest.raises(ValueError, match="own"):
+        stop()
+    assert background._thread is not None
+    assert not background._thread.is_alive()
+
+
+def test_a_rank_that_is_gone_is_not_waited_for_long(tmp_path, monkeypatch):
     """An error on its way out must not wait for a message that never comes."""
     forever = threading.Event()
+    monkeypatch.setattr("pauca.runs.background._LEAVE_S", 0.1)
     monkeypatch.setattr("pauca.runs.background.write_checkpoint", lambda *_: forever.wait(60))
     background = BackgroundCheckpoints()
     background._group = object()  # as of several ranks

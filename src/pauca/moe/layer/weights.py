@@ -29,7 +29,7 @@ def forward_weights(
     weights: Float[Tensor, "experts outputs inputs"],
 ) -> tuple[Fp8Weights, UInt8[Tensor, " experts"]]:
     """The operand of a forward product, and the largest scale byte of each expert, for `backward_weights`."""
-    codes = ops.quantize_fp8_rowwise(weights.flatten(0, 1).contiguous())
+    codes = ops.quantize_fp8_rowwise(_rows(weights))
     count = len(weights)
     operand = Fp8Weights(codes.values.unflatten(0, (count, -1)), codes.scales_float32().view(count, -1))
     return operand, codes.scales.view(count, -1).amax(1)
@@ -41,8 +41,14 @@ def backward_weights(
     """The operand of the gradient of the inputs: [experts, inputs, outputs]."""
     count, outputs, _ = weights.shape
     ends = torch.arange(1, count + 1, device=weights.device, dtype=torch.int32) * outputs
-    columns = ops.quantize_fp8_columns(weights.flatten(0, 1).contiguous(), largest, ends)
+    columns = ops.quantize_fp8_columns(_rows(weights), largest, ends)
     return Fp8Weights(columns.values.unflatten(1, (count, -1)).transpose(0, 1), columns.scales_float32())
+
+
+def _rows(weights: Float[Tensor, "experts outputs inputs"]) -> Float[Tensor, "rows inputs"]:
+    """All matrices as one, as the kernels take it: BF16 and FP32 as they are, FP16 and FP64 as BF16."""
+    rows = weights.flatten(0, 1)
+    return (rows if rows.dtype in (torch.bfloat16, torch.float32) else rows.bfloat16()).contiguous()
 
 
 def prepare_weights(
@@ -89,7 +95,7 @@ def _sample(weight: Tensor) -> Tensor:
     """The bits of some 4,000 elements, evenly spread."""
     values = weight.detach().flatten()
     step = max(1, len(values) // 4096) | 1  # odd: not one column alone
-    return values[::step].clone().view(torch.int16 if weight.dtype == torch.bfloat16 else torch.int32)
+    return values[::step].clone().view(torch.int16 if weight.element_size() == 2 else torch.int32)
 
 
 @dataclass(frozen=True)

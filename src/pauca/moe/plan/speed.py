@@ -41,7 +41,7 @@ class Rates:
     """GPUs in one node."""
     launch_ms: float = 5.0
     """Time that Python takes to launch one layer's forward and backward, in ms: 3.96 measured for experts, the rest
-    assumed for attention. 0 where the whole step is one CUDA graph."""
+    assumed for attention. 0 where the whole step is one CUDA graph. Of the loop `fused` alone."""
     host_gb_s: float = 25.0
     """Bandwidth between a GPU and the host's memory, per GPU and direction, in GB/s; assumed (PCIe 5)."""
     host_memory_gb_s: float = 40.0

@@ -20,6 +20,9 @@ _TIMES = {
     "launches": ("waiting for launches",),
 }
 
+_ONE_GRAPH = {"fused": "--launch-ms 0", "eager": "--loop recorded or compiled"}
+"""How to plan without waiting for Python, in loops that do."""
+
 
 def plan_lines(task: PlanTask, plans: Plans) -> list[str]:
     """All tables, at most 100 columns wide."""
@@ -154,9 +157,9 @@ def _reasons(task: PlanTask, plans: Plans) -> list[str]:
     )
     waiting = best.time.get("waiting for launches", 0.0)
     if waiting:
-        step, recorded = sum(best.time.values()), task.assumptions.loop in ("compiled", "recorded")
-        how = "starts small kernels" if recorded else "waits for Python"
-        besides = "" if recorded else ", or count on one CUDA graph (--launch-ms 0, or --loop compiled)"
+        step, loop = sum(best.time.values()), task.assumptions.loop
+        how = "waits for Python" if loop in _ONE_GRAPH else "starts small kernels"
+        besides = f", or count on one CUDA graph ({_ONE_GRAPH[loop]})" if loop in _ONE_GRAPH else ""
         lines.append(
             f"launches bound it: the GPU {how} for {1e3 * waiting:.1f} of {1e3 * step:.1f} ms;"
             f"\n  give more --tokens{besides}"

@@ -49,6 +49,11 @@ class Assumptions:
         for name, bound in least.items():
             if not bound <= getattr(self, name) < math.inf:  # nor NaN
                 raise ConfigError(f"{name} must be at least {bound}, got {getattr(self, name)}")
+        if self.loop != "fused" and self.rates.launch_ms != Rates.launch_ms:
+            raise ConfigError(
+                f"launch_ms {self.rates.launch_ms} counts in the loop fused alone: {self.loop} has a measured time of "
+                "its own; leave one of the two out"
+            )
 
 
 @dataclass(frozen=True)
