@@ -9,6 +9,17 @@ from typing import Any
 
 import torch
 
+# When to kill a training of six steps with a checkpoint after every second: what is called, which call, before or
+# after it; and the last step whose checkpoint survives.
+CHECKPOINT_MOMENTS = {
+    "before a checkpoint's first byte": ("torch.distributed.checkpoint.state_dict_saver.save", 2, False, 2),
+    "before its metadata": ("torch.distributed.checkpoint.FileSystemWriter.finish", 2, False, 2),
+    "before its seal": ("pauca.runs.checkpoints._seal", 2, False, 2),
+    "before its name": ("pauca.runs.checkpoints._replace", 2, False, 2),
+    "after its name": ("pauca.runs.checkpoints._replace", 2, True, 4),
+    "before the old one goes": ("pauca.runs.checkpoints._remove", 1, False, 6),
+}
+
 
 def kill_at(target: str, call: int, after: bool) -> None:
     """From now on this process is killed before (or after) the so many-th call of what `target` names."""

@@ -233,7 +233,7 @@ def test_experts_that_the_optimizer_does_not_step_are_refused():
 
 def test_an_optimizer_that_is_captured_ends_it(monkeypatch, quantizations):
     layer, optimizer, x = _ready()
-    monkeypatch.setattr(once_module, "_capturing", lambda: True)
+    monkeypatch.setattr(once_module, "is_capturing", lambda: True)
     quantizations.clear()
     layer(x)
     assert len(quantizations) == 4  # a graph that is replayed must quantize, too
@@ -248,7 +248,7 @@ def test_a_captured_step_goes_on_through_the_hooks_of_others(monkeypatch):
     steps = []
     optimizer.register_step_pre_hook(lambda *_: steps.append("before"))
     optimizer.register_step_post_hook(lambda *_: steps.append("after"))
-    monkeypatch.setattr(once_module, "_capturing", lambda: True)
+    monkeypatch.setattr(once_module, "is_capturing", lambda: True)
     optimizer.step()
     monkeypatch.undo()
     layer(x).sum().backward()

@@ -25,7 +25,7 @@ from pauca.runs.checkpoints import checkpoints, load_checkpoint
 from pauca.runs.divergence import Diverged
 from pauca.runs.processes import OtherStopped
 
-from ...runs.killing import in_another_process, kill_at
+from ...runs.killing import CHECKPOINT_MOMENTS, in_another_process, kill_at
 from .smallest import CONFIG, fresh, text
 
 ASYNC = replace(CONFIG, checkpoint_async=True)
@@ -91,24 +91,14 @@ def test_training_goes_on_while_a_checkpoint_is_written_of_the_weights_from_befo
     assert not [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
 
 
-MOMENTS = {
-    "before a checkpoint's first byte": ("torch.distributed.checkpoint.state_dict_saver.save", 2, False, 2),
-    "before its metadata": ("torch.distributed.checkpoint.FileSystemWriter.finish", 2, False, 2),
-    "before its seal": ("pauca.runs.checkpoints._seal", 2, False, 2),
-    "before its name": ("pauca.runs.checkpoints._replace", 2, False, 2),
-    "after its name": ("pauca.runs.checkpoints._replace", 2, True, 4),
-    "before the old one goes": ("pauca.runs.checkpoints._remove", 1, False, 6),
-}
-
-
 def _train_until_killed(path: Path, data: TokenData, target: str, call: int, after: bool) -> None:
     kill_at(target, call, after)
     run_to_end(path, data)
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", CHECKPOINT_MOMENTS)
 def test_a_killed_run_goes_on_bit_for_bit(moment, unbroken, data, tmp_path):
-    target, call, after, survives = MOMENTS[moment]
+    target, call, after, survives = CHECKPOINT_MOMENTS[moment]
     path = tmp_path / "run"
     assert in_another_process(_train_until_killed, path, data, target, call, after) == -signal.SIGKILL
     assert int(checkpoints(Run(path).checkpoints)[-1].name.removeprefix("step-")) == survives
@@ -246,20 +236,25 @@ def test_the_group_of_ranks_ends_with_the_training(tmp_path, together):
     assert [path.name for path in checkpoints(tmp_path)] == ["step-00000001"]
 
 
-def test_an_error_leaves_no_thread_that_writes_on_in_a_folder_without_lock(tmp_path, monkeypatch):
-    monkeypatch.setattr("pauca.runs.background.write_checkpoint", lambda *_: time.sleep(0.3))
+def _left_by(error: Exception, folder: Path) -> threading.Thread:
+    """The thread that writes, after an error left the room of background checkpoints of several ranks."""
     background = BackgroundCheckpoints()
     background._group = object()  # as of several ranks
 
     def stop() -> None:
         with background:
-            background.save(tmp_path, 1, {"step": 1}, {}, 1)
-            raise ValueError("of this rank's own")
+            background.save(folder, 1, {"step": 1}, {}, 1)
+            raise error
 
-    with pytest.raises(ValueError, match="own"):
+    with pytest.raises(type(error), match=str(error)):
         stop()
     assert background._thread is not None
-    assert not background._thread.is_alive()
+    return background._thread
+
+
+def test_an_error_leaves_no_thread_that_writes_on_in_a_folder_without_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr("pauca.runs.background.write_checkpoint", lambda *_: time.sleep(0.3))
+    assert not _left_by(ValueError("of this rank's own"), tmp_path).is_alive()
 
 
 def test_a_rank_that_is_gone_is_not_waited_for_long(tmp_path, monkeypatch):
@@ -267,16 +262,5 @@ def test_a_rank_that_is_gone_is_not_waited_for_long(tmp_path, monkeypatch):
     forever = threading.Event()
     monkeypatch.setattr("pauca.runs.background._LEAVE_S", 0.1)
     monkeypatch.setattr("pauca.runs.background.write_checkpoint", lambda *_: forever.wait(60))
-    background = BackgroundCheckpoints()
-    background._group = object()  # as of several ranks
-
-    def stop() -> None:
-        with background:
-            background.save(tmp_path, 1, {"step": 1}, {}, 1)
-            raise OtherStopped("rank 1 is gone")
-
-    with pytest.raises(OtherStopped):
-        stop()
-    assert background._thread is not None
-    assert background._thread.is_alive()
+    assert _left_by(OtherStopped("rank 1 is gone"), tmp_path).is_alive()
     forever.set()

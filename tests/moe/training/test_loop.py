@@ -22,7 +22,7 @@ from pauca.runs import checkpoints as checkpoints_module
 from pauca.runs.checkpoints import checkpoints
 from pauca.runs.divergence import Diverged
 
-from ...runs.killing import in_another_process, kill_at
+from ...runs.killing import CHECKPOINT_MOMENTS, in_another_process, kill_at
 from .smallest import CONFIG, MODEL, fresh, text
 
 # Every source of state and of noise that a resumed run must repeat.
@@ -66,12 +66,7 @@ MOMENTS = {
     "between steps": ("pauca.moe.training.trainer.Trainer.step", 4, False, 2),
     "within a step": ("torch.optim.AdamW.step", 4, False, 2),
     "after a step": ("pauca.moe.training.trainer.Trainer.step", 5, True, 4),
-    "before a checkpoint's first byte": ("torch.distributed.checkpoint.state_dict_saver.save", 2, False, 2),
-    "before its metadata": ("torch.distributed.checkpoint.FileSystemWriter.finish", 2, False, 2),
-    "before its seal": ("pauca.runs.checkpoints._seal", 2, False, 2),
-    "before its name": ("pauca.runs.checkpoints._replace", 2, False, 2),
-    "after its name": ("pauca.runs.checkpoints._replace", 2, True, 4),
-    "before the old one goes": ("pauca.runs.checkpoints._remove", 1, False, 6),
+    **CHECKPOINT_MOMENTS,
     "while the best weights are written": ("pauca.runs.tensors.save_file", 2, True, 4),
     "after the best weights": ("pauca.moe.training.loop.save_model", 2, True, 4),
 }

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pauca.errors import ConfigError, InputError, PaucaError
+from pauca.errors import ConfigError, InputError
 from pauca.moe.layer.autograd import check_routing, compute_experts
 from pauca.moe.layer.kept import kept_formats
 from pauca.moe.layer.recipe import Recipe, Recompute
@@ -128,8 +128,8 @@ class ExpertBank(nn.Module):
             return []  # an adapter's, computed anew for each pass
         if self._copies is None:
             self._copies = FrozenWeights(masters, self.gate_up.detach(), self.down.detach())
-        elif not self._copies.are_of(masters):
-            raise PaucaError("expert weights changed under frozen_weights(); leave it before the optimizer steps")
+        else:
+            self._copies.require_of(masters)
         return self._copies.copies
 
     def _freeze(self, frozen: bool, ahead: bool = False) -> None:

@@ -17,7 +17,7 @@ from pauca.moe.layer.experts import ExpertBank, Experts
 from pauca.moe.layer.permutation import sort_by_expert
 from pauca.moe.layer.recipe import Recipe, Recompute
 from pauca.moe.layer.router import Router, RouterConfig
-from pauca.moe.layer.weights import FrozenWeights
+from pauca.moe.layer.weights import FrozenWeights, is_capturing
 from pauca.moe.ops.formats import ScaleRule
 
 
@@ -230,8 +230,9 @@ def frozen_weights(model: nn.Module, compiled: bool = False) -> Iterator[None]:
             bank._freeze(True, compiled)
         yield
         frozen = [(bank, bank._copies) for bank in banks if bank._copies is not None]
-        if compiled and not all(copies.are_of(bank.masters()) for bank, copies in frozen):
-            raise PaucaError("expert weights changed under frozen_weights(); leave it before the optimizer steps")
+        if compiled:
+            for bank, copies in frozen:
+                copies.require_of(bank.masters())
         _require_unchanged(frozen)
     finally:
         for bank in banks:
@@ -240,8 +241,8 @@ def frozen_weights(model: nn.Module, compiled: bool = False) -> Iterator[None]:
 
 def _require_unchanged(frozen: list[tuple[ExpertBank, FrozenWeights]]) -> None:
     """Refuse changes that no pass could see. Of others each pass knows, and after the last they do no harm."""
-    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-        return  # there are no values yet
+    if is_capturing():
+        return
     unseen = [copies.have_changed() for bank, copies in frozen if copies.are_of(bank.masters())]
     if any(map(bool, unseen)):
         raise PaucaError(

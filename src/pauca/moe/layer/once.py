@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from pauca.errors import InputError, PaucaError
 from pauca.moe.layer.experts import ExpertBank
-from pauca.moe.layer.weights import FrozenWeights
+from pauca.moe.layer.weights import FrozenWeights, is_capturing
 
 
 class QuantizedOnce:
@@ -60,7 +60,7 @@ class QuantizedOnce:
         masters = bank.masters()
         in_training = bank.training and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
         same = all(one is other for one, other in zip(masters, self._masters[bank], strict=True))
-        if not in_training or not same or _capturing():
+        if not in_training or not same or is_capturing():
             return []
         kept = self._kept.get(bank)
         if kept is None or not kept.is_of(bank):
@@ -69,7 +69,7 @@ class QuantizedOnce:
 
     def _before(self, *_: object) -> None:
         """Before a step: refuse one whose gradients are of other weights, and give the copies' memory back."""
-        if _capturing():  # its replays change weights without a word
+        if is_capturing():  # its replays change weights without a word
             self._leave()  # not `remove`: torch is on its way through the hooks
             return
         kept, self._kept = self._kept, {}
@@ -134,10 +134,6 @@ def quantize_once(model: nn.Module, *optimizers: torch.optim.Optimizer) -> Quant
 
 def _can_be_kept(bank: ExpertBank) -> bool:
     return all(isinstance(weight, nn.Parameter) and not isinstance(weight, DTensor) for weight in bank.masters())
-
-
-def _capturing() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 @torch.no_grad()

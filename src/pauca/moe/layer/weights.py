@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float8e4m3fn, UInt8
 from torch import Tensor
 
+from pauca.errors import PaucaError
 from pauca.moe import ops
 
 Name = Literal["gate_up", "down"]
@@ -79,11 +80,25 @@ class FrozenWeights:
         same = all(a is b for a, b in zip(masters, self._weights, strict=True))
         return same and tuple(map(_mark, self._weights)) == self._marks
 
+    def require_of(self, masters: tuple[Tensor, ...]) -> None:
+        """Refuse others than `are_of` means.
+
+        Raises:
+            PaucaError: they have changed.
+        """
+        if not self.are_of(masters):
+            raise PaucaError("expert weights changed under frozen_weights(); leave it before the optimizer steps")
+
     @torch.no_grad()
     def have_changed(self) -> Bool[Tensor, ""]:
         """Whether values have, by a sample of them; on the device."""
         pairs = zip(self._weights, self._samples, strict=True)
         return torch.stack([(_sample(weight) != sample).any() for weight, sample in pairs]).any()
+
+
+def is_capturing() -> bool:
+    """Whether a CUDA graph is being recorded, in which there are no values yet."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def _mark(weight: Tensor) -> tuple[int, int | None]:
