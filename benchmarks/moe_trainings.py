@@ -1,14 +1,16 @@
 """Tokens/s of whole trainings, as `pauca moe train` does them, beside what the planner says.
 
-    python benchmarks/moe_trainings.py [--cases base:fp4 base:fp4:compile large:bf16 ...] [--steps 15] [--json PATH]
+    python benchmarks/moe_trainings.py [--cases base:fp4 base:fp4:eager large:bf16 ...] [--steps 15] [--json PATH]
     python benchmarks/moe_trainings.py [--cases ...] --profile          # kernels by time on the GPU, of three steps
     python benchmarks/moe_trainings.py --cases toy:fp4 --steps 2        # on a CPU, to see that it runs
     torchrun --nproc-per-node 2 benchmarks/moe_trainings.py --cases base:fp4 --ep 2    # the same work for each GPU
 
-A case is SIZE:RECIPE, and behind it `:compile` for torch.compile, `:graph` for CUDA graphs, `:passesN` for N times the
-tokens in as many passes, or several of these. Everything of a
-step is in the time: data, forward, backward, clipping, AdamW on FP32 weights. The text is random bytes: untrained
-routers spread those evenly, so that experts are as busy as in a training that goes well. Peak is the allocator's.
+A case is SIZE:RECIPE, and behind it `:eager` for steps that are not recorded as CUDA graphs, `:compile` for
+torch.compile, `:passesN` for N times the tokens in as many passes, `:batchN` for N sequences a pass, or several of
+these. Under torchrun also `:whole` for weights that no rank shares, and `:recorded` for steps of several ranks that are
+recorded. Everything of a step is in the time: data, forward, backward, clipping, AdamW on FP32 weights. The text is
+random bytes: untrained routers spread those evenly, so that experts are as busy as in a training that goes well. Peak
+is the allocator's, in all steps; "reserved" is what it took from the GPU.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import os
 import sys
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +36,18 @@ from pauca.moe.plan.evaluate import evaluate
 from pauca.moe.plan.gpus import GPUS
 from pauca.moe.plan.speed import Rates
 from pauca.moe.plan.task import Assumptions, ParallelLayout, PlanTask, Way
+from pauca.moe.training import trainer as trainer_module
+from pauca.moe.training.loop import _matrix_rate
 from pauca.moe.training.trainer import Trainer
 
 SEQUENCES = {"toy": 4, "base": 32, "large": 8, "xl": 4}  # of a step
 CASES = (
-    "base:bf16", "base:fp8", "base:fp4", "large:bf16", "large:fp8", "large:fp4", "xl:fp4", "base:bf16:graph",
-    "base:fp4:graph", "large:bf16:graph", "large:fp4:graph", "xl:fp4:graph", "base:fp4:compile", "large:fp4:compile",
-    "base:fp4:compile:graph", "large:fp4:compile:graph", "xl:bf16",
+    "base:bf16", "base:fp8", "base:fp4", "large:bf16", "large:fp8", "large:fp4", "xl:fp4", "xl:bf16",
+    "base:bf16:eager", "base:fp4:eager", "large:bf16:eager", "large:fp4:eager", "xl:fp4:eager",
+    "base:fp4:compile", "large:fp4:compile", "large:fp4:compile:batch32",
 )  # fmt: skip
 WARM_UP = 5
+RANKS = int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def data() -> TokenData:
@@ -55,12 +61,22 @@ def rates_here() -> Rates:
     return GPUS["h200" if "H200" in name else "h100"].rates
 
 
+@cache
+def matrix_rate() -> float:
+    return _matrix_rate(torch.device("cuda"))
+
+
+def number_in(how: list[str], word: str, otherwise: int) -> int:
+    """N of the words `passesN` and `batchN`."""
+    return next((int(one.removeprefix(word)) for one in how if one.startswith(word)), otherwise)
+
+
 def predicted(case: str, rates: Rates) -> float:
     """The planner's tokens/s of this loop, with FP32 weights, gradients and Adam."""
     size, recipe, *how = case.split(":")
     config = LM_SIZES[size]
-    tokens = SEQUENCES[size] * config.context
-    loop = "eager" if "graph" not in how else "compiled" if "compile" in how else "recorded"
+    tokens = number_in(how, "batch", SEQUENCES[size]) * config.context
+    loop = "eager" if "eager" in how or RANKS > 1 else "compiled" if "compile" in how else "recorded"
     given = Assumptions(4, 4, optimizer_bytes=8, batch_tokens=tokens, reserved_gb=0, loop=loop, rates=rates)
     task = PlanTask(config.shape, 1, 2**37, tokens, config.context, assumptions=given)
     return evaluate(task, Way(recipe, ParallelLayout(1, 1, 1))).tokens_per_second
@@ -71,11 +87,11 @@ def trainer_of(case: str, ep: int = 1) -> Trainer:
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # a CPU draws so many weights in minutes
         model = MoELM(replace(LM_SIZES[size], recipe=RECIPES[recipe]))
-    passes = int(next((word[6:] for word in how if word.startswith("passes")), 1))
-    flags = dict.fromkeys((word for word in how if not word.startswith("passes")), True)
-    batch = SEQUENCES[size] * passes * int(os.environ.get("WORLD_SIZE", "1"))
-    config = TrainConfig(steps=1000, batch_size=batch, passes=passes, ep=ep, **flags)
-    return Trainer(model, data(), config)
+    passes = number_in(how, "passes", 1)
+    batch = number_in(how, "batch", SEQUENCES[size]) * passes * RANKS
+    flags = {"graph": "eager" not in how, "compile": "compile" in how, "shard": "whole" not in how}
+    trainer_module.RECORD_RANKS = "recorded" in how
+    return Trainer(model, data(), TrainConfig(steps=1000, batch_size=batch, passes=passes, ep=ep, **flags))
 
 
 def measure(case: str, steps: int, ep: int = 1) -> dict:
@@ -86,10 +102,7 @@ def measure(case: str, steps: int, ep: int = 1) -> dict:
         trainer.step()
     warm = time.monotonic() - began
     trainer.seconds = 0.0
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    for _ in range(steps):
-        trainer.step()
+    losses = [trainer.step().cross_entropy for _ in range(steps)]
     rate = steps * trainer.tokens_per_step / trainer.seconds
     return {
         "case": case,
@@ -98,29 +111,37 @@ def measure(case: str, steps: int, ep: int = 1) -> dict:
         "tokens_per_s": round(rate),
         "predicted": round(predicted(case, rates_here())),
         "model_tflop_per_s": rate * trainer.model.config.flops_per_token / 1e12,
+        "of_matrix_rate": rate * trainer.model.config.flops_per_token / matrix_rate() / RANKS if on_gpu else 0.0,
+        "loss": losses[-1],  # the same, whatever the way
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0,
+        "reserved_gib": torch.cuda.max_memory_reserved() / 2**30 if on_gpu else 0.0,
         "first_steps_s": warm,
     }
 
 
-def profile(case: str, steps: int = 3) -> None:
-    trainer = trainer_of(case)
+def profile(case: str, ep: int, steps: int = 3) -> None:
+    trainer = trainer_of(case, ep)
     for _ in range(WARM_UP):
         trainer.step()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as trace:
-        for _ in range(steps):
-            trainer.step()
-        torch.cuda.synchronize()
-    kernels = sorted(trace.key_averages(), key=lambda kernel: -kernel.device_time_total)
-    each = 1000 * steps
-    rows = [(k.device_time_total / each, k.count // steps, k.key[:110]) for k in kernels[:40]]
-    total = sum(kernel.device_time_total for kernel in kernels) / each
-    show(f"{case}: milliseconds a step on the GPU, {total:.2f} in all", ("ms", "calls", "kernel"), rows)
+    both = torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU
+    for activity in both if RANKS > 1 else both[:1]:
+        with torch.profiler.profile(activities=[activity]) as trace:
+            trainer.seconds = 0.0
+            for _ in range(steps):
+                trainer.step()
+            torch.cuda.synchronize()
+        on_gpu, each = activity is both[0], 1000 * steps
+        name = "device_time_total" if on_gpu else "self_cpu_time_total"
+        found = sorted(trace.key_averages(), key=lambda kernel: -getattr(kernel, name))
+        rows = [(getattr(k, name) / each, k.count // steps, k.key[:110]) for k in found[:40]]
+        total, place = sum(getattr(kernel, name) for kernel in found) / each, "GPU" if on_gpu else "host"
+        wall = 1000 * trainer.seconds / steps
+        show(f"{case}: milliseconds a step on the {place}, {total:.2f} in all of {wall:.2f}", ("ms", "calls", ""), rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", nargs="+", default=list(CASES), metavar="SIZE:RECIPE[:compile][:graph]")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), metavar="SIZE:RECIPE[:eager][:compile]")
     parser.add_argument("--steps", type=int, default=15, help="that are timed, after some that are not")
     parser.add_argument("--ep", type=int, default=1, help="GPUs that divide the experts, under torchrun")
     parser.add_argument("--json", type=Path)
@@ -131,7 +152,7 @@ def main() -> None:
     print(machine(), flush=True)
     if options.profile:
         for case in options.cases:
-            profile(case)
+            profile(case, options.ep)
         return
     results = []
     for case in options.cases:
@@ -146,6 +167,7 @@ def main() -> None:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         torch._dynamo.reset()
     done = [list(found.values()) for found in results if "failed" not in found]
     if done:

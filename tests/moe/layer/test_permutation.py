@@ -93,8 +93,8 @@ def test_an_expert_that_does_not_exist_is_refused():
 
 
 def test_a_wrong_number_of_copies_is_refused():
-    with pytest.raises(InputError, match="not -1: 1, not 2"):
-        sort_by_expert(torch.tensor([[0, PADDING]]), 4, 2)
+    with pytest.raises(InputError, match="2 ids are not -1, more than the 1"):
+        sort_by_expert(torch.tensor([[0, PADDING, 3]]), 4, 1)
 
 
 @pytest.mark.gpu

@@ -32,6 +32,7 @@ class Case:
     popular: tuple[int, ...] = tuple(range(EXPERTS))  # experts that are visited
     recompute: str = "none"
     dispatch: str | None = None
+    bounded: bool = False
 
 
 RECIPES = {
@@ -101,6 +102,7 @@ def _divided(rank: int, cases: dict[str, Case]) -> dict[str, Any]:
     for name, case in cases.items():
         own = slice(sum(case.tokens[:rank]), sum(case.tokens[: rank + 1]))
         bank = ParallelExperts(_bank(case), mesh, case.dispatch)
+        bank.bounded = case.bounded
         log.clear()
         kept: list[torch.Tensor] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
@@ -214,6 +216,18 @@ def test_four_ranks_compute_the_bits_of_one_process_but_for_each_ranks_sum_in_bf
         expected = _of_one_process(case, 4)
         for key, actual in _joined(ranks, name).items():
             assert torch.equal(actual, expected[key]), (name, key)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_tokens_that_all_travel_to_all_ranks_give_the_same_bits_and_ask_no_counts(together, world):
+    popular = (0, 1, 2, 6, 7)  # of four ranks one is visited by nobody
+    cases = {name: Case(recipe, (12,) * world, popular, bounded=True) for name, recipe in RECIPES.items()}
+    ranks = together(_divided, world, cases)
+    for name, case in cases.items():
+        expected = _of_one_process(case, world)
+        for key, actual in _joined(ranks, name).items():
+            assert torch.equal(actual, expected[key]), (name, key)
+        assert all(kind != "torch.int64" for result in ranks for kind, _ in result[name]["sent"])
 
 
 def _in_order(rank: int, overlap: bool) -> tuple[list[str], torch.Tensor]:

@@ -1,17 +1,28 @@
-"""Steps that are recorded and replayed: what they compute, what they refuse, and what a checkpoint of them holds."""
+"""Steps that are recorded and replayed: what they compute, what forbids them, and what a checkpoint of them holds."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from pauca.errors import ConfigError
-from pauca.moe import Recipe, TrainConfig
-from pauca.moe.training.trainer import Trainer, check_fit
+from pauca.moe import Recipe
+from pauca.moe.training.graph import GraphedStep
+from pauca.moe.training.trainer import Trainer
 
 from .smallest import CONFIG, MODEL, fresh, text
 
 ON_GPU = replace(CONFIG, device="cuda", steps=20, learning_rate=1e-3)
+
+
+class OneRecording(GraphedStep):
+    """Of a step, on a device that has no graphs."""
+
+    def __init__(self):
+        self._graphs, self.refused = ["a graph"], ""
+
+    def forget(self):
+        self._graphs = []
 
 
 @pytest.mark.gpu
@@ -53,16 +64,96 @@ def test_a_state_goes_on_with_and_without_a_graph(tmp_path, graph):
         assert found.cross_entropy == pytest.approx(expected.cross_entropy, rel=0.01)
 
 
-def test_a_cpu_records_nothing(tmp_path):
-    with pytest.raises(ConfigError, match="one CUDA GPU alone, not on device cpu"):
-        Trainer(fresh(), text(tmp_path), replace(CONFIG, graph=True))
+@pytest.mark.gpu
+@pytest.mark.parametrize("how", [{}, {"document_mask": True}, {"optimizer": "muon"}], ids=str)
+def test_one_gpu_records_unless_told_otherwise(tmp_path, how):
+    trainers = [Trainer(fresh(), text(tmp_path), replace(ON_GPU, **how, graph=graph)) for graph in (True, False)]
+    for _ in range(6):
+        found, expected = (trainer.step() for trainer in trainers)
+        assert found.cross_entropy == pytest.approx(expected.cross_entropy, rel=0.02)
+    assert [trainer._graphed is not None and trainer._graphed.is_recorded for trainer in trainers] == [True, False]
 
 
-def test_several_ranks_and_random_rounding_are_refused(tmp_path, monkeypatch):
-    data, config = text(tmp_path), TrainConfig(graph=True, batch_size=4, device="cuda")
-    monkeypatch.setattr("pauca.moe.training.trainer.resolve_device", torch.device)
-    check_fit(MODEL, data, config)
-    with pytest.raises(ConfigError, match="not on 2 ranks"):
-        check_fit(MODEL, data, config, ranks=2)
-    with pytest.raises(ConfigError, match="stochastic_rounding"):
-        check_fit(replace(MODEL, recipe=replace(Recipe.fp4(), stochastic_rounding=True)), data, config)
+@pytest.mark.gpu
+def test_a_step_that_cannot_be_recorded_is_launched(tmp_path):
+    launched, trainer = (Trainer(fresh(), text(tmp_path), replace(ON_GPU, graph=graph)) for graph in (False, True))
+    losses = trainer._losses
+
+    def waiting(*batch):
+        found = losses(*batch)
+        assert found.total.item() > 0  # the host waits for the device: no capture can
+        return found
+
+    trainer._losses = waiting
+    for _ in range(8):
+        assert trainer.step().cross_entropy == pytest.approx(launched.step().cross_entropy, rel=0.01)
+    assert trainer.not_recorded
+    assert not launched.not_recorded
+    assert trainer.validate() == pytest.approx(launched.validate(), rel=0.01)
+    assert trainer.health().keys() == launched.health().keys()
+
+
+@pytest.mark.gpu
+def test_a_recording_makes_room_for_what_does_not_fit_beside_it(tmp_path, monkeypatch):
+    trainer = Trainer(fresh(), text(tmp_path), ON_GPU)
+    health, calls = trainer._health, []
+
+    def crowded():
+        calls.append(trainer._graphed.is_recorded)
+        if calls[-1]:
+            raise torch.OutOfMemoryError("no room")
+        return health()
+
+    monkeypatch.setattr(trainer, "_health", crowded)
+    for _ in range(6):
+        trainer.step()
+    assert trainer.health()
+    assert calls == [True, False]
+    losses = [trainer.step().cross_entropy for _ in range(6)]
+    assert trainer._graphed.is_recorded
+    assert all(map(math.isfinite, losses))
+
+
+@pytest.mark.parametrize("recipe", [Recipe.fp4(), replace(Recipe.fp4(), stochastic_rounding=True)])
+def test_a_cpu_launches_its_steps(tmp_path, recipe):
+    trainer = Trainer(fresh(replace(MODEL, recipe=recipe)), text(tmp_path), CONFIG)
+    assert trainer.config.graph  # as on any device: the run may go on on another
+    assert trainer._graphed is None
+    assert not trainer.not_recorded
+
+
+@pytest.mark.parametrize(("ranks", "random", "recorded"), [(1, False, True), (2, False, False), (1, True, False)])
+def test_several_ranks_and_random_rounding_are_launched(tmp_path, monkeypatch, ranks, random, recorded):
+    trainer = Trainer(
+        fresh(replace(MODEL, recipe=replace(MODEL.recipe, stochastic_rounding=random))), text(tmp_path), CONFIG
+    )
+    monkeypatch.setattr("pauca.moe.training.trainer.GraphedStep", lambda *_: OneRecording())
+    trainer.device, trainer.ranks = torch.device("cuda"), ranks
+    assert (trainer._new_graph() is not None) == recorded
+
+
+@pytest.mark.parametrize("verb", ["_validate", "_health"])
+def test_memory_that_a_recording_takes_is_given_back_where_work_beside_it_needs_it(tmp_path, monkeypatch, verb):
+    trainer = Trainer(fresh(), text(tmp_path), CONFIG)
+    trainer._graphed = recording = OneRecording()
+
+    def crowded():
+        if recording.is_recorded:
+            raise torch.OutOfMemoryError("no room")
+        return found
+
+    found = 1.0 if verb == "_validate" else {}
+    monkeypatch.setattr(trainer, verb, crowded)
+    assert getattr(trainer, verb.strip("_"))() == found
+    assert not recording.is_recorded
+
+
+def test_memory_that_is_lacking_without_a_recording_is_said(tmp_path, monkeypatch):
+    trainer = Trainer(fresh(), text(tmp_path), CONFIG)
+
+    def crowded():
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(trainer, "_validate", crowded)
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.validate()

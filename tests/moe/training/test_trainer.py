@@ -232,11 +232,15 @@ def _steps(rank: int, data: TokenData, config: TrainConfig) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(("processes", "ep"), [(2, 1), (2, 2), (4, 2)], ids=["FSDP", "experts", "both"])
-def test_processes_train_as_one(data, together, processes, ep):
+@pytest.mark.parametrize(
+    ("processes", "how"),
+    [(2, {}), (2, {"ep": 2}), (4, {"ep": 2}), (2, {"shard": False}), (4, {"shard": False, "ep": 2})],
+    ids=["FSDP", "experts", "both", "whole", "experts of replicas"],
+)
+def test_processes_train_as_one(data, together, processes, how):
     config = replace(CONFIG, learning_rate=1e-4)  # AdamW's first steps make much of small differences
     alone = _steps(0, data, replace(config, passes=processes))
-    ranks = together(_steps, processes, data, replace(config, ep=ep))
+    ranks = together(_steps, processes, data, replace(config, **how))
     for result in ranks:
         for found, expected in zip(result["steps"], alone["steps"], strict=True):
             # The experts' outputs, and their gradients, are summed in BF16 in another order.

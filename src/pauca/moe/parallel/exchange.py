@@ -61,7 +61,7 @@ class Exchange:
     token_to_rows: Int32[Tensor, "tokens visits"]  # or PADDING
     leaving: list[int]  # rows for each rank
     arriving: list[int]  # rows from each rank
-    copies: int  # of the arriving tokens, for experts of this rank
+    copies: int  # of the arriving tokens, for experts of this rank; at most
 
     def send(self, tensors: list[Tensor]) -> Journey:
         """Rows [sum(leaving), ...] to the experts' ranks."""
@@ -126,6 +126,28 @@ def arrange_exchange(
         [count for count, _, _ in leaving],
         [count for count, _, _ in arriving],
         sum(count for _, count, _ in arriving),
+    )
+
+
+def bounded_exchange(
+    expert_ids: Int[Tensor, "tokens top_k"], experts_per_rank: int, group: dist.ProcessGroup
+) -> Exchange:
+    """Every token to every rank: all sizes are known beforehand, so that nothing is asked and nothing waits.
+
+    All ranks must have the same number of tokens. A rank gives nothing back for a token that visits none of its
+    experts. With few ranks this sends little more than `arrange_exchange`: of two, with 4 of 32 experts, a token visits
+    1.9 on average.
+    """
+    world, (tokens, top_k), device = dist.get_world_size(group), expert_ids.shape, expert_ids.device
+    rows = torch.arange(world * tokens, device=device, dtype=torch.int32)
+    return Exchange(
+        group,
+        rows % max(1, tokens),
+        rows // max(1, tokens),
+        rows.view(world, tokens).t().flip(1).contiguous(),  # summed in the order of `arrange_exchange`
+        [tokens] * world,
+        [tokens] * world,
+        world * tokens * min(top_k, experts_per_rank),
     )
 
 

@@ -33,7 +33,7 @@ from pauca.moe.layer.passes import Gradients, Wanted, quantize
 from pauca.moe.layer.permutation import PADDING, Permutation, sort_by_expert
 from pauca.moe.layer.recipe import Format, Recompute
 from pauca.moe.ops.formats import Fp8Tensor, Stored
-from pauca.moe.parallel.exchange import Exchange, Journey, arrange_exchange
+from pauca.moe.parallel.exchange import Exchange, Journey, arrange_exchange, bounded_exchange
 from pauca.moe.parallel.ranks import Ranks
 from pauca.moe.parallel.wire import gradient_format, wire_format
 
@@ -75,6 +75,9 @@ class ParallelExperts(ExpertBank):
             setattr(self, part, nn.Parameter(weight.detach()[self._own].clone(), weight.requires_grad))
         self.dispatch: Format | None = dispatch
         self.overlap = overlap
+        self.bounded = False
+        """Send every token to every rank, so that the host never waits, and a CUDA graph can hold it all; all ranks
+        must then have the same number of tokens."""
         wire_format(whole.recipe, dispatch)
         self._configure(whole.recipe, whole.recompute)
         self.train(whole.training)
@@ -126,7 +129,10 @@ class ParallelExperts(ExpertBank):
     @torch.no_grad()
     def _send(self, x: Tensor, expert_ids: Tensor, probabilities: Tensor, fingerprint: int) -> "_Dispatched":
         format_, each = wire_format(self.recipe, self.dispatch), len(self.down)
-        exchange = arrange_exchange(expert_ids, each, self._ranks.group, fingerprint)
+        if self.bounded:
+            exchange = bounded_exchange(expert_ids, each, self._ranks.group)
+        else:
+            exchange = arrange_exchange(expert_ids, each, self._ranks.group, fingerprint)
         token, first = exchange.row_to_token, exchange.row_to_rank[:, None] * each
         ids = expert_ids[token].int() - first
         ids = ids.masked_fill((ids < 0) | (ids >= each), PADDING)

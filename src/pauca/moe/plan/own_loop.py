@@ -1,8 +1,8 @@
 """What a step of `pauca moe train` takes besides what any training must: small operations, casts, the loss, clipping.
 
 A plan counts what a training needs whose small operations are fused by hand. Pauca's own loop runs many of PyTorch's
-operations one by one, launched by Python (`eager`) or recorded (`recorded`: `--graph`), or fused by `torch.compile`
-and recorded (`compiled`: `--compile --graph`). Counts of bytes are from the code, but for `SMALL_BYTES`, which are
+operations one by one, launched by Python (`eager`: `--no-graph`) or recorded (`recorded`), or fused by `torch.compile`
+and recorded (`compiled`: `--compile`). Counts of bytes are from the code, but for `SMALL_BYTES`, which are
 fitted to trainings of `base` alone; see docs/moe/plan.md for how well they foretell others.
 """
 

@@ -66,7 +66,7 @@ def _whose_loop(task: PlanTask) -> list[str]:
     given = task.assumptions
     if given.loop == "fused":
         return []
-    flags = {"compiled": " --compile --graph", "recorded": " --graph"}.get(given.loop, "")
+    flags = {"compiled": " --compile", "eager": " --no-graph"}.get(given.loop, "")
     missing = (
         ""
         if (given.parameter_bytes, given.optimizer_bytes) == (4, 8)

@@ -56,14 +56,18 @@ class TrainConfig:
     """Write checkpoints while training goes on, from a copy in the CPU's memory (weights and optimizer once more)."""
     ep: int = 1
     """Ranks that share one set of experts (expert parallelism); must divide the number of ranks and of experts."""
+    shard: bool = True
+    """Divide weights, gradients and the optimizer's state over the ranks (FSDP2). Otherwise each rank holds them whole,
+    but for the experts that --ep divides: more memory, and no weights travel."""
     seed: int = 0
     """Seed of the first weights, the order of the batches and stochastic rounding."""
     device: str = "auto"
     """Where to train: `auto` (the GPU if there is one), `cpu`, `cuda` or `cuda:N`."""
     compile: bool = False
     """Compile each layer with torch.compile."""
-    graph: bool = False
-    """Record a step as CUDA graphs and replay them, so that the GPU does not wait for Python; on one GPU alone."""
+    graph: bool = True
+    """Record a step as CUDA graphs and replay them, so that the GPU does not wait for Python: on one GPU alone, and
+    where nothing is rounded at random. Steps elsewhere are launched kernel by kernel, as all are without."""
     tensorboard: bool = False
     """Write the metrics for TensorBoard as well (needs the package `tensorboard`)."""
 

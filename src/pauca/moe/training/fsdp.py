@@ -6,12 +6,14 @@ first. Without expert parallelism everything is sharded over all ranks.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import _coalescing_manager
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
@@ -46,6 +48,24 @@ def divide(model: MoELM, device: torch.device, ep: int) -> None:
         register_fsdp_forward_method(model, method)
 
 
+def divide_experts(model: MoELM, device: torch.device, ep: int) -> None:
+    """Divide the experts alone, in place, over groups of `ep` ranks: every rank holds all else whole."""
+    if ep > 1:
+        shape = (dist.get_world_size() // ep, ep)
+        parallelize(model, init_device_mesh(device.type, shape, mesh_dim_names=("dp", "ep")))
+
+
+@torch.no_grad()
+def average_replicas(model: nn.Module) -> None:
+    """The mean of all ranks' gradients, of a model that each of them holds whole: in one message."""
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    with _coalescing_manager(device=gradients[0].device) if gradients[0].is_cuda else nullcontext():
+        for gradient in gradients:
+            dist.all_reduce(gradient)
+    for gradient in gradients:
+        gradient /= dist.get_world_size()
+
+
 def parameter_groups(
     model: nn.Module, weight_decay: float, parts: Mapping[nn.Parameter, tuple[int, ...]] | None = None
 ) -> list[dict[str, Any]]:
@@ -73,14 +93,18 @@ def experts_of(model: nn.Module) -> set[nn.Parameter]:
     return {parameter for bank in banks for parameter in bank.parameters()}
 
 
-def clip(model: nn.Module, largest: float) -> Tensor:
+def clip(model: nn.Module, largest: float, replicas: bool = False) -> Tensor:
     """Average the gradients, where that is left to do, and shorten them to a norm; returns the norm before.
+
+    With `replicas` every rank holds the whole model, but for experts that are divided.
 
     With a norm that is not finite they stay as they are, so that what is wrong with them can still be seen.
     """
     if experts_of(model):
         average_gradients(model)
         return clip_gradients(model, largest)
+    if replicas:
+        average_replicas(model)
     parameters = list(model.parameters())
     norm = nn.utils.get_total_norm([weight.grad for weight in parameters if weight.grad is not None])
     if isinstance(norm, DTensor):

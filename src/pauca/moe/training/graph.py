@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from pauca.errors import ConfigError
 from pauca.moe.layer.moe import moe_layers
 
 STEPS_BEFORE_CAPTURE = 3
 """Steps that run as they are: kernels compile, and the optimizer makes its state, which a capture cannot."""
+
+MODE = "thread_local"
+"""NCCL's watchdog asks for events of its own, in a thread of its own, while a step is recorded."""
 
 Batch = tuple[Tensor, Tensor]
 
@@ -37,17 +39,32 @@ class GraphedStep:
         self._numbers: Tensor | None = None  # what it writes
         self._graphs: list[torch.cuda.CUDAGraph] = []
         self._steps = 0
+        self.refused = ""
+        """Why the step could not be recorded; it is then launched, as it would be without this."""
 
     @property
     def records(self) -> bool:
         """Whether the next step is recorded, or has been: the optimizer must then be capturable."""
-        return self._steps >= STEPS_BEFORE_CAPTURE
+        return self._steps >= STEPS_BEFORE_CAPTURE and not self.refused
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether gradients lie where replays write them: there they must stay."""
+        return bool(self._graphs)
+
+    def forget(self) -> None:
+        """Give the recording's memory back; steps that follow make another one."""
+        self._batches, self._numbers, self._graphs, self._steps = [], None, [], 0
+        self._model.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
 
     def compute(self, batches: Sequence[Batch]) -> Tensor:
         """The step's numbers; valid until the next step."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            if self.records:
+            if self.records and not self._graphs:
+                self._capture(batches)
+            if self._graphs:
                 numbers = self._replay(batches)
             else:
                 self._model.zero_grad(set_to_none=True)
@@ -67,9 +84,6 @@ class GraphedStep:
         torch.cuda.current_stream().wait_stream(self._stream)
 
     def _replay(self, batches: Sequence[Batch]) -> Tensor:
-        if self._numbers is None:
-            self._batches = [(tokens.clone(), targets.clone()) for tokens, targets in batches]
-            self._capture()
         for own, new in zip(self._batches, batches, strict=True):
             for buffer, values in zip(own, new, strict=True):
                 buffer.copy_(values)
@@ -77,17 +91,21 @@ class GraphedStep:
         assert self._numbers is not None
         return self._numbers
 
-    def _capture(self) -> None:
+    def _capture(self, batches: Sequence[Batch]) -> None:
+        self._batches = [(tokens.clone(), targets.clone()) for tokens, targets in batches]
         self._model.zero_grad(set_to_none=True)  # so that the graph makes its gradients anew, and adds to none
         torch.cuda.synchronize()
         first, second = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(first, stream=self._stream):
+            with torch.cuda.graph(first, stream=self._stream, capture_error_mode=MODE):
                 self._numbers = self._compute(self._batches)
-            with torch.cuda.graph(second, pool=first.pool(), stream=self._stream):
+            with torch.cuda.graph(second, pool=first.pool(), stream=self._stream, capture_error_mode=MODE):
                 self._update()
-        except RuntimeError as error:
-            raise ConfigError(
-                f"this training cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); leave out --graph"
-            ) from error
+        except RuntimeError as error:  # nothing of what was recorded has run: the step is still to be taken
+            first_cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+            refused = str(first_cause).splitlines()[0]
+            del first, second
+            self.forget()
+            self.refused = refused
+            return
         self._graphs = [first, second]

@@ -72,7 +72,7 @@ class _LanguageModel:
 
     def __init__(self, trainer: Trainer, quiet: bool) -> None:
         self.trainer, self.quiet = trainer, quiet or trainer.rank > 0
-        self._warning = ""
+        self._warning = self._refused = ""
         self._lines: list[dict[str, Any]] = []  # the latest
         self._tokens = 0  # since the last line
         self._seconds = trainer.seconds
@@ -84,7 +84,12 @@ class _LanguageModel:
 
     def step(self) -> TrainStep:
         self._tokens += self.trainer.tokens_per_step
-        return self.trainer.step()
+        taken = self.trainer.step()
+        if self.trainer.not_recorded and not self._refused:
+            self._refused = self.trainer.not_recorded
+            if not self.quiet:
+                print(f"warning: steps are launched, not recorded ({self._refused})", file=sys.stderr, flush=True)
+        return taken
 
     def check(self, steps: Sequence[TrainStep]) -> None:
         """The trainer has looked at each before it changed the weights."""
@@ -143,7 +148,7 @@ class _LanguageModel:
 # What may change between a run and its continuation.
 _FREE = {
     *("device", "compile", "graph", "log_every", "checkpoint_every", "keep_checkpoints", "checkpoint_async"),
-    *("tensorboard", "ep"),
+    *("tensorboard", "ep", "shard"),
 }
 
 

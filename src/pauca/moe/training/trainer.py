@@ -10,10 +10,10 @@ passes of every step.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -25,16 +25,21 @@ from pauca.errors import ConfigError
 from pauca.moe.data.token_files import TokenData
 from pauca.moe.layer.moe import frozen_weights, moe_layers
 from pauca.moe.models.lm import LMConfig, LMLosses, MoELM
+from pauca.moe.parallel.experts import ParallelExperts
 from pauca.moe.parallel.optimizer_state import load_optimizer_state, optimizer_state
 from pauca.moe.training.config import TrainConfig
 from pauca.moe.training.diagnosis import diagnose, largest_gradient
-from pauca.moe.training.fsdp import clip, divide, parameter_groups
+from pauca.moe.training.fsdp import clip, divide, divide_experts, parameter_groups
 from pauca.moe.training.graph import Batch, GraphedStep
 from pauca.moe.training.health import quantization_health, router_load
 from pauca.moe.training.muon import Muon, parts_of
 from pauca.runs import resolve_device, seed_of
 from pauca.runs.divergence import STEPS_OF_A_RISE, Diverged, Rise
 from pauca.runs.processes import join_processes
+
+Found = TypeVar("Found")
+RECORD_RANKS = False
+"""Whether steps of several ranks are recorded, too."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Trainer:
             for block in model.blocks:
                 block.compile()
         if self.ranks > 1:
-            divide(model, self.device, config.ep)
+            (divide if config.shard else divide_experts)(model, self.device, config.ep)
         self.optimizer = _optimizer(model, config)
         self._graphed = self._new_graph()
         self.steps_done = 0
@@ -110,20 +115,33 @@ class Trainer:
         metrics = {f"load_imbalance/{name}": load.imbalance for name, load in loads.items()}
         return metrics | {f"load_entropy/{name}": load.entropy for name, load in loads.items()}
 
+    @property
+    def not_recorded(self) -> str:
+        """Why steps that were to be recorded could not be; nothing where they are, or were not to be."""
+        return self._graphed.refused if self._graphed is not None else ""
+
     def health(self) -> dict[str, float]:
         """What the number formats of each layer lose in the next step's first pass, as metrics; changes nothing."""
-        self.model.eval()
-        with torch.compiler.set_stance("force_eager"):  # compiled layers do not call hooks
-            found = quantization_health(self.model, lambda: self._pass(0, self._batch(0)).total.backward())
-        self.optimizer.zero_grad(set_to_none=True)
+        found = self._beside(self._health)
+        # Those of a recording are its memory: a step that is replayed writes them anew.
+        if self._graphed is None or not self._graphed.is_recorded:
+            self.optimizer.zero_grad(set_to_none=True)
         return {f"{measure}/{name}": share for measure, layers in found.items() for name, share in layers.items()}
 
-    @torch.no_grad()
+    def _health(self) -> dict[str, dict[str, float]]:
+        self.model.eval()
+        with torch.compiler.set_stance("force_eager"):  # compiled layers do not call hooks
+            return quantization_health(self.model, lambda: self._pass(0, self._batch(0)).total.backward())
+
     def validate(self) -> float | None:
         """Mean cross entropy, in nats per token, of the validation text; None where there is none.
 
         Of the same windows, whatever the number of ranks and passes: every rank computes all of them.
         """
+        return self._beside(self._validate)
+
+    @torch.no_grad()
+    def _validate(self) -> float | None:
         if self.data.validation is None:
             return None
         self.model.eval()
@@ -170,6 +188,16 @@ class Trainer:
         """The number of ranks."""
         return self.config.batch_size * self.model.config.context
 
+    def _beside(self, work: Callable[[], Found]) -> Found:
+        """Work between steps, which a recording, that keeps a step's memory to itself, may leave too little for."""
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            if self._graphed is None or not self._graphed.is_recorded:
+                raise
+        self._graphed.forget()  # not within `except`, where the error holds on to what the work had made
+        return work()
+
     def _set_learning_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
             if self._graphed is None or not self._graphed.records:
@@ -180,7 +208,15 @@ class Trainer:
             group["lr"].fill_(rate)
 
     def _new_graph(self) -> GraphedStep | None:
-        return GraphedStep(self.model, self._gradients, self._update) if self.config.graph else None
+        """Where nothing forbids it: several ranks' collectives, or codes rounded at random, which would repeat."""
+        if not self.config.graph or self.device.type != "cuda" or self.model.config.recipe.stochastic_rounding:
+            return None
+        if self.ranks > 1 and not RECORD_RANKS:
+            return None
+        for bank in self.model.modules():
+            if isinstance(bank, ParallelExperts):
+                bank.bounded = True
+        return GraphedStep(self.model, self._gradients, self._update)
 
     def _gradients(self, batches: Sequence[Batch]) -> Float[Tensor, "4"]:
         """Compute and clip the gradients; returns a `TrainStep`'s numbers, on the device."""
@@ -194,7 +230,7 @@ class Trainer:
                 loss = self._pass(number, batch)
                 (loss.total / passes).backward()
                 losses.append(loss)
-        norm = clip(self.model, self.config.clip)
+        norm = clip(self.model, self.config.clip, self.ranks > 1 and not self.config.shard)
         parts = [torch.stack([loss.total, loss.cross_entropy, loss.balance]).detach() for loss in losses]
         means = torch.stack(parts).float().mean(0)
         if self.ranks > 1:
@@ -204,7 +240,7 @@ class Trainer:
 
     def _pass(self, number: int, batch: Batch) -> LMLosses:
         """Forward on the batch of one of this rank's passes of the next step."""
-        if not self.config.graph:  # whose recipes draw nothing
+        if self._graphed is None:  # whose recipes draw nothing
             number += self.rank * self.config.passes
             torch.manual_seed(seed_of(self.config.seed, 1, self.steps_done, number))
         return self._losses(*batch)
@@ -233,11 +269,16 @@ class Trainer:
 
     def _balance(self) -> None:
         """Move the routers' biases by their loads over all ranks, and remember those."""
-        for name, layer in moe_layers(self.model).items():
-            if self.ranks > 1:
-                dist.all_reduce(layer.router.load)
-            self.loads[name] = layer.router.load.clone()
-            layer.router.update_bias()
+        routers = {name: layer.router for name, layer in moe_layers(self.model).items()}
+        loads = [router.load for router in routers.values()]
+        if self.ranks > 1:
+            sums = torch.cat(loads)
+            dist.all_reduce(sums)
+            for load, total in zip(loads, sums.split([len(load) for load in loads]), strict=True):
+                load.copy_(total)
+        for name, router in routers.items():
+            self.loads[name] = router.load.clone()
+            router.update_bias()
 
     def _not_finite(self, found: TrainStep) -> str:
         self.model.eval()  # routers do not count these tokens
@@ -283,12 +324,7 @@ def check_fit(model: LMConfig, data: TokenData, config: TrainConfig, ranks: int 
             f"{model.experts} experts"
         )
     _sequences_per_pass(config, ranks)
-    device = resolve_device(config.device)
-    if config.graph and (device.type != "cuda" or ranks > 1):
-        where = f"{ranks} ranks" if ranks > 1 else f"device {device}"
-        raise ConfigError(f"graph records steps on one CUDA GPU alone, not on {where}; train without --graph")
-    if config.graph and model.recipe.stochastic_rounding:
-        raise ConfigError("graph replays one and the same step: stochastic_rounding could draw nothing new; drop one")
+    resolve_device(config.device)
 
 
 def _optimizer(model: MoELM, config: TrainConfig) -> torch.optim.AdamW:
