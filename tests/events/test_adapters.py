@@ -111,7 +111,7 @@ def test_arrays_are_aligned_as_events_are(kind):
         (np.array([(1, 1, 1, 5), (1, 1, 1, 4)], METAVISION), "event 1: time 4 us follows 5 us"),
         (np.array([(5, -1, 1, 1)], DV), "event 0: x -1 is no uint16"),
         (np.array([(5, 1, 1, 3)], DV), "polarity is neither 0 nor 1"),
-        (Store([1, 2]), "a Store; expected Events, a structured array"),
+        (Store([1, 2]), "expected Events, got a Store; a structured array"),
     ],
 )
 def test_what_is_no_array_of_events_is_one_clear_line(given, message):

@@ -5,6 +5,8 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from pauca.errors import InputError
+from pauca.events.given import refusal
+from pauca.events.recording import Recording
 from pauca.events.types import Events
 
 FIELDS = {
@@ -23,12 +25,12 @@ class HasNumpy(Protocol):
     def numpy(self) -> np.ndarray: ...
 
 
-EventsLike: TypeAlias = Events | np.ndarray | HasNumpy
-"""`Events`, or what `as_events` makes them from."""
+EventsLike: TypeAlias = Events | Recording | np.ndarray | HasNumpy
+"""`Events`, a `Recording` of them, or what `as_events` makes them from."""
 
 
 def as_events(events: EventsLike, size: tuple[int, int]) -> Events:
-    """Events of another library as `Events`, checked; `Events` themselves as they are.
+    """Events of another library as `Events`, checked; `Events` themselves, or those of a `Recording`, as they are.
 
     `Aligner`, `Follower`, `align` and `align_packets` call it: give them such arrays as they are.
 
@@ -51,6 +53,8 @@ def as_events(events: EventsLike, size: tuple[int, int]) -> Events:
     """
     if isinstance(events, Events):
         return events
+    if isinstance(events, Recording):
+        return events.events
     array = events if isinstance(events, np.ndarray) else _asked(events)
     names = array.dtype.names
     if names is None:
@@ -79,8 +83,5 @@ def as_events(events: EventsLike, size: tuple[int, int]) -> Events:
 def _asked(events: HasNumpy) -> np.ndarray:
     array = events.numpy() if isinstance(events, HasNumpy) else None
     if not isinstance(array, np.ndarray):
-        raise InputError(
-            f"events: a {type(events).__name__}; expected Events, a structured array with fields t, x, y, p, or an "
-            "EventStore of dv-processing"
-        )
+        raise refusal(events, "Events")
     return array

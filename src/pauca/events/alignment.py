@@ -12,11 +12,13 @@ from jaxtyping import Float
 from pauca.errors import ConfigError, InputError
 from pauca.events.adapters import EventsLike, as_events
 from pauca.events.camera import Camera, undistortion_table
+from pauca.events.given import expect
 from pauca.events.gyro_prior import Expected, GyroPrior, combined
 from pauca.events.history import History
 from pauca.events.kernels.bearings import look_up_bearings, seconds_since
 from pauca.events.noise import shows_structure
 from pauca.events.packets import Estimate, PacketEstimator, Still
+from pauca.events.recording import Recording, events_of
 from pauca.events.settings import AlignConfig
 from pauca.events.types import Alignment, Events, Packet, Status
 from pauca.events.windows import Cut, Flow, joined
@@ -77,6 +79,8 @@ class Aligner:
     _pushing: Lock = field(default_factory=Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        expect(self.camera, Camera)
+        expect(self.config, AlignConfig)
         if self.prior is not None and self.config.motion != "rotation":
             raise ConfigError("a gyroscope tells of rotations; it is no prior of a translation")
         self._estimator = PacketEstimator(self.camera, self.config)
@@ -111,8 +115,9 @@ class Aligner:
                 first = end
             return alignments
 
-    def packet(self, events: Events) -> Packet:
+    def packet(self, events: Events | Recording) -> Packet:
         """Bearings and relative times of the events."""
+        events = events_of(events)
         start = int(events.t_us[0]) if len(events) else 0
         t_ref_us = start + (events.duration_us // 2 if self.config.reference == "middle" else 0)
         x, y, dt_s = np.empty((3, len(events)), np.float32)
@@ -124,11 +129,13 @@ class Aligner:
         seconds_since(events.t_us, t_ref_us, dt_s)
         return Packet(x, y, dt_s, events.p, t_ref_us, start, start + events.duration_us)
 
-    def score(self, events: Events, velocity: Float[np.ndarray, "k"]) -> float:
+    def score(self, events: Events | Recording, velocity: Float[np.ndarray, "k"]) -> float:
         """What `align` maximizes, at a constant velocity of one's own: to compare with the score it found."""
         return self._estimator.score(self.packet(events), velocity).value
 
-    def images(self, events: Events, alignment: Alignment | None = None) -> Float[np.ndarray, "2 height width"]:
+    def images(
+        self, events: Events | Recording, alignment: Alignment | None = None
+    ) -> Float[np.ndarray, "2 height width"]:
         """Images of the events, OFF and ON, warped by an alignment, or as they are: undistorted, with the border."""
         packet, scorer = self.packet(events), self._estimator.scorer
         if alignment is None:
@@ -145,7 +152,7 @@ class Aligner:
                 `as_events` takes.
         """
         waiting = None
-        for part in map(self._checked, [events] if isinstance(events, EventsLike) else events):
+        for part in map(self._checked, [events] if isinstance(events, EventsLike | str) else expect(events, Iterable)):
             waiting = part if waiting is None else joined([waiting, part])
             end = yield from self._packets(waiting, _Known.ALL_BUT_END)
             waiting = waiting[end:]

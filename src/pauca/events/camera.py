@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from pauca.errors import InputError
 from pauca.events.calibration import Calibration, read_calibration
+from pauca.events.given import path_of
 from pauca.events.lens import LensModel, distort, undistort
 
 
@@ -83,7 +84,8 @@ class Camera:
             InputError: where the file is none of these, its lens model neither radtan nor equidistant, or no lens
                 explains a map to half a pixel.
         """
-        return cls.from_calibration(read_calibration(Path(path), size, name), Path(path))
+        path = path_of(path)
+        return cls.from_calibration(read_calibration(path, size, name), path)
 
     @classmethod
     def from_calibration(cls, calibration: Calibration, where: Path) -> "Camera":

@@ -8,8 +8,9 @@ import numpy as np
 from pauca.errors import InputError
 from pauca.events.hot_pixels import HotPixel, find_hot_pixels, rated
 from pauca.events.io import EventStream
-from pauca.events.recording import Recording, in_words
+from pauca.events.recording import Recording, in_words, recording_of
 from pauca.events.statistics import Statistics
+from pauca.events.types import Events
 
 RATE_BIN_US = 10_000
 """The peak rate is that of the busiest bin; 10 ms average over read-out bursts and still show fast motion."""
@@ -84,26 +85,27 @@ class Info:
         }
 
 
-def info(recording: Recording | EventStream) -> Info:
+def info(recording: Recording | Events | EventStream) -> Info:
     """Describe a recording, and say what is wrong with it.
 
     Args:
-        recording: what `read` or `open_events` gave; of the latter, memory holds a few chunks.
+        recording: what `read` or `open_events` gave, or events alone; of a stream, memory holds a few chunks.
 
     Raises:
         InputError: the recording holds no events, or, of a stream, what `read` would raise.
     """
-    stream = isinstance(recording, EventStream)
-    chunks = recording if stream else [recording.events]
-    name = recording.path.name if stream else recording.name
-    found = Statistics(recording.size if stream else recording.events.size, RATE_BIN_US, _SHORTEST_GAP_US + 1)
+    if isinstance(recording, EventStream):
+        chunks, size, name, notes = recording, recording.size, recording.path.name, ()
+    else:
+        recording = recording_of(recording)
+        chunks, size, name, notes = [recording.events], recording.events.size, recording.name, recording.notes
+    found = Statistics(size, RATE_BIN_US, _SHORTEST_GAP_US + 1)
     for chunk in chunks:
         found.add(chunk)
     if found.count == 0:
         raise InputError(f"{name or 'recording'}: holds no events")
     hot = rated(find_hot_pixels(chunks).on_sensor, found.counts, found.duration_us)
     gaps = _gaps(found)
-    notes = recording.notes if not stream else ()
     camera, truth = recording.camera, recording.ground_truth
     return Info(
         name=name,

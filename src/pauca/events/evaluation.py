@@ -10,6 +10,7 @@ from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation, Slerp
 
 from pauca.errors import ConfigError, InputError
+from pauca.events.given import expect
 from pauca.events.recording import GroundTruth
 from pauca.events.trajectory import Trajectory
 
@@ -124,6 +125,7 @@ def evaluate(
         InputError: where the trajectory is not a rotation, no packet can be trusted, or none falls into the time of
             the truth.
     """
+    trajectory, truth = expect(trajectory, Trajectory), expect(truth, GroundTruth)
     if trajectory.motion != "rotation":
         raise InputError(
             "evaluate: the trajectory is a translation; only rotations have an angular velocity to compare"

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pauca.events.camera import Camera, undistortion_table
+from pauca.events.given import expect
 from pauca.events.kernels.bearings import look_up_bearings, seconds_since
 from pauca.events.kernels.warp import rotate
 from pauca.events.likelihood import NegativeBinomial
@@ -68,7 +69,7 @@ class FocalLength:
 def telling_packets(alignments: Sequence[Alignment], pixels_per_rad: float) -> dict[int, Alignment]:
     """Packets to ask, by number: of those that moved the image, as many as needed, spread over the recording."""
     moving = []
-    for i, each in enumerate(alignments):
+    for i, each in enumerate(expect(alignments, Sequence)):
         seconds = (each.end_us - each.start_us) * 1e-6
         moved = pixels_per_rad * seconds * float(np.linalg.norm(each.velocity[:2]))
         if each.status is Status.CONVERGED and each.motion == "rotation" and moved > _MOVED_PIXELS:

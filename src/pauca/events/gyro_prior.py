@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Float
 
 from pauca.errors import ConfigError, InputError
+from pauca.events.given import expect
 from pauca.events.gyroscope import GyroFit
 from pauca.events.packets import Estimate
-from pauca.events.recording import GroundTruth
+from pauca.events.recording import GroundTruth, Inertial, gyro_of
 from pauca.events.score import REST_CHI2
 from pauca.events.types import Packet, Status
 
@@ -64,7 +65,7 @@ class GyroPrior:
             raise ConfigError(f"the standard deviation of a gyroscope must be positive, got {self.sd_rad_s} rad/s")
 
     @classmethod
-    def from_fit(cls, fit: GyroFit, gyro: GroundTruth, sd_deg_s: float = 1.0) -> "GyroPrior":
+    def from_fit(cls, fit: GyroFit, gyro: GroundTruth | Inertial, sd_deg_s: float = 1.0) -> "GyroPrior":
         """Readings with the offset, mounting and bias that `fit_gyro` found, and what it leaves open.
 
         Args:
@@ -72,7 +73,7 @@ class GyroPrior:
             gyro: its readings, on its own clock and axes.
             sd_deg_s: standard deviation of a reading.
         """
-        seen = fit.apply(gyro)
+        seen = expect(fit, GyroFit).apply(gyro)
         return cls(
             seen.t_s * 1e6,
             seen.omega_rad_s,
@@ -83,8 +84,9 @@ class GyroPrior:
         )
 
     @classmethod
-    def of_camera(cls, gyro: GroundTruth, sd_deg_s: float = 1.0) -> "GyroPrior":
+    def of_camera(cls, gyro: GroundTruth | Inertial, sd_deg_s: float = 1.0) -> "GyroPrior":
         """Readings that are on the camera's clock and about its axes already, without bias."""
+        gyro = gyro_of(gyro)
         return cls(gyro.t_s * 1e6, gyro.omega_rad_s, float(np.radians(sd_deg_s)))
 
     def expected(self, packet: Packet, accelerates: bool = True) -> Expected | None:

@@ -16,7 +16,8 @@ from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
 from pauca.errors import InputError
-from pauca.events.recording import GroundTruth
+from pauca.events.given import expect
+from pauca.events.recording import GroundTruth, Inertial, gyro_of
 from pauca.events.trajectory import Trajectory
 
 _FEWEST = 12  # velocities: seven numbers are sought
@@ -93,8 +94,9 @@ class GyroFit:
                 f"{path}: is no fit of a gyroscope as `pauca events gyro --json` prints it ({error!r})"
             ) from None
 
-    def apply(self, gyro: GroundTruth) -> GroundTruth:
+    def apply(self, gyro: GroundTruth | Inertial) -> GroundTruth:
         """The gyroscope's velocities as the camera's: on its clock and axes, without the bias."""
+        gyro = gyro_of(gyro)
         return GroundTruth(gyro.t_s + self.offset_s, (gyro.omega_rad_s - self.bias_rad_s) @ self.axes.T)
 
 
@@ -108,17 +110,19 @@ def _of_shape(values: Any, shape: tuple[int, ...]) -> np.ndarray:
 _SHAPES = {"axes": (3, 3), "axes_sd_deg": (3,), "bias_rad_s": (3,), "bias_sd_rad_s": (3,)}
 
 
-def fit_gyro(trajectory: Trajectory, gyro: GroundTruth, within_s: float = 0.2) -> GyroFit:
+def fit_gyro(trajectory: Trajectory, gyro: GroundTruth | Inertial, within_s: float = 0.2) -> GyroFit:
     """Find the offset, mounting and bias of a gyroscope from a trajectory of its camera.
 
     Args:
         trajectory: what `align` found; only velocities that can be trusted count.
-        gyro: the gyroscope's times and rates, on its own clock and axes (`read_ground_truth` reads them).
+        gyro: the gyroscope's times and rates, on its own clock and axes (`read_ground_truth` reads them); or
+            the recording's own, `recording.inertial`.
         within_s: largest offset to look for, to either side.
 
     Raises:
         InputError: a translation, or too few trusted velocities while the gyroscope ran, or no motion to compare.
     """
+    trajectory, gyro = expect(trajectory, Trajectory), gyro_of(gyro)
     if trajectory.motion != "rotation":
         raise InputError("the trajectory is a translation; a gyroscope measures rotations")
     if not within_s > 0:

@@ -10,7 +10,7 @@ from scipy.ndimage import rank_filter
 
 from pauca.errors import InputError
 from pauca.events.kernels.pixels import count_events
-from pauca.events.recording import Recording, leave_out
+from pauca.events.recording import Recording, events_of, leave_out, recording_of
 from pauca.events.types import Events
 
 _MANY_EVENTS = 10  # below so many events a pixel is not called hot
@@ -30,7 +30,7 @@ class HotPixel:
     rate_hz: float
 
 
-def hot_pixel_mask(events: Events) -> Bool[np.ndarray, "height width"]:
+def hot_pixel_mask(events: Events | Recording) -> Bool[np.ndarray, "height width"]:
     """Which pixels fire far more than those around them, all the time: True where hot.
 
     A hot pixel has at least ten events, has one and a half times as many as the fourth busiest of its 24 neighbors
@@ -40,7 +40,7 @@ def hot_pixel_mask(events: Events) -> Bool[np.ndarray, "height width"]:
     It cannot tell a pixel that the scene itself makes fire about as often (a rich texture at 1,000 deg/s), nor in a few
     packets: at 500 Hz ten events take 20 ms.
     """
-    return find_hot_pixels([events]).on_sensor
+    return find_hot_pixels([events_of(events)]).on_sensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +159,10 @@ def _active_share(
     return active.mean(axis=0).reshape(shape)
 
 
-def remove_hot_pixels(recording: Recording) -> Recording:
-    """The recording without the events of hot pixels; its notes and its report say how many went."""
+def remove_hot_pixels(recording: Recording | Events) -> Recording:
+    """The recording without the events of hot pixels; its notes and its report say how many went. Of events alone, a
+    recording of what is left."""
+    recording = recording_of(recording)
     events = recording.events
     hot = find_hot_pixels([events])
     if not len(hot):

@@ -9,7 +9,7 @@ from scipy.ndimage import binary_dilation
 
 from pauca.events.hot_pixels import pixel_indices
 from pauca.events.kernels.support import count_blocks, count_supported, find_supported
-from pauca.events.recording import Recording, leave_out
+from pauca.events.recording import Recording, events_of, leave_out, recording_of
 from pauca.events.types import Events
 from pauca.events.windows import joined
 
@@ -28,7 +28,7 @@ _FACTOR, _MARGIN = 1.2, 0.03
 _STRUCTURED, _FILTERED = 0.05, 0.9  # shares of supported events
 
 
-def noise_mask(events: Events) -> Bool[np.ndarray, "n"]:
+def noise_mask(events: Events | Recording) -> Bool[np.ndarray, "n"]:
     """Which events are background noise, as far as it can be told: True for noise.
 
     An event counts as noise if no neighboring pixel fires within a millisecond, in windows of 50 ms in which the
@@ -36,6 +36,7 @@ def noise_mask(events: Events) -> Bool[np.ndarray, "n"]:
     neighbors no more often than events that know nothing of each other. Where every part of the image sees a moving
     texture, nothing is.
     """
+    events = events_of(events)
     duration_us = int(events.t_us[-1] - events.t_us[0]) + 1 if len(events) else 0
     edges_us = _edges(int(events.t_us[0]) if len(events) else 0, 0, duration_us)
     return _mask(events, edges_us)
@@ -144,8 +145,10 @@ def _is_noisy(events: Events, first: int, end: int) -> bool:
     return bool(with_neighbors < _FACTOR * expected + _MARGIN)
 
 
-def remove_noise(recording: Recording) -> Recording:
-    """The recording without the events that `noise_mask` finds; its notes and its report say how many went."""
+def remove_noise(recording: Recording | Events) -> Recording:
+    """The recording without the events that `noise_mask` finds; its notes and its report say how many went. Of events
+    alone, a recording of what is left."""
+    recording = recording_of(recording)
     events = recording.events
     noise = noise_mask(events)
     if not noise.any():

@@ -1,7 +1,7 @@
 """Passes over a recording that is larger than memory: without what is no event of the scene, from a place on, of some
 packets alone, or in pieces of time."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ from jaxtyping import Int64
 
 from pauca.errors import InputError
 from pauca.events.camera import Camera
+from pauca.events.given import expect, refusal
 from pauca.events.hot_pixels import HotPixels
 from pauca.events.io import EventStream
 from pauca.events.noise import without_noise
@@ -24,7 +25,11 @@ def parts_of(recording: Chunks) -> Iterable[Events]:
     """The events, part by part; an `EventStream`, a `Clean` or a list can be gone through more than once."""
     if isinstance(recording, Recording):
         return [recording.events]
-    return [recording] if isinstance(recording, Events) else recording
+    if isinstance(recording, Events):
+        return [recording]
+    if isinstance(recording, np.ndarray | str) or not isinstance(recording, Iterable):
+        raise refusal(recording, "Recording")
+    return [expect(part, Events) for part in recording] if isinstance(recording, Sequence) else recording
 
 
 @dataclass(eq=False)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int64
 
 from pauca.errors import InputError
 from pauca.events.camera import Camera
+from pauca.events.given import expect, refusal
 from pauca.events.types import Events
 
 
@@ -110,12 +111,45 @@ def camera_of(recording: object, camera: Camera | None = None) -> Camera:
     """The camera that is given, or else the recording's own.
 
     Raises:
-        InputError: neither is known.
+        InputError: neither is known, or what is given is no camera.
     """
     found = camera or getattr(recording, "camera", None)
     if found is None:
         raise InputError("the recording does not say its camera: give one, such as Camera.from_file('calib.txt')")
-    return found
+    return expect(found, Camera)
+
+
+def recording_of(given: Recording | Events) -> Recording:
+    """A recording; of events alone, one that knows nothing else.
+
+    Raises:
+        InputError: it is neither.
+    """
+    return Recording(given) if isinstance(given, Events) else expect(given, Recording)
+
+
+def events_of(given: Events | Recording) -> Events:
+    """Events, also those of a recording.
+
+    Raises:
+        InputError: it is neither.
+    """
+    return given.events if isinstance(given, Recording) else expect(given, Events)
+
+
+def gyro_of(given: GroundTruth | Inertial) -> GroundTruth:
+    """Angular velocities over time, also those of an inertial sensor, about its own axes.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if isinstance(given, Inertial):
+        return GroundTruth(given.t_us * 1e-6, given.angular_velocity_rad_s)
+    if isinstance(given, Recording):
+        raise refusal(
+            given, "GroundTruth", "the gyroscope of a recording, where its file has one, is recording.inertial"
+        )
+    return expect(given, GroundTruth)
 
 
 def leave_out(recording: Recording, dropped: Bool[np.ndarray, "n"], reason: str) -> Recording:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from scipy.spatial.transform import Rotation
 
 from pauca.errors import InputError
+from pauca.events.given import expect, path_of
 from pauca.events.io.npz import read_arrays
 from pauca.events.types import Alignment, Motion, Status
 from pauca.runs import atomic_write, write_text
@@ -81,8 +82,9 @@ class Trajectory:
         return sum(found is status for found in self.status)
 
     @classmethod
-    def from_alignments(cls, alignments: Sequence[Alignment]) -> "Trajectory":
-        """Put alignments of one recording together."""
+    def from_alignments(cls, alignments: Iterable[Alignment]) -> "Trajectory":
+        """Put alignments of one recording together, which may still be on their way: `align_packets`."""
+        alignments = [expect(alignment, Alignment) for alignment in expect(alignments, Iterable)]
         if not alignments:
             raise InputError("no packet was aligned: the recording holds no events")
 
@@ -154,12 +156,12 @@ class Trajectory:
     @classmethod
     def from_file(cls, path: str | Path) -> "Trajectory":
         """Read what `to_npz` or `to_csv` wrote."""
-        return cls.from_npz(path) if Path(path).suffix == ".npz" else cls.from_csv(path)
+        return cls.from_npz(path) if path_of(path).suffix == ".npz" else cls.from_csv(path)
 
     @classmethod
     def from_csv(cls, path: str | Path) -> "Trajectory":
         """Read what `to_csv` wrote."""
-        path = Path(path)
+        path = path_of(path)
         if not path.is_file():
             raise InputError(f"{path}: no such file")
         try:
@@ -217,7 +219,7 @@ class Trajectory:
     @classmethod
     def from_npz(cls, path: str | Path) -> "Trajectory":
         """Read what `to_npz` wrote."""
-        path = Path(path)
+        path = path_of(path)
         if not path.is_file():
             raise InputError(f"{path}: no such file")
         columns: dict[str, Any] = dict(read_arrays(path))

@@ -66,13 +66,13 @@ def frames(
     """
     from pauca.events.plots import polarity_image  # brings matplotlib
 
-    camera, attitude = camera_of(recording, camera), Attitude.from_trajectory(trajectory)
+    parts, camera, attitude = parts_of(recording), camera_of(recording, camera), Attitude.from_trajectory(trajectory)
     step_us = round(1e6 / config.fps)
     starts = np.arange(attitude.begin_us, int(attitude.times_us[-1]), step_us)
     looks = _looks(attitude, starts + step_us // 2, config.smooth_s)
     aligner, frame, full = Aligner(camera), Frame(camera, config.border), 0.0
     edges_us = np.append(starts, starts[-1:] + step_us)
-    for look, window in zip(looks, pieces_between(parts_of(recording), edges_us), strict=True):
+    for look, window in zip(looks, pieces_between(parts, edges_us), strict=True):
         packet = aligner.packet(window)
         raw = _both(np.stack([packet.x, packet.y, np.ones_like(packet.x)], axis=1), window.p, frame)
         still = _both(attitude.rays(window.t_us, packet.x, packet.y) @ look, window.p, frame)

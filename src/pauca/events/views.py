@@ -14,7 +14,9 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 
 from pauca.errors import ConfigError
+from pauca.events.adapters import EventsLike, as_events
 from pauca.events.alignment import Aligner
+from pauca.events.given import expect
 from pauca.events.types import Alignment, Events, Status
 from pauca.events.warp import Frame
 
@@ -134,7 +136,7 @@ class ViewBuilder:
         return self._pose.placed(images)
 
 
-def views(aligner: Aligner, events: Events, config: ViewConfig | None = None) -> Iterator[View]:
+def views(aligner: Aligner, events: EventsLike, config: ViewConfig | None = None) -> Iterator[View]:
     """The views of a whole stream, one after the other; every event is in one of them.
 
     >>> recording = read("recording.npz")
@@ -145,6 +147,7 @@ def views(aligner: Aligner, events: Events, config: ViewConfig | None = None) ->
         events: the stream.
         config: when a view ends.
     """
+    events = as_events(events, expect(aligner, Aligner).camera.size)
     builder = ViewBuilder(aligner, config or ViewConfig())
     for alignment in aligner.follow(events):
         window = events.between(alignment.start_us, alignment.end_us + 1)

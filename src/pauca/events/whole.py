@@ -9,19 +9,20 @@ import numpy as np
 from jaxtyping import Bool
 
 from pauca.errors import InputError
-from pauca.events.adapters import EventsLike, as_events
+from pauca.events.adapters import EventsLike, HasNumpy, as_events
 from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
 from pauca.events.continuous import WindowScorer, reconciled
 from pauca.events.continuous import refine as refine_packets
 from pauca.events.focal import ask_focal_length, telling_packets, widened
+from pauca.events.given import expect, refusal
 from pauca.events.hot_pixels import check_something_left, find_hot_pixels, remove_hot_pixels
 from pauca.events.io import EventStream
 from pauca.events.likelihood import NegativeBinomial
 from pauca.events.noise import remove_noise
 from pauca.events.passes import Clean, windows_of
 from pauca.events.pieces import Workers
-from pauca.events.recording import Recording, camera_of
+from pauca.events.recording import Recording, camera_of, events_of
 from pauca.events.settings import AlignConfig
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Alignment, Events, Status
@@ -39,12 +40,13 @@ _OVERLAP_DENSITY = 8.0  # events for each pixel of the sensor, at most: where th
 _LEAST_DENSITY = 20.0  # of a piece
 
 
-def cut_windows(events: Events, config: AlignConfig) -> Iterator[Events]:
+def cut_windows(events: Events | Recording, config: AlignConfig) -> Iterator[Events]:
     """Consecutive windows as `AlignConfig` describes them, which hold every event.
 
     `align` cuts by the motion as well: a packet ends at `packet_pixels`, and one that rests is extended.
     """
-    cut, first = config.cut(events.size), 0
+    events = events_of(events)
+    cut, first = expect(config, AlignConfig).cut(events.size), 0
     while first < len(events):
         end = cut.end(events.t_us, first)
         yield events[first:end]
@@ -55,7 +57,7 @@ cut_packets = cut_windows  # its name in 0.1: what it yields are windows of even
 
 
 def align_packets(
-    recording: Recording | EventsLike,
+    recording: EventsLike,
     camera: Camera | None = None,
     config: AlignConfig | None = None,
 ) -> Iterator[Alignment]:
@@ -74,7 +76,7 @@ def align_packets(
 
 
 def align(
-    recording: Recording | EventsLike | EventStream,
+    recording: EventsLike | EventStream,
     camera: Camera | None = None,
     config: AlignConfig | None = None,
     progress: Callable[[Alignment], None] | None = None,
@@ -96,7 +98,7 @@ def align(
     Raises:
         InputError: where the camera is missing, of another size, or the recording is empty.
     """
-    config = config or AlignConfig()
+    config = expect(config or AlignConfig(), AlignConfig)
     if isinstance(recording, EventStream):
         hot = find_hot_pixels(recording) if config.remove_hot_pixels else None
         if hot is not None:
@@ -163,7 +165,7 @@ def can_refine(packets: Trajectory, config: AlignConfig) -> bool:
 
 
 def refine(
-    recording: Recording | EventsLike,
+    recording: EventsLike,
     packets: Trajectory,
     camera: Camera | None = None,
     config: AlignConfig | None = None,
@@ -181,7 +183,7 @@ def refine(
     Raises:
         InputError: where the camera is missing, or the packets are of a translation.
     """
-    config = config or AlignConfig()
+    config, packets = config or AlignConfig(), expect(packets, Trajectory)
     events, camera = _events_and_camera(recording, camera, config)
     if packets.motion != "rotation":
         raise InputError("refine: the trajectory is a translation; only rotations are estimated between packets")
@@ -301,13 +303,14 @@ def window_scorer(camera: Camera, config: AlignConfig) -> WindowScorer:
     return WindowScorer(frame, pixel_score, config.vote, config.blur_sigma, config.trajectory.unsigned)
 
 
-def _events_and_camera(
-    recording: Recording | EventsLike, camera: Camera | None, config: AlignConfig
-) -> tuple[Events, Camera]:
+def _events_and_camera(recording: EventsLike, camera: Camera | None, config: AlignConfig) -> tuple[Events, Camera]:
+    config = expect(config, AlignConfig)
     if not isinstance(recording, Recording | Events):
+        if not isinstance(recording, np.ndarray | HasNumpy):
+            raise refusal(recording, "Recording")
         if camera is None:
             raise InputError("an array does not say its camera: give one, such as Camera.from_file('calib.txt')")
-        recording = as_events(recording, camera.size)
+        recording = as_events(recording, expect(camera, Camera).size)
     if isinstance(recording, Events):
         recording = Recording(recording, camera)
     camera = camera_of(recording, camera)

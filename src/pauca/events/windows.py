@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
+from pauca.errors import InputError
+from pauca.events.given import expect
 from pauca.events.types import Events
 
 _LEAST_SHARE = 5  # a packet that ends by displacement holds at least this part of the fewest events
@@ -76,6 +78,9 @@ class Cut:
 
 def joined(windows: Sequence[Events]) -> Events:
     """One window of several that follow each other."""
+    windows = [expect(window, Events) for window in expect(windows, Sequence)]
+    if not windows:
+        raise InputError("joined: there is no window of events to join")
     if len(windows) == 1:
         return windows[0]
     columns = {name: np.concatenate([getattr(w, name) for w in windows]) for name in ("t_us", "x", "y", "p")}

@@ -15,7 +15,7 @@ from pauca.events.diagnosis.rates import Rates
 from pauca.events.hot_pixels import find_hot_pixels, rated
 from pauca.events.io import EventStream
 from pauca.events.io.order import ClockError
-from pauca.events.recording import ReadReport, Recording, Remedy
+from pauca.events.recording import ReadReport, Recording, Remedy, recording_of
 from pauca.events.statistics import Statistics
 from pauca.events.types import Events
 
@@ -61,13 +61,13 @@ class CheckReport:
         return lines + [f"  note: {note}" for note in self.notes]
 
 
-def check(recording: Recording | EventStream) -> CheckReport:
+def check(recording: Recording | Events | EventStream) -> CheckReport:
     """Look for hot and dead pixels, flicker, a clock that jumps, gaps, dropped packets, a saturated read-out, a wrong
     size of the sensor, polarity imbalance and empty regions.
 
     Args:
-        recording: what `read` or `open_events` gave; of the latter, memory holds a few chunks. A stream whose clock
-            steps back too far is looked at up to there.
+        recording: what `read` or `open_events` gave, or events alone; of a stream, memory holds a few chunks. A stream
+            whose clock steps back too far is looked at up to there.
 
     Raises:
         InputError: the recording holds no events, or, of a stream, what `read` would raise.
@@ -75,6 +75,7 @@ def check(recording: Recording | EventStream) -> CheckReport:
     if isinstance(recording, EventStream):
         stream, chunks, size, name = recording, recording, recording.size, recording.path.name
     else:
+        recording = recording_of(recording)
         stream, chunks, size, name = None, [recording.events], recording.events.size, recording.name
     found, rates, faults = Statistics(size, 10_000, timing.JUMP_US), Rates(), []
     whole = True

@@ -8,6 +8,7 @@ from pauca.errors import ConfigError, InputError
 from pauca.events.camera import Camera
 from pauca.events.exports.mcap import write_mcap
 from pauca.events.exports.viewer import Viewer, check_viewer, open_viewer
+from pauca.events.given import expect, path_of
 from pauca.events.passes import Chunks, parts_of, pieces_between
 from pauca.events.recording import camera_of
 from pauca.events.trajectory import Trajectory, decimal_seconds
@@ -42,7 +43,7 @@ def export(
         InputError: `path` exists and `force` is not set, a translation where that has no meaning, or no camera.
         PaucaError: .rrd without the package that writes it.
     """
-    path = Path(path)
+    path, trajectory = path_of(path), expect(trajectory, Trajectory)
     check_export(path, force, recording is not None)
     if path.suffix.lower() == ".rrd":
         with atomic_write(path, force) as temporary:

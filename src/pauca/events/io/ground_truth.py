@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation, Slerp
 
 from pauca.errors import InputError
+from pauca.events.given import path_of
 from pauca.events.io.npz import ground_truth_of, read_arrays
 from pauca.events.recording import GroundTruth
 
@@ -28,7 +29,7 @@ def read_ground_truth(path: str | Path) -> GroundTruth:
     Raises:
         InputError: where the file is none of these, or its times do not increase.
     """
-    path = Path(path)
+    path = path_of(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     readers = {".npz": _from_npz, ".csv": _from_csv}

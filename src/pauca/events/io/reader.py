@@ -1,9 +1,11 @@
 """One function for every format: the file's first bytes, not its name, say what it is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pauca.errors import InputError
+from pauca.events.given import expect, path_of, refusal
 from pauca.events.io import aedat, aedat4, event_stream, rosbag
 from pauca.events.io.hdf5 import open_hdf5
 from pauca.events.io.nmnist import open_nmnist
@@ -76,7 +78,7 @@ def read(
         >>> recording = read("shapes_rotation/events.txt")
         >>> recording.events.t_us, recording.report.summary()
     """
-    path = Path(path)
+    path = path_of(path)
     config = ReadConfig(time_unit, size, group, columns, sort, strict)
     return read_whole(path, _open(path, config), size, sort, strict)
 
@@ -100,7 +102,7 @@ def open_events(
     Raises:
         InputError: as `read`; here, or while chunks are read.
     """
-    path = Path(path)
+    path, config = path_of(path), expect(config, ReadConfig)
     if chunk_events < 1:
         raise InputError(f"chunk_events {chunk_events} must be at least 1")
     return EventStream(path, _open(path, config), config.size, config.sort, config.strict, chunk_events)
@@ -109,10 +111,14 @@ def open_events(
 def _open(path: Path, config: ReadConfig) -> Source:
     """The file's source: its first bytes say what it is."""
     time_unit, group = config.time_unit, config.group
+    if not isinstance(time_unit, str | None):
+        raise refusal(time_unit, "time unit", f"choose one of {', '.join(MICROSECONDS)}")
+    if not isinstance(config.size, Sequence | None):
+        raise refusal(config.size, "size", "give (width, height) in pixels")
     if time_unit is not None and time_unit not in MICROSECONDS:
         raise InputError(f"time_unit {time_unit!r} is unknown; choose one of {', '.join(MICROSECONDS)}")
     if config.size is not None and (len(config.size) != 2 or min(config.size) < 1):
-        raise InputError(f"size {config.size} is no (width, height) in pixels")
+        raise InputError(f"size {config.size!r} is no (width, height) in pixels")
     if path.is_dir() and (path / "metadata.yaml").is_file():
         return rosbag.open_rosbag(path, group, ros=2)
     start = _first_bytes(path)

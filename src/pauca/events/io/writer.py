@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pauca.errors import ConfigError, InputError
+from pauca.events.given import expect, path_of
 from pauca.events.io.encoders import DatEncoder, Hdf5Encoder, NpzEncoder, RawEncoder, TextEncoder
 from pauca.events.io.encoders.base import About, Encoder
 from pauca.events.io.encoders.hdf5 import Compression
 from pauca.events.io.encoders.prophesee import RawEncoding
 from pauca.events.io.reader import ReadConfig, open_events
-from pauca.events.recording import ReadReport, Recording
+from pauca.events.io.stream import EventStream
+from pauca.events.recording import ReadReport, Recording, recording_of
 from pauca.events.types import Events
 from pauca.runs import atomic_write, check_can_write
 
@@ -76,22 +78,32 @@ def check_target(path: Path, force: bool = False) -> None:
     check_can_write(path, force)
 
 
-def write(path: str | Path, recording: Recording, *, config: WriteConfig = WriteConfig(), force: bool = False) -> Path:
+def write(
+    path: str | Path,
+    recording: Recording | Events | EventStream,
+    *,
+    config: WriteConfig = WriteConfig(),
+    force: bool = False,
+) -> Path:
     """Write a recording in one step: the file is whole or not there at all.
 
     Args:
         path: .npz and .h5 (or .hdf5) hold all of it, bit for bit; HDF5 has DSEC's layout, which other tools read. Text
             (.txt, .csv, both also .gz), .raw and .dat hold the events alone; `convert` says what was left out.
-        recording: what to write; the report is not kept.
+        recording: what to write; events alone will do, and what `open_events` returned is written chunk by chunk. The
+            report is not kept.
         config: how, where the format leaves a choice.
         force: replace a file that exists.
 
     Raises:
         InputError: another ending, the file exists and `force` is not set, or the format cannot hold these events.
     """
-    path = Path(path)
+    path = path_of(path)
+    if not isinstance(recording, EventStream):
+        recording = recording_of(recording)
     check_target(path, force)
-    _write(path, [recording.events], recording, config, force)
+    chunks = recording if isinstance(recording, EventStream) else [recording.events]
+    _write(path, chunks, recording, expect(config, WriteConfig), force)
     return path
 
 
@@ -117,7 +129,7 @@ def convert(
     Raises:
         InputError: as `read` and `write`; nothing is left behind.
     """
-    target = Path(target)
+    source, target = path_of(source), path_of(target)
     check_target(target, force)
     stream = open_events(source, reading)
 
@@ -127,7 +139,7 @@ def convert(
             if progress is not None:
                 progress(len(chunk))
 
-    notes = _write(target, chunks(), stream, config, force)
+    notes = _write(target, chunks(), stream, expect(config, WriteConfig), force)
     assert stream.report is not None  # the stream has come to its end
     return Conversion(target, stream.report, tuple(notes))
 

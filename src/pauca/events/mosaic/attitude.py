@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from scipy.spatial.transform import Rotation
 
 from pauca.errors import InputError
+from pauca.events.given import expect
 from pauca.events.trajectory import Trajectory, decimal_seconds
 from pauca.runs import write_text
 
@@ -29,6 +30,7 @@ class Attitude:
         Raises:
             InputError: it is a translation, or none of its rows can be trusted.
         """
+        trajectory = expect(trajectory, Trajectory)
         if trajectory.motion != "rotation":
             raise InputError("the trajectory is a translation: only rotations turn a camera")
         if not trajectory.trusted.any():

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from pauca.errors import ConfigError, InputError
 from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
+from pauca.events.given import expect
 from pauca.events.mosaic.attitude import Attitude
 from pauca.events.mosaic.closures import SEGMENT_EVENTS, Closure, Segment, balance, find_closures
 from pauca.events.mosaic.shelf import Shelf
@@ -98,7 +99,8 @@ def panorama(
     Raises:
         InputError: no camera, no events, or a trajectory without any velocity that can be trusted.
     """
-    camera, parts = camera_of(recording, camera), parts_of(recording)
+    parts, camera = parts_of(recording), camera_of(recording, camera)
+    trajectory, config = expect(trajectory, Trajectory), expect(config, PanoramaConfig)
     if isinstance(recording, Recording | Events) and not any(len(part) for part in parts):
         raise InputError("the recording holds no events")
     attitude, aligner = Attitude.from_trajectory(trajectory), Aligner(camera, AlignConfig())

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from scipy.spatial.transform import Rotation
 
 from pauca.events.camera import Camera, undistortion_table
+from pauca.events.given import expect
 from pauca.events.kernels.simulate import expose, look
 from pauca.events.recording import GroundTruth, Recording
 from pauca.events.simulation import moving
@@ -62,7 +63,8 @@ def simulate(
     Examples:
         >>> recording = simulate(SimulateConfig(scene="shapes", duration_s=1.0, seed=7))
     """
-    config = config or SimulateConfig()
+    config, camera = expect(config or SimulateConfig(), SimulateConfig), expect(camera, Camera)
+    motion = None if motion is None else expect(motion, GroundTruth)
     # Independent streams: a longer recording or another noise level leaves the scene and the motion as they were.
     scene_rng, motion_rng, sensor_rng, noise_rng, object_rng = np.random.default_rng(config.seed).spawn(5)
     t_s, omega = resample(motion) if motion else _movement(config, motion_rng)
