@@ -203,7 +203,7 @@ def test_several_processes_write_lines_and_draw_no_bars(monkeypatch, capfd):
 
 def test_after_an_interruption_no_further_recording_begins(monkeypatch):
     class Pool:
-        def __init__(self, *_):
+        def __init__(self, *_, **named):
             pass
 
         def shutdown(self, **how):

@@ -7,15 +7,17 @@ import io
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pauca.errors import ConfigError, PaucaError
 from pauca.events.verbs.aligning import JOURNAL, AlignRun
+from pauca.interrupts import end_at_interrupt, interrupts_raise, interrupts_wait
 from pauca.runs import write_text
 
 ACCOUNT = "recordings.csv"
@@ -73,7 +75,8 @@ def align_many(runs: dict[Path, AlignRun], account: Path, at_once: AtOnce) -> No
                 else:
                     told.add(path, "done", time.perf_counter() - started)
         else:
-            futures = {engine.submit(_align, _absolute(run)): path for path, run in waiting.items()}
+            with interrupts_wait():  # processes start here
+                futures = {engine.submit(_align, _absolute(run)): path for path, run in waiting.items()}
             for future in as_completed(futures):
                 path = futures[future]
                 error = future.exception()
@@ -92,11 +95,13 @@ def align_many(runs: dict[Path, AlignRun], account: Path, at_once: AtOnce) -> No
 def _align(run: AlignRun) -> tuple[str, float]:
     """Align in another process: what would have been printed, and the seconds that it took."""
     started, said = time.perf_counter(), io.StringIO()
+    # A worker of Dask runs this in a thread.
+    mine = multiprocessing.parent_process() is not None and threading.current_thread() is threading.main_thread()
     try:
-        with redirect_stdout(said), redirect_stderr(_Lines()):
+        with interrupts_raise() if mine else nullcontext(), redirect_stdout(said), redirect_stderr(_Lines()):
             run.align()
     except KeyboardInterrupt:  # Ctrl-C reaches every process: this one must not begin what waits in its pipe
-        if multiprocessing.parent_process() is not None:
+        if mine:
             sys.stderr.flush()
             os._exit(130)
         raise
@@ -129,7 +134,8 @@ def _engine(at_once: AtOnce) -> Iterator[Executor | None]:
         with _cluster(at_once.dask) as executor:
             yield executor
     elif at_once.jobs > 1:
-        executor = ProcessPoolExecutor(at_once.jobs, multiprocessing.get_context("spawn"))
+        context = multiprocessing.get_context("spawn")
+        executor = ProcessPoolExecutor(at_once.jobs, context, initializer=end_at_interrupt)
         try:
             yield executor
         finally:  # after Ctrl-C no further recording begins

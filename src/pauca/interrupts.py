@@ -1,0 +1,42 @@
+"""Ctrl-C reaches every process of a terminal, also those that are still importing: they end without a word.
+
+Imports nothing that takes time: a process is safe from its first moments on.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_mask = getattr(signal, "pthread_sigmask", None)  # Windows has none
+
+
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C wait until the end of the block; a process that is started in it lets it wait until
+    `end_at_interrupt`."""
+    if _mask is None:
+        yield
+        return
+    before = _mask(signal.SIG_BLOCK, (signal.SIGINT,))
+    try:
+        yield
+    finally:
+        _mask(signal.SIG_SETMASK, before)
+
+
+def end_at_interrupt() -> None:
+    """From now on Ctrl-C ends this process at once and without a word, also one that has waited: for the beginning of a
+    process that was started under `interrupts_wait`."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if _mask is not None:
+        _mask(signal.SIG_UNBLOCK, (signal.SIGINT,))
+
+
+@contextmanager
+def interrupts_raise() -> Iterator[None]:
+    """In the block Ctrl-C is a KeyboardInterrupt, as usual: for work that keeps what it has. For the main thread."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

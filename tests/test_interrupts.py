@@ -1,0 +1,64 @@
+"""Ctrl-C, as a terminal gives it: to every process of the group at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+SLOW = """
+import sys, time
+print("importing", flush=True)
+time.sleep(60)
+def work(): pass
+"""
+MAIN = """
+import multiprocessing, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from pauca.interrupts import end_at_interrupt, interrupts_wait
+
+class Work:
+    def __reduce__(self):
+        return __import__, ("slow",)
+    def __call__(self): pass
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(1, context, initializer=end_at_interrupt)
+    try:
+        with interrupts_wait():
+            waiting = pool.submit(Work())
+        print("started", flush=True)
+        waiting.result()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+    finally:
+        pool.shutdown(cancel_futures=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="this system has no signal masks")
+@pytest.mark.parametrize("moment", ["started", "importing"])
+def test_a_process_that_begins_ends_without_a_word(tmp_path, moment):
+    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "main.py").write_text(MAIN)
+    process = subprocess.Popen(
+        [sys.executable, "main.py"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        while process.stdout.readline() != f"{moment}\n":
+            assert process.poll() is None
+        begun = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert said == "interrupted\n"
+    assert time.monotonic() - begun < 30  # the import would take a minute
