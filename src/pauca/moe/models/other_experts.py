@@ -53,9 +53,9 @@ class ConvertedExperts(ExpertBank):
     def parts(self) -> tuple[str, ...] | str:
         if self._whole_layer:
             return "this family's layer does more than its experts in one module"
-        if self._kind.gate.biased:
-            return "experts with biases"
-        return self._kind.gate_up, self._kind.down
+        # FC2's bias is added where a token is, and stays whole.
+        bias = (f"{self._kind.gate_up}_bias",) if self._kind.gate.biased else ()
+        return self._kind.gate_up, self._kind.down, *bias
 
 
 class ConvertedLongcatExperts(ConvertedExperts):

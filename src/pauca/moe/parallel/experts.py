@@ -27,7 +27,7 @@ from pauca.moe import ops
 from pauca.moe.layer import passes
 from pauca.moe.layer.call import ExpertCall, recall, remember
 from pauca.moe.layer.derivatives import first_derivative_only
-from pauca.moe.layer.experts import ExpertBank
+from pauca.moe.layer.experts import ExpertBank, add_down_bias
 from pauca.moe.layer.kept import from_bytes, to_bytes
 from pauca.moe.layer.passes import Gradients, Wanted, quantize
 from pauca.moe.layer.permutation import PADDING, Permutation, sort_by_expert
@@ -73,6 +73,9 @@ class ParallelExperts(ExpertBank):
             if isinstance(weight, DTensor):
                 raise ConfigError("call parallelize before fully_shard, which has divided the experts' weights already")
             setattr(self, part, nn.Parameter(weight.detach()[self._own].clone(), weight.requires_grad))
+        for name, weight in whole.named_parameters():
+            if name not in parts:  # used where the tokens are, by all ranks
+                setattr(self, name, weight)
         self.dispatch: Format | None = dispatch
         self.overlap = overlap
         self.bounded = False
@@ -81,6 +84,10 @@ class ParallelExperts(ExpertBank):
         wire_format(whole.recipe, dispatch)
         self._configure(whole.recipe, whole.recompute)
         self.train(whole.training)
+
+    def divided(self) -> dict[str, nn.Parameter]:
+        """By name, the weights of which each rank holds those of its own experts."""
+        return {name: getattr(self, name) for name in self._parts}
 
     @property
     def _own(self) -> slice:
@@ -117,11 +124,13 @@ class ParallelExperts(ExpertBank):
             tokens, weights = x.bfloat16().contiguous(), probabilities.float()
             dispatched = self._send(tokens, expert_ids, weights, self._fingerprint(tokens, weights))
         addend = None if shared is None or not self.overlap else _beside(shared, x)
+        gate_up_bias, down_bias = self.biases
         with torch.autocast(x.device.type, enabled=False):
             y = _ParallelExperts.apply(
-                tokens, self.gate_up, self.down, weights, dispatched, self._recipe_text, self.recompute,
+                tokens, self.gate_up, self.down, weights, gate_up_bias, dispatched, self._recipe_text, self.recompute,
                 self._gate_text, *self._prepared_weights(),
-            ).to(x.dtype)  # fmt: skip
+            )  # fmt: skip
+            y = add_down_bias(y, expert_ids, probabilities, down_bias).to(x.dtype)
         if shared is None:
             return y
         return y + (shared(x) if addend is None else addend())
@@ -143,8 +152,8 @@ class ParallelExperts(ExpertBank):
 
     def _fingerprint(self, x: Tensor, probabilities: Tensor) -> int:
         """A digest of what must be the same on every rank for one forward and backward to fit together."""
-        differentiable = (x, probabilities, self.gate_up, self.down)
-        wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in differentiable]
+        differentiable = (x, probabilities, self.gate_up, self.down, self.biases[0])
+        wanted = [torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in differentiable]
         sizes = [probabilities.shape[1], *self.down.shape]
         return crc32(
             json.dumps(
@@ -220,8 +229,12 @@ class ParallelOtherExperts(ParallelExperts):
     def down(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._kind.weights(self)[1]
 
+    @property
+    def biases(self) -> tuple[Tensor | None, Tensor | None]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._kind.biases(self)
+
     def masters(self) -> tuple[Tensor, ...]:
-        return tuple(getattr(self, part) for part in self._parts)
+        return getattr(self, self._kind.gate_up), getattr(self, self._kind.down)
 
 
 def divide_bank(
@@ -289,6 +302,7 @@ class _ParallelExperts(torch.autograd.Function):
         gate_up: Tensor,
         down: Tensor,
         probabilities: Tensor,
+        gate_up_bias: Tensor | None,
         dispatched: _Dispatched,
         recipe: str,
         recompute: Recompute,
@@ -299,7 +313,7 @@ class _ParallelExperts(torch.autograd.Function):
         ids, weights = dispatched.routing_here()
         permutation = sort_by_expert(ids, len(down), exchange.copies)
         tokens = dispatched.tokens_here()
-        call = ExpertCall(gate_up, down, weights, permutation, list(prepared), recipe, recompute, gate)
+        call = ExpertCall(gate_up, down, weights, permutation, list(prepared), recipe, recompute, gate, gate_up_bias)
         y_rows, kept = passes.forward(call, tokens) if len(ids) else (x.new_empty(0, x.shape[1]), [])
         ctx.exchange, ctx.prepared = exchange, len(prepared)
         remember(ctx, call, tokens, kept)
@@ -313,7 +327,9 @@ class _ParallelExperts(torch.autograd.Function):
         journey = exchange.send(to_bytes(exchange.rows(quantize(dy.contiguous(), format_, call.recipe))))
         dy_rows = cast(Tensor | Fp8Tensor, from_bytes(journey.arrive(), format_, dy.shape[1]))
         if len(call.probabilities):
-            gradients = passes.backward(call, dy_rows, kept, x, Wanted(*ctx.needs_input_grad[:3]))
+            needs = ctx.needs_input_grad
+            wanted = Wanted(needs[0], needs[1], needs[2], needs[4])
+            gradients = passes.backward(call, dy_rows, kept, x, wanted)
         else:
             gradients = _gradients_of_nothing(call, dy)
         wanted_x, wanted_probabilities = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
@@ -324,6 +340,7 @@ class _ParallelExperts(torch.autograd.Function):
             gradients.gate_up,
             gradients.down,
             _sum_choices(d_weights, exchange) if d_weights else None,
+            gradients.gate_up_bias,
             *(None,) * (4 + ctx.prepared),
         )
 
@@ -331,7 +348,8 @@ class _ParallelExperts(torch.autograd.Function):
 def _gradients_of_nothing(call: ExpertCall, dy: Tensor) -> Gradients:
     """The gradients on a rank that no token visits: weights that stood still, not weights without a gradient."""
     nothing = dy.new_empty(0, dtype=torch.float32)
-    return Gradients(dy[:0], torch.zeros_like(call.gate_up), torch.zeros_like(call.down), nothing)
+    bias = None if call.gate_up_bias is None else torch.zeros_like(call.gate_up_bias)
+    return Gradients(dy[:0], torch.zeros_like(call.gate_up), torch.zeros_like(call.down), nothing, bias)
 
 
 def _sum_outputs(journey: Journey, exchange: Exchange) -> BFloat16[Tensor, "tokens hidden"]:

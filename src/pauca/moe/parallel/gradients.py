@@ -19,7 +19,7 @@ def _banks(model: nn.Module) -> list[ParallelExperts]:
 
 def _gradients(model: nn.Module) -> Iterator[tuple[Tensor, bool]]:
     """Every parameter's gradient, zeros where it has none, and whether it is an expert's."""
-    experts = {id(weight) for bank in _banks(model) for weight in bank.parameters()}
+    experts = {id(weight) for bank in _banks(model) for weight in bank.divided().values()}
     for parameter in model.parameters():
         if parameter.requires_grad:
             if parameter.grad is None:  # the ranks must agree on how many there are

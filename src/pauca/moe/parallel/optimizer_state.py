@@ -41,7 +41,7 @@ def _exchange_experts(
     of_parameters = dict(state["state"])
     for prefix, bank in model.named_modules():
         if isinstance(bank, ParallelExperts):
-            for name, weight in bank.named_parameters():
+            for name, weight in bank.divided().items():
                 of_parameters[f"{prefix}.{name}"] = {
                     key: exchange(bank, value, weight) if isinstance(value, Tensor) and value.ndim else value
                     for key, value in of_parameters[f"{prefix}.{name}"].items()

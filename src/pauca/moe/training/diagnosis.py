@@ -132,7 +132,7 @@ def _bad_part(name: str, tensor: Tensor, firsts: dict[str, int]) -> str:
 def _first_experts(model: nn.Module) -> dict[str, int]:
     """The number of the first expert in each tensor of which this rank holds only some experts."""
     banks = ((prefix, bank) for prefix, bank in model.named_modules() if isinstance(bank, ParallelExperts))
-    return {f"{prefix}.{name}": bank._own.start for prefix, bank in banks for name, _ in bank.named_parameters()}
+    return {f"{prefix}.{name}": bank._own.start for prefix, bank in banks for name in bank.divided()}
 
 
 def _agree(found: str) -> str:

@@ -90,7 +90,7 @@ def parameter_groups(
 def experts_of(model: nn.Module) -> set[nn.Parameter]:
     """The parameters of which each rank holds those of its own experts."""
     banks = (module for module in model.modules() if isinstance(module, ParallelExperts))
-    return {parameter for bank in banks for parameter in bank.parameters()}
+    return {parameter for bank in banks for parameter in bank.divided().values()}
 
 
 def clip(model: nn.Module, largest: float, replicas: bool = False) -> Tensor:
