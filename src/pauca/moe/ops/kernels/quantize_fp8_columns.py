@@ -56,36 +56,21 @@ def _bfloat16x4_to_e4m3(numbers, inverse):
 
 
 @triton.jit
-def _float32x4_to_e4m3(first, second, inverse):
-    """As `_bfloat16x4_to_e4m3`, of FP32 numbers two by two in 64 bits, rounded to BF16 before."""
+def _float32x4_to_bfloat16(first, second):
+    """Four FP32 numbers, two in 64 bits each, as four BF16 numbers in 64 bits, to nearest even."""
     return tl.inline_asm_elementwise(
         """{
-        .reg .b32 lo, hi, a, b, c, d;
+        .reg .b32 lo, hi;
         .reg .f32 w, x, y, z;
-        .reg .b16 p, q;
         mov.b64 {w, x}, $1;
         mov.b64 {y, z}, $2;
         cvt.rn.bf16x2.f32 lo, x, w;
         cvt.rn.bf16x2.f32 hi, z, y;
-        shl.b32 a, lo, 16;
-        and.b32 b, lo, 0xFFFF0000;
-        shl.b32 c, hi, 16;
-        and.b32 d, hi, 0xFFFF0000;
-        mul.f32 w, a, $3;
-        mul.f32 x, b, $3;
-        mul.f32 y, c, $3;
-        mul.f32 z, d, $3;
-        fma.rn.f32 w, a, 0f00000000, w;
-        fma.rn.f32 x, b, 0f00000000, x;
-        fma.rn.f32 y, c, 0f00000000, y;
-        fma.rn.f32 z, d, 0f00000000, z;
-        cvt.rn.satfinite.e4m3x2.f32 p, x, w;
-        cvt.rn.satfinite.e4m3x2.f32 q, z, y;
-        mov.b32 $0, {p, q};
+        mov.b64 $0, {lo, hi};
         }""",
-        "=r,l,l,f",
-        [first, second, inverse],
-        dtype=tl.int32,
+        "=l,l,l",
+        [first, second],
+        dtype=tl.int64,
         is_pure=True,
         pack=1,
     )
@@ -98,8 +83,10 @@ def _load(x, row, word, words, inverse, present, FP32: tl.constexpr):
     if FP32:
         pair = tl.arange(0, 2)[None, None, :]
         first, second = tl.split(tl.load(x + 2 * place[:, :, None] + pair, inside[:, :, None], other=0))
-        return _float32x4_to_e4m3(first, second, inverse[:, None])
-    return _bfloat16x4_to_e4m3(tl.load(x + place, inside, other=0), inverse[:, None])
+        numbers = _float32x4_to_bfloat16(first, second)
+    else:
+        numbers = tl.load(x + place, inside, other=0)
+    return _bfloat16x4_to_e4m3(numbers, inverse[:, None])
 
 
 @triton.jit
