@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from pauca.errors import ConfigError, InputError, PaucaError
+from pauca.moe import LM_SIZES
 from pauca.moe.models.config import Recomputation
 from pauca.moe.plan.evaluate import evaluate
 from pauca.moe.plan.published import SHAPES
@@ -51,6 +52,15 @@ def test_with_memory_enough_nothing_is_recomputed():
     for plan in find_plans(task).values():
         assert plan.way.policy == Recomputation()
         assert why_not_less(task, plan) is None
+
+
+@pytest.mark.parametrize("loop", ["fused", "eager", "recorded"])
+def test_where_launches_bound_all_plans_nothing_is_recomputed_for_no_gain(loop):
+    shape = LM_SIZES["toy"].shape
+    plans = find_plans(PlanTask(shape, 1, 80 * GB, context=256, assumptions=Assumptions(loop=loop)))
+    assert all(plan.time["waiting for launches"] > 0 for plan in plans.values())
+    assert {plan.way.policy for plan in plans.values()} == {Recomputation()}
+    assert not any(plan.way.prepared for plan in plans.values())
 
 
 def test_all_parameters_are_somewhere():

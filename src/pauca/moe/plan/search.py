@@ -39,8 +39,15 @@ def find_plans(task: PlanTask) -> dict[Precision, Plan]:
 def _best(plans: list[Plan]) -> Plan:
     fitting = [plan for plan in plans if plan.lacks <= 0]
     if fitting:
-        return max(fitting, key=lambda plan: (plan.tokens_per_second, -plan.total))
+        return max(fitting, key=_merit)
     return min(plans, key=lambda plan: plan.lacks)
+
+
+def _merit(plan: Plan) -> tuple[float, int, int]:
+    """Speed; of equally fast plans, which launches bound, then how little is recomputed, and then of memory needed."""
+    policy = plan.way.policy
+    steps = policy.norms + (False, "up", True).index(policy.attention) + get_args(Recompute).index(policy.experts)
+    return float(f"{plan.tokens_per_second:.9g}"), -steps, -plan.total
 
 
 def _ways(task: PlanTask, recipe: Precision) -> Iterator[Way]:

@@ -52,7 +52,7 @@ def _heading(task: PlanTask) -> list[str]:
     return [
         f"{shape.name}: {_count(shape.parameters)} parameters, {_count(shape.active_parameters)} active",
         f"{task.gpus} GPU{'s' * (task.gpus > 1)} of {task.memory / 1e9:.4g} GB; {task.tokens:,} tokens a GPU in a "
-        f"micro-batch, {task.assumptions.batch_tokens / 1e6:,.1f} M in a step",
+        f"micro-batch, {_tokens(task.assumptions.batch_tokens)} in a step",
         f"assumed, not measured: attention at {rates.attention_tflops:.0f} TFLOP/s, all-to-all at "
         f"{rates.node_gb_s:.0f} GB/s in a node and {rates.network_gb_s:.0f} between",
         *([f"note: {shape.note}"] if shape.note else []),
@@ -77,6 +77,10 @@ def _whose_loop(task: PlanTask) -> list[str]:
 
 def _count(parameters: int) -> str:
     return f"{parameters / 1e9:,.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:,.1f} M"
+
+
+def _tokens(count: int) -> str:
+    return f"{count / 1e6:,.1f} M" if count >= 1e6 else f"{count:,.0f}"
 
 
 def _gb(size: int) -> str:
