@@ -21,6 +21,14 @@ def test_light_imports_load_nothing_that_few_need(module):
     assert result.stdout.strip() == "[]"
 
 
+def test_the_verbs_of_fewshot_start_without_scikit_learn():
+    """It brings scipy.stats along: 55 MB and most of a second, for the estimator alone."""
+    heavy = ("sklearn", "scipy.stats", "scipy.optimize", "matplotlib", "transformers", "timm", "onnx")
+    code = f"import sys, pauca.cli, pauca.fewshot.commands; print([m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_system_never_imports_another(system):
     others = [f"pauca.{other}" for other in [*SYSTEMS, "recognize"] if other != system]

@@ -4,6 +4,9 @@
 Figures are in `pauca.fewshot.plots`, readers of images and data sets in `pauca.fewshot.data`.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from pauca.fewshot.answers import Outlook
 from pauca.fewshot.answers.examples import ExampleError, Words
 from pauca.fewshot.answers.threshold import FewExamplesWarning
@@ -20,7 +23,6 @@ from pauca.fewshot.data import (
 )
 from pauca.fewshot.embedding import embed_images
 from pauca.fewshot.episodes import load_episodes, sample_episodes, save_episodes
-from pauca.fewshot.estimator import Answers, FewShotClassifier
 from pauca.fewshot.evaluation import (
     Calibration,
     Comparison,
@@ -41,6 +43,9 @@ from pauca.fewshot.training.strong_trainer import StrongTrainer, train_strong
 from pauca.fewshot.training.trainer import Trainer, Workers
 from pauca.fewshot.types import PADDING, BaseLearner, EpisodeConfig, Episodes, ImageSet, TrainingData
 from pauca.fewshot.views_at_test import ViewsAtTest
+
+if TYPE_CHECKING:
+    from pauca.fewshot.estimator import Answers, FewShotClassifier
 
 __all__ = [
     "BACKBONES",
@@ -105,3 +110,10 @@ __all__ = [
     "train",
     "train_strong",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """The estimator when it is asked for: it brings scikit-learn, 55 MB and most of a second that no training needs."""
+    if name not in ("Answers", "FewShotClassifier"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("pauca.fewshot.estimator"), name)

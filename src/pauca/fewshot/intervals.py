@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
-from scipy import stats
+from scipy.special import stdtr, stdtrit  # scipy.stats has them, too, with half a second of imports
 
 from pauca.fewshot.types import PADDING
 
@@ -70,7 +70,7 @@ def p_value(interval: Interval, count: int) -> float:
         return 1.0
     if interval.half_width == 0:
         return 0.0
-    return float(2 * stats.t.sf(abs(interval.mean) / interval.half_width * _quantile(count), count - 1))
+    return float(2 * stdtr(count - 1, -abs(interval.mean) / interval.half_width * _quantile(count)))
 
 
 def _variance_over_classes(values: Float[np.ndarray, "e"], classes: Int64[np.ndarray, "e way"]) -> float | None:
@@ -101,4 +101,4 @@ def _members(classes: Int64[np.ndarray, "e way"]) -> Float[np.ndarray, "e classe
 
 
 def _quantile(count: int) -> float:
-    return float(stats.t.ppf(0.975, count - 1))
+    return float(stdtrit(count - 1, 0.975))

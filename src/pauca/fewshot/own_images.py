@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import numpy as np
 from tyro.conf import Positional, arg
 
+from pauca import fewshot
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.answers.examples import ExampleError
 from pauca.fewshot.data.folder import Unreadable, list_images, read_files
 from pauca.fewshot.data.image_set import read_images
-from pauca.fewshot.estimator import FewShotClassifier
 from pauca.fewshot.model import read_safetensors
 from pauca.fewshot.named import BaseLearnerName, open_tested
 from pauca.fewshot.reports import predictions_report, write_predictions
@@ -62,7 +62,7 @@ def fit(
     for path in filter(None, (out, export)):
         check_can_write(path, force)
     network, _ = open_tested(backbone, base_learner, None)
-    classifier = FewShotClassifier(
+    classifier = fewshot.FewShotClassifier(
         network, reject, device=device, views=views, confidence=confidence, verbose=not quiet
     )
     examples = _learn(classifier, support, unreadable)
@@ -126,14 +126,14 @@ def predict(
             told = "--support, --base-learner, --mirror, --crops and --turns"
             raise ConfigError(f"{name}: is fitted already; leave out {told}")
         with _spoken_warnings():
-            classifier = FewShotClassifier.load(name, device)
+            classifier = fewshot.FewShotClassifier.load(name, device)
         classifier.set_params(**{key: value for key, value in options.items() if value is not None})
         examples = None
     else:
         if support is None:
             raise ConfigError(f"{name}: knows none of your classes yet; give --support, a folder of examples of each")
         network, _ = open_tested(name, base_learner, None)
-        classifier = FewShotClassifier(network, device=device, views=views, **options)
+        classifier = fewshot.FewShotClassifier(network, device=device, views=views, **options)
         examples = _learn(classifier, support, unreadable)
     config = classifier.model_.config
     told = config.image_size, config.channels, unreadable, config.fitting, quiet
@@ -149,7 +149,7 @@ def predict(
         print(_expectation(classifier))
 
 
-def report_lines(classifier: FewShotClassifier) -> list[str]:
+def report_lines(classifier: fewshot.FewShotClassifier) -> list[str]:
     """What a fitted classifier says of itself, a fact a line."""
     counts = np.bincount(classifier.targets_.cpu().numpy())
     lines = [
@@ -174,14 +174,14 @@ def report_lines(classifier: FewShotClassifier) -> list[str]:
     return lines
 
 
-def _expectation(classifier: FewShotClassifier) -> str:
+def _expectation(classifier: fewshot.FewShotClassifier) -> str:
     try:
         return f"accuracy to expect: {classifier.expected_accuracy()}"
     except ExampleError as error:
         return f"accuracy to expect: not known; {error}"
 
 
-def _learn(classifier: FewShotClassifier, support: Path, unreadable: Unreadable) -> ImageSet:
+def _learn(classifier: fewshot.FewShotClassifier, support: Path, unreadable: Unreadable) -> ImageSet:
     """Fit to the examples of a folder."""
     config = classifier.model.config
     told = {"unreadable": unreadable, "fitting": config.fitting, "quiet": not classifier.verbose}

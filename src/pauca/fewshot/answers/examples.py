@@ -7,9 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, Shaped
-from sklearn.utils import assert_all_finite
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from pauca.errors import InputError
@@ -112,6 +109,10 @@ class Examples:
 
 def checked_labels(y: Any) -> Shaped[np.ndarray, "n"]:
     """Labels as an array, after scikit-learn's checks."""
+    from sklearn.utils import assert_all_finite  # it brings 55 MB along; who only scans images needs none of it
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import column_or_1d
+
     labels = column_or_1d(np.asarray(y), warn=True)
     assert_all_finite(labels, input_name="y")
     check_classification_targets(labels)

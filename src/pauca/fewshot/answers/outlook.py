@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
-from scipy.special import expit, logit
+from scipy.special import betaincinv, expit, logit
 
 from pauca.fewshot.answers.examples import Words
 from pauca.fewshot.answers.held_out import HeldOut
@@ -50,8 +49,8 @@ def expected_accuracy(held_out: HeldOut, words: Words | None = None) -> Outlook:
     members = [labels == label for label in np.unique(labels)]
     share = float(np.mean([np.average(right[own], weights=weights[own]) for own in members]))
     trials = _WEIGHT * held_out.trials
-    posterior = stats.beta(trials * share + _ADDED, trials * (1 - share) + _ADDED)
+    posterior = trials * share + _ADDED, trials * (1 - share) + _ADDED
     gain = _GAIN * np.log(held_out.shots / max(held_out.shots - 1, 1.0))
-    low, middle, high = (float(expit(logit(posterior.ppf(level)) + gain)) for level in (0.05, 0.5, 0.95))
+    low, middle, high = (float(expit(logit(betaincinv(*posterior, level)) + gain)) for level in (0.05, 0.5, 0.95))
     groups = round(held_out.trials)
     return Outlook(middle, low, high, len(labels), None if groups == len(labels) else groups, words or Words())

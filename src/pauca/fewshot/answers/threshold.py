@@ -5,7 +5,7 @@ from math import ceil, inf, log
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy.special import betaincinv
 
 from pauca.errors import ConfigError
 from pauca.fewshot.answers.examples import Words
@@ -74,7 +74,7 @@ def conformal_threshold(
         rank = share * (count + 1)
     else:
         ranks = np.arange(1, count + 1)
-        rank = int((stats.beta.ppf(confidence, ranks, count + 1 - ranks) <= share).sum())
+        rank = int((betaincinv(ranks, count + 1 - ranks, confidence) <= share).sum())
     if rank < 1:
         return inf
     # Between two distances where the share lies between two: the lower rank alone would reject 2.6 % of 38 for 5.
