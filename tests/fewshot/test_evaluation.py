@@ -9,7 +9,11 @@ from scipy import stats
 from torch import nn
 
 from pauca.errors import ConfigError, InputError
+from pauca.fewshot.answers.held_out import hold_out
+from pauca.fewshot.answers.in_episodes import episode_temperatures
+from pauca.fewshot.answers.temperature import fit_temperature
 from pauca.fewshot.embedding import embed_images, images_per_pass
+from pauca.fewshot.episodes import sample_episodes
 from pauca.fewshot.evaluation import (
     Calibration,
     compare,
@@ -18,7 +22,8 @@ from pauca.fewshot.evaluation import (
 )
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
-from pauca.fewshot.types import TrainingData
+from pauca.fewshot.pretrained import Features
+from pauca.fewshot.types import EpisodeConfig, TrainingData
 from pauca.fewshot.views_at_test import ViewsAtTest
 
 
@@ -92,6 +97,28 @@ def test_confusion_and_calibration_count_what_an_oracle_does(toy_images, toy_epi
     assert np.isnan(evaluation.class_accuracy[3:]).all()
     accuracy = (asked[1] + asked[2]) / asked.sum()
     assert evaluation.calibration.expected_error == pytest.approx(abs(accuracy - 0.8))
+
+
+def test_calibration_with_temperature_is_that_of_the_classifier(toy_images):
+    """Each episode's temperature is the one that a classifier finds which is fitted to its support."""
+    shapes = EpisodeConfig(way=(2, 4), shot=(1, 6), query=3, unbalanced=True)
+    tasks = sample_episodes(toy_images, shapes, 12, 3)
+    for model in (Features("ridge"), flat_model("ridge")):
+        features = torch.randn(len(toy_images), 6, generator=torch.Generator().manual_seed(1)).double()
+        features += toy_images.labels[:, None] * 0.1
+        support = features[tasks.support]
+        found = episode_temperatures(model, support, tasks.support_labels, tasks.way)
+        for episode, (rows, labels) in enumerate(zip(support, tasks.support_labels, strict=True)):
+            used = labels >= 0
+            way = int(labels.max()) + 1
+            held_out = hold_out(model, rows[used], labels[used], way)
+            expected = fit_temperature(model, held_out, int(used.sum()) / way)
+            assert float(found[episode]) == pytest.approx(expected, rel=1e-6)
+        assert len(found.unique()) > 1
+        result = evaluate(model, toy_images, tasks, features=features, temperature=True)
+        assert result.calibration_with_temperature is not None
+        assert result.calibration_with_temperature.counts.sum() == result.calibration.counts.sum()
+        assert "without temperature" in result.calibration_summary()
 
 
 def test_padded_queries_are_not_counted(toy_images, toy_episodes):

@@ -98,7 +98,7 @@ def evaluate(
         results = {}
         for shot, drawn in episodes.items():
             fewshot.save_episodes(episode_file(out, shot), drawn, images, force)
-            results[shot] = fewshot.evaluate(network, images, drawn, place, features)
+            results[shot] = fewshot.evaluate(network, images, drawn, place, features, temperature=True)
             run.log(shot=shot, **evaluation_numbers(results[shot]))
         with atomic_write(out / "evaluation.json", force=True) as path:
             path.write_text(
@@ -112,8 +112,7 @@ def evaluate(
         print((out / "evaluation.json").read_text())
         return
     for shot, result in results.items():
-        calibration = result.calibration.expected_error
-        print(f"{tasks.way}-way {shot}-shot: {result.summary()}; calibration error {calibration:.3f}")
+        print(f"{tasks.way}-way {shot}-shot: {result.summary()}; {result.calibration_summary()}")
     print(f"report: {out / 'report.html'}")
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pauca.errors import ConfigError, InputError
+from pauca.fewshot.answers.in_episodes import episode_temperatures
 from pauca.fewshot.embedding import embed_images
 from pauca.fewshot.intervals import Interval, class_interval, mean_interval, p_value
 from pauca.fewshot.network import FewShotModel
@@ -45,11 +46,12 @@ class Evaluation:
 
     episode_accuracy: Float[np.ndarray, "e"]  # share of each episode's queries
     confusion: Int64[np.ndarray, "classes classes"]  # [true, predicted] counts of queries
-    calibration: Calibration
+    calibration: Calibration  # of the model's own confidence
     class_names: tuple[str, ...]
     episodes: Episodes
     data_fingerprint: str
     seen_classes: tuple[str, ...] = ()  # those of class_names that the model was trained on
+    calibration_with_temperature: Calibration | None = None  # of the answers of a `FewShotClassifier`
 
     @property
     def accuracy(self) -> Interval:
@@ -70,6 +72,13 @@ class Evaluation:
         """Accuracy in percent with both intervals, named."""
         wide = 100 * self.accuracy_over_classes.half_width
         return f"{self.accuracy} % over {len(self.episodes)} episodes, ± {wide:.2f} over {self.class_count} classes"
+
+    def calibration_summary(self) -> str:
+        """The expected calibration errors, named."""
+        own = f"{self.calibration.expected_error:.3f}"
+        if self.calibration_with_temperature is None:
+            return f"calibration error {own}"
+        return f"calibration error {self.calibration_with_temperature.expected_error:.3f}, without temperature {own}"
 
     @property
     def class_accuracy(self) -> Float[np.ndarray, "classes"]:
@@ -124,6 +133,7 @@ def evaluate(
     bf16: bool = False,
     mirror: bool = False,
     views: ViewsAtTest = AS_IT_IS,
+    temperature: bool = False,
 ) -> Evaluation:
     """Classify the queries of every episode.
 
@@ -136,23 +146,31 @@ def evaluate(
         bf16: as for `embed_images`.
         mirror: as for `embed_images`; without effect on `features` that are given.
         views: likewise.
+        temperature: also say how well calibrated the answers of a `FewShotClassifier` are, which finds a temperature in
+            the support of each episode; with five shots the base learner is fitted six times in place of once.
     """
     if not len(episodes):
         raise InputError("evaluation needs at least one episode")
     if features is None:
         features = embed_images(model, images, device, bf16=bf16, mirror=mirror, views=views)
     tally = _Tally(len(images.class_names), features.device)
+    warm = _Bins(features.device)
     for part in _head_batches(episodes.to(features.device), features):
-        logits = model.classify(features[part.support], part.support_labels, features[part.query], part.way)
+        support = features[part.support]
+        logits = model.classify(support, part.support_labels, features[part.query], part.way)
         tally.add(logits, part)
+        if temperature:
+            divisor = episode_temperatures(model, support, part.support_labels, part.way)
+            warm.add(logits / divisor[:, None, None], part)
     return Evaluation(
         episode_accuracy=torch.cat(tally.episode_accuracy).double().cpu().numpy(),
         confusion=tally.confusion.cpu().numpy(),
-        calibration=tally.calibration(),
+        calibration=tally.bins.calibration(),
         class_names=images.class_names,
         episodes=episodes,
         data_fingerprint=images.fingerprint,
         seen_classes=model.trained_on.classes_in(images) if model.trained_on else (),
+        calibration_with_temperature=warm.calibration() if temperature else None,
     )
 
 
@@ -203,22 +221,34 @@ class _Tally:
     def __init__(self, classes: int, device: torch.device) -> None:
         self.episode_accuracy: list[Tensor] = []
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
-        self.bins = torch.zeros(3, CALIBRATION_BINS, dtype=torch.float64, device=device)  # count, confidence, hits
+        self.bins = _Bins(device)
 
     def add(self, logits: Float[Tensor, "e q way"], episodes: Episodes) -> None:
         counted = episodes.query_labels != PADDING
-        confidence, predicted = logits.softmax(-1).max(-1)
+        predicted = logits.argmax(-1)
         hit = (predicted == episodes.query_labels) & counted
         self.episode_accuracy.append(hit.sum(1) / counted.sum(1))
         true_class = episodes.classes.gather(1, episodes.query_labels.clamp_min(0))[counted]
         predicted_class = episodes.classes.gather(1, predicted)[counted]
         pairs = true_class * len(self.confusion) + predicted_class
         self.confusion += torch.bincount(pairs, minlength=self.confusion.numel()).view_as(self.confusion)
-        place = (confidence[counted] * CALIBRATION_BINS).long().clamp_max(CALIBRATION_BINS - 1)
-        weights = torch.stack([counted[counted], confidence[counted], hit[counted]]).double()
-        self.bins.index_add_(1, place, weights)
+        self.bins.add(logits, episodes)
+
+
+class _Bins:
+    """Sums of a calibration."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(3, CALIBRATION_BINS, dtype=torch.float64, device=device)  # count, confidence, hits
+
+    def add(self, logits: Float[Tensor, "e q way"], episodes: Episodes) -> None:
+        counted = episodes.query_labels != PADDING
+        confidence, predicted = (part[counted] for part in logits.softmax(-1).max(-1))
+        hit = predicted == episodes.query_labels[counted]
+        place = (confidence * CALIBRATION_BINS).long().clamp_max(CALIBRATION_BINS - 1)
+        self.sums.index_add_(1, place, torch.stack([torch.ones_like(confidence), confidence, hit]).double())
 
     def calibration(self) -> Calibration:
-        count, confidence, hits = self.bins.cpu().numpy()
+        count, confidence, hits = self.sums.cpu().numpy()
         with np.errstate(invalid="ignore"):
             return Calibration(confidence / count, hits / count, count.astype(np.int64))

@@ -101,17 +101,25 @@ def confusion_matrix(evaluation: Evaluation, largest: int = 20) -> Figure:
 
 def reliability(evaluation: Evaluation) -> Figure:
     """Observed accuracy against stated confidence; on the dotted line the model knows how sure it may be. The larger a
-    dot, the more answers it stands for."""
-    calibration = evaluation.calibration
+    dot, the more answers it stands for. Beside the answers of a classifier, with its temperature, the model's own."""
     figure = Figure(figsize=(4.2, 4), layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], ":", color="gray")
-    filled = calibration.counts > 0
-    sizes = 10 + 190 * calibration.counts[filled] / calibration.counts.max()
-    stated, observed = calibration.confidence[filled], calibration.accuracy[filled]
-    axis.scatter(stated, observed, s=sizes, color=_RIGHT, alpha=0.7, clip_on=False)  # whole at the corner, too
+    shown = [(evaluation.calibration, "gray", "without temperature")]
+    if evaluation.calibration_with_temperature is None:
+        shown = [(evaluation.calibration, _RIGHT, "")]
+    else:
+        shown.append((evaluation.calibration_with_temperature, _RIGHT, "with the classifier's temperature"))
+    for calibration, color, label in shown:
+        filled = calibration.counts > 0
+        sizes = 10 + 190 * calibration.counts[filled] / calibration.counts.max()
+        stated, observed = calibration.confidence[filled], calibration.accuracy[filled]
+        axis.scatter(stated, observed, s=sizes, color=color, alpha=0.7, clip_on=False)  # whole at the corner, too
+        axis.plot([], [], "o", color=color, alpha=0.7, label=label)
+    if len(shown) > 1:
+        axis.legend(fontsize=8, loc="upper left")
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="stated confidence", ylabel="observed accuracy")
-    axis.set_title(f"expected calibration error {calibration.expected_error:.3f}", fontsize=10)
+    axis.set_title(f"expected {evaluation.calibration_summary()}", fontsize=9)
     return figure
 
 

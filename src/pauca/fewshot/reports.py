@@ -29,9 +29,20 @@ def evaluation_numbers(result: Evaluation) -> dict[str, Any]:
         "episodes": len(result.episodes),
         "classes": result.class_count,
         "classes_seen_in_training": list(result.seen_classes),
-        "expected_calibration_error": result.calibration.expected_error,
+        **_calibration_numbers(result),
         "class_accuracy": {name: value for name, value in by_class if not np.isnan(value)},
         "confused_pairs": result.confused_pairs(),
+    }
+
+
+def _calibration_numbers(result: Evaluation) -> dict[str, float]:
+    """With the temperature that a classifier finds, which its users get, and of the model's own confidence."""
+    own, warm = result.calibration.expected_error, result.calibration_with_temperature
+    if warm is None:
+        return {"expected_calibration_error": own}
+    return {
+        "expected_calibration_error": warm.expected_error,
+        "expected_calibration_error_without_temperature": own,
     }
 
 
@@ -161,14 +172,17 @@ def describe_evaluation(
             f"± {100 * r.accuracy_over_classes.half_width:.2f}",
             len(r.episodes),
             r.class_count,
+            "" if r.calibration_with_temperature is None else round(r.calibration_with_temperature.expected_error, 3),
             round(r.calibration.expected_error, 3),
         ]
         for shot, r in results.items()
     ]
     report.table(
-        ["shot", "accuracy %", "over classes", "episodes", "classes", "calibration error"],
+        ["shot", "accuracy %", "over classes", "episodes", "classes", "calibration error", "without temperature"],
         rows,
-        "Mean with its 95 % intervals: over other episodes of these classes, and over other classes of the same kind.",
+        "Mean with its 95 % intervals: over other episodes of these classes, and over other classes of the same kind. "
+        "Calibration errors: with the temperature that a classifier finds in its examples, and of the model's own "
+        "confidence.",
     )
     shot, result = max(results.items())
     task = result.episodes[:1]

@@ -55,7 +55,7 @@ def hold_out(
     counts = torch.bincount(class_of_pair, minlength=way)
     if int((counts >= 2).sum()) < 2:
         return None
-    parts = min(int(counts.max()), _MOST_PARTS if len(class_of_pair) <= _FEW else _MOST_PARTS // 4)
+    parts = most_parts(int(counts.max()), len(class_of_pair))
     part_of = _parts(targets, groups, way, parts)
     logits, labels, members = [], [], []
     size = max(1, _VALUES_AT_ONCE // features.numel())
@@ -74,6 +74,11 @@ def hold_out(
         answers, asked = voted(torch.cat(logits), member_of), class_of_pair[kept]
         return HeldOut(answers, asked, shots, answers.new_ones(len(asked), dtype=torch.float64))
     return HeldOut(torch.cat(logits), torch.cat(labels), shots, shares(member_of))
+
+
+def most_parts(largest: int, examples: int) -> int:
+    """In how many parts so many examples are left out, of which the largest class has so many."""
+    return min(largest, _MOST_PARTS if examples <= _FEW else _MOST_PARTS // 4)
 
 
 def _parts(targets: Int64[Tensor, "n"], groups: Int64[Tensor, "n"] | None, way: int, parts: int) -> Int64[Tensor, "n"]:

@@ -1,7 +1,7 @@
 """How sure to be: a temperature that the logits are divided by, from examples that were left out."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pauca.fewshot.answers.held_out import HeldOut
@@ -46,13 +46,32 @@ def fit_temperature(model: FewShotModel, held_out: HeldOut | None, shots: float)
         return usual
     # The examples were classified with one less of their class, which asks for another temperature.
     then = usual_temperature(model, max(shots * (1 - 1 / held_out.shots), 1.0))
-    factors = _FACTORS.to(held_out.logits.device)
-    losses = torch.stack([_loss(held_out, then * float(factor)) for factor in factors])
+    told = held_out.logits[None], held_out.labels[None], held_out.weights[None]
+    return usual * float(best_factor(*told, torch.tensor([then])))
+
+
+def best_factor(
+    logits: Float[Tensor, "e m way"],
+    labels: Int64[Tensor, "e m"],
+    weights: Float[Tensor, "e m"],
+    then: Float[Tensor, "e"],
+) -> Float[Tensor, "e"]:
+    """By what each task's usual temperature is multiplied to make the labels of the examples that it left out likely.
+
+    Args:
+        logits: of the examples.
+        labels: of the examples.
+        weights: what each counts.
+        then: the usual temperature with one example less of each class.
+    """
+    factors = _FACTORS.to(logits.device)
+    cold = logits.double() / then.to(logits.device)[:, None, None]
+    losses = torch.stack([_loss(cold / factor, labels, weights) for factor in factors])  # factors e
     penalty = _WEIGHT * torch.log1p(factors.log().square() / _WIDTH)
-    return usual * float(factors[(losses + penalty).argmin()])
+    return factors[(losses + penalty[:, None]).argmin(0)]
 
 
-def _loss(held_out: HeldOut, temperature: float) -> Float[Tensor, ""]:
-    """Summed negative log-likelihood of the labels, in nats."""
-    logits = held_out.logits.double() / temperature
-    return (torch.nn.functional.cross_entropy(logits, held_out.labels, reduction="none") * held_out.weights).sum()
+def _loss(logits: Float[Tensor, "e m way"], labels: Int64[Tensor, "e m"], weights: Float[Tensor, "e m"]) -> Tensor:
+    """Summed negative log-likelihood of the labels of each task, in nats."""
+    nats = logits.logsumexp(-1) - logits.gather(-1, labels[..., None]).squeeze(-1)
+    return torch.where(weights > 0, nats * weights, 0.0).sum(1)
