@@ -1,18 +1,17 @@
 """From the image of warped events to its score and the score's derivative by each event's position, in one sweep.
 
-Blur, look up score and slope of every pixel, blur the slope again (the blur is its own adjoint). The sweep holds five
-rows of each step, and writes the slopes over the votes: what two polarities need then fits into a core's own cache.
+Blur, look up score and slope of the pixels near votes, blur the slope again (the blur is its own adjoint). The sweep
+holds five rows of each step, and writes the slopes over the votes: what two polarities need then fits into a core's own
+cache.
 """
 
 import numpy as np
 from numba import njit
 
-from pauca.events.kernels.sums import LANES, sum_in_lanes
-from pauca.events.kernels.vectors import copy_four
+from pauca.events.kernels.sums import LANES
+from pauca.events.kernels.vectors import any_in_lanes, look_up_lanes
 
-_FRACTION = np.float32(2.0**-16)
 _ROWS = 5  # of a blur
-_ENTRY = np.uint32(4)  # floats of a segment of the table
 
 
 @njit(cache=True, nogil=True)
@@ -43,18 +42,19 @@ def score_image(image, pad, box, taps, table, offset, first_exponent):
         np.zeros((_ROWS, n), np.float32),
         np.zeros((_ROWS, n + 2 * radius), np.float32),
     )  # blurred along rows
-    count, slope = np.empty(n, np.float32), np.zeros(n + 4 * radius, np.float32)
-    segment, entries = np.empty(n, np.uint32), np.empty(4 * n, np.float32)
-    inner, flat, lanes = slope[2 * radius : 2 * radius + n], table.reshape(-1), np.empty(LANES, np.float32)
+    padded = n // LANES * LANES + LANES
+    count, slope = np.zeros(padded, np.float32), np.zeros(padded + 4 * radius, np.float32)
+    inner, flat, lanes = slope[2 * radius : 2 * radius + padded], table.reshape(-1), np.empty(LANES, np.float32)
+    first = np.int32(first_exponent)
     total = 0.0
     for row in range(top - radius, bottom + 3 * radius):
         if row < bottom + radius:
             _blur_along(image[row, left - radius : right + radius], taps, votes[row % _ROWS])
         at = row - radius
         if top <= at < bottom:
-            _blur_across(votes, at, taps, count)
-            total += _look_up(count, flat, offset, first_exponent, inner, segment, entries, lanes)
-            _blur_along(slope, taps, slopes[at % _ROWS])
+            _blur_across(votes, at, taps, count[:n])
+            total += _look_up(count, n, flat, offset, first, inner, lanes)
+            _blur_along(slope[: n + 4 * radius], taps, slopes[at % _ROWS])
         else:
             slopes[at % _ROWS] = 0
         out = at - radius
@@ -96,17 +96,26 @@ def _blur_across(rows, row, taps, target):
 
 
 @njit(cache=True, nogil=True)
-def _look_up(count, table, offset, first_exponent, slope, segment, entries, lanes):
-    """Write the slope of each count, and return the sum of their scores. Segments of the table are fetched whole."""
-    for c in range(count.size):
-        count[c] += offset
-    bits = count.view(np.int32)
-    for c in range(bits.size):
-        segment[c] = np.uint32((bits[c] >> 16) - first_exponent) * _ENTRY
-    for c in range(bits.size):
-        copy_four(table, segment[c], entries, np.uint32(c) * _ENTRY)
-    for c in range(bits.size):
-        fraction = np.float32(bits[c] & 0xFFFF) * _FRACTION
-        slope[c] = entries[4 * c + 2] + fraction * entries[4 * c + 3]
-        count[c] = entries[4 * c] + fraction * entries[4 * c + 1]
-    return sum_in_lanes(count, lanes)
+def _look_up(count, n, table, offset, first_exponent, slope, lanes):
+    """Write the slope of each of n counts, and return the sum of their scores.
+
+    In blocks of `LANES`; one without votes has no score and no slope above an empty image's, and is passed over: 87 %
+    of a window of 1 ms before shapes, 44 % of a packet before a texture. What follows the n counts is zero. The sum is
+    that of `sums`: in lanes, and behind the last whole block one by one.
+    """
+    whole, block = np.uint32(n // LANES * LANES), np.uint32(LANES)
+    lanes[:], slope[:] = 0, 0
+    start = np.uint32(0)
+    while start < whole:
+        if any_in_lanes(count, start):
+            look_up_lanes(count, start, table, offset, first_exponent, slope, lanes)
+        start += block
+    total = 0.0
+    for lane in range(LANES):
+        total += lanes[lane]
+    if any_in_lanes(count, whole):
+        lanes[:] = 0
+        look_up_lanes(count, whole, table, offset, first_exponent, slope, lanes)
+        for lane in range(n - LANES * (n // LANES)):
+            total += lanes[lane]
+    return total
