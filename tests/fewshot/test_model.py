@@ -10,9 +10,10 @@ from torch import nn
 
 from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.fewshot.backbones import set_training_step
-from pauca.fewshot.base_learners import BASE_LEARNERS
+from pauca.fewshot.base_learners import BASE_LEARNERS, LogisticRegression
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig, episode_cross_entropy
+from pauca.fewshot.pretrained.model import with_base_learner
 from pauca.fewshot.types import TrainingData
 from pauca.fewshot.views_at_test import ViewsAtTest
 from pauca.fewshot.windows import show, windows_at_test
@@ -268,3 +269,11 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
     with pytest.raises(PaucaError, match=r"model\.safetensors: could not be written .*No space left on device"):
         small().save(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("center", "penalty"), [(True, 0.1), (False, 1.0)])
+def test_another_base_learner_is_set_for_the_length_of_the_features(center, penalty):
+    config = ModelConfig(backbone="conv4-32", latent=LatentConfig(mode="none"), center_features=center)
+    learner = with_base_learner(MCRNet(config), "logistic").base_learner
+    assert isinstance(learner, LogisticRegression)
+    assert learner.penalty == penalty

@@ -231,7 +231,8 @@ def with_base_learner(model: FewShotModel, base_learner: str | nn.Module) -> Few
     other = object.__new__(type(model))
     other.__dict__ = model.__dict__ | {"_modules": dict(model._modules)}
     if isinstance(base_learner, str):
-        other.base_learner = as_base_learner(base_learner) if model.unit_length else make_base_learner(base_learner)
+        unit_length = model.unit_length or model.config.center_features
+        other.base_learner = as_base_learner(base_learner) if unit_length else make_base_learner(base_learner)
         other.config = replace(model.config, base_learner=base_learner)
     else:
         other.base_learner = base_learner

@@ -79,7 +79,7 @@ STRONG = Protocol(
     ModelConfig(
         backbone="resnet12-enlarged", base_learner="cosine", latent=LatentConfig(mode="none"), center_features=True
     ),
-    TrainConfig(steps=10_000, learning_rate=0.05, schedule=((0.0, 1.0), (0.92, 0.1)), validate_every=5000),
+    TrainConfig(steps=14_000, learning_rate=0.05, schedule=((0.0, 1.0), (0.92, 0.1)), validate_every=7000),
 )
 
 
