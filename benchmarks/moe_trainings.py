@@ -7,10 +7,10 @@
 
 A case is SIZE:RECIPE, and behind it `:eager` for steps that are not recorded as CUDA graphs, `:compile` for
 torch.compile, `:passesN` for N times the tokens in as many passes, `:batchN` for N sequences a pass, or several of
-these. Under torchrun also `:whole` for weights that no rank shares, and `:recorded` for steps of several ranks that are
-recorded. Everything of a step is in the time: data, forward, backward, clipping, AdamW on FP32 weights. The text is
-random bytes: untrained routers spread those evenly, so that experts are as busy as in a training that goes well. Peak
-is the allocator's, in all steps; "reserved" is what it took from the GPU.
+these. Under torchrun also `:whole` for weights that no rank shares, and with --ep `:recorded` for steps that are
+recorded all the same. Everything of a step is in the time: data, forward, backward, clipping, AdamW on FP32 weights.
+The text is random bytes: untrained routers spread those evenly, so that experts are as busy as in a training that goes
+well. Peak is the allocator's, in all steps; "reserved" is what it took from the GPU.
 """
 
 import argparse
@@ -71,15 +71,16 @@ def number_in(how: list[str], word: str, otherwise: int) -> int:
     return next((int(one.removeprefix(word)) for one in how if one.startswith(word)), otherwise)
 
 
-def predicted(case: str, rates: Rates) -> float:
-    """The planner's tokens/s of this loop, with FP32 weights, gradients and Adam."""
+def predicted(case: str, rates: Rates, ranks: int, ep: int) -> float:
+    """The planner's tokens/s of this loop on all ranks, with FP32 weights, gradients and Adam."""
     size, recipe, *how = case.split(":")
     config = LM_SIZES[size]
     tokens = number_in(how, "batch", SEQUENCES[size]) * config.context
-    loop = "eager" if "eager" in how or RANKS > 1 else "compiled" if "compile" in how else "recorded"
-    given = Assumptions(4, 4, optimizer_bytes=8, batch_tokens=tokens, reserved_gb=0, loop=loop, rates=rates)
-    task = PlanTask(config.shape, 1, 2**37, tokens, config.context, assumptions=given)
-    return evaluate(task, Way(recipe, ParallelLayout(1, 1, 1))).tokens_per_second
+    is_eager = "eager" in how or (ep > 1 and "recorded" not in how)
+    loop = "eager" if is_eager else "compiled" if "compile" in how else "recorded"
+    given = Assumptions(4, 4, optimizer_bytes=8, batch_tokens=ranks * tokens, reserved_gb=0, loop=loop, rates=rates)
+    task = PlanTask(config.shape, ranks, 2**37, tokens, config.context, assumptions=given)
+    return ranks * evaluate(task, Way(recipe, ParallelLayout(ranks, 1, ep))).tokens_per_second
 
 
 def trainer_of(case: str, ep: int = 1) -> Trainer:
@@ -90,7 +91,7 @@ def trainer_of(case: str, ep: int = 1) -> Trainer:
     passes = number_in(how, "passes", 1)
     batch = number_in(how, "batch", SEQUENCES[size]) * passes * RANKS
     flags = {"graph": "eager" not in how, "compile": "compile" in how, "shard": "whole" not in how}
-    trainer_module.RECORD_RANKS = "recorded" in how
+    trainer_module.RECORD_EXCHANGES = "recorded" in how
     return Trainer(model, data(), TrainConfig(steps=1000, batch_size=batch, passes=passes, ep=ep, **flags))
 
 
@@ -109,13 +110,14 @@ def measure(case: str, steps: int, ep: int = 1) -> dict:
         "tokens_per_step": trainer.tokens_per_step,
         "ms_per_step": 1e3 * trainer.seconds / steps,
         "tokens_per_s": round(rate),
-        "predicted": round(predicted(case, rates_here())),
+        "predicted": round(predicted(case, rates_here(), RANKS, ep)),
         "model_tflop_per_s": rate * trainer.model.config.flops_per_token / 1e12,
         "of_matrix_rate": rate * trainer.model.config.flops_per_token / matrix_rate() / RANKS if on_gpu else 0.0,
         "loss": losses[-1],  # the same, whatever the way
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0,
         "reserved_gib": torch.cuda.max_memory_reserved() / 2**30 if on_gpu else 0.0,
         "first_steps_s": warm,
+        "not_recorded": trainer.not_recorded,
     }
 
 

@@ -122,13 +122,13 @@ def test_a_cpu_launches_its_steps(tmp_path, recipe):
     assert not trainer.not_recorded
 
 
-@pytest.mark.parametrize(("ranks", "random", "recorded"), [(1, False, True), (2, False, False), (1, True, False)])
-def test_several_ranks_and_random_rounding_are_launched(tmp_path, monkeypatch, ranks, random, recorded):
+@pytest.mark.parametrize(("ep", "random", "recorded"), [(1, False, True), (2, False, False), (1, True, False)])
+def test_divided_experts_and_random_rounding_are_launched(tmp_path, monkeypatch, ep, random, recorded):
     trainer = Trainer(
         fresh(replace(MODEL, recipe=replace(MODEL.recipe, stochastic_rounding=random))), text(tmp_path), CONFIG
     )
     monkeypatch.setattr("pauca.moe.training.trainer.GraphedStep", lambda *_: OneRecording())
-    trainer.device, trainer.ranks = torch.device("cuda"), ranks
+    trainer.device, trainer.config = torch.device("cuda"), replace(trainer.config, ep=ep)
     assert (trainer._new_graph() is not None) == recorded
 
 
@@ -148,8 +148,13 @@ def test_memory_that_a_recording_takes_is_given_back_where_work_beside_it_needs_
     assert not recording.is_recorded
 
 
-def test_memory_that_is_lacking_without_a_recording_is_said(tmp_path, monkeypatch):
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_memory_that_is_lacking_without_a_recording_or_of_several_ranks_is_said(tmp_path, monkeypatch, ranks):
+    """Other ranks would not repeat what only one lacks memory for."""
     trainer = Trainer(fresh(), text(tmp_path), CONFIG)
+    trainer.ranks = ranks
+    if ranks > 1:
+        trainer._graphed = OneRecording()
 
     def crowded():
         raise torch.OutOfMemoryError("no room")

@@ -62,8 +62,8 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Float[Tensor, ""]:
     Returns:
         The norm before, the same on all ranks.
     """
-    ranks, squares = _ranks_of(model), torch.zeros((), dtype=torch.float64)
-    gradients = list(_gradients(model))
+    ranks, gradients = _ranks_of(model), list(_gradients(model))
+    squares = torch.zeros((), dtype=torch.float64, device=ranks.mesh.device_type)
     for gradient, of_expert in gradients:
         parts, own = ranks.count if of_expert else 1, gradient
         if isinstance(gradient, DTensor):
@@ -72,7 +72,7 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Float[Tensor, ""]:
             parts *= prod(size for placement, size in sharded if placement.is_shard())
         # Each part is on as many ranks as there are copies of the whole.
         norm = torch.linalg.vector_norm(own, dtype=torch.float32).double()
-        squares = squares.to(own.device) + norm.square() * parts / ranks.mesh.size()
+        squares = squares + norm.square() * parts / ranks.mesh.size()
     ranks.sum(squares)
     norm = squares.sqrt()
     scale = torch.where(norm.isfinite(), max_norm / (norm + 1e-6), 1).clamp(max=1)

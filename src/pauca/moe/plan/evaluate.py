@@ -149,7 +149,8 @@ def _stage_time(task: PlanTask, way: Way, layers: dict[bool, _Layer], stage: _St
             time["casts of weights"] = own_loop.cast_time(
                 *_parameters(task.shape, way.layout, stage), way.recipe, given.rates
             )
-        launch_ms = own_loop.LAUNCH_MS if given.loop == "eager" else own_loop.LEAST_MS
+        how = "exchanging" if way.layout.ep > 1 else "sharded" if way.layout.dp > 1 else "alone"
+        launch_ms = own_loop.LAUNCH_MS[how] if given.loop == "eager" else own_loop.LEAST_MS
     launching = 1e-3 * launch_ms * (stage.dense + stage.moe)
     return time | {"waiting for launches": max(0.0, launching - sum(time.values()))}
 

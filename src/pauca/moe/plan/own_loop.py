@@ -26,9 +26,9 @@ CLIP_BYTES = 12
 """For each parameter: its gradient is read for the norm, read again and written."""
 HALF_RATE_CONTEXT = 750
 """Tokens of context at which attention reaches half of its rate: 260 and 340 TFLOP/s at 1,024 and 2,048 (H200)."""
-LAUNCH_MS = 9.0
-"""Python's time for a layer, forward and backward, with what stands between layers: at most 8.7 on a quiet host, 8 to
-12 on a busy one."""
+LAUNCH_MS = {"alone": 9.0, "sharded": 13.0, "exchanging": 16.0}
+"""Python's time for a layer, forward and backward, with what stands between layers: on one GPU (9.1 and 9.2 on a quiet
+host, 8 to 12 on a busy one), under FSDP2 (12.6 and 14.0), and where tokens travel to experts (14.4 to 17.3)."""
 LEAST_MS = 0.3
 """The least time of a layer's kernels, forward and backward, recorded as a CUDA graph; assumed: 150 of 2 us."""
 

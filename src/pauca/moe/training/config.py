@@ -66,8 +66,8 @@ class TrainConfig:
     compile: bool = False
     """Compile each layer with torch.compile."""
     graph: bool = True
-    """Record a step as CUDA graphs and replay them, so that the GPU does not wait for Python: on one GPU alone, and
-    where nothing is rounded at random. Steps elsewhere are launched kernel by kernel, as all are without."""
+    """Record a step as CUDA graphs and replay them, so that the GPU does not wait for Python: on GPUs, where nothing is
+    rounded at random and --ep divides no experts. Steps elsewhere are launched kernel by kernel, as all are without."""
     tensorboard: bool = False
     """Write the metrics for TensorBoard as well (needs the package `tensorboard`)."""
 
