@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def main() -> None:
     from pauca.moe.layer import apply_experts
     from pauca.moe.ops.gates import Gate
 
-    for recipe in (Recipe.bf16(), Recipe.fp8(), Recipe.fp4()):
+    for recipe in (Recipe.bf16(), Recipe.fp8(), Recipe.fp4(), replace(Recipe.fp4(), rotate=True)):
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Tanh(), MoE(64, 32, 8, 2, shared_experts=1, recipe=recipe))
         x = torch.randn(32, 64)

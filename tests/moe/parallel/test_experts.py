@@ -1,6 +1,6 @@
 """Experts divided over gloo processes against the same experts in one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -228,6 +228,14 @@ def test_tokens_that_all_travel_to_all_ranks_give_the_same_bits_and_ask_no_count
         for key, actual in _joined(ranks, name).items():
             assert torch.equal(actual, expected[key]), (name, key)
         assert all(kind != "torch.int64" for result in ranks for kind, _ in result[name]["sent"])
+
+
+def test_experts_that_rotate_their_input_send_it_rotated(together):
+    case = Case(replace(Recipe.fp4(), rotate=True))
+    actual, expected = _joined(together(_divided, 2, {"rotated": case}), "rotated"), _run(_bank(case), _problem(case))
+    assert torch.equal(actual["gate_up"], expected["gate_up"])
+    for key, wanted in expected.items():
+        assert (actual[key] - wanted).float().norm() <= 2**-8 * wanted.float().norm(), key
 
 
 def _in_order(rank: int, overlap: bool) -> tuple[list[str], torch.Tensor]:

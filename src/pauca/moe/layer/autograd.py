@@ -19,7 +19,8 @@ from pauca.moe.layer.derivatives import first_derivative_only
 from pauca.moe.layer.kept import kept_shapes
 from pauca.moe.layer.passes import Wanted
 from pauca.moe.layer.permutation import sort_by_expert
-from pauca.moe.layer.recipe import Recompute
+from pauca.moe.layer.recipe import ROTATES, Recompute
+from pauca.moe.layer.rotation import rotate_input, rotate_weights
 from pauca.moe.ops.gates import Gate
 
 
@@ -44,7 +45,7 @@ def apply_experts(
         recipe: `Recipe.to_json()`; as text, it is a constant to `torch.compile`.
         recompute: what backward computes again.
         prepared_weights: `prepare_weights(gate_up, down)`, for several passes with the same weights; without it, each
-            pass quantizes them for itself.
+            pass quantizes them for itself. Of a recipe that rotates, those of the rotated weights.
         gate: `Gate.to_json()`, what happens between the products, if not SwiGLU. On a GPU SwiGLU alone has kernels.
         gate_up_bias: added to FC1's result, where the gate is `biased`.
     """
@@ -70,6 +71,8 @@ def compute_experts(
     if len(x) == 0:  # nothing to compute, but every parameter still gets a gradient, of zeros
         nothing = gate_up[:0].sum() + down[:0].sum() + probabilities.sum()
         return x + (nothing if gate_up_bias is None else nothing + gate_up_bias[:0].sum()).to(x.dtype)
+    if ROTATES in recipe:
+        x, gate_up = rotate_input(x), rotate_weights(gate_up)
     permutation = sort_by_expert(expert_ids, gate_up.shape[0])
     call = ExpertCall(
         gate_up, down, probabilities, permutation, list(prepared_weights), recipe, recompute, gate, gate_up_bias

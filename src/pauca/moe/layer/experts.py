@@ -11,6 +11,7 @@ from pauca.errors import ConfigError, InputError
 from pauca.moe.layer.autograd import check_routing, compute_experts
 from pauca.moe.layer.kept import kept_formats
 from pauca.moe.layer.recipe import Recipe, Recompute
+from pauca.moe.layer.rotation import rotate_weights
 from pauca.moe.layer.weights import FrozenWeights
 from pauca.moe.ops.products import require_fp8
 
@@ -50,6 +51,11 @@ class ExpertBank(nn.Module):
     def masters(self) -> tuple[Tensor, ...]:
         """The weights as they are stored: the parameters of which `gate_up` and `down` are views."""
         return self.gate_up, self.down
+
+    def operands(self) -> tuple[Tensor, Tensor]:
+        """`gate_up` and `down` as the products take them, without gradients: what copies are made of."""
+        gate_up = self.gate_up.detach()
+        return rotate_weights(gate_up) if self.recipe.rotate else gate_up, self.down.detach()
 
     def parts(self) -> tuple[str, ...] | str:
         """Names of the weights, each with one entry an expert, for ranks to divide; or why these stay together."""
@@ -127,7 +133,7 @@ class ExpertBank(nn.Module):
         if not all(isinstance(weight, nn.Parameter) for weight in masters):
             return []  # an adapter's, computed anew for each pass
         if self._copies is None:
-            self._copies = FrozenWeights(masters, self.gate_up.detach(), self.down.detach())
+            self._copies = FrozenWeights(masters, *self.operands())
         else:
             self._copies.require_of(masters)
         return self._copies.copies

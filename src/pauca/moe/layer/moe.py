@@ -16,6 +16,7 @@ from pauca.moe.layer.checkpoint import BalanceGradients, is_repetition
 from pauca.moe.layer.experts import ExpertBank, Experts
 from pauca.moe.layer.permutation import sort_by_expert
 from pauca.moe.layer.recipe import Recipe, Recompute
+from pauca.moe.layer.rotation import rotate_input
 from pauca.moe.layer.router import Router, RouterConfig
 from pauca.moe.layer.weights import FrozenWeights, is_capturing
 from pauca.moe.ops.formats import ScaleRule
@@ -131,7 +132,8 @@ class MoE(nn.Module):
         self.experts.check_tokens(x)
         tokens = x.reshape(-1, x.shape[-1])
         permutation = sort_by_expert(self.router.route(tokens).expert_ids, len(self.router.weight))
-        blocks = ops.quantize_mxfp4(tokens.bfloat16(), ScaleRule(self.experts.recipe.scale_rule))
+        rows = rotate_input(tokens) if self.experts.recipe.rotate else tokens.bfloat16()
+        blocks = ops.quantize_mxfp4(rows, ScaleRule(self.experts.recipe.scale_rule))
         counts = {
             "fc1_rows": ops.count_inexact(blocks, permutation.row_to_token),
             "fc1_columns": ops.count_inexact(blocks, permutation.row_to_token, permutation.offsets),

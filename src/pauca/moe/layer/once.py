@@ -91,7 +91,7 @@ class _Kept:
     """The copies of a bank's weights, and the sums that show whether a bit of those has changed."""
 
     def __init__(self, bank: ExpertBank) -> None:
-        self.weights = FrozenWeights(bank.masters(), bank.gate_up.detach(), bank.down.detach())
+        self.weights = FrozenWeights(bank.masters(), *bank.operands())
         self._masters = bank.masters()
         self._sums = [_row_sums(weight) for weight in self._masters]
 

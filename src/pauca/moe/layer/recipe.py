@@ -21,6 +21,10 @@ between the products (gathering FC1's input, SwiGLU). experts: FC1's output too,
 per token. Never the routing."""
 
 
+ROTATES = '"rotate": true'
+"""What the text of a recipe holds that rotates: where a compiler reads it, which cannot look inside."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The formats of a layer. `Recipe.bf16()`, `.fp8()` and `.fp4()` are the ones that have been measured."""
@@ -38,6 +42,10 @@ class Recipe:
     even 19.01, rceil 18.75, ceil 16.83, best of two 19.04 (benchmarks/moe_formats.py)."""
     stochastic_rounding: bool = False
     """Round MXFP4 codes up or down at random, right on average, instead of to the nearest."""
+    rotate: bool = False
+    """Rotate the experts' input before it becomes MXFP4, and FC1's weights alike (a Hadamard transform over blocks of
+    32 channels): a few channels that are much larger than the rest then cost nothing more. FC1's weights are copied in
+    each pass, in BF16."""
     fast_accumulate: bool = True
     """Let FP8 products keep their sums in the tensor core's narrower accumulator: up to a fifth faster, less exact for
     long sums."""
@@ -54,6 +62,8 @@ class Recipe:
             raise ConfigError(f"the bf16 recipe keeps z in bf16, not {self.kept_z}; use Recipe.fp8() or Recipe.fp4()")
         if self.stochastic_rounding and "fp4" not in (self.precision, self.kept_z.removeprefix("mx")):
             raise ConfigError(f"stochastic rounding is of MXFP4 codes: this {self.precision} recipe has none")
+        if self.rotate and self.precision != "fp4":
+            raise ConfigError(f"rotate is for inputs in MXFP4, which the {self.precision} recipe does not have")
 
     @classmethod
     def bf16(cls) -> "Recipe":

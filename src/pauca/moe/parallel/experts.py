@@ -32,6 +32,7 @@ from pauca.moe.layer.kept import from_bytes, to_bytes
 from pauca.moe.layer.passes import Gradients, Wanted, quantize
 from pauca.moe.layer.permutation import PADDING, Permutation, sort_by_expert
 from pauca.moe.layer.recipe import Format, Recompute
+from pauca.moe.layer.rotation import rotate_input, rotate_weights
 from pauca.moe.ops.formats import Fp8Tensor, Stored
 from pauca.moe.parallel.exchange import Exchange, Journey, arrange_exchange, bounded_exchange
 from pauca.moe.parallel.ranks import Ranks
@@ -121,13 +122,15 @@ class ParallelExperts(ExpertBank):
         if not checked:
             self._check_call(x, expert_ids, probabilities)
         with torch.autocast(x.device.type, enabled=False):
-            tokens, weights = x.bfloat16().contiguous(), probabilities.float()
+            tokens, weights, gate_up = x.bfloat16().contiguous(), probabilities.float(), self.gate_up
+            if self.recipe.rotate:
+                tokens, gate_up = rotate_input(tokens), rotate_weights(gate_up)
             dispatched = self._send(tokens, expert_ids, weights, self._fingerprint(tokens, weights))
         addend = None if shared is None or not self.overlap else _beside(shared, x)
         gate_up_bias, down_bias = self.biases
         with torch.autocast(x.device.type, enabled=False):
             y = _ParallelExperts.apply(
-                tokens, self.gate_up, self.down, weights, gate_up_bias, dispatched, self._recipe_text, self.recompute,
+                tokens, gate_up, self.down, weights, gate_up_bias, dispatched, self._recipe_text, self.recompute,
                 self._gate_text, *self._prepared_weights(),
             )  # fmt: skip
             y = add_down_bias(y, expert_ids, probabilities, down_bias).to(x.dtype)

@@ -19,6 +19,7 @@ from pauca.moe.layer.linear import QuantizedLinear
 from pauca.moe.layer.moe import MoE, moe_layers
 from pauca.moe.layer.permutation import sort_by_expert
 from pauca.moe.layer.recipe import Format
+from pauca.moe.layer.rotation import rotate_input
 from pauca.moe.ops import products
 from pauca.moe.ops.formats import ScaleRule
 
@@ -187,7 +188,8 @@ class _Watch(_Measures):
         recipe = layer.experts.recipe
         rule = ScaleRule(recipe.scale_rule)
         x = _rows(inputs[0])
-        self._note("x", format_losses(x, "mxfp4" if recipe.precision == "fp4" else "fp8", rule))
+        kept = rotate_input(x) if recipe.rotate else x
+        self._note("x", format_losses(kept, "mxfp4" if recipe.precision == "fp4" else "fp8", rule))
         if recipe.kept_z != "bf16" and type(layer.experts) is Experts:  # not where they are divided over ranks
             self._note("z", format_losses(_fc1_output(layer, x), recipe.kept_z, rule))
         if recipe.precision == "fp4":

@@ -26,6 +26,9 @@ class ModelOptions:
     products in FP8, and their input kept in MXFP4."""
     kept_z: Format | None = None
     """Format in which the output of the experts' first product is kept for backward; if not given, the recipe's own."""
+    rotate: bool = False
+    """Rotate the experts' input before it is kept in MXFP4 (fp4 and paper): where a few channels are far larger than
+    the rest."""
     recompute: Recompute = "none"
     """What experts compute again in backward, to keep less: nothing, the steps between the products, or these and the
     first product."""
@@ -56,7 +59,7 @@ def settings_from(
     lm = replace(
         size,
         context=size.context if model.context is None else model.context,
-        recipe=replace(recipe, kept_z=model.kept_z or recipe.kept_z),
+        recipe=replace(recipe, kept_z=model.kept_z or recipe.kept_z, rotate=model.rotate),
         projections=model.projections,
         recompute=Recomputation(model.recompute_norms, model.recompute_attention, model.recompute),
     )
