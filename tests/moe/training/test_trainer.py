@@ -221,8 +221,8 @@ def test_settings_out_of_range_are_refused(wrong):
         TrainConfig(**wrong)
 
 
-def _steps(rank: int, data: TokenData, config: TrainConfig) -> dict[str, Any]:
-    trainer = Trainer(fresh(replace(MODEL, recipe=Recipe.bf16())), data, config)
+def _steps(rank: int, data: TokenData, config: TrainConfig, recipe: Recipe | None = None) -> dict[str, Any]:
+    trainer = Trainer(fresh(replace(MODEL, recipe=recipe or Recipe.bf16())), data, config)
     steps = [trainer.step() for _ in range(3)]
     return {
         "steps": steps,
@@ -256,6 +256,21 @@ def test_processes_train_as_one(data, together, processes, how):
         moved = (value - start[name]).norm()
         difference = (ranks[0]["weights"][name] - value).norm()
         assert difference <= 0.02 * moved, name  # 0.008 at most, of the experts; a rank's own gradients: 0.3 to 0.6
+
+
+@pytest.mark.parametrize(("processes", "ep"), [(2, 1), (4, 2)])
+@pytest.mark.parametrize("recipe", [Recipe.bf16(), Recipe.fp4()], ids=["bf16", "fp4"])
+def test_experts_weights_that_travel_in_bf16_change_no_bit(data, together, processes, ep, recipe):
+    config = replace(CONFIG, ep=ep)
+    usual, halved = (
+        together(_steps, processes, data, replace(config, gather=gather), recipe) for gather in ("fp32", "bf16")
+    )
+    for one, other in zip(usual, halved, strict=True):
+        assert one["steps"] == other["steps"]
+        assert one["validation"] == other["validation"]
+    for name, weight in usual[0]["weights"].items():
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, halved[0]["weights"][name]), name
 
 
 def _spoilt(rank: int, data: TokenData, ep: int) -> str:

@@ -59,6 +59,9 @@ class TrainConfig:
     shard: bool = True
     """Divide weights, gradients and the optimizer's state over the ranks (FSDP2). Otherwise each rank holds them whole,
     but for the experts that --ep divides: more memory, and no weights travel."""
+    gather: Literal["fp32", "bf16"] = "fp32"
+    """Numbers in which FSDP2 sends the weights of experts. bf16 sends half as much and changes no bit, as experts round
+    their weights to BF16 for each use; its speed has not been measured."""
     seed: int = 0
     """Seed of the first weights, the order of the batches and stochastic rounding."""
     device: str = "auto"
@@ -74,6 +77,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.optimizer not in ("adamw", "muon"):
             raise ConfigError(f"optimizer of training must be adamw or muon, got {self.optimizer!r}")
+        if self.gather not in ("fp32", "bf16"):
+            raise ConfigError(f"gather of training must be fp32 or bf16, got {self.gather!r}")
         for name in (
             "steps", "batch_size", "passes", "log_every", "validate_every", "validation_batches", "checkpoint_every",
             "keep_checkpoints", "ep",

@@ -7,31 +7,39 @@ first. Without expert parallelism everything is sharded over all ranks.
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.distributed_c10d import _coalescing_manager
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
+from pauca.moe.layer.experts import ExpertBank
 from pauca.moe.layer.moe import moe_layers
 from pauca.moe.models.lm import MoELM
 from pauca.moe.parallel.experts import ParallelExperts
 from pauca.moe.parallel.gradients import average_gradients, clip_gradients
 from pauca.moe.parallel.model import parallelize
 
+IN_BF16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+"""Of experts, which round their weights to BF16 and give gradients in BF16 whatever they are given; sums in FP32."""
 
-def divide(model: MoELM, device: torch.device, ep: int) -> None:
+
+def divide(model: MoELM, device: torch.device, ep: int, gather: Literal["fp32", "bf16"] = "fp32") -> None:
     """Divide a model, in place, over the ranks of the default group, a multiple of `ep`.
 
-    All must call it, and then the model, its `loss` and its `generate` together.
+    All must call it, and then the model, its `loss` and its `generate` together. `gather`: numbers in which the weights
+    of experts travel where FSDP2 divides them.
     """
-    ranks = dist.get_world_size()
+    ranks, policy = dist.get_world_size(), IN_BF16 if gather == "bf16" else MixedPrecisionPolicy()
     if ep == 1:
         mesh, whole = init_device_mesh(device.type, (ranks,)), set()
+        for bank in model.modules() if gather == "bf16" else ():
+            if isinstance(bank, ExpertBank):
+                fully_shard(bank, mesh=mesh, mp_policy=policy)
     elif ep == ranks:
         mesh = init_device_mesh(device.type, (ep,), mesh_dim_names=("ep",))
         parallelize(model, mesh)
@@ -40,7 +48,7 @@ def divide(model: MoELM, device: torch.device, ep: int) -> None:
         mesh, whole = init_device_mesh(device.type, (ranks // ep, ep), mesh_dim_names=("dp", "ep")), set()
         parallelize(model, mesh)
         for layer in moe_layers(model).values():
-            fully_shard(layer.experts, mesh=mesh["dp"])
+            fully_shard(layer.experts, mesh=mesh["dp"], mp_policy=policy)
     for block in model.blocks:
         fully_shard(block, mesh=mesh, ignored_params=whole)
     fully_shard(model, mesh=mesh, ignored_params=whole)

@@ -148,7 +148,7 @@ class _LanguageModel:
 # What may change between a run and its continuation.
 _FREE = {
     *("device", "compile", "graph", "log_every", "checkpoint_every", "keep_checkpoints", "checkpoint_async"),
-    *("tensorboard", "ep", "shard"),
+    *("tensorboard", "ep", "shard", "gather"),
 }
 
 

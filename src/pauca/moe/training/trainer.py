@@ -75,7 +75,10 @@ class Trainer:
             for block in model.blocks:
                 block.compile()
         if self.ranks > 1:
-            (divide if config.shard else divide_experts)(model, self.device, config.ep)
+            if config.shard:
+                divide(model, self.device, config.ep, config.gather)
+            else:
+                divide_experts(model, self.device, config.ep)
             for bank in model.modules():
                 if isinstance(bank, ParallelExperts):
                     bank.bounded = config.ep <= BOUNDED_RANKS
