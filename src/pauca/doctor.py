@@ -75,6 +75,7 @@ def _packages() -> Iterator[Check]:
         "matplotlib": "",
         "torch": "pauca[all]",
         "triton": "pauca[moe]",
+        "greenlet": "pauca[cuda]",
         "safetensors": "pauca[all]",
         "scikit-learn": "pauca[fewshot]",
         "tokenizers": "pauca[moe]",

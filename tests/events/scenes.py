@@ -54,6 +54,12 @@ def jittered(events: Events, sigma: float = 0.5, seed: int = 0) -> Events:
     return Events(events.t_us, x, y, events.p, events.size)
 
 
+def whole_pixels(events: Events) -> Events:
+    """As a sensor tells them, without a fraction of a pixel."""
+    x, y = (np.rint(axis).astype(np.uint16) for axis in (events.x, events.y))
+    return Events(events.t_us, x, y, events.p, events.size)
+
+
 def random_events(t_us, x=None, y=None, p=None, size=(64, 48)) -> Events:
     """Events at given times; what is not given of the rest is drawn uniformly."""
     n = len(t_us)

@@ -48,7 +48,7 @@ from pauca.events.score import Score, Scorer
 from pauca.events.settings import AlignConfig
 from pauca.events.simulation import DAVIS240C, SimulateConfig, simulate
 from pauca.events.trajectory import Trajectory
-from pauca.events.types import Alignment, Estimator, Events, Motion, Objective, Packet, Status
+from pauca.events.types import Alignment, Device, Estimator, Events, Motion, Objective, Packet, Status
 from pauca.events.views import View, ViewBuilder, ViewConfig, views
 from pauca.events.warp import Frame, Warp
 from pauca.events.whole import align, align_packets, cut_windows, refine
@@ -68,6 +68,7 @@ __all__ = [
     "CheckReport",
     "Contrast",
     "Conversion",
+    "Device",
     "Estimator",
     "Evaluation",
     "EventStream",

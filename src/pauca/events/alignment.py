@@ -19,6 +19,7 @@ from pauca.events.kernels.bearings import look_up_bearings, seconds_since
 from pauca.events.noise import shows_structure
 from pauca.events.packets import Estimate, PacketEstimator, Still
 from pauca.events.recording import Recording, events_of
+from pauca.events.score import Scorer
 from pauca.events.settings import AlignConfig
 from pauca.events.types import Alignment, Events, Packet, Status
 from pauca.events.windows import Cut, Flow, joined
@@ -118,8 +119,7 @@ class Aligner:
     def packet(self, events: Events | Recording) -> Packet:
         """Bearings and relative times of the events."""
         events = events_of(events)
-        start = int(events.t_us[0]) if len(events) else 0
-        t_ref_us = start + (events.duration_us // 2 if self.config.reference == "middle" else 0)
+        start, t_ref_us = int(events.t_us[0]) if len(events) else 0, self._reference_us(events)
         x, y, dt_s = np.empty((3, len(events)), np.float32)
         if events.undistorted:
             fx, fy, cx, cy = self.camera.intrinsics
@@ -128,6 +128,11 @@ class Aligner:
             look_up_bearings(events.x, events.y, undistortion_table(self.camera), x, y)
         seconds_since(events.t_us, t_ref_us, dt_s)
         return Packet(x, y, dt_s, events.p, t_ref_us, start, start + events.duration_us)
+
+    def _reference_us(self, events: Events) -> int:
+        """The time to which a packet of these events is warped."""
+        start = int(events.t_us[0]) if len(events) else 0
+        return start + (events.duration_us // 2 if self.config.reference == "middle" else 0)
 
     def score(self, events: Events | Recording, velocity: Float[np.ndarray, "k"]) -> float:
         """What `align` maximizes, at a constant velocity of one's own: to compare with the score it found."""
@@ -158,6 +163,11 @@ class Aligner:
             waiting = waiting[end:]
         if waiting is not None:
             yield from self._packets(waiting, _Known.ALL)
+
+    @property
+    def scorers(self) -> list[Scorer]:
+        """What scores packets, at full, half and quarter resolution."""
+        return self._estimator.scorers
 
     @property
     def pixels(self) -> Float[np.ndarray, "k"]:

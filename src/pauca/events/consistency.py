@@ -13,8 +13,8 @@ _IN_TIME = 3.0  # 10 of 1,093 ordinary packets are above, at reversals; of those
 _OVER_SENSOR = 10.0  # 3 of 1,093 (shapes at 2,000 deg/s); of those half of a moving object nine in ten
 _SEEN_PIXELS = 0.1  # a smaller displacement of the parts disputes nothing, however certain it is
 _FAR_PIXELS = 0.25  # a larger one in time disputes however uncertain it is: 4 of 1,754 ordinary packets, at 2 deg/s
-_SPANS = 8  # of a packet, with as many events each
-_COLUMNS, _ROWS = 4, 3  # of the sensor
+SPANS = 8  # of a packet, with as many events each
+COLUMNS, ROWS = 4, 3  # of the sensor
 
 
 class Consistency(NamedTuple):
@@ -68,12 +68,20 @@ def consistencies(
         sharpness: curvature of the score over its Fisher matrix.
         pixels: by how much one unit of each velocity moves the average pixel in a second.
     """
-    spans, regions = np.empty((_SPANS, 9)), np.empty((_COLUMNS * _ROWS, 9))
-    grid = (*_slots(packet.x, _COLUMNS), *_slots(packet.y, _ROWS))
-    accumulate_parts(score.slopes, packet.x, packet.y, packet.dt_s, grid, spans, regions)
+    spans, regions = sums_over_parts(packet, score.slopes) if score.parts is None else score.parts()
     half_s = (packet.end_us - packet.start_us) * 0.5e-6
     lever = pixels / sharpness
     return Consistencies(_compare(spans, parameters, lever), _compare(regions, parameters, lever * half_s))
+
+
+def sums_over_parts(
+    packet: Packet, slopes: Float[np.ndarray, "k n"]
+) -> tuple[Float[np.ndarray, "spans 9"], Float[np.ndarray, "regions 9"]]:
+    """Sums of the events' slopes and of their products, see `accumulate_parts`."""
+    spans, regions = np.empty((SPANS, 9)), np.empty((COLUMNS * ROWS, 9))
+    grid = (*_slots(packet.x, COLUMNS), *_slots(packet.y, ROWS))
+    accumulate_parts(slopes, packet.x, packet.y, packet.dt_s, grid, spans, regions)
+    return spans, regions
 
 
 def _slots(values: np.ndarray, slots: int) -> tuple[int, float, float]:

@@ -58,8 +58,7 @@ class PacketEstimator:
 
     camera: Camera
     config: AlignConfig
-    scorer: Scorer = field(init=False, repr=False)
-    _coarse: list[Scorer] = field(init=False, repr=False)
+    scorers: list[Scorer] = field(init=False, repr=False)  # at full resolution, then coarser ones
 
     def __post_init__(self) -> None:
         config = self.config
@@ -68,9 +67,12 @@ class PacketEstimator:
         if config.objective == "contrast":
             pixel_score = Contrast()
         image = warp, pixel_score, config.vote, config.blur_sigma
-        self.scorer, *self._coarse = (
-            Scorer(Frame(self.camera.reduced(by), config.border // by), *image) for by in (1, *_COARSER)
-        )
+        self.scorers = [Scorer(Frame(self.camera.reduced(by), config.border // by), *image) for by in (1, *_COARSER)]
+
+    @property
+    def scorer(self) -> Scorer:
+        """What scores packets at full resolution."""
+        return self.scorers[0]
 
     @property
     def velocities(self) -> int:
@@ -171,7 +173,7 @@ class PacketEstimator:
         k, n = self.velocities, self.parameters
         reach = _STEP_PIXELS / self.pixels_moved(packet)[:k]
         point, used = np.zeros(k), 0
-        for by, scorer in zip(_COARSER, self._coarse, strict=True):
+        for by, scorer in zip(_COARSER, self.scorers[1:], strict=True):
             found = maximize(
                 lambda at, scorer=scorer: _trial(_score(scorer, packet, at), k),
                 point,

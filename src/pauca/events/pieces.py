@@ -1,76 +1,24 @@
 """One recording over several processes: in pieces that do not depend on how many processes there are."""
 
-import multiprocessing
-import signal
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
-from typing import TypeVar
 
-from pauca.errors import ConfigError, PaucaError
+from pauca.errors import DeviceError
 from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
 from pauca.events.gyro_prior import GyroPrior
 from pauca.events.settings import AlignConfig
-from pauca.events.types import Alignment, Events
+from pauca.events.types import Alignment, Device, Events
 from pauca.events.windows import joined
-
-T = TypeVar("T")
-R = TypeVar("R")
+from pauca.events.workers import Workers
+from pauca.runs import resolve_device
 
 PIECE_EVENTS = 3_000_000
 """Events of a piece: 42 MB, about four seconds of one core."""
 
 _WARM_PACKETS = 4  # before a piece, aligned for what they tell about its beginning: 4 % more work
-
-
-class Workers:
-    """Processes that share work; a single one is this process itself. Use it as a context manager.
-
-    Raises:
-        ConfigError: fewer than one.
-    """
-
-    def __init__(self, count: int = 1) -> None:
-        if count < 1:
-            raise ConfigError(f"workers {count} must be at least 1")
-        self.count, self._pool = count, None
-
-    def __enter__(self) -> "Workers":
-        if self.count > 1:  # spawn: a fork would copy threads' locks
-            # Ctrl-C reaches every process; this one alone ends the work.
-            context, ignored = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
-            self._pool = ProcessPoolExecutor(self.count, context, signal.signal, ignored)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def map(self, work: Callable[[T], R], items: Iterable[T], ahead: int = 1) -> Iterator[R]:
-        """What the work makes of each item, in order; so many items more than there are processes wait their turn.
-
-        Raises:
-            PaucaError: a process has died.
-        """
-        if self._pool is None:
-            yield from map(work, items)
-            return
-        waiting: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                waiting.append(self._pool.submit(work, item))
-                if len(waiting) >= self.count + ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenExecutor:
-            raise PaucaError(
-                f"one of {self.count} processes ended in the middle of its work, for want of memory perhaps; try fewer "
-                "workers"
-            ) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,34 +39,81 @@ def align_in_pieces(
     depends on the events alone, so results are the same, bit for bit, for any number of workers. `Aligner.follow` gives
     other packets near the seams.
 
+    With `AlignConfig.device` cuda, images of many pieces at a time are made on a GPU. Results then repeat bit for bit,
+    too, and are those of the CPU but for rounding.
+
     Args:
         chunks: the events in order.
         aligner: its camera, settings and prior are taken; hot pixels and noise are the caller's.
         workers: who does the work.
         done: so many events, whole pieces, are known already.
+
+    Raises:
+        DeviceError: a GPU is asked for, and there is none.
     """
     camera, config = aligner.camera, aligner.config
     warm = _WARM_PACKETS * config.cut(camera.size).most
-    pieces = islice(_pieces(chunks, PIECE_EVENTS, warm), -(-done // PIECE_EVENTS), None)
+    known = -(-done // PIECE_EVENTS)
+    if config.device != "cpu":
+        check_device(config.device)
+        from pauca.events.device.align import align_on_device  # here, because it needs torch
+
+        parts = islice(pieces_in_parts(chunks, PIECE_EVENTS, warm), known, None)
+        yield from align_on_device(parts, aligner, workers, PIECE_EVENTS + warm, config.device)
+        return
+    pieces = islice(_pieces(chunks, PIECE_EVENTS, warm), known, None)
     yield from workers.map(
         _aligned, (_Piece(camera, config, aligner.prior, before, events) for before, events in pieces)
     )
 
 
+def check_device(device: Device) -> None:
+    """Say whether images can be made there.
+
+    Raises:
+        DeviceError: there is no GPU, or no package to use it.
+    """
+    if device == "cpu":
+        return
+    if lacking := [name for name in ("torch", "triton", "greenlet") if find_spec(name) is None]:
+        raise DeviceError(f"device {device} needs {' and '.join(lacking)}: pip install 'pauca[cuda]'")
+    resolve_device(device)
+
+
 def _pieces(chunks: Iterable[Events], size: int, warm: int) -> Iterator[tuple[Events | None, Events]]:
     """Pieces of exactly so many events, but for the last, each with some of the events before it."""
+    for before, parts in pieces_in_parts(chunks, size, warm):
+        yield joined(before) if before else None, joined(parts)
+
+
+def pieces_in_parts(chunks: Iterable[Events], size: int, warm: int) -> Iterator[tuple[list[Events], list[Events]]]:
+    """Pieces of exactly so many events, but for the last, each with some of the events before it: as views of the
+    chunks that hold them, which are not copied."""
     parts: list[Events] = []
-    held, before = 0, None
+    before: list[Events] = []
+    held = 0
     for chunk in chunks:
-        parts.append(chunk)
-        held += len(chunk)
-        while held >= size:
-            whole = joined(parts)
-            yield before, whole[:size]
-            before = whole[max(0, size - warm) : size]
-            parts, held = [whole[size:]], held - size
+        while held + len(chunk) >= size:
+            parts.append(chunk[: size - held])
+            chunk, held = chunk[size - held :], 0
+            yield before, parts
+            before, parts = _last_of(parts, warm), []
+        if len(chunk):
+            parts.append(chunk)
+            held += len(chunk)
     if held:
-        yield before, joined(parts)
+        yield before, parts
+
+
+def _last_of(parts: list[Events], count: int) -> list[Events]:
+    """The last so many events."""
+    found: list[Events] = []
+    for part in reversed(parts):
+        if count <= 0:
+            break
+        found.insert(0, part[max(0, len(part) - count) :])
+        count -= len(part)
+    return found
 
 
 def _aligned(piece: _Piece) -> list[Alignment]:

@@ -1,9 +1,9 @@
 """Images of warped events, their score, and the score's derivatives by the motion, in one pass over the events."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -52,6 +52,7 @@ class Score(NamedTuple):
     fisher: Float[np.ndarray, "2k 2k"]  # sum of outer products of the events' own gradients
     inside: int  # events that the frame still holds
     slopes: Float[np.ndarray, "k n"]  # of each event, by its own rotation vector or shift
+    parts: Callable[[], Any] | None = None  # where slopes are elsewhere: `consistency.sums_over_parts`
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import numpy as np
 from pauca.errors import ConfigError
 from pauca.events.continuous import TrajectoryConfig
 from pauca.events.likelihood import NegativeBinomial
-from pauca.events.types import Estimator, Motion, Objective, VoteKernel
+from pauca.events.types import Device, Estimator, Motion, Objective, VoteKernel
 from pauca.events.windows import Cut
 
 # Events for each pixel of the sensor: 30,000 and 10,000 on the 240 x 180 pixels of a DAVIS 240C. With packets of that
@@ -54,6 +54,9 @@ class AlignConfig:
     remove_hot_pixels: bool = True  # of a recording: leave out the events of pixels that fire all the time
     remove_noise: bool = True  # of a recording: leave out events without neighbors, where the image shows much noise
     max_evaluations: int = 60
+    device: Device = "cpu"
+    """Of `align`, where images of packets are made: on a GPU (cuda) those of many pieces of a recording at a time, see
+    `align_in_pieces`. An `Aligner` itself, and the trajectory between packets, work on the CPU."""
 
     def __post_init__(self) -> None:
         most = np.inf if self.packet_events is None else self.packet_events

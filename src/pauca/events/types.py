@@ -18,6 +18,7 @@ Motion = Literal["rotation", "translation"]
 Objective = Literal["st-ppp", "contrast"]
 Estimator = Literal["packets", "trajectory"]
 VoteKernel = Literal["bilinear", "quadratic"]
+Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from functools import partial
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Bool
@@ -21,7 +22,7 @@ from pauca.events.io import EventStream
 from pauca.events.likelihood import NegativeBinomial
 from pauca.events.noise import remove_noise
 from pauca.events.passes import Clean, windows_of
-from pauca.events.pieces import Workers
+from pauca.events.pieces import Workers, align_in_pieces
 from pauca.events.recording import Recording, camera_of, events_of
 from pauca.events.settings import AlignConfig
 from pauca.events.trajectory import Trajectory
@@ -72,7 +73,14 @@ def align_packets(
     """
     config = config or AlignConfig()
     events, camera = _events_and_camera(recording, camera, config)
-    return Aligner(camera, config).follow(events)
+    return _followed([events], camera, config)
+
+
+def _followed(chunks: Iterable[Events], camera: Camera, config: AlignConfig) -> Iterator[Alignment]:
+    aligner = Aligner(camera, config)
+    if config.device == "cpu":
+        return aligner.follow(chunks)
+    return chain.from_iterable(align_in_pieces(chunks, aligner, Workers(1)))
 
 
 def align(
@@ -132,7 +140,7 @@ def align_chunks(
         progress: called with each packet's alignment.
     """
     alignments = []
-    for alignment in Aligner(camera, config).follow(chunks):
+    for alignment in _followed(chunks, camera, config):
         alignments.append(alignment)
         if progress is not None:
             progress(alignment)

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from pauca import events
 from pauca.errors import ConfigError
+from pauca.events.pieces import check_device
 from pauca.events.verbs.aligning import AlignRun
 from pauca.events.verbs.files import expanded, stem
 from pauca.events.verbs.many import ACCOUNT, AtOnce, align_many
@@ -55,6 +56,7 @@ def align(
     remove_noise: bool = True,
     prior: PriorOptions = PriorOptions(),  # noqa: B008 - frozen
     workers: int | None = None,
+    device: events.Device = "cpu",
     at_once: AtOnce = AtOnce(),  # noqa: B008 - frozen
     resume: bool = False,
     force: bool = False,
@@ -89,6 +91,8 @@ def align(
         prior: a gyroscope beside the camera as a prior of each packet's velocity.
         workers: processes that share a recording, in pieces of 3 million events. Results are the same for any number of
             them, and near the seams not quite those without this option: one process, in one piece.
+        device: cuda makes the images of many packets at once on a GPU, in pieces as with --workers, which then share
+            what the CPU does for it. What lies between packets, of the trajectory, is estimated on the CPU.
         at_once: several recordings at a time.
         resume: go on with a run that was interrupted, from its last packet; of several recordings, pass over those
             that are done, and begin those that are not begun.
@@ -106,6 +110,9 @@ def align(
         config = replace(config, estimator="packets")
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers must be at least 1, got {workers}")
+    if device != "cpu":
+        check_device(device)
+        config, workers = replace(config, device=device), workers or 1
     paths = expanded(recordings)
     single = len(paths) == 1 and recordings[0] == paths[0]
     folders = _folders(paths, out, single)

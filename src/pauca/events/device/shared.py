@@ -1,0 +1,71 @@
+"""Events in memory that processes share: the 40 MB of a piece are written once, and not sent through a pipe.
+
+Files of Linux that have no name: nothing is left behind, whatever happens, and no limit of /dev/shm holds.
+"""
+
+import io
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from pauca.errors import InputError
+from pauca.events.types import Events
+
+NO_FRACTIONS = "events that are undistorted already, with fractions of pixels, cannot go to a GPU: choose device cpu"
+_COLUMNS = (("t_us", np.int64), ("x", np.uint16), ("y", np.uint16), ("p", np.uint8))
+
+
+@dataclass(frozen=True)
+class SharedEvents:
+    """Where windows of events are; another process finds them as long as the file is open in this one."""
+
+    process: int
+    file: int
+    lengths: tuple[int, ...]
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, windows: list[list[Events]], file: int | None = None) -> "SharedEvents":
+        """A copy of windows, each in parts.
+
+        Args:
+            windows: of whole pixels.
+            file: one that is not read any more, to be written anew; else one is made, which the caller closes.
+        """
+        file = os.memfd_create("pauca-events") if file is None else file
+        lengths = tuple(sum(map(len, parts)) for parts in windows)
+        with os.fdopen(os.dup(file), "wb", buffering=0) as out:
+            out.seek(0)
+            for name, kind in _COLUMNS:
+                for part in (part for parts in windows for part in parts):
+                    column = getattr(part, name)
+                    if column.dtype != kind:
+                        raise InputError(NO_FRACTIONS)
+                    _write(out, column)
+        return cls(os.getpid(), file, lengths, windows[0][0].size)
+
+    def windows(self) -> list[Events]:
+        """The windows, which stay when the file is closed."""
+        n, first, columns, windows = sum(self.lengths), 0, {}, []
+        size = n * sum(np.dtype(kind).itemsize for _, kind in _COLUMNS)
+        memory = np.memmap(
+            f"/proc/{self.process}/fd/{self.file}", np.uint8, "c", shape=(size,)
+        )  # numba compiles anew for "r"
+        for name, kind in _COLUMNS:
+            end = first + n * np.dtype(kind).itemsize
+            columns[name] = np.asarray(memory[first:end]).view(kind)
+            first = end
+        first = 0
+        for length in self.lengths:
+            part = {name: column[first : first + length] for name, column in columns.items()}
+            windows.append(Events.checked(**part, size=self.size))
+            first += length
+        return windows
+
+
+def _write(out: io.RawIOBase, column: np.ndarray) -> None:
+    """All of it: one call writes 2 GB at most."""
+    left = np.ascontiguousarray(column).data.cast("B")
+    while len(left):
+        left = left[out.write(left) :]
