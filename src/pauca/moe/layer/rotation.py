@@ -19,12 +19,12 @@ INPUT_FACTOR, WEIGHT_FACTOR = 2**-2, 2**-3
 
 def rotate_input(x: Float[Tensor, "*rows channels"]) -> BFloat16[Tensor, "*rows channels"]:
     """Tokens as the experts' products take them; differentiable."""
-    return _rotate(x, INPUT_FACTOR)
+    return _in_one_step(x, INPUT_FACTOR) if torch.compiler.is_compiling() else _rotate(x, INPUT_FACTOR)
 
 
 def rotate_weights(gate_up: Float[Tensor, "*rows channels"]) -> BFloat16[Tensor, "*rows channels"]:
     """FC1's weights, likewise: a copy in BF16."""
-    return _rotate(gate_up, WEIGHT_FACTOR)
+    return _in_one_step(gate_up, WEIGHT_FACTOR) if torch.compiler.is_compiling() else _rotate(gate_up, WEIGHT_FACTOR)
 
 
 def _rotate(values: Tensor, factor: float) -> Tensor:
@@ -35,9 +35,33 @@ def _rotate(values: Tensor, factor: float) -> Tensor:
     return (blocks @ matrix).flatten(-2)
 
 
+# A compiler would leave out roundings in between, and tip codes of four bits over.
+
+
+@torch.library.custom_op("pauca::rotate", mutates_args=())
+def _in_one_step(values: Tensor, factor: float) -> Tensor:
+    return _rotate(values, factor)
+
+
+@_in_one_step.register_fake
+def _(values: Tensor, factor: float) -> Tensor:
+    return values.new_empty(values.shape, dtype=torch.bfloat16)
+
+
+def _remember(ctx, inputs: tuple[Tensor, float], output: Tensor) -> None:
+    ctx.dtype, ctx.factor = inputs[0].dtype, inputs[1]
+
+
+def _backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    return _in_one_step(gradient, ctx.factor).to(ctx.dtype), None  # the matrix is symmetric
+
+
+_in_one_step.register_autograd(_backward, setup_context=_remember)
+
+
 def _matrix(device: torch.device) -> Tensor:
     """Not remembered from where it would be part of a graph."""
-    return _hadamard(device) if torch.compiler.is_compiling() or is_capturing() else _remembered(device)
+    return _hadamard(device) if is_capturing() else _remembered(device)
 
 
 @cache
