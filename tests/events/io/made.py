@@ -105,3 +105,11 @@ def mono(events: Events) -> bytes:
 def evt3(events: Events) -> bytes:
     words = [(0x8000 | t >> 12 & 0xFFF, 0x6000 | t & 0xFFF, y, 0x2000 | p << 11 | x) for t, x, y, p in rows(events)]
     return np.array(words, "<u2").tobytes()
+
+
+def npy(events: Events, folder: Path) -> bytes:
+    """A structured array, as Metavision's readers give it."""
+    array = np.zeros(len(events), [("x", "<u2"), ("y", "<u2"), ("p", "<i2"), ("t", "<i8")])
+    array["x"], array["y"], array["p"], array["t"] = events.x, events.y, events.p, events.t_us
+    np.save(folder / "events.npy", array)
+    return (folder / "events.npy").read_bytes()

@@ -56,12 +56,13 @@ def _written(folder: Path) -> dict[str, bytes]:
         "q.bag": made.bag(seen, folder, "bag"),
         "r.db3": made.bag(seen, folder, "db3"),
         "s.mcap": made.bag(seen, folder, "mcap"),
+        "t.npy": made.npy(seen, folder),
     }
 
 
 NAMES = [
     *("a.txt", "b.csv", "c.txt.gz", "d.npz", "e.h5", "f.raw", "g.dat", "h.raw", "i.h5", "j.es", "k.aedat", "l.aedat"),
-    *("m.aedat4", "n.aedat4", "o.raw", "p.bin", "q.bag", "r.db3", "s.mcap"),
+    *("m.aedat4", "n.aedat4", "o.raw", "p.bin", "q.bag", "r.db3", "s.mcap", "t.npy"),
 ]
 
 

@@ -265,6 +265,16 @@ def test_integer_microseconds_read_as_seconds_are_refused(certain):
         _repair(_raw(unit="s", unit_is_certain=certain))
 
 
+def test_whole_nanoseconds_of_a_clock_of_microseconds_are_no_microseconds():
+    raw = _raw(unit="us", unit_is_certain=False)
+    expected = raw.t.copy()
+    raw.t = raw.t * 1000
+    with pytest.raises(InputError, match=r"all whole thousands over .* s; say what they are: ns, or us .*--time-unit"):
+        _repair(raw)
+    raw.unit, raw.unit_is_certain = "ns", True
+    assert np.array_equal(_repair(raw).events.t_us, expected)
+
+
 def test_float_microseconds_taken_as_seconds_are_refused():
     raw = _raw(30_000, unit="s", unit_is_certain=False)
     raw.t = raw.t.astype(float) + 0.5

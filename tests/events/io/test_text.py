@@ -322,7 +322,7 @@ def test_nanoseconds_since_1970_are_not_taken_for_microseconds(tmp_path):
 
 
 def test_shuffled_times_are_refused_with_the_remedy(tmp_path):
-    times = np.random.default_rng(0).permutation(2000) * 1000
+    times = np.random.default_rng(0).permutation(2000) * 1001
     path = tmp_path / "a.txt"
     path.write_text("".join(f"{t} {t % 240} {t % 180} {t % 2}\n" for t in times))
     with pytest.raises(InputError, match=r"single times far from .* sort its events \(sort, --sort\)"):

@@ -138,3 +138,10 @@ def test_ten_minutes(long_recording, verb, tmp_path, capsys):
         assert np.degrees(np.abs(found.velocity[resting]).max()) < 1
     if verb == "gyro":
         assert "offset" in out
+
+
+@pytest.mark.parametrize("verb", ["panorama", "align"])
+def test_a_folder_is_not_called_like_a_file(tmp_path, capsys, verb):
+    assert cli.main(["events", verb, str(tmp_path / "a.npz"), "--out", str(tmp_path / "view.png")]) == 2
+    assert "view.png looks like a file, and results are several" in capsys.readouterr().err
+    assert not (tmp_path / "view.png").exists()

@@ -63,7 +63,7 @@ def check_plausible(clock: Clock, size: tuple[int, int], unit: TimeUnit, certain
     if not certain:
         fastest = min(fastest, _PIXEL_RATE_PER_S * size[0] * size[1])
     if _plausible(n, duration_s, fastest):
-        if not certain and (strange := _strange_clock(clock, unit)):
+        if not certain and (strange := _strange_clock(clock, unit, fastest)):
             raise InputError(f"{path}: {strange} (time_unit, --time-unit)")
         return
     slow = n < duration_s * slowest and duration_s <= _LONGEST_S
@@ -84,15 +84,22 @@ def check_plausible(clock: Clock, size: tuple[int, int], unit: TimeUnit, certain
     )
 
 
-def _strange_clock(clock: Clock, unit: TimeUnit) -> str:
+def _strange_clock(clock: Clock, unit: TimeUnit, fastest: float) -> str:
     """What the look of the times, taken as `unit`, tells against it; empty where nothing does."""
     if unit == "us" and clock.last_us > _YEAR_2200_US:
         year = 1970 + clock.last_us / 31_556_952e6
         return f"its times, taken as microseconds, lie in the year {year:,.0f}; say what they are, probably ns"
-    if unit == "s" and clock.count >= _ENOUGH_FOR_A_RATE and clock.duration_us > 0 and clock.whole_ms:
+    if clock.count < _ENOUGH_FOR_A_RATE or clock.duration_us == 0 or not clock.whole_ms:
+        return ""
+    if unit == "s":
         return (
             f"its times, taken as seconds, are all whole milliseconds over {clock.duration_us / 1e6:,.0f} s, where a "
             "camera tells microseconds; say what they are: probably ms, or s if its clock is as coarse"
+        )
+    if unit == "us" and _plausible(clock.count, clock.duration_us / 1e9, fastest):  # those of a driver for ROS
+        return (
+            f"its times, taken as microseconds, are all whole thousands over {clock.duration_us / 1e6:,.3g} s; say "
+            "what they are: ns, or us if its clock tells milliseconds"
         )
     return ""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pauca.errors import InputError
 from pauca.events.given import expect, path_of, refusal
-from pauca.events.io import aedat, aedat4, event_stream, rosbag
+from pauca.events.io import aedat, aedat4, event_stream, npy, rosbag
 from pauca.events.io.hdf5 import open_hdf5
 from pauca.events.io.nmnist import open_nmnist
 from pauca.events.io.npz import open_npz
@@ -19,10 +19,9 @@ from pauca.events.recording import Recording
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK"
 _GZIP_MAGIC = b"\x1f\x8b"
-_NUMPY_MAGIC = b"\x93NUMPY"
 _SUPPORTED = (
-    "text (t x y p, also gzip), NPZ, HDF5 (DSEC, Prophesee, e2vid, MVSEC), Prophesee RAW (EVT2, EVT2.1, EVT3) and DAT, "
-    "AEDAT 2 to 4, ROS bags (.bag, .db3, .mcap), Event Stream, N-MNIST's .bin"
+    "text (t x y p, also gzip), NPZ, NPY with fields t, x, y, p, HDF5 (DSEC, Prophesee, e2vid, MVSEC), Prophesee RAW "
+    "(EVT2, EVT2.1, EVT3) and DAT, AEDAT 2 to 4, ROS bags (.bag, .db3, .mcap), Event Stream, N-MNIST's .bin"
 )
 
 
@@ -59,9 +58,9 @@ def read(
     What was dropped or repaired stands in `recording.report`, and is logged as one warning.
 
     Args:
-        path: text (`t x y p`, plain or gzip), NPZ, HDF5 (DSEC, Prophesee, e2vid, MVSEC), Prophesee's RAW (EVT2,
-            EVT2.1, EVT3) and DAT, iniVation's AEDAT (2.0 to 4.0), bags of ROS 1 and ROS 2, Event Stream, or N-MNIST's
-            .bin; found by content.
+        path: text (`t x y p`, plain or gzip), NPZ, NPY of a structured array, HDF5 (DSEC, Prophesee, e2vid, MVSEC),
+            Prophesee's RAW (EVT2, EVT2.1, EVT3) and DAT, iniVation's AEDAT (2.0 to 4.0), bags of ROS 1 and ROS 2, Event
+            Stream, or N-MNIST's .bin; found by content.
         time_unit: unit of the file's times, `s`, `ms`, `us` or `ns`; None where the file tells: floating point and
             decimals are seconds, integers microseconds. Durations and rates that no camera has are refused.
         size: width and height of the sensor; None where the file tells, or to guess it from the pixels seen.
@@ -126,6 +125,8 @@ def _open(path: Path, config: ReadConfig) -> Source:
         return open_hdf5(path, time_unit, group)
     if start.startswith(_ZIP_MAGIC):
         return open_npz(path, time_unit)
+    if start.startswith(npy.MAGIC):
+        return npy.open_npy(path, time_unit)
     if is_prophesee(start):
         return open_prophesee(path)
     if start.startswith(aedat4.MAGIC):
@@ -170,11 +171,6 @@ def _first_bytes(path: Path) -> bytes:
 def _refuse_unsupported(path: Path, start: bytes) -> None:
     """Say clearly what a file is that is neither text nor one of the binary formats we read."""
     suffix = path.suffix.lower()
-    if start.startswith(_NUMPY_MAGIC):
-        raise InputError(
-            f"{path}: an NPY file holds one array and not what its columns mean; save arrays t, x, y, p as NPZ "
-            "(numpy.savez)"
-        )
     expected = {".h5": "HDF5", ".hdf5": "HDF5", ".npz": "NPZ"}.get(suffix)
     if expected:
         raise InputError(f"{path}: is not an {expected} file, in spite of its name: it begins with {start[:8]!r}")

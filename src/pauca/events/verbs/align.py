@@ -12,7 +12,7 @@ from pauca import events
 from pauca.errors import ConfigError
 from pauca.events.pieces import check_device
 from pauca.events.verbs.aligning import AlignRun
-from pauca.events.verbs.files import expanded, stem
+from pauca.events.verbs.files import expanded, output_folder, stem
 from pauca.events.verbs.many import ACCOUNT, AtOnce, align_many
 from pauca.events.verbs.prior import PriorOptions
 
@@ -144,7 +144,7 @@ def align(
 
 def _folders(paths: list[Path], out: Path | None, single: bool) -> dict[Path, Path]:
     """The output folder of each recording."""
-    root = out or Path("runs/events")
+    root = output_folder(out, Path("runs/events"))
     folders = {path: out if single and out is not None else root / stem(path) for path in paths}
     if len(set(folders.values())) < len(paths):  # events.txt in many folders
         folders = {path: root / f"{path.absolute().parent.name}-{stem(path)}" for path in paths}

@@ -20,6 +20,7 @@ from pauca.events.evaluation import orientation_error_deg
 from pauca.events.sequences import Sequence
 from pauca.events.verbs.align import align
 from pauca.events.verbs.aligning import JOURNAL
+from pauca.events.verbs.files import output_folder
 from pauca.events.verbs.gyro import read_gyro
 from pauca.runs import describe_machine, write_text
 
@@ -77,7 +78,7 @@ def benchmark(
     """
     if resume and force:
         raise InputError("--resume goes on with a benchmark and --force begins it anew: choose one")
-    out = out or Path(f"runs/events/benchmark-{dataset}")
+    out = output_folder(out, Path(f"runs/events/benchmark-{dataset}"))
     if not (resume or force) and out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out}: holds a benchmark already; go on with it (--resume), or begin anew (--force)")
     known = _published(published) if published else []

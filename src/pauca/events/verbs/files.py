@@ -4,11 +4,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pauca.errors import InputError, PaucaError
+from pauca.errors import ConfigError, InputError, PaucaError
 
 ENDINGS = (
-    *(".txt", ".csv", ".txt.gz", ".csv.gz", ".npz", ".h5", ".hdf5", ".raw", ".dat", ".aedat", ".aedat2", ".aedat4"),
-    *(".bag", ".db3", ".mcap", ".es", ".bin"),
+    *(".txt", ".csv", ".txt.gz", ".csv.gz", ".npz", ".npy", ".h5", ".hdf5", ".raw", ".dat"),
+    *(".aedat", ".aedat2", ".aedat4", ".bag", ".db3", ".mcap", ".es", ".bin"),
 )
 """Endings by which recordings are found in a folder; a file that is named is read whatever its ending."""
 
@@ -16,6 +16,20 @@ _BESIDE = (
     *("calib.txt", "imu.txt", "images.txt", "groundtruth.txt", "readme.txt", "trajectory.csv", "trajectory.npz"),
     *("recordings.csv", "results.csv"),  # of `align` and `benchmark`, whose output folder may be the recordings' own
 )
+
+
+_FILES = (".png", ".pdf", ".svg", ".gif", ".mp4", ".csv", ".npz", ".txt", ".json")
+
+
+def output_folder(out: Path | None, default: Path) -> Path:
+    """Where results go.
+
+    Raises:
+        ConfigError: a name that is meant for a single file, of which a folder would be made.
+    """
+    if out is not None and out.suffix.lower() in _FILES and not out.is_dir():
+        raise ConfigError(f"--out {out} looks like a file, and results are several: name a folder for them")
+    return out or default
 
 
 def is_recording(path: Path) -> bool:

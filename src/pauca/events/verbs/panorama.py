@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 from pauca import events
 from pauca.events.mosaic import PanoramaConfig
 from pauca.events.mosaic import panorama as make_panorama
-from pauca.events.verbs.files import stem
+from pauca.events.verbs.files import output_folder, stem
 from pauca.events.verbs.turned import read_turned
 from pauca.runs import Progress, atomic_write, check_can_write
 
@@ -43,7 +43,7 @@ def panorama(
         force: replace results that are there already.
         quiet: print only errors.
     """
-    out = out or Path("runs/events") / stem(recording)
+    out = output_folder(out, Path("runs/events") / stem(recording))
     for name in ("panorama.png", "orientation.txt"):
         check_can_write(out / name, force)
     turned = read_turned(recording, camera, camera_name, trajectory, reading, quiet)
