@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from pauca.errors import InputError
 from pauca.events.calibration import Calibration
 from pauca.events.camera import Camera
+from pauca.events.io.cut_bags import CutBag
 from pauca.events.io.prophesee import Decoder
 from pauca.events.io.ros_messages import (
     CAMERA_INFO,
@@ -87,11 +88,20 @@ def _open(path: Path, ros: int) -> Iterator[Any]:
     from rosbags import rosbag1, rosbag2  # here: half a second that other formats need not wait
 
     try:
-        with (rosbag1.Reader if ros == 1 else rosbag2.Reader)(path) as bag:
-            yield bag
+        reader = (rosbag1.Reader if ros == 1 else rosbag2.Reader)(path)
+        reader.open()
+    except Exception as error:  # what flipped bits make of sqlite, yaml, lz4 and zstd
+        bag = None if path.is_dir() else CutBag(path, str(error))
+        if bag is None or not bag.connections:
+            raise InputError(f"{path}: cannot be read as a ROS {ros} bag ({str(error)[:160]}); copy it again") from None
+        yield bag
+        return
+    try:
+        with closing(reader):
+            yield reader
     except InputError:
         raise
-    except Exception as error:  # what flipped bits make of sqlite, yaml, lz4 and zstd
+    except Exception as error:
         raise InputError(f"{path}: cannot be read as a ROS {ros} bag ({str(error)[:160]}); copy it again") from None
 
 
@@ -128,6 +138,8 @@ def _messages(bag: Any, wanted: list[Any], found: list[Finding], read: "_Message
             yield connection, bytes(data[:_HEAD_BYTES] if connection.msgtype in IMAGES else data)
     except Exception as error:  # the bag's own structure is damaged from here on
         found.append(Finding(Remedy.LOST, f"all after {read.count:,} messages of events ({str(error)[:120]})"))
+    if isinstance(bag, CutBag) and bag.lost:
+        found.append(Finding(Remedy.LOST, bag.lost))
 
 
 class _Messages:
