@@ -45,6 +45,7 @@ def features_of(images):
     return images.flatten(1).numpy() / 255
 
 
+@pytest.mark.filterwarnings("ignore::pauca.fewshot.CopiedExamplesWarning")  # learned twice
 @pytest.mark.parametrize("model", [small_mcrnet(), Pretrained(Tiny())], ids=["mcrnet", "module"])
 @pytest.mark.parametrize("numbers", [False, True])
 def test_a_file_gives_the_same_answers_and_goes_on_learning(model, numbers, task, tmp_path):

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from pauca.fewshot.answers import Outlook
+from pauca.fewshot.answers.copies import CopiedExamplesWarning
 from pauca.fewshot.answers.examples import ExampleError, Words
 from pauca.fewshot.answers.threshold import FewExamplesWarning
 from pauca.fewshot.backbones import BACKBONES, make_backbone, multiply_adds, parameter_count
@@ -58,6 +59,7 @@ __all__ = [
     "BaseLearner",
     "Calibration",
     "Comparison",
+    "CopiedExamplesWarning",
     "EpisodeConfig",
     "Episodes",
     "Evaluation",

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from pauca.errors import ConfigError, level_outside
+from pauca.fewshot.answers.copies import CopiedExamplesWarning
 from pauca.fewshot.answers.examples import ExampleError, Examples, Words, are_numbers, checked_labels
 from pauca.fewshot.answers.groups import Groups, voted
 from pauca.fewshot.answers.learned import Further, Learned
@@ -339,6 +340,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """Fit the base learner, once; predictions only ask it."""
         self._examples, self._learned = examples, Learned(self.model_, examples, bool(self.votes), self.words)
         self.classes_, self.features_, self.targets_ = examples.classes, examples.features, examples.targets
+        if self._learned.copies:
+            warnings.warn(self._learned.copies, CopiedExamplesWarning, stacklevel=level_outside())
         if self.reject is not None:
             self._unknown()
             self._warn_of_few(examples.are_grouped)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from pauca.fewshot.answers.copies import copies, describe_copies, groups_with_copies
 from pauca.fewshot.answers.examples import ExampleError, Examples, Words
 from pauca.fewshot.answers.groups import shares, voted
 from pauca.fewshot.answers.held_out import hold_out
@@ -17,6 +18,7 @@ from pauca.fewshot.answers.outlook import Outlook, expected_accuracy
 from pauca.fewshot.answers.temperature import fit_temperature
 from pauca.fewshot.answers.unknown import ClassMeans, stranger_auroc
 from pauca.fewshot.network import FewShotModel
+from pauca.fewshot.pretrained import Features
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,11 @@ class Learned:
         self.model, self.examples, self.way, self.votes = model, examples, len(classes), votes
         known = examples.features, examples.targets, self.way
         self.means = ClassMeans.of(*known)
-        self.held_out = hold_out(model, *known, examples.groups.numbers, votes)
+        # Of features that come from elsewhere equal rows may be what the thing is: few values, counts.
+        first = np.arange(len(examples.labels)) if isinstance(model, Features) else copies(examples.features)
+        self.copies = describe_copies(examples, first, self.words.examples)
+        self.groups = groups_with_copies(examples, first)
+        self.held_out = hold_out(model, *known, self.groups, votes)
         self.temperature = fit_temperature(model, self.held_out, len(examples.labels) / self.way)
         self.head(examples.features[None, :1])  # fitted now, so that what is wrong is said by `fit`
 
@@ -98,9 +104,7 @@ class Learned:
                 f"{self.words.images}"
             )
         examples = self.examples
-        distances, weights = self.means.left_out(
-            examples.features, examples.targets, examples.groups.numbers, self.votes
-        )
+        distances, weights = self.means.left_out(examples.features, examples.targets, self.groups, self.votes)
         return distances.cpu().numpy(), weights.cpu().numpy()
 
     def expected_accuracy(self) -> Outlook:
@@ -118,4 +122,4 @@ class Learned:
 
     def unknown_auroc(self) -> float | None:
         """`stranger_auroc` of the examples."""
-        return stranger_auroc(self.examples.features, self.examples.targets, self.way, self.examples.groups.numbers)
+        return stranger_auroc(self.examples.features, self.examples.targets, self.way, self.groups)

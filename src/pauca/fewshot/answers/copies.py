@@ -1,0 +1,69 @@
+"""Examples that are one and the same image: copies count once where examples are left out, and labels may disagree."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from pauca.fewshot.answers.examples import Examples
+
+# Of the length of a feature vector: batches of another size round differently, other images are 0.01 off or more.
+_SAME = 1e-5
+
+
+class CopiedExamplesWarning(UserWarning):
+    """Examples that are copies of one another."""
+
+
+def copies(features: Float[Tensor, "n d"]) -> Int64[np.ndarray, "n"]:
+    """For each example the place of the first one that it is a copy of; its own, mostly."""
+    rows = features.double()
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(rows.shape[1], generator=generator, dtype=torch.float64).to(rows.device)
+    order = (rows @ direction).argsort(stable=True)  # brings copies together
+    sorted_rows = rows[order]
+    apart = (sorted_rows[1:] - sorted_rows[:-1]).norm(dim=1) > _SAME * sorted_rows[1:].norm(dim=1)
+    run = torch.cat([apart.new_zeros(1), apart]).cumsum(0).cpu().numpy()
+    first = np.full(run[-1] + 1, len(rows))
+    np.minimum.at(first, run, order.cpu().numpy())
+    found = np.empty(len(rows), np.int64)
+    found[order.cpu().numpy()] = first[run]
+    return found
+
+
+def groups_with_copies(examples: Examples, first: Int64[np.ndarray, "n"]) -> Int64[Tensor, "n"]:
+    """The group of each example; copies within a class are of one, and what they are grouped with."""
+    targets = examples.targets.tolist()
+    numbers = examples.groups.numbers.cpu().numpy().copy()
+    for place, earlier in enumerate(first.tolist()):
+        if earlier != place and targets[earlier] == targets[place]:
+            numbers[numbers == numbers[place]] = numbers[earlier]
+    return torch.from_numpy(numbers).to(examples.targets.device)
+
+
+def describe_copies(examples: Examples, first: Int64[np.ndarray, "n"], word: str) -> str:
+    """What a user has to know of copies, in words; empty if there are none."""
+    places = np.arange(len(first))
+    repeated = np.flatnonzero(first != places)
+    if not len(repeated):
+        return ""
+    labels = examples.labels
+    contradicting = [place for place in repeated if labels[place] != labels[first[place]]]
+    sentences = []
+    if len(repeated) > len(contradicting):
+        count = len(repeated) - len(contradicting)
+        sentences.append(
+            f"{count} of {len(first)} {word} {'is a copy' if count == 1 else 'are copies'} of another of the same "
+            "class, which says nothing new: to find how often the classifier is right, copies count once"
+        )
+    if contradicting:
+        place = contradicting[0]
+        names: list[Any] = [labels[first[place]].item(), labels[place].item()]
+        sentences.append(
+            f"{len(contradicting)} of {len(first)} {word} {'is' if len(contradicting) == 1 else 'are'} the same image "
+            f"as one of another class, first in {names[0]!r} and {names[1]!r}; one of the labels is wrong, and "
+            "`pauca fewshot data scan` names the files"
+        )
+    return "; ".join(sentences)

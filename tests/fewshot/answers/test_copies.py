@@ -1,0 +1,67 @@
+"""Copies among examples: found whatever the order, counted once, and named where their labels disagree."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from pauca.fewshot import CopiedExamplesWarning, FewShotClassifier
+from pauca.fewshot.answers.copies import copies
+from pauca.fewshot.latent import LatentConfig
+from pauca.fewshot.model import MCRNet, ModelConfig
+
+
+@pytest.fixture
+def classifier() -> FewShotClassifier:
+    config = ModelConfig(base_learner="ridge", image_size=16, channels=1, latent=LatentConfig(mode="none"))
+    return FewShotClassifier(MCRNet(config, backbone=torch.nn.Flatten()).eval(), device="cpu")
+
+
+def pictures(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 16, 16), dtype=np.uint8)
+
+
+def test_copies_are_found_up_to_rounding():
+    rows = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 30))).float()
+    rows[[7, 31]] = rows[3].clone()
+    rows[20] = rows[11] * (1 + 1e-7)
+    rows[21] = rows[11] * 1.001  # another image
+    expected = np.arange(40)
+    expected[[7, 31]], expected[20] = 3, 11
+    np.testing.assert_array_equal(copies(rows), expected)
+
+
+def test_copies_of_one_image_promise_nothing(classifier):
+    """Five copies each of two images were to be recognized in 95 % of further cases."""
+    two = pictures(2)
+    with pytest.warns(CopiedExamplesWarning, match="8 of 10 examples are copies"):
+        classifier.fit(np.repeat(two, 5, 0), ["a"] * 5 + ["b"] * 5)
+    assert classifier._learned.held_out is None
+
+
+def test_copies_count_like_one_example(classifier):
+    images, labels = pictures(8), list("aaaabbbb")
+    alone = classifier.fit(images, labels).expected_accuracy()
+    with pytest.warns(CopiedExamplesWarning, match="2 of 10 examples"):
+        classifier.partial_fit(images[:1].repeat(2, 0), ["a", "a"])
+    assert classifier._learned.held_out is not None
+    assert classifier._learned.held_out.trials == pytest.approx(8)
+    assert classifier.expected_accuracy().high - classifier.expected_accuracy().low == pytest.approx(
+        alone.high - alone.low, abs=0.1
+    )
+
+
+def test_one_image_with_two_labels_is_named(classifier):
+    images = pictures(6)
+    images[5] = images[0]
+    with pytest.warns(CopiedExamplesWarning, match="1 of 6 examples is the same image.*'a' and 'b'"):
+        classifier.fit(images, list("aaabbb"))
+
+
+def test_features_from_elsewhere_may_repeat():
+    rows = np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learned = FewShotClassifier(backbone="features").fit(rows, list("aabb"))
+    assert learned.expected_accuracy().examples == 4
