@@ -54,3 +54,10 @@ def test_lines_are_short_enough_to_review(page):
     for number, line in enumerate((DOCS / page).read_text(encoding="utf-8").splitlines(), 1):
         code = code ^ line.lstrip().startswith("```")
         assert code or len(line) <= 120 or line.startswith("|"), f"{page}:{number}"
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
+def test_snippets_are_spelled_as_mkdocs_reads_them(page):
+    """A formatter took `--8<--` in a block of Python for an expression, and the page showed that line, not the file."""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        assert not line.startswith("--8") or re.fullmatch(r'--8<-- "[^"]+"', line), line

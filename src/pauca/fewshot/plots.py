@@ -119,7 +119,7 @@ def reliability(evaluation: Evaluation) -> Figure:
     if len(shown) > 1:
         axis.legend(fontsize=8, loc="upper left")
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="stated confidence", ylabel="observed accuracy")
-    axis.set_title(f"expected {evaluation.calibration_summary()}", fontsize=9)
+    axis.set_title(f"expected {evaluation.calibration_summary()}", fontsize=8)
     return figure
 
 
