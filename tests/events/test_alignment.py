@@ -235,6 +235,24 @@ def test_bad_configurations(bad):
         AlignConfig(**bad)
 
 
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("motion", "'rotation' or 'translation'"),
+        ("objective", "'st-ppp' or 'contrast'"),
+        ("estimator", "'packets' or 'trajectory' or None"),
+        ("vote", "'bilinear' or 'quadratic'"),
+        ("reference", "'middle' or 'first'"),
+        ("device", "'cpu' or 'cuda'"),
+    ],
+)
+def test_a_choice_that_is_not_known_is_refused(name, choices):
+    config = object.__new__(AlignConfig)  # of which tests would check the types first
+    vars(config).update(vars(SMALL) | {name: "gpu"})
+    with pytest.raises(ConfigError, match=f"{name} 'gpu' is not known; choose {choices}"):
+        config.__post_init__()
+
+
 def test_same_input_gives_the_same_bits():
     window = rotating_events([1.0, -2.0, 3.0])
     a, b = (Aligner(CAMERA, SMALL).align(window) for _ in range(2))

@@ -1,7 +1,7 @@
 """How a recording is cut and what is maximized: the settings of `align`, `Aligner` and `pauca events align`."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -16,6 +16,15 @@ from pauca.events.windows import Cut
 _MOST_PER_PIXEL = 30_000 / (240 * 180)
 _FEWEST_PER_PIXEL = 10_000 / (240 * 180)
 
+_Reference = Literal["middle", "first"]
+_CHOICES = {
+    "motion": get_args(Motion),
+    "objective": get_args(Objective),
+    "estimator": (*get_args(Estimator), None),
+    "vote": get_args(VoteKernel),
+    "reference": get_args(_Reference),
+    "device": get_args(Device),
+}
 _ASKED = ("rotation", "st-ppp", True)
 
 
@@ -45,7 +54,7 @@ class AlignConfig:
     rest_test: bool = True  # ask of each packet whether the camera moves at all; join short windows, halve uneven ones
     acceleration: bool = True  # estimate it too: a packet may then turn the corner of a motion
     exact: bool = True  # rotate bearings exactly, or to first order as in the paper
-    reference: Literal["middle", "first"] = "middle"  # warp to the middle of the packet, or to its first event
+    reference: _Reference = "middle"  # warp to the middle of the packet, or to its first event
     r: float = 0.1  # shape of the Gamma prior of the rate; must stay below 1
     beta: float = 1.59  # its rate; changes the likelihood by a constant
     vote: VoteKernel = "quadratic"  # how an event is shared by the pixels around it; in the paper bilinear
@@ -59,6 +68,9 @@ class AlignConfig:
     `align_in_pieces`. An `Aligner` itself, and the trajectory between packets, work on the CPU."""
 
     def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ConfigError(f"{name} {value!r} is not known; choose {' or '.join(map(repr, choices))}")
         most = np.inf if self.packet_events is None else self.packet_events
         if most < 1:
             raise ConfigError(f"packet_events {self.packet_events} must be at least 1")
