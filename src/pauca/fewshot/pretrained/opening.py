@@ -80,7 +80,10 @@ def open_model(
     """
     weights, metadata = read_safetensors(path)
     if "pauca.fewshot.classifier" in metadata:
-        raise InputError(f"{path}: holds a fitted classifier; open it with FewShotClassifier.load")
+        raise InputError(
+            f"{path}: holds a fitted classifier, which knows its own classes alone; name the network that it was "
+            "fitted with, or ask the classifier by `pauca fewshot predict` or, in Python, FewShotClassifier.load"
+        )
     if DESCRIPTION not in metadata:
         model: FewShotModel = MCRNet.load(path)
         return model if base_learner is None else with_base_learner(model, base_learner)
