@@ -1,13 +1,13 @@
 """Processes that share work, whose results come back in order."""
 
 import multiprocessing
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from typing import TypeVar
 
 from pauca.errors import ConfigError, PaucaError
+from pauca.interrupts import end_at_interrupt, interrupts_wait
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,9 +27,8 @@ class Workers:
 
     def __enter__(self) -> "Workers":
         if self.count > 1:  # spawn: a fork would copy threads' locks
-            # Ctrl-C reaches every process; this one alone ends the work.
-            context, ignored = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
-            self._pool = ProcessPoolExecutor(self.count, context, signal.signal, ignored)
+            # Ctrl-C reaches every process; this one alone has something to keep.
+            self._pool = ProcessPoolExecutor(self.count, multiprocessing.get_context("spawn"), end_at_interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -48,7 +47,8 @@ class Workers:
         waiting: deque[Future[R]] = deque()
         try:
             for item in items:
-                waiting.append(self._pool.submit(work, item))
+                with interrupts_wait():  # a process may start here
+                    waiting.append(self._pool.submit(work, item))
                 if len(waiting) >= self.count + ahead:
                     yield waiting.popleft().result()
             while waiting:
