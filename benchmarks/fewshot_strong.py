@@ -5,10 +5,11 @@
 Trains (`pauca fewshot train --recipe strong` does the same), or goes on where it was stopped, and tests both
 generations on 10,000 fixed episodes, 5-way, 15 queries, 1 and 5 shots: with the features of the image, with the mean
 over the image and its mirror image, with those of four turns side by side, and with seven parts of every view; with
-features as they are and centered; with each base learner that is worth it; with the 95 % interval over episodes and, in
-brackets, over classes. The same on 2,000 episodes of the validation classes, by which a way of testing is to be chosen.
-Writes strong.json, with the correct queries of every episode, to the run folder. `--speed N` times N steps of both
-generations on noise instead, and needs no data.
+features about none, half and all of the base classes' mean; with each base learner that is worth it; with the 95 %
+interval over episodes and, in brackets, over classes. The same on 2,000 episodes of the validation classes, by which a
+way of testing is to be chosen. Writes strong.json, with the correct queries of every episode, to the run folder.
+`--test MODEL` tests a trained model, and trains nothing. `--speed N` times N steps of both generations on noise
+instead, and needs no data.
 """
 
 import argparse
@@ -46,6 +47,10 @@ WAYS = {
     "turns": ViewsAtTest(mirror=True, turns=True),
     "turns and parts": ViewsAtTest(mirror=True, turns=True, crops=True),
 }
+# Of the ways that are tested, the first of these is tried with each head and each share of the mean.
+MAIN = ("turns", "mirror", "image")
+# How much of the base classes' mean is subtracted, by what it adds to the name of a way: as the recipe does, all, none.
+CENTERS = {"": STRONG.model.center_features, "-centered": 1.0, "-uncentered": 0.0}
 HEADS = {
     "cosine": lambda: make_base_learner("cosine"),
     "logistic:0.1": lambda: make_base_learner("logistic", penalty=0.1),
@@ -111,30 +116,45 @@ def test(
     """Correct queries of each episode by split, way of testing, centering, head and shot."""
     found: dict[str, dict] = {}
     counts = {"val": min(2000, options.episodes), "test": options.episodes}
+    main = next(way for way in MAIN if way in ways)
     for split, episodes in counts.items():
         images = splits[split]
         drawn = {
             shot: sample_episodes(images, EpisodeConfig(5, shot, 15), episodes, EPISODE_SEED + shot) for shot in SHOTS
         }
         for way, views in ways.items():
-            for centered in (True, False) if way == "turns" else (True,):
-                model.config = replace(model.config, center_features=centered)
-                features = embed_images(model, images, device, bf16=False, views=views)
-                if not centered:
-                    features = torch.nn.functional.normalize(features, dim=1)
+            centers = CENTERS if way == main else {"": CENTERS[""]}
+            for center, features in features_of(model, images, device, views, centers).items():
                 for name, make in HEADS.items():
-                    if name != "cosine" and not (centered and views.turns):
+                    if name != "cosine" and way not in (main, "turns and parts"):
                         continue
                     model.base_learner = make().to(device)
                     for shot, tasks in drawn.items():
                         result = evaluate(model, images, tasks, device, features)
-                        key = f"{split}/{way}{'' if centered else '-uncentered'}/{name}/{shot}"
+                        key = f"{split}/{way}{center}/{name}/{shot}"
                         found[key] = {
                             "correct": np.rint(result.episode_accuracy * QUERIES).astype(int).tolist(),
                             "over_classes": result.accuracy_over_classes.half_width,
                         }
-    model.config = replace(model.config, center_features=True)
     return found
+
+
+def features_of(
+    model: MCRNet, images: ImageSet, device: torch.device, views: ViewsAtTest, centers: dict[str, float]
+) -> dict[str, torch.Tensor]:
+    """Features about several shares of the base classes' mean, each view seen once."""
+    if len(centers) == 1:
+        ((name, share),) = centers.items()
+        model.config = replace(model.config, center_features=share)
+        return {name: embed_images(model, images, device, bf16=False, views=views)}
+    model.config = replace(model.config, center_features=0.0)
+    turns = embed_images(model, images, device, bf16=False, views=views).chunk(len(views.by_turn()), dim=1)
+    means = model.feature_mean[: len(turns)].to(turns[0].device)  # of whole images, turn by turn
+    unit = torch.nn.functional.normalize
+    return {
+        name: unit(torch.cat([unit(unit(turn) - share * mean) for turn, mean in zip(turns, means, strict=True)], 1))
+        for name, share in centers.items()
+    }
 
 
 def first_generation(run: Run, options: argparse.Namespace) -> MCRNet:
@@ -179,15 +199,29 @@ def show_parts(results: dict[str, dict[str, dict]]) -> None:
         print(f"| {name} | " + " | ".join(f"{100 * c.mean:+.2f} ± {100 * c.half_width:.2f}" for c in cells) + " |")
 
     last = next(iter(results))
+    main = next(way for way in MAIN if f"test/{way}/cosine/1" in results[last])
     print("\n| part | 1-shot, points | 5-shot, points |\n|---|---|---|")
     if "first" in results:
         row("second generation, taught by the first", ("last", "turns/cosine"), ("first", "turns/cosine"))
     row("mean with the mirror image", (last, "mirror/cosine"), (last, "image/cosine"))
     row("four turns side by side, beside the mirror", (last, "turns/cosine"), (last, "mirror/cosine"))
     row("mean with seven parts, beside mirror and turns", (last, "turns and parts/cosine"), (last, "turns/cosine"))
-    row("features centered by the base classes' mean", (last, "turns/cosine"), (last, "turns-uncentered/cosine"))
-    row("logistic regression (0.1) in place of the cosine", (last, "turns/logistic:0.1"), (last, "turns/cosine"))
-    row("ridge (1) in place of the cosine", (last, "turns/ridge:1"), (last, "turns/cosine"))
+    row(
+        "half of the base classes' mean subtracted, not none",
+        (last, f"{main}/cosine"),
+        (last, f"{main}-uncentered/cosine"),
+    )
+    row("half of it subtracted, not all", (last, f"{main}/cosine"), (last, f"{main}-centered/cosine"))
+    row("logistic regression (0.1) in place of the cosine", (last, f"{main}/logistic:0.1"), (last, f"{main}/cosine"))
+    row(
+        "the same with logistic regression: half, not none",
+        *((last, f"{main}{c}/logistic:0.1") for c in ("", "-uncentered")),
+    )
+    row(
+        "the same with logistic regression: half, not all",
+        *((last, f"{main}{c}/logistic:0.1") for c in ("", "-centered")),
+    )
+    row("ridge (1) in place of the cosine", (last, f"{main}/ridge:1"), (last, f"{main}/cosine"))
 
 
 def show_seeds(results: list[dict[str, dict]]) -> None:
@@ -211,6 +245,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="so many of each class only, to try the benchmark out")
     parser.add_argument("--runs", type=Path, default=Path("runs/fewshot"), help="folder of the run's folder")
     parser.add_argument("--speed", type=int, default=0, help="time so many steps of two generations on noise")
+    parser.add_argument("--test", type=Path, help="test this model's file, and train nothing")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of testing it")
     parser.add_argument("--show", type=Path, nargs="+", help="print the tables of these strong.json, and train nothing")
     options = parser.parse_args()
     if options.show:
@@ -222,7 +258,17 @@ def main() -> None:
         if len(stored) > 1:
             show_seeds([written["correct"]["last"] for written in stored])
         return
-    (speed if options.speed else measure)(options)
+    (speed if options.speed else test_only if options.test else measure)(options)
+
+
+def test_only(options: argparse.Namespace) -> None:
+    """Test a trained model."""
+    splits = cifar_benchmarks.load(options.benchmark, options.images)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = MCRNet.load(options.test).to(device).eval()
+    results = {"last": test(model, splits, options, device, {way: WAYS[way] for way in options.ways})}
+    show(results)
+    show_parts(results)
 
 
 def measure(options: argparse.Namespace) -> None:

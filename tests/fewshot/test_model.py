@@ -175,18 +175,19 @@ def test_an_empty_sequence_is_a_backbone():
     assert MCRNet(config, backbone=backbone).backbone is backbone
 
 
-def test_centered_features_have_length_one_and_no_mean_over_the_base_classes(toy_images):
+@pytest.mark.parametrize("center", [0.5, 1.0])
+def test_centered_features_have_length_one_and_less_of_the_mean_over_the_base_classes(toy_images, center):
     torch.manual_seed(0)
-    config = ModelConfig(backbone="conv4-32", image_size=16, latent=LatentConfig(mode="none"), center_features=True)
+    config = ModelConfig(backbone="conv4-32", image_size=16, latent=LatentConfig(mode="none"), center_features=center)
     model = MCRNet(config).eval()
     model.learn_center(toy_images.images)
-    plain = MCRNet(replace(config, center_features=False)).eval()
+    plain = MCRNet(replace(config, center_features=0.0)).eval()
     plain.load_state_dict({name: v for name, v in model.state_dict().items() if name != "feature_mean"})
     with torch.no_grad():
         raw = plain.embed(toy_images.images, views=MIRROR)
         found = model.embed(toy_images.images, views=MIRROR)
         unit = nn.functional.normalize(raw, dim=1)
-        expected = nn.functional.normalize(unit - unit.mean(0), dim=1)
+        expected = nn.functional.normalize(unit - center * unit.mean(0), dim=1)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
         cropped = model.embed(toy_images.images, views=ViewsAtTest(mirror=True, crops=True))
     torch.testing.assert_close(cropped.norm(dim=1), torch.ones(len(cropped)))
@@ -211,7 +212,7 @@ def test_the_mean_of_the_crops_is_averaged_with_the_whole_image(toy_images):
         torch.testing.assert_close(model.embed(toy_images.images[:4], views=ViewsAtTest(crops=True)), expected)
 
 
-@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("center", [0.0, 1.0])
 def test_turns_stand_side_by_side_each_about_its_own_mean(toy_images, center):
     torch.manual_seed(0)
     config = ModelConfig(backbone="conv4-32", image_size=16, latent=LatentConfig(mode="none"), center_features=center)
@@ -271,9 +272,15 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize(("center", "penalty"), [(True, 0.1), (False, 1.0)])
+@pytest.mark.parametrize(("center", "penalty"), [(0.5, 0.1), (0.0, 1.0)])
 def test_another_base_learner_is_set_for_the_length_of_the_features(center, penalty):
     config = ModelConfig(backbone="conv4-32", latent=LatentConfig(mode="none"), center_features=center)
     learner = with_base_learner(MCRNet(config), "logistic").base_learner
     assert isinstance(learner, LogisticRegression)
     assert learner.penalty == penalty
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_a_share_of_the_mean_lies_between_none_and_all(share):
+    with pytest.raises(ConfigError, match="center_features"):
+        MCRNet(ModelConfig(backbone="conv4-32", latent=LatentConfig(mode="none"), center_features=share))

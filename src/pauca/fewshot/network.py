@@ -36,8 +36,9 @@ class ModelConfig:
     `squash` scales both."""
     latent: LatentConfig = field(default_factory=LatentConfig)
     """The latent space in front of the feature network."""
-    center_features: bool = False
-    """At test time, scale the features to length one, subtract their mean over the training classes and scale again."""
+    center_features: float = 0.0
+    """At test time, scale the features to length one, subtract this share of their mean over the training classes (1 is
+    all of it) and scale again; 0 leaves features as they are."""
 
 
 class FewShotModel(nn.Module):
@@ -60,6 +61,8 @@ class FewShotModel(nn.Module):
         super().__init__()
         if config.channels not in (1, 3):
             raise ConfigError(f"{config.channels} image channels; use 3 for color or 1 for gray")
+        if not 0 <= config.center_features <= 1:
+            raise ConfigError(f"center_features {config.center_features}: a share of the mean, from 0 to 1")
         self.config = config
         self.stem: Any = None  # what stands before the network; only MCRNet has one
         self.trained_on: TrainingData | None = None  # set by training, kept in the file
@@ -110,7 +113,7 @@ class FewShotModel(nn.Module):
         if not self.config.center_features:
             return features
         mean = self.feature_mean[KINDS.index(kind)]
-        return functional.normalize(functional.normalize(features, dim=1) - mean, dim=1)
+        return functional.normalize(functional.normalize(features, dim=1) - self.config.center_features * mean, dim=1)
 
     def _seen(
         self, images: Tensor, kind: Kind, mirror: bool, generator: torch.Generator | None

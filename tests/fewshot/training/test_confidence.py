@@ -13,7 +13,7 @@ from pauca.fewshot.model import MCRNet, ModelConfig, episode_cross_entropy
 from pauca.fewshot.training.confidence import fit_scale
 from pauca.fewshot.types import Episodes, ImageSet
 
-FLAT = ModelConfig("custom", "cosine", image_size=16, latent=LatentConfig(mode="none"), center_features=True)
+FLAT = ModelConfig("custom", "cosine", image_size=16, latent=LatentConfig(mode="none"), center_features=1.0)
 
 
 @torch.no_grad()
