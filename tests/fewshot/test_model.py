@@ -1,5 +1,6 @@
 """MCRNet: its loss term by term, its test-time codes, its file."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -12,11 +13,12 @@ from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.fewshot.backbones import set_training_step
 from pauca.fewshot.base_learners import BASE_LEARNERS, LogisticRegression
 from pauca.fewshot.latent import LatentConfig
-from pauca.fewshot.model import MCRNet, ModelConfig, episode_cross_entropy
+from pauca.fewshot.model import MCRNet, ModelConfig, episode_cross_entropy, read_description
 from pauca.fewshot.pretrained.model import with_base_learner
 from pauca.fewshot.types import TrainingData
 from pauca.fewshot.views_at_test import ViewsAtTest
 from pauca.fewshot.windows import show, windows_at_test
+from pauca.runs.config import from_dict, to_dict
 
 MIRROR = ViewsAtTest(mirror=True)
 MODES = ["none", "deterministic", "released", "variational"]
@@ -284,3 +286,9 @@ def test_another_base_learner_is_set_for_the_length_of_the_features(center, pena
 def test_a_share_of_the_mean_lies_between_none_and_all(share):
     with pytest.raises(ConfigError, match="center_features"):
         MCRNet(ModelConfig(backbone="conv4-32", latent=LatentConfig(mode="none"), center_features=share))
+
+
+def test_the_share_of_the_mean_was_all_or_nothing_in_earlier_files():
+    assert from_dict(ModelConfig, {"center_features": True}) == ModelConfig(center_features=1.0)
+    description = json.dumps(to_dict(ModelConfig()) | {"center_features": True})
+    assert read_description(description)[0] == ModelConfig(center_features=1.0)

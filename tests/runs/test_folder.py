@@ -58,6 +58,14 @@ def test_force_leaves_no_checkpoint_of_the_earlier_run_to_resume_from(tmp_path):
     assert not [*run.checkpoints.iterdir()]
 
 
+def test_a_run_that_lacks_a_new_field_goes_on_with_its_default(tmp_path):
+    run = Run.create(tmp_path / "run", Config())
+    run.config_path.write_text("steps: 10\n")
+    Run.create(tmp_path / "run", Config(), resume=True)
+    with pytest.raises(ConfigError, match=r"started with `rate: 0\.1` and is resumed with `rate: 0\.2`"):
+        Run.create(tmp_path / "run", Config(rate=0.2), resume=True)
+
+
 def test_resume_wants_the_same_config(tmp_path):
     Run.create(tmp_path / "run", Config()).log(step=1)
     assert len(list(Run.create(tmp_path / "run", Config(), resume=True).metrics())) == 1

@@ -193,6 +193,8 @@ def read_description(text: str) -> tuple[ModelConfig, TrainingData | None]:
     remembered = values.pop("trained_on", None)
     latent = dict(values.pop("latent"))
     latent["log_sigma_range"] = tuple(latent["log_sigma_range"])
+    if "center_features" in values:  # `true` or `false` in earlier files
+        values["center_features"] = float(values["center_features"])
     return ModelConfig(latent=LatentConfig(**latent), **values), training_data(remembered)
 
 

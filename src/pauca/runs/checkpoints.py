@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import warnings
+from ast import literal_eval
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,11 +163,26 @@ def _damage(path: Path) -> str:
 def _check_origin(path: Path, origin: dict[str, str]) -> None:
     stored = json.loads(text_with_new_names((path / _ORIGIN).read_text(encoding="utf-8")))
     for name in sorted({*stored, *origin}):
-        if stored.get(name) != origin.get(name):
+        if not _agree(_read(stored.get(name)), _read(origin.get(name))):
             raise ConfigError(
                 f"{path}: was written with {name} {stored.get(name)}, but now {name} is {origin.get(name)}; restore "
                 "it, or start a new run"
             )
+
+
+def _read(text: str | None) -> Any:
+    """A setting as it was before it was written; the text itself where that cannot be read as one."""
+    try:
+        return None if text is None else literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _agree(stored: Any, now: Any) -> bool:
+    """Whether settings are the same, but for those that an earlier version did not have, where these are off."""
+    if isinstance(stored, dict) and isinstance(now, dict):
+        return all(_agree(stored.get(name), now.get(name)) for name in {*stored, *now})
+    return stored == now or (stored is None and now is False)
 
 
 def _replace(temporary: Path, path: Path) -> None:

@@ -32,7 +32,7 @@ def from_dict(kind: type[Config], values: dict[str, Any], where: str = "config")
         ConfigError: an unknown or missing field or a value of the wrong type, named with its place.
     """
     today = {kind: partial(_today, kind) for kind in renamed_kinds()}
-    rules = dacite.Config(strict=True, cast=[Path, Enum, tuple], type_hooks=today)
+    rules = dacite.Config(strict=True, cast=[Path, Enum, tuple], type_hooks=today | {float: _as_number})
     try:
         return dacite.from_dict(kind, with_new_names(kind, values), rules)  # type: ignore[type-var]
     except (dacite.DaciteError, ValueError, PaucaError) as error:
@@ -78,6 +78,11 @@ def check_obeyed(stored: dict[str, Any], given: dict[str, Any], usual: dict[str,
 
 def _today(kind: type, values: Any) -> Any:
     return with_new_names(kind, values) if isinstance(values, dict) else values
+
+
+def _as_number(value: Any) -> Any:
+    """1 or 0 for what an earlier version wrote as all or nothing (`true` or `false`), and is a share now."""
+    return float(value) if isinstance(value, bool) else value
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pauca.errors import ConfigError, InputError
-from pauca.runs.config import to_yaml
+from pauca.runs.config import from_yaml, to_yaml
 from pauca.runs.files import write_text
 
 
@@ -44,7 +44,7 @@ class Run:
         text = to_yaml(config)
         if run.config_path.exists():
             if resume:
-                run._check_same_config(text)
+                run._check_same_config(config)
                 return run
             if not force:
                 raise InputError(
@@ -91,9 +91,10 @@ class Run:
         except ValueError as error:
             raise InputError(f"{self.metrics_path}: line {number} is damaged ({error}); remove it") from error
 
-    def _check_same_config(self, text: str) -> None:
-        stored = self.config_path.read_text(encoding="utf-8").splitlines()
-        for old, new in zip([*stored, ""], [*text.splitlines(), ""], strict=False):
+    def _check_same_config(self, config: Any) -> None:
+        # Read as a config: one of an earlier version lacks the fields that are new.
+        stored = to_yaml(from_yaml(type(config), self.config_path)).splitlines()
+        for old, new in zip([*stored, ""], [*to_yaml(config).splitlines(), ""], strict=False):
             if old != new:
                 raise ConfigError(
                     f"{self.config_path}: the run was started with `{old.strip()}` and is resumed with "

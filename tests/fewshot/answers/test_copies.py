@@ -59,6 +59,16 @@ def test_one_image_with_two_labels_is_named(classifier):
         classifier.fit(images, list("aaabbb"))
 
 
+def test_copies_within_a_class_count_once_also_where_another_class_has_the_image_first(classifier):
+    images, labels = pictures(6), list("aaabbb")
+    images[4] = images[3] = images[0]
+    with pytest.warns(CopiedExamplesWarning, match="2 of 6 examples are the same image"):
+        classifier.fit(images, labels)
+    groups = classifier._learned.groups.tolist()
+    assert groups[3] == groups[4]
+    assert len(set(groups)) == 5
+
+
 def test_features_from_elsewhere_may_repeat():
     rows = np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
     with warnings.catch_warnings():

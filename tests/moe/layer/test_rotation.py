@@ -80,6 +80,24 @@ def test_copies_that_are_made_ahead_are_of_the_rotated_weights():
     assert torch.equal(experts(*tensors), expected)
 
 
+def test_a_recipe_may_change_while_copies_are_kept():
+    problem = _problem(1.0)
+    tensors = [problem[name] for name in ("x", "ids", "probabilities")]
+    experts = Experts(HIDDEN, WIDTH, EXPERTS, ROTATED)
+    expected = experts(*tensors)
+
+    def after_another_recipe() -> Tensor:
+        experts.recipe = Recipe.fp4()
+        experts(*tensors)
+        experts.recipe = ROTATED
+        return experts(*tensors)
+
+    with frozen_weights(experts):
+        assert torch.equal(after_another_recipe(), expected)
+    quantize_once(experts, torch.optim.SGD(experts.parameters(), lr=0.1))
+    assert torch.equal(after_another_recipe(), expected)
+
+
 def test_health_measures_what_is_kept():
     torch.manual_seed(0)
     x = torch.randn(128, HIDDEN)

@@ -1,11 +1,13 @@
 """Steps that are recorded and replayed: what they compute, what forbids them, and what a checkpoint of them holds."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 
+from pauca.errors import ConfigError
 from pauca.moe import Recipe
 from pauca.moe.training.graph import GraphedStep
 from pauca.moe.training.trainer import Trainer
@@ -112,6 +114,28 @@ def test_a_recording_makes_room_for_what_does_not_fit_beside_it(tmp_path, monkey
     losses = [trainer.step().cross_entropy for _ in range(6)]
     assert trainer._graphed.is_recorded
     assert all(map(math.isfinite, losses))
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_a_recording_that_breaks_off_ends_what_fsdp_divides(monkeypatch, divided):
+    """FSDP2 takes weights that the recording was to gather for gathered ones, and computes with what lies there."""
+    for name in ("Stream", "CUDAGraph", "synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
+    if divided:
+        monkeypatch.setattr("pauca.moe.training.graph.DTensor", torch.nn.Parameter)
+
+    def compute(batches):
+        raise torch.OutOfMemoryError("no room")
+
+    step = GraphedStep(torch.nn.Linear(2, 2), compute, lambda: None)
+    if divided:
+        with pytest.raises(ConfigError, match=r"cannot be recorded .*\(no room\).*--no-graph"):
+            step._capture([])
+    else:
+        step._capture([])
+        assert step.refused == "no room"
+        assert not step.is_recorded
 
 
 @pytest.mark.parametrize("recipe", [Recipe.fp4(), replace(Recipe.fp4(), stochastic_rounding=True)])

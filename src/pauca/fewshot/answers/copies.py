@@ -35,10 +35,11 @@ def copies(features: Float[Tensor, "n d"]) -> Int64[np.ndarray, "n"]:
 
 def groups_with_copies(examples: Examples, first: Int64[np.ndarray, "n"]) -> Int64[Tensor, "n"]:
     """The group of each example; copies within a class are of one, and what they are grouped with."""
-    targets = examples.targets.tolist()
     numbers = examples.groups.numbers.cpu().numpy().copy()
-    for place, earlier in enumerate(first.tolist()):
-        if earlier != place and targets[earlier] == targets[place]:
+    firsts: dict[tuple[int, int], int] = {}  # of each image and class: an image may have two
+    for place, image in enumerate(zip(first.tolist(), examples.targets.tolist(), strict=True)):
+        earlier = firsts.setdefault(image, place)
+        if earlier != place:
             numbers[numbers == numbers[place]] = numbers[earlier]
     return torch.from_numpy(numbers).to(examples.targets.device)
 

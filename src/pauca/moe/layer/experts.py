@@ -34,10 +34,10 @@ class ExpertBank(nn.Module):
         """Set all but the weights."""
         kept_formats(recipe, recompute)  # refuses an unknown mode
         self.recompute: Recompute = recompute
-        self.recipe = recipe
         self._frozen = self._ahead = False  # ahead: copies are made before the first pass
         self._copies: FrozenWeights | None = None
         self._once: Any = None  # `QuantizedOnce`, while `quantize_once` is in force
+        self.recipe = recipe
 
     @property
     def recipe(self) -> Recipe:
@@ -47,6 +47,9 @@ class ExpertBank(nn.Module):
     def recipe(self, recipe: Recipe) -> None:
         _, hidden, width = self.down.shape
         self._recipe, self._recipe_text = checked_recipe(recipe, hidden, width), recipe.to_json()
+        self._copies = None  # of another recipe, which may rotate the weights
+        if self._once is not None:
+            self._once.forget(self)
 
     def masters(self) -> tuple[Tensor, ...]:
         """The weights as they are stored: the parameters of which `gate_up` and `down` are views."""

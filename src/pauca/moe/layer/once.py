@@ -55,6 +55,10 @@ class QuantizedOnce:
         self._banks = []
         self._kept.clear()
 
+    def forget(self, bank: ExpertBank) -> None:
+        """A bank's copies, which another recipe would take otherwise; the next pass makes new ones."""
+        self._kept.pop(bank, None)
+
     def copies(self, bank: ExpertBank) -> list[Tensor]:
         """`prepare_weights` of a bank for one pass, or nothing where the pass must quantize for itself."""
         masters = bank.masters()

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from pauca.errors import ConfigError
 from pauca.moe.layer.moe import moe_layers
 
 STEPS_BEFORE_CAPTURE = 3
@@ -104,6 +106,11 @@ class GraphedStep:
         except RuntimeError as error:  # nothing of what was recorded has run: the step is still to be taken
             first_cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
             refused = str(first_cause).splitlines()[0]
+            if any(isinstance(weight, DTensor) for weight in self._model.parameters()):
+                raise ConfigError(  # FSDP2 takes weights that were to be gathered in the recording for gathered ones
+                    f"this step cannot be recorded as a CUDA graph ({refused}), and weights that FSDP2 divides are "
+                    "then in no state to go on with; train with --no-graph (`graph: false` in a run's config.yaml)"
+                ) from error
             del first, second
             self.forget()
             self.refused = refused
