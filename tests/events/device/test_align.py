@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pauca.errors import DeviceError, InputError
+from pauca.errors import ConfigError, DeviceError, InputError
 from pauca.events import DAVIS240C, AlignConfig, Aligner, Events, Status, Trajectory, align, evaluate, pieces, read
 from pauca.events.consistency import sums_over_parts
 from pauca.events.device import align as device_align
@@ -124,6 +124,29 @@ def test_a_device_without_memory_is_one_error(stream, monkeypatch, count):
     monkeypatch.setattr(Engine, "answer", answer)
     with pytest.raises(DeviceError, match=r"too little memory free for .* tried to allocate 2 GB"):
         on_device(stream, CONFIG, "cpu", count)
+
+
+@pytest.mark.parametrize("count", [1, 2, 47, 64, 300])
+@pytest.mark.parametrize("capacity", [3_080_000, 5_560_001])
+def test_places_of_events_fit_into_32_bits(count, capacity):
+    """Of HD sensors beyond 46 processes, they would not with as many pieces each."""
+    slots, of_a_worker = device_align._slots(count, capacity)
+    assert slots * -(-capacity // 4) * 4 < 1 << 31
+    assert slots == of_a_worker * (1 if count == 1 else count + 1)
+    assert of_a_worker == (device_align.AT_ONCE if count == 1 else device_align._OF_A_WORKER) or count > 46
+
+
+def test_too_many_processes_are_one_line():
+    with pytest.raises(
+        ConfigError, match="workers 800 are too many for one GPU with pieces of 5,560,000 events; try 3"
+    ):
+        device_align._slots(800, 5_560_000)
+
+
+def test_a_system_without_shared_memory_of_linux_says_so(stream, monkeypatch):
+    monkeypatch.delattr(os, "memfd_create")
+    with pytest.raises(DeviceError, match="workers 2 share a GPU on Linux alone; choose 1"):
+        on_device(stream, CONFIG, "cpu", 2)
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="`kernels/test_interpreter.py` runs it in Triton's interpreter")

@@ -1,5 +1,7 @@
 """Questions of several connections reach one process, and each gets its own answers, or learns that none will come."""
 
+import socket
+import tempfile
 import threading
 import time
 from contextlib import ExitStack
@@ -84,6 +86,37 @@ def test_a_server_ends_while_others_are_connected():
     with Server(list) as server:
         connection = Connection(server.address)
         connection.answers(questions(1), [QUESTION])
-    with connection, pytest.raises((PaucaError, OSError)):
+    with connection, pytest.raises(PaucaError, match="owns the GPU"):
         connection.answers(questions(1), [QUESTION])
     assert not server._thread.is_alive()
+
+
+@pytest.mark.parametrize("moment", ["before the answer", "before it is read"])
+def test_one_that_dies_takes_nothing_from_the_others(moment):
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(rows):
+        asked.set()
+        go_on.wait(9)
+        return list(rows[:, :1])
+
+    with Server(answer) as server, Connection(server.address) as other:
+        with Connection(server.address) as dying:
+            dying._socket.sendall(questions(1).tobytes())
+            assert asked.wait(9)
+            if moment == "before it is read":
+                go_on.set()
+                assert dying._socket.recv(9, socket.MSG_PEEK)
+        go_on.set()
+        for _ in range(2):
+            assert [row.tolist() for row in other.answers(questions(3), [1])] == [[3]]
+        assert server.error is None
+
+
+def test_a_long_name_of_the_folder_for_temporary_files_does_not_matter(tmp_path, monkeypatch):
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with Server(lambda rows: list(rows[:, :1])) as server, Connection(server.address) as connection:
+        assert [row.tolist() for row in connection.answers(questions(3), [1])] == [[3]]
+    assert not [*long.iterdir()]

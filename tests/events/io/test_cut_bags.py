@@ -93,3 +93,13 @@ def test_what_holds_no_topic_is_refused(tmp_path):
     (tmp_path / "cut.bag").write_bytes(data[:5000])
     with pytest.raises(InputError, match=r"cannot be read as a ROS 1 bag .*copy it again"):
         read(tmp_path / "cut.bag")
+
+
+def test_a_record_that_is_cut_in_its_names_does_not_hide_why(tmp_path):
+    """Its fields are gone, which is no reason that anybody understands."""
+    data = _bag(tmp_path, _seen(), None)
+    at = data.rindex(b"type=pauca") if b"type=pauca" in data else data.rindex(b"type=")
+    (tmp_path / "cut").write_bytes(data[: at - 4])
+    bag = CutBag(tmp_path / "cut", "why")
+    assert bag.connections
+    assert bag.lost.endswith("(why)")

@@ -8,6 +8,7 @@ import pytest
 
 from pauca import cli, events
 from pauca.events import Camera, Events, Recording
+from pauca.events.verbs.files import recordings_in
 
 from ..scenes import random_events
 
@@ -145,3 +146,14 @@ def test_a_folder_is_not_called_like_a_file(tmp_path, capsys, verb):
     assert cli.main(["events", verb, str(tmp_path / "a.npz"), "--out", str(tmp_path / "view.png")]) == 2
     assert "view.png looks like a file, and results are several" in capsys.readouterr().err
     assert not (tmp_path / "view.png").exists()
+
+
+def test_labels_beside_recordings_are_none_of_them(tmp_path):
+    """Prophesee's data sets have boxes of objects beside each recording, as NPY."""
+    event = [("x", "<u2"), ("y", "<u2"), ("p", "<i2"), ("t", "<i8")]
+    np.save(tmp_path / "a_td.npy", np.zeros(5, event))
+    np.save(tmp_path / "a_bbox.npy", np.zeros(5, [("ts", "<u8"), *[(name, "<f4") for name in "xywh"]]))
+    np.save(tmp_path / "times.npy", np.arange(5))
+    (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY")  # may be one: reading says what is wrong
+    assert [path.name for path in recordings_in(tmp_path)] == ["a_td.npy", "cut.npy"]
+    assert recordings_in(tmp_path / "times.npy") == [tmp_path / "times.npy"]

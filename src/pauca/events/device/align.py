@@ -8,9 +8,9 @@ from itertools import islice
 
 import torch
 
-from pauca.errors import DeviceError
+from pauca.errors import ConfigError, DeviceError
 from pauca.events.alignment import Aligner
-from pauca.events.device.engine import Engine
+from pauca.events.device.engine import MOST_PLACES, Engine
 from pauca.events.device.follow import Setting, Work, at_once, follow, follow_group
 from pauca.events.device.requests import Ask, Resident
 from pauca.events.device.serving import Server
@@ -44,20 +44,36 @@ def align_on_device(
         device: cuda; cpu for tests.
 
     Raises:
-        DeviceError: there is no such device, or it has too little memory.
+        ConfigError: more workers than a device has places for.
+        DeviceError: there is no such device, or it has too little memory, or several processes cannot share it here.
         InputError: the events cannot be sent to it.
     """
-    slots = AT_ONCE if workers.count == 1 else _OF_A_WORKER * (workers.count + 1)
+    if workers.count > 1 and not hasattr(os, "memfd_create"):
+        raise DeviceError(f"workers {workers.count} share a GPU on Linux alone; choose 1")
+    slots, of_a_worker = _slots(workers.count, capacity)
     setting, windows = Setting(aligner.camera, aligner.config, aligner.prior), map(_windows, pieces)
     try:
         engine = Engine(resolve_device(device), aligner.camera, aligner.scorers, slots, capacity)
         if workers.count == 1:
             works = (_work(engine, setting, each) for each in windows)
-            yield from at_once(setting, works, lambda questions, _: engine.answer(questions), AT_ONCE)
+            yield from at_once(setting, works, lambda questions, _: engine.answer(questions), slots)
         else:
-            yield from _by_several(engine, setting, windows, workers)
+            yield from _by_several(engine, setting, windows, workers, of_a_worker)
     except torch.OutOfMemoryError as error:
         raise DeviceError(f"device {device} has too little memory free for {slots} pieces at once: {error}") from error
+
+
+def _slots(count: int, capacity: int) -> tuple[int, int]:
+    """Places for pieces on the device; how many of them a process gets at a time."""
+    groups = 1 if count == 1 else count + 1  # one waits for the first process that is free
+    fit = MOST_PLACES // (capacity + 3) // groups
+    if not fit:
+        raise ConfigError(
+            f"workers {count} are too many for one GPU with pieces of {capacity:,} events; try "
+            f"{max(1, MOST_PLACES // (capacity + 3) - 1)} or fewer"
+        )
+    of_a_worker = min(AT_ONCE if count == 1 else _OF_A_WORKER, fit)
+    return groups * of_a_worker, of_a_worker
 
 
 def _windows(piece: Piece) -> list[list[Events]]:
@@ -78,13 +94,13 @@ def _work(engine: Engine, setting: Setting, windows: list[list[Events]]) -> Work
 
 
 def _by_several(
-    engine: Engine, setting: Setting, pieces: Iterator[list[list[Events]]], workers: Workers
+    engine: Engine, setting: Setting, pieces: Iterator[list[list[Events]]], workers: Workers, of_a_worker: int
 ) -> Iterator[list[Alignment]]:
     held: deque[list[tuple[SharedEvents, int]]] = deque()
     free: list[int] = []  # files that can be written anew: the memory of a new one would have to be cleared before
 
     def groups() -> Iterator[list[tuple[SharedEvents, list[int]]]]:
-        while group := list(islice(pieces, _OF_A_WORKER)):
+        while group := list(islice(pieces, of_a_worker)):
             sent = [
                 (*engine.take(windows), SharedEvents.of(windows, free.pop() if free else None)) for windows in group
             ]

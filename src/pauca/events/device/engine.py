@@ -17,6 +17,7 @@ from pauca.events.kernels.pack import pack_events
 from pauca.events.score import Scorer
 from pauca.events.types import Events
 
+MOST_PLACES = (1 << 31) - 1  # for events on a device: kernels get them as 32-bit numbers
 _WIDEST = 1 << 15  # pixels of a sensor, which are sent in 15 bits
 _ROWS_AT_ONCE = 1 << 21  # events of whose parts sums are made together; 700 MB on the device
 

@@ -3,11 +3,11 @@
 A device that several processes use themselves changes between them, and each needs half a gigabyte of it.
 """
 
+import os
 import selectors
 import socket
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
+from contextlib import ExitStack, suppress
 from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
@@ -34,13 +34,18 @@ class Server:
         self._ended = False
 
     def __enter__(self) -> "Server":
-        self._folder = TemporaryDirectory(prefix="pauca-")  # which nobody else can read
-        self.address = str(Path(self._folder.name) / "questions")
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.bind(self.address)
-        self._socket.listen(1024)
-        self._thread = Thread(target=self._serve, daemon=True)
-        self._thread.start()
+        with ExitStack() as stack:
+            folder = stack.enter_context(TemporaryDirectory(prefix="pauca-"))  # which nobody else can read
+            place = os.open(folder, os.O_PATH)
+            stack.callback(os.close, place)
+            self._socket = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            # By the open folder: of an address, Linux takes 107 bytes, and TMPDIR may be longer.
+            self.address = f"/proc/{os.getpid()}/fd/{place}/questions"
+            self._socket.bind(self.address)
+            self._socket.listen(1024)
+            self._thread = Thread(target=self._serve, daemon=True)
+            self._thread.start()
+            self._opened = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -48,7 +53,7 @@ class Server:
         with suppress(OSError):  # it has ended before, by an error
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread
         self._thread.join()
-        self._folder.cleanup()
+        self._opened.close()
 
     def _serve(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -67,7 +72,7 @@ class Server:
             if each is self._socket:
                 if not self._ended:
                     selector.register(each.accept()[0], selectors.EVENT_READ)
-            elif message := each.recv(_LONGEST):
+            elif message := _received(each):
                 asking.append(each)
                 questions.append(np.frombuffer(message).reshape(-1, QUESTION))
             else:
@@ -76,7 +81,17 @@ class Server:
         if asking:
             answers = iter(self._answer(np.concatenate(questions)))
             for each, some in zip(asking, questions, strict=True):
-                each.sendall(b"".join(next(answers).tobytes() for _ in some))
+                message = b"".join(next(answers).tobytes() for _ in some)
+                with suppress(ConnectionError):  # it has died, which is found when it is read next; the others go on
+                    each.sendall(message)
+
+
+def _received(connection: socket.socket) -> bytes:
+    """A message; nothing where the other side has ended, also without reading its answer."""
+    try:
+        return connection.recv(_LONGEST)
+    except ConnectionError:
+        return b""
 
 
 class Connection:
@@ -102,8 +117,10 @@ class Connection:
         Raises:
             PaucaError: the server has ended.
         """
-        self._socket.sendall(questions.tobytes())
-        message = bytearray(self._socket.recv(_LONGEST))  # writable: numba compiles for other arrays anew
+        message = bytearray()
+        with suppress(ConnectionError):
+            self._socket.sendall(questions.tobytes())
+            message += _received(self._socket)  # writable: numba compiles for other arrays anew
         if not message:
             raise PaucaError("the process that owns the GPU has ended")
         return np.split(np.frombuffer(message), np.cumsum(lengths)[:-1])

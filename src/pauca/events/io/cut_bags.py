@@ -70,6 +70,8 @@ class CutBag:
                 yield piece
         except GeneratorExit:
             raise
+        except KeyError:  # of a record that lacks a field
+            pass
         except Exception as error:  # what damage makes of sqlite, bz2, lz4 and zstd
             why = str(error) or why
         place = f"byte {end:,} of {size:,}" if end else "damage"

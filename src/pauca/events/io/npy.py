@@ -64,6 +64,15 @@ def open_npy(path: Path, time_unit: TimeUnit | None) -> Source:
     )
 
 
+def holds_something_else(path: Path) -> bool:
+    """Whether an NPY file can be read and is no recording: labels of one, for instance."""
+    try:
+        shape, dtype, _ = _header(path)
+    except InputError:
+        return False
+    return len(shape) != 1 or not all(set(known) & set(dtype.names or ()) for known in FIELDS.values())
+
+
 def _header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
     try:
         with path.open("rb") as file:

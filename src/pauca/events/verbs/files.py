@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pauca.errors import ConfigError, InputError, PaucaError
+from pauca.events.io.npy import holds_something_else
 
 ENDINGS = (
     *(".txt", ".csv", ".txt.gz", ".csv.gz", ".npz", ".npy", ".h5", ".hdf5", ".raw", ".dat"),
@@ -54,7 +55,10 @@ def recordings_in(path: Path) -> list[Path]:
     files = [
         child
         for child in path.rglob("*")
-        if child.is_file() and child.name.lower().endswith(ENDINGS) and child.name.lower() not in _BESIDE
+        if child.is_file()
+        and child.name.lower().endswith(ENDINGS)
+        and child.name.lower() not in _BESIDE
+        and not (child.suffix.lower() == ".npy" and holds_something_else(child))
     ]
     found = sorted([*bags, *(file for file in files if file.parent not in bags)])
     if not found:
