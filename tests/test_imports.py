@@ -29,6 +29,11 @@ def test_the_verbs_of_fewshot_start_without_scikit_learn():
     assert result.stdout.strip() == "[]"
 
 
+def test_what_is_imported_late_is_listed_all_the_same():
+    code = "import sys, pauca.fewshot as f; print({*f.__all__} - {*dir(f)}, 'sklearn' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set() False"
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_system_never_imports_another(system):
     others = [f"pauca.{other}" for other in [*SYSTEMS, "recognize"] if other != system]

@@ -121,6 +121,18 @@ def test_calibration_with_temperature_is_that_of_the_classifier(toy_images):
         assert "without temperature" in result.calibration_summary()
 
 
+def test_the_temperature_of_an_episode_is_its_own_beside_a_larger_one():
+    """Of more than 200 examples fewer parts are left out."""
+    labels, model = torch.full((2, 250), -1), Features("ridge")
+    labels[0], labels[1, :60] = torch.arange(5).repeat(50), torch.arange(5).repeat(12)
+    support = torch.randn(2, 250, 8, generator=torch.Generator().manual_seed(0)).double()
+    support += labels.clamp_min(0)[..., None] * 0.1
+    together, alone = (episode_temperatures(model, support[e], labels[e], 5) for e in (slice(0, 2), slice(1, 2)))
+    held_out = hold_out(model, support[1, :60], labels[1, :60], 5)
+    assert float(together[1]) == pytest.approx(fit_temperature(model, held_out, 12.0), rel=1e-6)
+    assert float(alone[0]) == pytest.approx(float(together[1]), rel=1e-6)
+
+
 def test_padded_queries_are_not_counted(toy_images, toy_episodes):
     shortened = dataclasses.replace(toy_episodes, query_labels=toy_episodes.query_labels.clone())
     shortened.query_labels[:, -5:] = -1

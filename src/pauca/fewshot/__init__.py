@@ -114,6 +114,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> object:
     """The estimator when it is asked for: it brings scikit-learn, 55 MB and most of a second that no training needs."""
     if name not in ("Answers", "FewShotClassifier"):

@@ -258,6 +258,19 @@ def test_processes_train_as_one(data, together, processes, how):
         assert difference <= 0.02 * moved, name  # 0.008 at most, of the experts; a rank's own gradients: 0.3 to 0.6
 
 
+def _of_own_seed(rank: int, data: TokenData, config: TrainConfig) -> dict[str, Any]:
+    torch.manual_seed(rank)
+    trainer = Trainer(MoELM(replace(MODEL, recipe=Recipe.bf16())), data, config)
+    trainer.step()
+    return {name: weight.detach() for name, weight in trainer.model.named_parameters()}
+
+
+def test_ranks_that_hold_the_whole_model_train_one_whatever_their_seeds(data, together):
+    first, second = together(_of_own_seed, 2, data, replace(CONFIG, shard=False))
+    for name, weight in first.items():
+        assert torch.equal(weight, second[name]), name
+
+
 @pytest.mark.parametrize(("processes", "ep"), [(2, 1), (4, 2)])
 @pytest.mark.parametrize("recipe", [Recipe.bf16(), Recipe.fp4()], ids=["bf16", "fp4"])
 def test_experts_weights_that_travel_in_bf16_change_no_bit(data, together, processes, ep, recipe):

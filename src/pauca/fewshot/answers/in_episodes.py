@@ -53,10 +53,12 @@ def _held_out(
 ) -> tuple[Float[Tensor, "e n way"], Bool[Tensor, "e n"]]:
     """Logits of each example by the others, one of each class left out at a time; and which could be left out."""
     place = (of_class.cumsum(1) * of_class).sum(2) - 1  # among those of its class
-    parts = most_parts(int(of_class.sum(1).max()), labels.shape[1])
+    largest = of_class.sum(1).amax(1).clamp_min(1)
+    sizes = zip(largest.tolist(), (labels != PADDING).sum(1).tolist(), strict=True)
+    parts = labels.new_tensor([most_parts(*size) for size in sizes])[:, None]  # e 1
     logits = torch.zeros(*labels.shape, way, dtype=support.dtype, device=support.device)
     found = torch.zeros_like(labels, dtype=torch.bool)
-    for part in range(parts):
+    for part in range(int(parts.max())):
         outside = (place % parts != part) & (labels != PADDING)
         others = (of_class * outside[..., None]).sum(1)  # e way
         left_out = ~outside & (labels != PADDING) & (others.gather(1, labels.clamp_min(0)) > 0)

@@ -56,9 +56,16 @@ def divide(model: MoELM, device: torch.device, ep: int, gather: Literal["fp32", 
         register_fsdp_forward_method(model, method)
 
 
+@torch.no_grad()
 def divide_experts(model: MoELM, device: torch.device, ep: int) -> None:
-    """Divide the experts alone, in place, over groups of `ep` ranks: every rank holds all else whole."""
-    if ep > 1:
+    """Divide the experts alone, in place, over groups of `ep` ranks: every rank holds all else whole.
+
+    Without `ep` all begin with the first rank's weights; with it, ranks of other seeds are refused.
+    """
+    if ep == 1:
+        for tensor in (*model.parameters(), *model.buffers()):
+            dist.broadcast(tensor, 0)
+    else:
         shape = (dist.get_world_size() // ep, ep)
         parallelize(model, init_device_mesh(device.type, shape, mesh_dim_names=("dp", "ep")))
 
