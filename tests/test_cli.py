@@ -1,4 +1,7 @@
 import json
+import select
+import subprocess
+import sys
 
 import pytest
 
@@ -63,3 +66,25 @@ def test_doctor_as_json(capsys):
     checks = json.loads(capsys.readouterr().out)
     assert {"machine", "packages", "systems"} <= {check["group"] for check in checks}
     assert all(check["remedy"] for check in checks if not check["available"])
+
+
+def test_a_reader_that_has_gone_is_no_error():
+    """As in `pauca ... | head`."""
+    command = [sys.executable, "-m", "pauca.cli", "doctor", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (0, "")
+
+
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="this system has no poll")
+def test_another_pipe_that_breaks_is_an_error():
+    lines = (
+        "from pauca import cli",
+        "def fail(): raise BrokenPipeError(32, 'Broken pipe')",
+        "cli.COMMANDS['doctor'] = fail",
+        "raise SystemExit(cli.main(['doctor']))",
+    )
+    found = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60)
+    assert found.returncode == 1
+    assert found.stderr.startswith("pauca: unexpected error: BrokenPipeError")

@@ -15,7 +15,7 @@ time.sleep(60)
 def work(): pass
 """
 MAIN = """
-import multiprocessing, sys, time
+import multiprocessing, signal, sys, time
 from concurrent.futures import ProcessPoolExecutor
 from pauca.interrupts import end_at_interrupt, interrupts_wait
 
@@ -25,6 +25,7 @@ class Work:
     def __call__(self): pass
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where these tests run in the background
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(1, context, initializer=end_at_interrupt)
     try:
@@ -62,3 +63,18 @@ def test_a_process_that_begins_ends_without_a_word(tmp_path, moment):
         process.kill()
     assert said == "interrupted\n"
     assert time.monotonic() - begun < 30  # the import would take a minute
+
+
+@pytest.mark.parametrize("enter", ["end_at_interrupt()", "interrupts_raise().__enter__()"])
+def test_an_interrupt_that_is_ignored_stays_so(enter):
+    """As in a job of a script, in the background."""
+    lines = (
+        "import os, signal",
+        "from pauca.interrupts import end_at_interrupt, interrupts_raise",
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)",
+        enter,
+        "os.kill(os.getpid(), signal.SIGINT)",
+        "print('alive')",
+    )
+    found = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60)
+    assert found.stdout == "alive\n", found.stderr

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import select
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -47,15 +48,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("pauca: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, as in `pauca ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            return 0
         if debug:
             traceback.print_exc()
         print(f"pauca: {_with_rank(_one_line(error, debug))}", file=sys.stderr)
         return error.exit_code if isinstance(error, PaucaError) else 1
     return 0
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads our output any more, as in `pauca ... | head`, and not another pipe broke. What is still to
+    be written goes nowhere then."""
+    output = sys.stdout.fileno()
+    if hasattr(select, "poll"):  # Windows has none
+        look = select.poll()
+        look.register(output, 0)
+        if not any(state & (select.POLLERR | select.POLLHUP) for _, state in look.poll(0)):
+            return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def run() -> NoReturn:

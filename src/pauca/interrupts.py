@@ -1,6 +1,7 @@
 """Ctrl-C reaches every process of a terminal, also those that are still importing: they end without a word.
 
-Imports nothing that takes time: a process is safe from its first moments on.
+Where Ctrl-C is ignored, as in a job that a shell script started in the background, it stays so, here and in the
+processes that are started. Imports nothing that takes time: a process is safe from its first moments on.
 """
 
 import signal
@@ -27,7 +28,8 @@ def interrupts_wait() -> Iterator[None]:
 def end_at_interrupt() -> None:
     """From now on Ctrl-C ends this process at once and without a word, also one that has waited: for the beginning of a
     process that was started under `interrupts_wait`."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if _mask is not None:
         _mask(signal.SIG_UNBLOCK, (signal.SIGINT,))
 
@@ -35,7 +37,11 @@ def end_at_interrupt() -> None:
 @contextmanager
 def interrupts_raise() -> Iterator[None]:
     """In the block Ctrl-C is a KeyboardInterrupt, as usual: for work that keeps what it has. For the main thread."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
