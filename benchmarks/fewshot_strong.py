@@ -115,7 +115,7 @@ def test(
 ) -> dict:
     """Correct queries of each episode by split, way of testing, centering, head and shot."""
     found: dict[str, dict] = {}
-    counts = {"val": min(2000, options.episodes), "test": options.episodes}
+    counts = {split: min(2000, options.episodes) if split == "val" else options.episodes for split in options.splits}
     main = next(way for way in MAIN if way in ways)
     for split, episodes in counts.items():
         images = splits[split]
@@ -124,7 +124,7 @@ def test(
         }
         for way, views in ways.items():
             centers = CENTERS if way == main else {"": CENTERS[""]}
-            for center, features in features_of(model, images, device, views, centers).items():
+            for center, features in features_of(model, images, device, views, centers, options.bf16).items():
                 for name, make in HEADS.items():
                     if name != "cosine" and way not in (main, "turns and parts"):
                         continue
@@ -140,15 +140,15 @@ def test(
 
 
 def features_of(
-    model: MCRNet, images: ImageSet, device: torch.device, views: ViewsAtTest, centers: dict[str, float]
+    model: MCRNet, images: ImageSet, device: torch.device, views: ViewsAtTest, centers: dict[str, float], bf16: bool
 ) -> dict[str, torch.Tensor]:
     """Features about several shares of the base classes' mean, each view seen once."""
     if len(centers) == 1:
         ((name, share),) = centers.items()
         model.config = replace(model.config, center_features=share)
-        return {name: embed_images(model, images, device, bf16=False, views=views)}
+        return {name: embed_images(model, images, device, bf16=bf16, views=views)}
     model.config = replace(model.config, center_features=0.0)
-    turns = embed_images(model, images, device, bf16=False, views=views).chunk(len(views.by_turn()), dim=1)
+    turns = embed_images(model, images, device, bf16=bf16, views=views).chunk(len(views.by_turn()), dim=1)
     means = model.feature_mean[: len(turns)].to(turns[0].device)  # of whole images, turn by turn
     unit = torch.nn.functional.normalize
     return {
@@ -174,11 +174,13 @@ def cell(found: dict) -> str:
 
 def show(results: dict[str, dict[str, dict]]) -> None:
     """A row for each generation and way of testing."""
-    print("\n| generation | tested with | head | val 1-shot | val 5-shot | test 1-shot | test 5-shot |")
-    print("|---|---|---|---|---|---|---|")
+    splits = list(dict.fromkeys(key.split("/")[0] for found in results.values() for key in found))
+    names = [f"{split} {shot}-shot" for split in splits for shot in SHOTS]
+    print(f"\n| generation | tested with | head | {' | '.join(names)} |")
+    print("|---" * (3 + len(names)) + "|")
     for generation, found in results.items():
         for way, head in dict.fromkeys(tuple(key.split("/")[1:3]) for key in found):
-            cells = [cell(found[f"{split}/{way}/{head}/{shot}"]) for split in ("val", "test") for shot in SHOTS]
+            cells = [cell(found[f"{split}/{way}/{head}/{shot}"]) for split in splits for shot in SHOTS]
             print(f"| {generation} | {way} | {head} | {' | '.join(cells)} |")
 
 
@@ -246,6 +248,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/fewshot"), help="folder of the run's folder")
     parser.add_argument("--speed", type=int, default=0, help="time so many steps of two generations on noise")
     parser.add_argument("--test", type=Path, help="test this model's file, and train nothing")
+    parser.add_argument("--splits", nargs="+", choices=("val", "test"), default=("val", "test"), help="to test it on")
+    parser.add_argument("--bf16", action="store_true", help="test with features taken in BF16: faster on a CPU")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of testing it")
     parser.add_argument("--show", type=Path, nargs="+", help="print the tables of these strong.json, and train nothing")
     options = parser.parse_args()
@@ -268,7 +272,8 @@ def test_only(options: argparse.Namespace) -> None:
     model = MCRNet.load(options.test).to(device).eval()
     results = {"last": test(model, splits, options, device, {way: WAYS[way] for way in options.ways})}
     show(results)
-    show_parts(results)
+    if "test" in options.splits:
+        show_parts(results)
 
 
 def measure(options: argparse.Namespace) -> None:
