@@ -47,6 +47,21 @@ def pauca_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh memory of torch holds 0xA5, so that whatever a kernel leaves unwritten shows."""
+    import torch
+
+    empty = torch.empty
+
+    def poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
+        tensor = empty(*args, **kwargs)
+        tensor.view(torch.uint8).fill_(0xA5)
+        return tensor
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what is marked `gpu` where there is no GPU, saying so."""
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]

@@ -105,11 +105,10 @@ def reliability(evaluation: Evaluation) -> Figure:
     figure = Figure(figsize=(4.2, 4), layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], ":", color="gray")
-    shown = [(evaluation.calibration, "gray", "without temperature")]
-    if evaluation.calibration_with_temperature is None:
-        shown = [(evaluation.calibration, _RIGHT, "")]
-    else:
-        shown.append((evaluation.calibration_with_temperature, _RIGHT, "with the classifier's temperature"))
+    own, warm = evaluation.calibration, evaluation.calibration_with_temperature
+    shown = [(own, _RIGHT, "")]
+    if warm is not None:
+        shown = [(own, "gray", "without temperature"), (warm, _RIGHT, "with the classifier's temperature")]
     for calibration, color, label in shown:
         filled = calibration.counts > 0
         sizes = 10 + 190 * calibration.counts[filled] / calibration.counts.max()

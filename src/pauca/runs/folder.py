@@ -40,11 +40,10 @@ class Run:
         """
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file, but a run is a folder; choose another name")
-        run = cls(path)
-        text = to_yaml(config)
+        run, text = cls(path), to_yaml(config)
         if run.config_path.exists():
             if resume:
-                run._check_same_config(config)
+                run._check_same_config(type(config), text)
                 return run
             if not force:
                 raise InputError(
@@ -91,10 +90,10 @@ class Run:
         except ValueError as error:
             raise InputError(f"{self.metrics_path}: line {number} is damaged ({error}); remove it") from error
 
-    def _check_same_config(self, config: Any) -> None:
+    def _check_same_config(self, kind: type, text: str) -> None:
         # Read as a config: one of an earlier version lacks the fields that are new.
-        stored = to_yaml(from_yaml(type(config), self.config_path)).splitlines()
-        for old, new in zip([*stored, ""], [*to_yaml(config).splitlines(), ""], strict=False):
+        stored = to_yaml(from_yaml(kind, self.config_path)).splitlines()
+        for old, new in zip([*stored, ""], [*text.splitlines(), ""], strict=False):
             if old != new:
                 raise ConfigError(
                     f"{self.config_path}: the run was started with `{old.strip()}` and is resumed with "

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import lz4.frame
 
@@ -19,6 +19,11 @@ from pauca.events.io.aedat4 import zstd
 _LARGEST = 1 << 28  # bytes of a record or a chunk; what says more is damaged
 _BAG_CHUNK, _BAG_CONNECTION, _BAG_MESSAGE = 5, 7, 2
 _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK = 3, 4, 5, 6
+_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
+    "bz2": bz2.BZ2Decompressor,
+    "lz4": lz4.frame.LZ4FrameDecompressor,
+    "zstd": zstd.ZstdDecompressor,
+}
 
 
 class CutConnection(NamedTuple):
@@ -68,8 +73,6 @@ class CutBag:
             for piece in read(self.path):
                 end = max(end, piece.end)
                 yield piece
-        except GeneratorExit:
-            raise
         except KeyError:  # of a record that lacks a field
             pass
         except Exception as error:  # what damage makes of sqlite, bz2, lz4 and zstd
@@ -89,7 +92,7 @@ def _of_bag(path: Path) -> Iterator[Piece]:
             records = iter([(header, data, len(data))])
             if header["op"][0] == _BAG_CHUNK:
                 plain = header["compression"] == b"none"
-                records = _bag_records(_bag_chunk(header["compression"], data))
+                records = _bag_records(_plain(header["compression"].decode("latin-1"), data))
             for header, data, at in records:
                 if header["op"][0] == _BAG_CONNECTION:
                     package, _, name = _bag_fields(data)["type"].decode().partition("/")
@@ -140,12 +143,11 @@ def _bag_fields(data: bytes) -> dict[str, bytes]:
     return fields
 
 
-def _bag_chunk(compression: bytes, data: bytes) -> bytes:
-    if compression == b"bz2":
-        return bz2.BZ2Decompressor().decompress(data, _LARGEST)
-    if compression == b"lz4":
-        return lz4.frame.LZ4FrameDecompressor().decompress(data, _LARGEST)
-    return data
+def _plain(compression: str, data: bytes) -> bytes:
+    """A chunk's records, as many as there are of one that is cut."""
+    if compression not in _DECOMPRESSORS:
+        return data
+    return _DECOMPRESSORS[compression]().decompress(data, _LARGEST)
 
 
 def _of_mcap(path: Path) -> Iterator[Piece]:
@@ -165,7 +167,7 @@ def _of_mcap(path: Path) -> Iterator[Piece]:
             yield Piece(channels[number], content[22:], end)
         elif kind == _CHUNK:
             compression, at = _text(content, 28)
-            records, begin = _mcap_chunk(compression, content[at + 8 :]), end - len(content) + at + 8
+            records, begin = _plain(compression, content[at + 8 :]), end - len(content) + at + 8
             at, plain = 0, not compression
             while at + 9 <= len(records):
                 inner, size = struct.unpack_from("<BQ", records, at)
@@ -190,14 +192,6 @@ def _text(content: bytes, at: int) -> tuple[str, int]:
     """Text behind its length, and where it ends."""
     (size,) = struct.unpack_from("<I", content, at)
     return content[at + 4 : at + 4 + size].decode(), at + 4 + size
-
-
-def _mcap_chunk(compression: str, data: bytes) -> bytes:
-    if compression == "zstd":
-        return zstd.ZstdDecompressor().decompress(data, _LARGEST)
-    if compression == "lz4":
-        return lz4.frame.LZ4FrameDecompressor().decompress(data, _LARGEST)
-    return data
 
 
 def _of_sqlite(path: Path) -> Iterator[Piece]:

@@ -19,12 +19,16 @@ INPUT_FACTOR, WEIGHT_FACTOR = 2**-2, 2**-3
 
 def rotate_input(x: Float[Tensor, "*rows channels"]) -> BFloat16[Tensor, "*rows channels"]:
     """Tokens as the experts' products take them; differentiable."""
-    return _in_one_step(x, INPUT_FACTOR) if torch.compiler.is_compiling() else _rotate(x, INPUT_FACTOR)
+    return _rotated(x, INPUT_FACTOR)
 
 
 def rotate_weights(gate_up: Float[Tensor, "*rows channels"]) -> BFloat16[Tensor, "*rows channels"]:
     """FC1's weights, likewise: a copy in BF16."""
-    return _in_one_step(gate_up, WEIGHT_FACTOR) if torch.compiler.is_compiling() else _rotate(gate_up, WEIGHT_FACTOR)
+    return _rotated(gate_up, WEIGHT_FACTOR)
+
+
+def _rotated(values: Tensor, factor: float) -> Tensor:
+    return _in_one_step(values, factor) if torch.compiler.is_compiling() else _rotate(values, factor)
 
 
 def _rotate(values: Tensor, factor: float) -> Tensor:

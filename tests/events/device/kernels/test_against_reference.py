@@ -20,7 +20,7 @@ from pauca.events.warp import Frame, Warp
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 kernels = pytest.importorskip("pauca.events.device.kernels", reason="needs Triton")
-pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
+pytestmark = [pytest.mark.usefixtures("poisoned_memory"), *([] if INTERPRETED else [pytest.mark.gpu])]
 
 CAMERA = Camera((64, 44), 55.0, 57.0, 31.0, 21.0, -0.3, 0.1, 0.001, -0.002)
 LATE_US = 1_900_000_000  # in a recording: a time that no event of a block has must not overflow
@@ -28,19 +28,6 @@ COUNTS = (1, BLOCK, 2 * BLOCK + 77)
 WARPS = [Warp(), Warp(exact=False), Warp("translation")]
 IMAGES = [("quadratic", 0.5), ("quadratic", 1.0), ("bilinear", 1.0)]
 CASES = list(product(WARPS, IMAGES))
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory(monkeypatch):
-    """Fresh memory holds 0xA5, so that whatever a kernel leaves unwritten shows."""
-    empty = torch.empty
-
-    def poisoned(*args, **kwargs):
-        tensor = empty(*args, **kwargs)
-        tensor.view(torch.uint8).fill_(0xA5)
-        return tensor
-
-    monkeypatch.setattr(torch, "empty", poisoned)
 
 
 def stored_and_batch() -> tuple[Stored, Batch]:

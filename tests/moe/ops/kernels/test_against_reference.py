@@ -16,23 +16,10 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 kernels = pytest.importorskip("pauca.moe.ops.kernels", reason="needs Triton")
 sort_by_expert_kernel = pytest.importorskip("pauca.moe.ops.kernels.sort_by_expert").sort_by_expert
-pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
+pytestmark = [pytest.mark.usefixtures("poisoned_memory"), *([] if INTERPRETED else [pytest.mark.gpu])]
 compiled_only = pytest.mark.skipif(INTERPRETED, reason="the interpreter rounds FP8 and BF16 wrongly")
 
 SHAPES = [(1, 32), (21, 96), (9, 1056)] if INTERPRETED else [(1, 32), (21, 96), (48, 1056), (300, 2816), (130, 7168)]
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory(monkeypatch):
-    """Fresh memory holds 0xA5, so that whatever a kernel leaves unwritten shows."""
-    empty = torch.empty
-
-    def poisoned(*args, **kwargs):
-        tensor = empty(*args, **kwargs)
-        tensor.view(torch.uint8).fill_(0xA5)
-        return tensor
-
-    monkeypatch.setattr(torch, "empty", poisoned)
 
 
 @pytest.fixture
