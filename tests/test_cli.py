@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import pauca
 from pauca import cli
 from pauca.errors import DeviceError, InputError
 
@@ -22,7 +23,7 @@ def test_wrong_usage_is_2(capsys):
     assert cli.main(["doctor", "--no-such-option"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("pauca: Unrecognized options: ")
-    assert "no-such-option" in said
+    assert "no-such-option. For full helptext" in said  # sentences of their own
     assert said.count("\n") == 1
     assert cli.main(["demo", "--seed", "x"]) == 2
     said = capsys.readouterr().err
@@ -88,3 +89,8 @@ def test_another_pipe_that_breaks_is_an_error():
     found = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60)
     assert found.returncode == 1
     assert found.stderr.startswith("pauca: unexpected error: BrokenPipeError")
+
+
+def test_the_package_is_a_command_too():
+    found = subprocess.run([sys.executable, "-m", "pauca", "--version"], capture_output=True, text=True, check=True)
+    assert found.stdout == f"pauca {pauca.__version__}\n"

@@ -159,8 +159,14 @@ def _without_box(text: str) -> str:
     found = [
         re.sub(r"^[│|╭╮╰╯─+\- ]{2,}(?=[^-\s])|[│|╭╮╰╯─+\- ]+$|^[│|] ", "", line).strip() for line in text.splitlines()
     ]
-    title, *lines = [line for line in found if line] or ["wrong usage; see --help"]
-    words = " ".join(lines)
+    parts = [[]]  # of the text, between ruled lines
+    for line in found[1:]:
+        parts = [*parts[:-1], [*parts[-1], line]] if line else [*parts, []]
+    sentences = [" ".join(part) for part in parts if part]
+    title = found[0] if found else "wrong usage; see --help"
+    words = " ".join(
+        [sentence if sentence.endswith((".", ":")) else f"{sentence}." for sentence in sentences[:-1]] + sentences[-1:]
+    )
     return words if words.startswith(title) else f"{title}: {words}" if words else title
 
 

@@ -78,9 +78,11 @@ def test_evaluate_takes_an_offset_or_finds_it_and_draws_the_error(recording, tmp
 def test_axes_that_begin_with_a_minus_are_taken_as_documented(recording, tmp_path, capsys):
     words = ["--out", str(tmp_path), "--images", "0", "--quiet"]
     assert cli.main(["events", "align", str(recording), *words]) == 0
-    for axes in ("-x y z", "x y z"):
+    for axes in ("-x y z", "x y z"):  # the first one mirrors
         assert cli.main(["events", "evaluate", str(tmp_path / "trajectory.csv"), str(recording), f"--axes={axes}"]) == 0
-    mirrored, right = (float(line.split("RMS ")[1].split()[0]) for line in capsys.readouterr().out.splitlines()[1::3])
+    told = capsys.readouterr()
+    assert told.err == "axes '-x y z' mirror, which no mounting of a gyroscope does: is a sign wrong?\n"
+    mirrored, right = (float(line.split("RMS ")[1].split()[0]) for line in told.out.splitlines()[1::3])
     assert mirrored > 5 * right
 
 

@@ -58,7 +58,7 @@ def test_wrong_size_and_coarse_times():
     rng = np.random.default_rng(0)
     found = info(Recording(random_events(t, rng.integers(0, 20, len(t)), rng.integers(0, 20, len(t)))))
     assert any("within 20 x 20 pixels" in problem for problem in found.problems)
-    assert any("times are very coarse" in problem for problem in found.problems)
+    assert any("times are coarse: about one every 19.6 ms" in problem for problem in found.problems)
 
 
 def test_repairs_are_problems(tmp_path):

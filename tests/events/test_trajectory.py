@@ -4,6 +4,7 @@ from scipy.spatial.transform import Rotation
 
 from pauca.errors import InputError
 from pauca.events import Alignment, Status, Trajectory
+from pauca.events.trajectory import microseconds
 
 
 def _alignment(t_us, velocity, status=Status.CONVERGED):
@@ -151,3 +152,28 @@ def test_nothing_aligned_is_said():
 def test_times_must_not_run_back():
     with pytest.raises(InputError, match="row 1 runs back"):
         Trajectory.from_alignments([_alignment(10, [1.0, 2, 3]), _alignment(9, [1.0, 2, 3])])
+
+
+def test_times_may_be_one_or_several_but_not_seconds():
+    trajectory = _trajectory()
+    middle_us = 49_006_624 + 15_000
+    expected = trajectory.at(np.array([middle_us]))
+    np.testing.assert_array_equal(trajectory.at(middle_us), expected[0])
+    np.testing.assert_array_equal(trajectory.at([middle_us]), expected)
+    np.testing.assert_array_equal(trajectory.at(np.array([middle_us + 0.0])), expected)
+    assert trajectory.at(np.array([])).shape == (0, 3)
+    assert trajectory.at(np.array([49.02]) * 1e6).shape == (1, 3)
+    for seconds in (trajectory.t_s, 49.021624, [49.02, 49.03]):
+        with pytest.raises(InputError, match="look like seconds: multiply by 1e6"):
+            trajectory.at(seconds)
+    for other in (np.array(["a"]), np.array([5], "timedelta64[us]"), None):
+        with pytest.raises(InputError, match="times are numbers"):
+            microseconds(other, 0, 5)
+
+
+def test_times_at_the_beginning_of_a_recording_are_no_seconds():
+    start = Trajectory.from_alignments([_alignment(t, [0.1, 0.2, 0.3]) for t in range(5_000, 2_000_000, 10_000)])
+    with pytest.raises(InputError, match="look like seconds"):
+        start.at(np.linspace(0, 1.9, 20))
+    assert start.at(np.array([0.0])).shape == (1, 3)
+    assert start.at(np.linspace(0.5, 1_900_000.5, 20)).shape == (20, 3)

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 from scipy.ndimage import gaussian_filter
 
 from pauca import cli, events
 from pauca.errors import ConfigError, InputError
 from pauca.events import Camera
-from pauca.events.video import VideoConfig, check_video, frames, write_video
+from pauca.events.video import VideoConfig, check_video, frames, longer_than_asked, write_video
 
 CAMERA = Camera.pinhole((64, 48))
 
@@ -47,6 +47,19 @@ def test_a_gif_plays_as_long_as_it_should(recording, tmp_path):
     with Image.open(tmp_path / "a.gif") as shown:
         assert shown.n_frames >= 9
         assert shown.info["duration"] == 40
+
+
+@pytest.mark.parametrize(("fps", "lasts_ms"), [(25.0, 1000), (30.0, 1000), (12.5, 1000), (100.0, 2000)])
+def test_a_gif_of_any_rate_lasts_as_long_as_is_said(fps, lasts_ms, tmp_path):
+    count = round(fps)
+    assert write_video(
+        tmp_path / "a.gif", iter(np.random.default_rng(0).integers(0, 255, (count, 8, 9, 3), np.uint8)), fps
+    )
+    with Image.open(tmp_path / "a.gif") as shown:
+        found = sum(page.info["duration"] for page in ImageSequence.Iterator(shown))
+    assert abs(found - lasts_ms * count / fps) < 6
+    assert longer_than_asked(tmp_path / "a.gif", fps) == (2.0 if fps == 100.0 else 1.0)
+    assert longer_than_asked(tmp_path / "a.mp4", fps) == 1.0
 
 
 def test_an_mp4_is_written_where_it_can_be(recording, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from pauca import events
 from pauca.errors import ConfigError
+from pauca.events.evaluation import mirrors
 from pauca.events.verbs.align import align
 from pauca.events.verbs.benchmark import benchmark
 from pauca.events.verbs.check import check
@@ -100,6 +102,8 @@ def evaluate(
     if offset_s is not None:
         rules = replace(rules, truth_offset_s=offset_s)
     found = events.evaluate(estimates, true, rules, axes, all_packets)
+    if mirrors(axes):
+        print(f"axes '{axes}' mirror, which no mounting of a gyroscope does: is a sign wrong?", file=sys.stderr)
     if plot is not None:
         from pauca.events.plots import error_figure
 

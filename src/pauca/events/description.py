@@ -17,7 +17,6 @@ RATE_BIN_US = 10_000
 
 _GAP_FACTOR = 100.0  # times the mean interval of bins of events, see `_gaps`
 _SHORTEST_GAP_US = 20_000
-_FEW_TIMES = 100  # different ones
 
 
 @dataclass(frozen=True)
@@ -155,6 +154,6 @@ def _problems(found: Statistics, hot: tuple[HotPixel, ...], gaps: tuple[Gap, ...
     seen = np.nonzero(counts.any(axis=0))[0].max() + 1, np.nonzero(counts.any(axis=1))[0].max() + 1
     if seen[0] * seen[1] < 0.5 * counts.size and found.count > 10 * counts.size:
         problems.append(f"all events lie within {seen[0]} x {seen[1]} pixels: is the sensor's size right?")
-    if found.count > 1000 and found.count - found.same_time < _FEW_TIMES:
-        problems.append("times are very coarse: velocities over short windows will suffer")
+    if found.coarse:
+        problems.append(f"{found.coarse}, and velocities over short windows suffer")
     return problems

@@ -252,6 +252,11 @@ def axes_matrix(axes: str) -> Float[np.ndarray, "3 3"]:
     return matrix
 
 
+def mirrors(axes: str) -> bool:
+    """Whether axes are none that a rotation leads to: no mounting of a gyroscope gives them."""
+    return float(np.linalg.det(axes_matrix(axes))) < 0
+
+
 def _estimate_times(trajectory: Trajectory, protocol: Protocol) -> np.ndarray:
     times_us = {
         "stated": trajectory.t_us,

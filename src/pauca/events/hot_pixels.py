@@ -52,6 +52,8 @@ class HotPixels:
     counts: Int64[np.ndarray, "rows columns"]  # events of each pixel
     size: tuple[int, int]  # of the sensor
     undistorted: bool
+    first_us: int = 0  # of all events
+    last_us: int = 0
 
     def keep(self, events: Events) -> Bool[np.ndarray, "n"]:
         """Which events are not of hot pixels."""
@@ -110,7 +112,7 @@ def find_hot_pixels(chunks: Iterable[Events]) -> HotPixels:
     hot = _stands_out(counts, some.undistorted)
     if hot.any():
         hot &= _active_share(chunks, hot.shape, first_us or 0, last_us) >= _ACTIVE_SHARE
-    return HotPixels(hot, counts, some.size, some.undistorted)
+    return HotPixels(hot, counts, some.size, some.undistorted, first_us or 0, last_us)
 
 
 def _shape(events: Events) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from pauca.events.hot_pixels import pixel_indices
 from pauca.events.types import Events
 
 _SHARED = 0.9
+_COARSE_US = 500.0  # a tick from which on a clock is called coarse
 
 
 @dataclass(eq=False)
@@ -54,6 +55,11 @@ class Statistics:
         """Mean time between different times, where most events share theirs with others: the clock's resolution."""
         different = self.count - self.same_time
         return self.duration_us / different if self.same_time > _SHARED * self.count else 0.0
+
+    @property
+    def coarse(self) -> str:
+        """What is wrong with the clock's resolution, in words; empty where nothing is."""
+        return f"times are coarse: about one every {self.tick_us / 1000:.1f} ms" if self.tick_us > _COARSE_US else ""
 
     @property
     def counts(self) -> Int64[np.ndarray, "height width"]:

@@ -2,13 +2,13 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Num
 from scipy.spatial.transform import Rotation
 
 from pauca.errors import InputError
@@ -21,6 +21,7 @@ _AXES: dict[Motion, tuple[str, ...]] = {
     "rotation": ("wx_rad_s", "wy_rad_s", "wz_rad_s"),
     "translation": ("vx_1_s", "vy_1_s"),
 }
+_INSTANT_US = 10_000  # before a recording has shown anything: nobody asks for these times alone
 _ACCELERATIONS: dict[Motion, tuple[str, ...]] = {
     "rotation": ("ax_rad_s2", "ay_rad_s2", "az_rad_s2"),
     "translation": ("ax_1_s2", "ay_1_s2"),
@@ -101,13 +102,20 @@ class Trajectory:
             **{name: integers(name) for name in ("t_us", "start_us", "end_us", "n_events", "evaluations")},
         )
 
-    def at(self, t_us: Int64[np.ndarray, "m"]) -> Float[np.ndarray, "m k"]:
-        """Velocity at other times: linear between trusted packets, constant beyond the ends; NaN if none is trusted."""
-        keep = self.trusted
+    def at(self, t_us: Num[np.ndarray, "*m"] | Sequence[int | float] | int | float) -> Float[np.ndarray, "*m k"]:
+        """Velocity at other times: linear between trusted packets, constant beyond the ends; NaN if none is trusted.
+
+        Args:
+            t_us: one time or several, in microseconds on the recording's clock.
+
+        Raises:
+            InputError: times that are no numbers, or that are seconds.
+        """
+        times_us, keep = microseconds(t_us, int(self.start_us.min()), int(self.end_us.max())), self.trusted
         if not keep.any():
-            return np.full((len(t_us), self.velocity.shape[1]), np.nan)
+            return np.full((*times_us.shape, self.velocity.shape[1]), np.nan)
         t, velocity = self.t_us[keep], self.velocity[keep]
-        return np.stack([np.interp(t_us, t, component) for component in velocity.T], axis=1)
+        return np.stack([np.interp(times_us, t, component) for component in velocity.T], axis=-1)
 
     def orientation(self) -> Float[np.ndarray, "n 4"]:
         """Quaternions x, y, z, w that turn camera coordinates at each time into those at the first time.
@@ -244,3 +252,28 @@ def decimal_seconds(t_us: int) -> str:
     """Microseconds as decimal seconds, exactly."""
     sign, t_us = "-" if t_us < 0 else "", abs(t_us)
     return f"{sign}{t_us // 1_000_000}.{t_us % 1_000_000:06d}"
+
+
+def microseconds(t_us: object, begin_us: int, end_us: int) -> Num[np.ndarray, "*m"]:
+    """Times that a trajectory or an attitude is asked for.
+
+    Args:
+        t_us: what was given.
+        begin_us: where what is asked begins.
+        end_us: where it ends.
+
+    Raises:
+        InputError: no numbers; or fractions that all lie outside, most of which would lie inside as seconds.
+    """
+    times = np.asarray(t_us)
+    if times.size == 0:
+        return times.astype(np.int64)
+    if times.dtype.kind not in "iuf":
+        raise InputError(f"times are numbers, microseconds on the recording's clock; got {t_us!r:.60}")
+    if times.dtype.kind == "f" and (times % 1 != 0).any():
+        outside = (times < max(begin_us, _INSTANT_US)) | (times > end_us)
+        if outside.all() and np.mean((begin_us <= times * 1e6) & (times * 1e6 <= end_us)) > 0.5:
+            raise InputError(
+                f"times are microseconds, and {times.min():g} to {times.max():g} look like seconds: multiply by 1e6"
+            )
+    return times

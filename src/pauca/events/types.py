@@ -177,11 +177,13 @@ def _exactly(values: np.ndarray, dtype: type, name: str) -> np.ndarray:
 
 
 def _check_layout(events: Events) -> None:
-    n = len(events.t_us)
-    floating = events.x.dtype == np.float32
+    n = np.size(events.t_us)
+    floating = getattr(events.x, "dtype", None) == np.float32
     pixel = np.dtype(np.float32 if floating else np.uint16)
     for name, dtype in (("t_us", np.dtype(np.int64)), ("x", pixel), ("y", pixel), ("p", np.dtype(np.uint8))):
         array = getattr(events, name)
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"events: {name} is a {type(array).__name__}, no array; Events.from_arrays converts")
         if array.dtype != dtype or array.shape != (n,):
             raise InputError(
                 f"events: {name} is {array.dtype} of shape {array.shape}, expected {dtype} of shape ({n},); "

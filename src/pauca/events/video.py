@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation, Slerp
 from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
+from pauca.events.coverage import with_events
 from pauca.events.mosaic import Attitude
 from pauca.events.mosaic.projection import count_pixels
 from pauca.events.passes import Chunks, parts_of, pieces_between
@@ -21,6 +22,7 @@ from pauca.events.trajectory import Trajectory
 from pauca.events.warp import Frame
 from pauca.runs import atomic_write, check_can_write
 
+_LEAST_GIF = 2  # hundredths of a second; viewers show fewer as ten
 _FULL_QUANTILE = 0.9  # of the pixels with events, in the frame with most of them: so many events make a color full
 
 
@@ -62,7 +64,7 @@ def frames(
         config: how fast, and what the right side does.
 
     Raises:
-        InputError: no camera, or a trajectory without any velocity that can be trusted.
+        InputError: no camera, a trajectory without any velocity that can be trusted, or of another time.
     """
     from pauca.events.plots import polarity_image  # brings matplotlib
 
@@ -72,7 +74,8 @@ def frames(
     looks = _looks(attitude, starts + step_us // 2, config.smooth_s)
     aligner, frame, full = Aligner(camera), Frame(camera, config.border), 0.0
     edges_us = np.append(starts, starts[-1:] + step_us)
-    for look, window in zip(looks, pieces_between(parts, edges_us), strict=True):
+    windows = with_events(pieces_between(parts, edges_us), trajectory)
+    for look, window in zip(looks, windows, strict=True):
         packet = aligner.packet(window)
         raw = _both(np.stack([packet.x, packet.y, np.ones_like(packet.x)], axis=1), window.p, frame)
         still = _both(attitude.rays(window.t_us, packet.x, packet.y) @ look, window.p, frame)
@@ -99,6 +102,11 @@ def _looks(attitude: Attitude, t_us: np.ndarray, smooth_s: float) -> Float[np.nd
 def _both(rays: Float[np.ndarray, "n 3"], p: UInt8[np.ndarray, "n"], frame: Frame) -> Float[np.ndarray, "2 h w"]:
     """Counts of OFF and ON events."""
     return np.stack([count_pixels(rays[p == polarity], frame) for polarity in (0, 1)])
+
+
+def longer_than_asked(path: Path, fps: float) -> float:
+    """How many times as long as it should be a video lasts, because its format shows no more frames a second."""
+    return max(1.0, fps * _LEAST_GIF / 100) if path.suffix.lower() == ".gif" else 1.0
 
 
 def check_video(path: Path, force: bool = False) -> None:
@@ -131,10 +139,11 @@ def _write_gif(path: Path, shown: Iterable[np.ndarray], fps: float) -> int:
     """Frame by frame: Pillow's `save` would hold all of them."""
     from PIL import GifImagePlugin, Image
 
-    # A GIF counts hundredths of a second, and viewers show less than two of them as ten.
-    count, duration_ms = 0, max(20, round(1000 / fps))
+    count = 0
     with path.open("wb") as file:
         for frame in shown:
+            # A GIF counts hundredths of a second: frames differ by one, so that the whole is as long as it should be.
+            duration_ms = 10 * max(_LEAST_GIF, round(100 * (count + 1) / fps) - round(100 * count / fps))
             page = Image.fromarray(frame).quantize(64)
             if count == 0:
                 header, _ = GifImagePlugin.getheader(page.copy(), info={"loop": 0, "duration": duration_ms})

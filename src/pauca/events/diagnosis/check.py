@@ -19,7 +19,6 @@ from pauca.events.recording import ReadReport, Recording, Remedy, recording_of
 from pauca.events.statistics import Statistics
 from pauca.events.types import Events
 
-_COARSE_US = 500.0
 _PERIOD_SHARE = 1.2  # a silence that is shorter than so many periods of a flicker is its dark half
 
 
@@ -104,8 +103,8 @@ def check(recording: Recording | Events | EventStream) -> CheckReport:
         *pixels.regions(empty, counts),
     ]
     notes = [] if report is None else [str(finding) for finding in report.findings]
-    if found.tick_us > _COARSE_US:
-        notes.append(f"times are coarse: about one every {found.tick_us / 1000:.1f} ms")
+    if found.coarse:
+        notes.append(found.coarse)
     if hot.any() and not any(fault.kind == "hot pixels" for fault in faults):
         notes.append(f"{np.count_nonzero(hot)} pixels fire all the time, too seldom to matter")
     return CheckReport(name, found, rates, spectrum, tuple(faults), tuple(notes), hot, empty)

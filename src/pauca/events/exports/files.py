@@ -6,6 +6,7 @@ import numpy as np
 
 from pauca.errors import ConfigError, InputError
 from pauca.events.camera import Camera
+from pauca.events.coverage import with_events
 from pauca.events.exports.mcap import write_mcap
 from pauca.events.exports.viewer import Viewer, check_viewer, open_viewer
 from pauca.events.given import expect, path_of
@@ -40,7 +41,8 @@ def export(
 
     Raises:
         ConfigError: another ending, or a recording for a format that shows none.
-        InputError: `path` exists and `force` is not set, a translation where that has no meaning, or no camera.
+        InputError: `path` exists and `force` is not set, a translation where that has no meaning, no camera, or no
+            event at the time of the trajectory.
         PaucaError: .rrd without the package that writes it.
     """
     path, trajectory = path_of(path), expect(trajectory, Trajectory)
@@ -85,7 +87,8 @@ def _write_rrd(path: Path, trajectory: Trajectory, recording: Chunks | None, cam
     windows = [None] * len(trajectory)
     if recording is not None:
         edges_us = np.append(trajectory.start_us, trajectory.end_us[-1:] + 1)
-        windows = pieces_between(parts_of(recording), np.maximum.accumulate(edges_us))
+        pieces = pieces_between(parts_of(recording), np.maximum.accumulate(edges_us))
+        windows = with_events(pieces, trajectory)
     with open_viewer(str(path)) as stream:
         viewer = Viewer(stream, calibration, trajectory.motion)
         for i, window in enumerate(windows):

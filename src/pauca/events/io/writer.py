@@ -1,6 +1,7 @@
 """Recordings to files, at once or chunk by chunk; a file is whole or not there at all."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,11 +150,22 @@ def _write(path: Path, chunks: Iterable[Events], about: About, config: WriteConf
         encoder = _ENCODERS[ending_of(path)](temporary, config)
         try:
             for chunk in chunks:
-                encoder.write(chunk)
-            encoder.finish(about)
+                with _named(path):
+                    encoder.write(chunk)
+            with _named(path):
+                encoder.finish(about)
         finally:
             encoder.close()
     return encoder.notes
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What a format cannot hold is said of the file that is written, not of the one that stands for it meanwhile."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def check_write_config(config: WriteConfig, ending: str) -> None:

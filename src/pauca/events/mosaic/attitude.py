@@ -1,15 +1,16 @@
 """How the camera stands at any time: the integral of its velocity, with corrections."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Num
 from scipy.spatial.transform import Rotation
 
 from pauca.errors import InputError
 from pauca.events.given import expect
-from pauca.events.trajectory import Trajectory, decimal_seconds
+from pauca.events.trajectory import Trajectory, decimal_seconds, microseconds
 from pauca.runs import write_text
 
 _STEP_US = 1000  # between entries of the table; within, the rotation is expanded to second order
@@ -50,10 +51,17 @@ class Attitude:
         """Times of the table."""
         return self.begin_us + _STEP_US * np.arange(len(self.turned))
 
-    def at(self, t_us: Int64[np.ndarray, "n"]) -> Rotation:
-        """Rotations from camera coordinates at these times to those at the first time."""
-        index, dt_s = self._place(t_us)
-        return Rotation.from_matrix(self.turned[index]) * Rotation.from_rotvec(self.velocity[index] * dt_s[:, None])
+    def at(self, t_us: Num[np.ndarray, "*n"] | Sequence[int | float] | int | float) -> Rotation:
+        """Rotations from camera coordinates at these times to those at the first time.
+
+        Args:
+            t_us: one time or several, in microseconds; beyond the ends the camera goes on as it did there.
+
+        Raises:
+            InputError: times that are no numbers, or that are seconds.
+        """
+        index, dt_s = self._place(microseconds(t_us, self.begin_us, int(self.times_us[-1])))
+        return Rotation.from_matrix(self.turned[index]) * Rotation.from_rotvec(self.velocity[index] * dt_s[..., None])
 
     def rays(
         self, t_us: Int64[np.ndarray, "n"], x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]
@@ -71,8 +79,8 @@ class Attitude:
         vectors = np.stack([np.interp(self.times_us, t_us, axis) for axis in by.T], axis=1)
         return replace(self, turned=Rotation.from_rotvec(vectors).as_matrix() @ self.turned)
 
-    def _place(self, t_us: Int64[np.ndarray, "n"]) -> tuple[np.ndarray, np.ndarray]:
-        index = np.clip((t_us - self.begin_us) // _STEP_US, 0, len(self.turned) - 1)
+    def _place(self, t_us: Num[np.ndarray, "*n"]) -> tuple[np.ndarray, np.ndarray]:
+        index = np.clip((t_us - self.begin_us) // _STEP_US, 0, len(self.turned) - 1).astype(np.int64, copy=False)
         return index, (t_us - self.begin_us - index * _STEP_US) * 1e-6
 
     def to_tum(self, path: str | Path, t_us: Int64[np.ndarray, "n"] | None = None, force: bool = False) -> None:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from pauca.errors import ConfigError, InputError
 from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
+from pauca.events.coverage import nothing_there
 from pauca.events.given import expect
 from pauca.events.mosaic.attitude import Attitude
 from pauca.events.mosaic.closures import SEGMENT_EVENTS, Closure, Segment, balance, find_closures
@@ -97,7 +98,7 @@ def panorama(
         progress: called with how many more events are done with.
 
     Raises:
-        InputError: no camera, no events, or a trajectory without any velocity that can be trusted.
+        InputError: no camera, no events, or a trajectory without any velocity that can be trusted, or of another time.
     """
     parts, camera = parts_of(recording), camera_of(recording, camera)
     trajectory, config = expect(trajectory, Trajectory), expect(config, PanoramaConfig)
@@ -110,6 +111,8 @@ def panorama(
         attitude, closures, drift = _closed(parts, attitude, aligner, config)
     density = config.pixels_per_degree or float(np.radians(1) * camera.fx)
     images = _project(parts, attitude, aligner, density, progress)
+    if not images.any():
+        raise nothing_there(trajectory)
     return Panorama(images, density, attitude, tuple(closures), float(np.degrees(drift)))
 
 

@@ -16,6 +16,7 @@ from pauca import events
 from pauca.errors import InputError
 from pauca.events import pieces
 from pauca.events.alignment import Memory
+from pauca.events.coverage import check_read, not_read
 from pauca.events.focal import telling_packets, widened
 from pauca.events.hot_pixels import HotPixels, check_something_left, find_hot_pixels
 from pauca.events.journal import Journal, Next, memory_of
@@ -78,7 +79,9 @@ class AlignRun:
         }
         journal = Journal(journal_path, about)
         known, told = journal.read() if self.resume else ([], [])
-        aligner = events.Aligner(calibration, self.config, self.prior.read())
+        aligner = events.Aligner(calibration, self.config, prior := self.prior.read())
+        if prior is not None and hot is not None:
+            check_read(prior.t_us, hot.first_us, hot.last_us)
         compile_kernels(next(iter(stream))[:_FIRST], calibration, self.config)
         if told and self.workers is None:
             aligner.memory = memory_of(known[-1], told, aligner.pixels)
@@ -104,6 +107,8 @@ class AlignRun:
             if noise:
                 print(f"dropped {noise:,} events of background noise")
             print(_summary(trajectory, self.config, n, duration_s, seconds, reading_s))
+            if prior is not None and (lacking := not_read(prior.t_us, alignments)):
+                print(lacking)
             if focal is not None and focal.doubtful:
                 print(focal.in_words())
             print(f"wrote {', '.join(RESULTS)}{' and images' if chosen else ''} to {self.out}")

@@ -14,6 +14,7 @@ from pauca.events.exports.files import export as write_export
 from pauca.events.hot_pixels import find_hot_pixels
 from pauca.events.passes import Clean
 from pauca.events.verbs.calibrated import calibrated
+from pauca.events.verbs.turned import tell_uncovered
 
 
 def export(
@@ -51,7 +52,9 @@ def export(
     else:
         stream = events.open_events(recording, reading)
         calibration = calibrated(stream.path.name, stream.size, stream.camera, camera, camera_name)
-        shown = Clean(stream, find_hot_pixels(stream), without_noise=False)
+        hot = find_hot_pixels(stream)
+        tell_uncovered(found, hot, quiet)
+        shown = Clean(stream, hot, without_noise=False)
         write_export(out, found, shown, calibration, force)
     if not quiet:
         left = "" if found.trusted.all() else f"; {len(found) - int(found.trusted.sum())} are not trusted"

@@ -57,7 +57,7 @@ def panorama(
             if found.closures
             else "the camera did not come back to what it had seen, so its drift is not known"
         )
-        print(f"{turned.events:,} events at {found.pixels_per_degree:.2f} pixels a degree; {drift}")
+        print(f"{found.images.sum(dtype=float):,.0f} events at {found.pixels_per_degree:.2f} pixels a degree; {drift}")
         print(f"wrote panorama.png and orientation.txt to {out}")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from pauca import events
-from pauca.events.hot_pixels import check_something_left, find_hot_pixels
+from pauca.events.coverage import covered
+from pauca.events.hot_pixels import HotPixels, check_something_left, find_hot_pixels
 from pauca.events.passes import Clean
 from pauca.events.verbs.calibrated import calibrated
 from pauca.events.whole import align_chunks
@@ -38,7 +40,9 @@ def read_turned(
     check_something_left(hot, stream.path.name)
     clean = Clean(stream, hot, without_noise=False)
     if trajectory is not None:
-        return Turned(clean, hot.kept, calibration, events.Trajectory.from_file(trajectory))
+        given = events.Trajectory.from_file(trajectory)
+        tell_uncovered(given, hot, quiet)
+        return Turned(clean, hot.kept, calibration, given)
     with Progress("align", hot.kept, "events", quiet=quiet) as progress:
         found = align_chunks(
             Clean(stream, hot, without_noise=True),
@@ -47,3 +51,14 @@ def read_turned(
             lambda a: progress.advance(a.n_events),
         )
     return Turned(clean, hot.kept, calibration, found)
+
+
+def tell_uncovered(trajectory: events.Trajectory, hot: HotPixels, quiet: bool) -> None:
+    """Say what part of a recording's time a trajectory from a file does not cover.
+
+    Raises:
+        InputError: all of it.
+    """
+    left = covered(trajectory, hot.first_us, hot.last_us)
+    if left and not quiet:
+        print(left, file=sys.stderr)

@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 from pauca import events
 from pauca.events.verbs.files import stem
 from pauca.events.verbs.turned import read_turned
-from pauca.events.video import VideoConfig, check_video, frames, write_video
+from pauca.events.video import VideoConfig, check_video, frames, longer_than_asked, write_video
 
 
 def video(
@@ -43,4 +43,6 @@ def video(
     shown = frames(turned.recording, turned.trajectory, turned.camera, config)
     count = write_video(out, shown, config.fps / config.slower, force)
     if not quiet:
-        print(f"wrote {count} frames to {out}")
+        times = longer_than_asked(out, config.fps / config.slower)
+        longer = f": {times:.3g} times as long, as a GIF shows 50 frames a second at most" if times > 1 else ""
+        print(f"wrote {count} frames to {out}{longer}")

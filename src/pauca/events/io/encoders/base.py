@@ -1,6 +1,5 @@
-"""What all encoders have in common."""
+"""What all encoders have in common; their errors leave the name of the file to the writer, who knows it."""
 
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -74,15 +73,13 @@ def left_behind(about: About) -> list[str]:
     return [f"{', '.join(names)} left out: the format holds events alone"] if names else []
 
 
-def whole_pixels(events: Events, path: Path, largest: int) -> None:
+def whole_pixels(events: Events, largest: int) -> None:
     """Refuse what a format of whole pixels cannot hold.
 
     Raises:
         InputError: undistorted pixels, or a sensor with more pixels to a side than `largest`.
     """
     if events.undistorted:
-        raise InputError(f"{path}: this format holds whole pixels, and these have fractions; write .npz, .h5 or .txt")
+        raise InputError("this format holds whole pixels, and these have fractions; write .npz, .h5 or .txt")
     if max(events.size) > largest:
-        raise InputError(
-            f"{path}: this format holds up to {largest} pixels to a side, and the sensor has {events.size}"
-        )
+        raise InputError(f"this format holds up to {largest} pixels to a side, and the sensor has {events.size}")

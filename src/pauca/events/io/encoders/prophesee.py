@@ -42,7 +42,7 @@ class RawEncoder:
         self._last = int(t[-1])
 
     def _begin(self, events: Events) -> None:
-        whole_pixels(events, self._path, 2048)
+        whole_pixels(events, 2048)
         (width, height), first = events.size, int(events.t_us[0])
         version = {"evt3": "3.0", "evt2": "2.0"}[self._encoding]
         form = f"{self._encoding.upper()};height={height};width={width}"
@@ -56,7 +56,7 @@ class RawEncoder:
         """Words of time alone, from the last event to the next, so that a reader sees the clock run over."""
         if (until - last) // self._period > _MOST_PERIODS:
             raise InputError(
-                f"{self._path}: a silence of {(until - last) / 1e6:,.0f} s, longer than {self._encoding.upper()} can "
+                f"a silence of {(until - last) / 1e6:,.0f} s, longer than {self._encoding.upper()} can "
                 "tell; write .npz or .h5"
             )
         half, low, mask = self._period // 2, _LOW_BITS[self._encoding], (self._period >> _LOW_BITS[self._encoding]) - 1
@@ -99,14 +99,14 @@ class DatEncoder:
             self._begin(events)
         t = events.t_us - self._shift_us
         if (np.diff(t, prepend=max(self._last, 0)) >= 1 << 31).any():
-            raise InputError(f"{self._path}: a silence of more than 35 minutes, which DAT cannot tell; write .h5")
+            raise InputError("a silence of more than 35 minutes, which DAT cannot tell; write .h5")
         words = np.empty(2 * len(t), np.uint32)
         encode_dat(t, events.x, events.y, events.p, words)
         self._file.write(words.astype("<u4", copy=False).data)
         self._last = int(t[-1])
 
     def _begin(self, events: Events) -> None:
-        whole_pixels(events, self._path, 1 << 14)
+        whole_pixels(events, 1 << 14)
         (width, height), first = events.size, int(events.t_us[0])
         header = f"% Data file containing CD events.\n% Version 2\n% Height {height}\n% Width {width}\n"
         self._file.write(header.encode() + bytes([0x0C, 8]))

@@ -1,0 +1,92 @@
+"""Whether a trajectory, or a gyroscope's log, is of the time of a recording: files are mixed up, and clocks differ."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from pauca.errors import InputError
+from pauca.events.trajectory import Trajectory
+from pauca.events.types import Alignment, Events
+
+_ALL = 0.99  # of a recording's time: packets end a little before the last event
+
+
+def span_of(trajectory: Trajectory) -> tuple[int, int]:
+    """First and last microsecond of a trajectory's packets."""
+    return int(trajectory.start_us.min()), int(trajectory.end_us.max())
+
+
+def covered(trajectory: Trajectory, first_us: int, last_us: int) -> str:
+    """What a trajectory leaves out of a recording's time, in words; empty where that is nothing to speak of.
+
+    Args:
+        trajectory: what is to go with the recording.
+        first_us: of the recording's events.
+        last_us: of the recording's events.
+
+    Raises:
+        InputError: it lies at another time altogether.
+    """
+    begin_us, end_us = span_of(trajectory)
+    shared_us = min(end_us, last_us) - max(begin_us, first_us)
+    if shared_us < 0:
+        raise InputError(
+            f"the trajectory lies at {_seconds(begin_us, end_us)}, and the events at {_seconds(first_us, last_us)}: "
+            "it is of another recording, or on another clock"
+        )
+    if shared_us >= _ALL * (last_us - first_us):
+        return ""
+    return (
+        f"the trajectory covers {_seconds(begin_us, end_us)} of events at {_seconds(first_us, last_us)}: "
+        "what lies outside is left out"
+    )
+
+
+def with_events(windows: Iterable[Events], trajectory: Trajectory) -> Iterator[Events]:
+    """The windows that a trajectory cuts a recording into.
+
+    Raises:
+        InputError: at their end, if no event was in any of them.
+    """
+    any_events = False
+    for window in windows:
+        any_events = any_events or len(window) > 0
+        yield window
+    if not any_events:
+        raise nothing_there(trajectory)
+
+
+def nothing_there(trajectory: Trajectory) -> InputError:
+    """No event lies at a trajectory's time."""
+    return InputError(
+        f"no event lies at the trajectory's time, {_seconds(*span_of(trajectory))}: it is of another recording, or on "
+        "another clock"
+    )
+
+
+def not_read(t_us: np.ndarray, alignments: Sequence[Alignment]) -> str:
+    """In how many packets a gyroscope was not read, in words; empty where it was in all."""
+    lacking = sum(each.start_us < t_us[0] or each.end_us > t_us[-1] for each in alignments)
+    if not lacking:
+        return ""
+    return (
+        f"the gyroscope was read at {_seconds(int(t_us[0]), int(t_us[-1]))}: {lacking} of {len(alignments)} packets "
+        "are estimated without it"
+    )
+
+
+def check_read(t_us: np.ndarray, first_us: int, last_us: int) -> None:
+    """Refuse a gyroscope that was read at another time than the recording.
+
+    Raises:
+        InputError: it was read before the recording, or after it.
+    """
+    if t_us[-1] < first_us or t_us[0] > last_us:
+        raise InputError(
+            f"the gyroscope was read at {_seconds(int(t_us[0]), int(t_us[-1]))}, and the events lie at "
+            f"{_seconds(first_us, last_us)}: are both on one clock? `pauca events gyro` finds an offset (--gyro-fit)"
+        )
+
+
+def _seconds(first_us: int, last_us: int) -> str:
+    return f"{first_us / 1e6:.3f} to {last_us / 1e6:.3f} s"
