@@ -86,6 +86,22 @@ def test_a_run_is_neither_overwritten_nor_mixed_up(text, capsys):
     assert "elsewhere: holds no run to go on with" in said(capsys)
 
 
+def test_a_run_goes_on_with_other_settings_that_decide_nothing_that_is_learned(text, capsys):
+    config = Path("runs/moe/toy-bf16/config.yaml")
+    assert pauca(f"train --data {text} {SMALL} --quiet") == 0
+    before = config.read_text()
+    again = f"train --data {text} {SMALL} --quiet --resume"
+    anew = "--no-graph --no-shard --gather bf16 --log-every 2 --recompute experts --recompute-attention"
+    assert pauca(f"{again} {anew}") == 0
+    assert config.read_text() == before
+    for form in ("    graph: true\n", "    gather: fp32\n"):  # a run from before there were these settings
+        assert form[2:] in before
+        config.write_text(before.replace(form[2:], ""))
+        assert pauca(f"{again} {anew}") == 0
+    assert pauca(f"{again} --passes 2") == 2
+    assert "started with passes 1, not 2" in said(capsys)
+
+
 def test_refused_settings_leave_nothing_and_cost_no_earlier_run(text, capsys):
     assert pauca(f"train --data {text} {SMALL} --quiet") == 0
     before = {path: path.read_bytes() for path in Path("runs/moe/toy-bf16").rglob("*") if path.is_file()}

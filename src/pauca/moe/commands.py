@@ -168,7 +168,9 @@ def train(
         config: a config.yaml whose training to repeat; all settings are then taken from it.
         model: what to train.
         training: how to train.
-        resume: go on with the run in the output folder, from its latest checkpoint and with its own settings.
+        resume: go on with the run in the output folder, from its latest checkpoint and with its own settings. Other
+            options than those that decide what is learned (--no-graph, --compile, --ep, --device, --recompute and the
+            like) may be given anew.
         force: replace a run that is already in the output folder.
         quiet: print only errors.
         minutes: end the training when this time is up, with a checkpoint that --resume goes on from; otherwise only
@@ -178,21 +180,31 @@ def train(
     """
     out = out or Path("runs/moe") / f"{model.size}-{model.recipe}"
     text = (data, validation, validation_share, vocabulary)
-    settings = _settings(out, config, resume, text, model, training)
+    stored, settings = _settings(out, config, resume, text, model, training)
     with joined(settings.train.device, timeout):
-        _train(settings, out, resume, force, quiet, minutes)
+        _train(stored, settings, out, resume, force, quiet, minutes)
 
 
-def _train(settings: TrainSettings, out: Path, resume: bool, force: bool, quiet: bool, minutes: float | None) -> None:
+def _train(
+    stored: TrainSettings,
+    settings: TrainSettings,
+    out: Path,
+    resume: bool,
+    force: bool,
+    quiet: bool,
+    minutes: float | None,
+) -> None:
     tokens = first_then_all(lambda: moe.prepare_tokens(settings.data, out.parent / "tokens"))
-    settings = replace(settings, model=replace(settings.model, vocabulary=tokens.tokenizer.vocabulary))
+    stored, settings = (
+        replace(one, model=replace(one.model, vocabulary=tokens.tokenizer.vocabulary)) for one in (stored, settings)
+    )
     check_fit(settings.model, tokens, settings.train, count_ranks())
     seed_all(settings.train.seed)
     network = moe.MoELM(settings.model)
     fit_threads(settings.model.flops_per_token * settings.train.batch_size * settings.model.context)
 
     # Only now, so that settings that are refused neither leave a run behind nor, with --force, cost an earlier one.
-    with opened_run(out, settings, force, resume, lambda run: _remember_text(run, tokens, resume)) as run:
+    with opened_run(out, stored, force, resume, lambda run: _remember_text(run, tokens, resume)) as run:
         with reported(lambda why: training_report(run, settings, None, why).save(out / "report.html")):
             result = moe.train(network, settings.train, tokens, run, resume, quiet, minutes)
         if own_rank() > 0:
@@ -260,20 +272,25 @@ def _settings(
     text: tuple[tuple[str, ...], tuple[str, ...], float, int | None],
     model: ModelOptions,
     training: moe.TrainConfig,
-) -> TrainSettings:
-    """The settings of a new run, of a config.yaml, or of the run to go on with."""
+) -> tuple[TrainSettings, TrainSettings]:
+    """The settings of a new run, of a config.yaml, or of the run to go on with: as they are stored, and as they hold.
+
+    The two differ in what a run may go on with otherwise than it began.
+    """
     given, usual = (
         settings_from(text, model, training),
         settings_from(((), (), 0.05, None), ModelOptions(), moe.TrainConfig()),
     )
     path = Run(out).config_path if resume else config
     if path is None:
-        return replace(given, train=given.train.suited_to(given.model))
+        fresh = replace(given, train=given.train.suited_to(given.model))
+        return fresh, fresh
     if resume and not path.exists():
         raise InputError(f"{out}: holds no run to go on with; start one without --resume, or name its folder by --out")
     stored = from_yaml(TrainSettings, path)
-    check_obeyed(to_dict(stored), to_dict(given), to_dict(usual), path)
-    return stored
+    settings = stored.going_on_as(given, usual) if resume else stored
+    check_obeyed(to_dict(settings), to_dict(given), to_dict(usual), path)
+    return stored, settings
 
 
 def _remember_text(run: Run, tokens: moe.TokenData, resume: bool) -> None:

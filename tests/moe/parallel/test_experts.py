@@ -1,5 +1,6 @@
 """Experts divided over gloo processes against the same experts in one."""
 
+import re
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
+from pauca.errors import PaucaError
 from pauca.moe.layer import passes
 from pauca.moe.layer.call import ExpertCall
 from pauca.moe.layer.experts import Experts
@@ -228,6 +230,29 @@ def test_tokens_that_all_travel_to_all_ranks_give_the_same_bits_and_ask_no_count
         for key, actual in _joined(ranks, name).items():
             assert torch.equal(actual, expected[key]), (name, key)
         assert all(kind != "torch.int64" for result in ranks for kind, _ in result[name]["sent"])
+
+
+def _unequal(rank: int, tokens: tuple[int, ...], frozen: int | None) -> str:
+    bank = ParallelExperts(_bank(Case(Recipe.fp4())), init_device_mesh("cpu", (len(tokens),), mesh_dim_names=("ep",)))
+    bank.bounded = True
+    bank.requires_grad_(rank != frozen)
+    problem = _problem(Case(Recipe.fp4(), tokens))
+    own = slice(sum(tokens[:rank]), sum(tokens[: rank + 1]))
+    try:
+        _run(bank, {name: tensor[own] for name, tensor in problem.items()})
+    except PaucaError as error:
+        return str(error)
+    return ""
+
+
+def test_ranks_with_different_numbers_of_tokens_say_so_where_all_must_have_as_many(together):
+    for line in together(_unequal, 4, (12, 12, 11, 12), None):
+        assert "the ranks have 12, 12, 11, 12 tokens" in line
+        assert "pad the shorter batches" in line
+    assert all(
+        re.search(r"rank\(s\) .* run another layer, recipe or mode", line) for line in together(_unequal, 2, (8, 8), 1)
+    )
+    assert together(_unequal, 2, (8, 8), None) == ["", ""]
 
 
 def test_experts_that_rotate_their_input_send_it_rotated(together):

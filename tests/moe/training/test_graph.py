@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pauca.errors import ConfigError
+from pauca.errors import ConfigError, DeviceError
 from pauca.moe import Recipe
 from pauca.moe.training.graph import GraphedStep
 from pauca.moe.training.trainer import Trainer
@@ -179,10 +179,23 @@ def test_memory_that_is_lacking_without_a_recording_or_of_several_ranks_is_said(
     trainer.ranks = ranks
     if ranks > 1:
         trainer._graphed = OneRecording()
-
-    def crowded():
-        raise torch.OutOfMemoryError("no room")
-
     monkeypatch.setattr(trainer, "_validate", crowded)
-    with pytest.raises(torch.OutOfMemoryError):
+    remedy = "--resume --no-graph$" if ranks > 1 else "--resume --recompute experts .*--passes"
+    with pytest.raises(DeviceError, match=rf"^step 1: memory is lacking \(CUDA.*Tried to allocate 2 GiB\); .*{remedy}"):
         trainer.validate()
+
+
+def test_memory_that_is_lacking_in_a_step_or_still_without_a_recording_is_said(tmp_path, monkeypatch):
+    trainer = Trainer(fresh(), text(tmp_path), CONFIG)
+    monkeypatch.setattr(trainer, "_gradients", crowded)
+    with pytest.raises(DeviceError, match=r"^step 1: memory is lacking .*--passes"):
+        trainer.step()
+    trainer._graphed = OneRecording()
+    monkeypatch.setattr(trainer, "_validate", crowded)
+    with pytest.raises(DeviceError, match=r"^step 1: memory is lacking .*--passes"):
+        trainer.validate()
+    assert not trainer._graphed.is_recorded
+
+
+def crowded(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has a total of 79 GiB.\nMore")

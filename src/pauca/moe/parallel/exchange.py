@@ -132,11 +132,11 @@ def arrange_exchange(
 def bounded_exchange(
     expert_ids: Int[Tensor, "tokens top_k"], experts_per_rank: int, group: dist.ProcessGroup
 ) -> Exchange:
-    """Every token to every rank: all sizes are known beforehand, so that nothing is asked and nothing waits.
+    """Every token to every rank: all sizes are known beforehand, so that nothing is asked and no GPU is waited for.
 
-    All ranks must have the same number of tokens. A rank gives nothing back for a token that visits none of its
-    experts. With few ranks this sends little more than `arrange_exchange`: of two, with 4 of 32 experts, a token visits
-    1.9 on average.
+    All ranks must have the same number of tokens, which `require_equal_tokens` makes sure of. A rank gives nothing back
+    for a token that visits none of its experts. With few ranks this sends little more than `arrange_exchange`: of two,
+    with 4 of 32 experts, a token visits 1.9 on average.
     """
     world, (tokens, top_k), device = dist.get_world_size(group), expert_ids.shape, expert_ids.device
     rows = torch.arange(world * tokens, device=device, dtype=torch.int32)
@@ -149,6 +149,31 @@ def bounded_exchange(
         [tokens] * world,
         world * tokens * min(top_k, experts_per_rank),
     )
+
+
+def require_equal_tokens(tokens: int, fingerprint: int, ranks: dist.ProcessGroup, group: dist.ProcessGroup) -> None:
+    """Compare what a bounded exchange takes for granted; all ranks must call it. Waits for their CPUs, not for a GPU.
+
+    Args:
+        tokens: of this rank.
+        fingerprint: of all else that must be the same on every rank.
+        ranks: that divide the experts.
+        group: the same ranks, for messages of CPUs.
+
+    Raises:
+        PaucaError: ranks that differ, on all of them.
+    """
+    ours = torch.tensor([tokens, fingerprint])
+    theirs = [torch.empty_like(ours) for _ in range(dist.get_world_size(group))]
+    with peers_answer("comparing the numbers of tokens"):
+        dist.all_gather(theirs, ours, group=group)
+    counts, fingerprints = torch.stack(theirs).t().tolist()
+    _check_fingerprints(fingerprints, fingerprint, ranks)
+    if len(set(counts)) > 1:
+        raise PaucaError(
+            f"expert parallelism: the ranks have {', '.join(map(str, counts))} tokens, but bounded experts need as "
+            "many on each: pad the shorter batches, or leave `bounded` unset"
+        )
 
 
 def _check_fingerprints(theirs: list[int], ours: int, group: dist.ProcessGroup) -> None:

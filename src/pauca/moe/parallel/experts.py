@@ -34,7 +34,7 @@ from pauca.moe.layer.permutation import PADDING, Permutation, sort_by_expert
 from pauca.moe.layer.recipe import Format, Recompute
 from pauca.moe.layer.rotation import rotate_input, rotate_weights
 from pauca.moe.ops.formats import Fp8Tensor, Stored
-from pauca.moe.parallel.exchange import Exchange, Journey, arrange_exchange, bounded_exchange
+from pauca.moe.parallel.exchange import Exchange, Journey, arrange_exchange, bounded_exchange, require_equal_tokens
 from pauca.moe.parallel.ranks import Ranks
 from pauca.moe.parallel.wire import gradient_format, wire_format
 
@@ -80,8 +80,8 @@ class ParallelExperts(ExpertBank):
         self.dispatch: Format | None = dispatch
         self.overlap = overlap
         self.bounded = False
-        """Send every token to every rank, so that the host never waits, and a CUDA graph can hold it all; all ranks
-        must then have the same number of tokens."""
+        """Send every token to every rank, so that the host never waits for the GPU, and a CUDA graph can hold it all.
+        All ranks must then have the same number of tokens; their CPUs compare that before each forward."""
         wire_format(whole.recipe, dispatch)
         self._configure(whole.recipe, whole.recompute)
         self.train(whole.training)
@@ -142,6 +142,8 @@ class ParallelExperts(ExpertBank):
     def _send(self, x: Tensor, expert_ids: Tensor, probabilities: Tensor, fingerprint: int) -> "_Dispatched":
         format_, each = wire_format(self.recipe, self.dispatch), len(self.down)
         if self.bounded:
+            if not (x.is_cuda and torch.cuda.is_current_stream_capturing()):  # recorded as the steps before it
+                require_equal_tokens(len(x), fingerprint, self._ranks.group, self._ranks.group_of_cpus)
             exchange = bounded_exchange(expert_ids, each, self._ranks.group)
         else:
             exchange = arrange_exchange(expert_ids, each, self._ranks.group, fingerprint)

@@ -1,7 +1,7 @@
 """The ranks that share a model's experts, and what they must agree on before they start."""
 
 import hashlib
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +33,15 @@ class Ranks:
 
     def __deepcopy__(self, memo: dict) -> "Ranks":
         return self  # process groups cannot be copied, and a copied model belongs to the same ranks
+
+    @cached_property
+    def group_of_cpus(self) -> dist.ProcessGroup:
+        """The ranks that divide the experts, for tensors of CPUs; all of them must ask for it together at first."""
+        if torch.device("cpu") in self.group._device_types:
+            return self.group
+        ranks = dist.get_process_group_ranks(self.group)
+        with peers_answer("joining by gloo"):
+            return cast(dist.ProcessGroup, dist.new_group(ranks, backend="gloo", use_local_synchronization=True))
 
     def sum(self, tensor: Tensor, over: tuple[str, ...] | None = None) -> None:
         """In place, over some dimensions of the mesh, or all."""

@@ -7,6 +7,12 @@ from typing import Literal
 from pauca.errors import ConfigError
 from pauca.moe.models.lm import LMConfig
 
+MAY_CHANGE = (
+    *("device", "compile", "graph", "log_every", "checkpoint_every", "keep_checkpoints", "checkpoint_async"),
+    *("tensorboard", "ep", "shard", "gather"),
+)
+"""Settings that may change between a run and its continuation, as they decide nothing that is learned."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:

@@ -10,7 +10,7 @@ import torch
 
 from pauca.moe.data.token_files import TokenData
 from pauca.moe.models.lm import MoELM
-from pauca.moe.training.config import TrainConfig
+from pauca.moe.training.config import MAY_CHANGE, TrainConfig
 from pauca.moe.training.health import collapse
 from pauca.moe.training.model_files import save_model
 from pauca.moe.training.trainer import Trainer, TrainStep
@@ -145,16 +145,9 @@ class _LanguageModel:
         return rates
 
 
-# What may change between a run and its continuation.
-_FREE = {
-    *("device", "compile", "graph", "log_every", "checkpoint_every", "keep_checkpoints", "checkpoint_async"),
-    *("tensorboard", "ep", "shard", "gather"),
-}
-
-
 def _origin(trainer: Trainer) -> dict[str, str]:
     """What a training's state depends on."""
-    settings = {f"train.{name}": value for name, value in asdict(trainer.config).items() if name not in _FREE}
+    settings = {f"train.{name}": value for name, value in asdict(trainer.config).items() if name not in MAY_CHANGE}
     settings |= {f"model.{name}": value for name, value in asdict(trainer.model.config).items() if name != "recompute"}
     return {name: str(value) for name, value in settings.items()} | {"the text": trainer.data.train.checksum}
 

@@ -9,7 +9,7 @@ from pauca.moe.data.prepare import DataConfig
 from pauca.moe.layer.recipe import RECIPES, Format, Precision, Recipe, Recompute
 from pauca.moe.models.config import Recomputation
 from pauca.moe.models.lm import LM_SIZES, LMConfig
-from pauca.moe.training.config import TrainConfig
+from pauca.moe.training.config import MAY_CHANGE, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,14 @@ class TrainSettings:
     data: DataConfig
     model: LMConfig
     train: TrainConfig
+
+    def going_on_as(self, given: TrainSettings, usual: TrainSettings) -> TrainSettings:
+        """With what was given beside --resume and decides nothing that is learned; what is usual was not given."""
+        names = [name for name in MAY_CHANGE if getattr(given.train, name) != getattr(usual.train, name)]
+        settings = replace(self, train=replace(self.train, **{name: getattr(given.train, name) for name in names}))
+        if given.model.recompute == usual.model.recompute:
+            return settings
+        return replace(settings, model=replace(settings.model, recompute=given.model.recompute))
 
 
 def settings_from(

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from pauca.errors import ConfigError
+from pauca.errors import ConfigError, DeviceError
 from pauca.moe.data.token_files import TokenData
 from pauca.moe.layer.moe import frozen_weights, moe_layers
 from pauca.moe.models.lm import LMConfig, LMLosses, MoELM
@@ -35,7 +35,7 @@ from pauca.moe.training.health import quantization_health, router_load
 from pauca.moe.training.muon import Muon, parts_of
 from pauca.runs import resolve_device, seed_of
 from pauca.runs.divergence import STEPS_OF_A_RISE, Diverged, Rise
-from pauca.runs.processes import join_processes
+from pauca.runs.processes import first_line, join_processes
 
 Found = TypeVar("Found")
 BOUNDED_RANKS = 2
@@ -96,16 +96,15 @@ class Trainer:
         Raises:
             Diverged: the loss or a gradient is not finite, or the loss leaps up; the message says where it comes
                 from. The weights are still those from before the step.
+            DeviceError: the GPU's memory does not suffice.
         """
         started = time.perf_counter()
         self.model.train()
         self._set_learning_rate(self.config.learning_rate_at(self.steps_done))
-        batches = [self._batch(number) for number in range(self.config.passes)]
-        if self._graphed is None:
-            self.optimizer.zero_grad(set_to_none=True)
-            numbers = self._gradients(batches)
-        else:
-            numbers = self._graphed.compute(batches)
+        try:
+            numbers = self._compute()
+        except torch.OutOfMemoryError as error:
+            raise self._lack_of_memory(error, is_beside=False) from error
         # The only time that the host waits for the device: before the optimizer changes weights, so that a step that
         # went wrong can be looked into and undone. A queue that runs empty once a step costs far less than a step.
         found = TrainStep(*numbers.tolist())
@@ -117,6 +116,14 @@ class Trainer:
         self.steps_done += 1
         self.seconds += time.perf_counter() - started
         return found
+
+    def _compute(self) -> Float[Tensor, "4"]:
+        """The gradients of the next step; returns a `TrainStep`'s numbers, on the device."""
+        batches = [self._batch(number) for number in range(self.config.passes)]
+        if self._graphed is not None:
+            return self._graphed.compute(batches)
+        self.optimizer.zero_grad(set_to_none=True)
+        return self._gradients(batches)
 
     def load_metrics(self) -> dict[str, float]:
         """How busy the experts were in the latest step, over all ranks."""
@@ -203,13 +210,29 @@ class Trainer:
 
     def _beside(self, work: Callable[[], Found]) -> Found:
         """Work between steps, which a recording, that keeps a step's memory to itself, may leave too little for."""
+        is_beside = self._graphed is not None and self._graphed.is_recorded
         try:
             return work()
-        except torch.OutOfMemoryError:
-            if self._graphed is None or not self._graphed.is_recorded or self.ranks > 1:  # others would not repeat it
-                raise
+        except torch.OutOfMemoryError as error:
+            if not is_beside or self.ranks > 1:  # others would not repeat it
+                raise self._lack_of_memory(error, is_beside) from error
+        assert self._graphed is not None
         self._graphed.forget()  # not within `except`, where the error holds on to what the work had made
-        return work()
+        try:
+            return work()
+        except torch.OutOfMemoryError as error:
+            raise self._lack_of_memory(error, False) from error
+
+    def _lack_of_memory(self, error: torch.OutOfMemoryError, is_beside: bool) -> DeviceError:
+        said = ". ".join(first_line(error).split(". ")[:2]).rstrip(".")
+        if is_beside:
+            remedy = "the recorded step keeps its memory to itself: go on with --resume --no-graph"
+        else:
+            remedy = (
+                "go on with --resume --recompute experts --recompute-attention, or on more GPUs; or start anew with "
+                "more --passes, which share the batch, or a smaller --batch-size"
+            )
+        return DeviceError(f"step {self.steps_done + 1}: memory is lacking ({said}); {remedy}")
 
     def _set_learning_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
