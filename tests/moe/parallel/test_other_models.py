@@ -149,7 +149,10 @@ def test_the_rest_may_be_sharded_and_weights_quantized_once(how, together):
         assert one["weights"].keys() == two["weights"].keys()
 
 
-FORMS = ["aria", "gemma4", "gpt_oss", "nemotron_h", "step3p7"]  # transposed; GELU; biases; no gate; limited
+FORMS = [
+    *("aria", "gemma4", "gpt_oss", "nemotron_h", "step3p7"),  # transposed; GELU; biases; no gate; limited
+    *("dbrx", "llama4", "jetmoe"),  # layers that do more than their experts in one module
+]
 
 
 def _hidden_and_gradients(model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
@@ -160,22 +163,34 @@ def _hidden_and_gradients(model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
     return states.detach(), {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
-def _form(rank: int, family: str) -> tuple[Tensor, dict[str, Tensor]]:
+def _form(rank: int, family: str) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("ep",))
     model = convert(benchmark.build(family), Recipe.bf16())
-    return _hidden_and_gradients(parallelize(model, mesh))
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    parallelize(model, mesh)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    model.load_state_dict(weights)  # of one process
+    found = _hidden_and_gradients(model)
+    whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return *found, whole
 
 
 @pytest.mark.parametrize("family", FORMS)
 def test_every_form_of_experts_is_computed_where_it_lies(family, together):
     """Both ranks have the same tokens: then the mean is the gradient of one process."""
-    states, gradients = _hidden_and_gradients(convert(benchmark.build(family), Recipe.bf16()))
+    model = convert(benchmark.build(family), Recipe.bf16())
+    states, gradients = _hidden_and_gradients(model)
     ranks = together(_form, 2, family)
-    for found, _ in ranks:
+    weights, saved = model.state_dict(), ranks[0][2]
+    assert saved.keys() == weights.keys()
+    assert all(torch.equal(saved[name], weight) for name, weight in weights.items())
+    for found, _, _ in ranks:
         assert (found - states).norm() < 0.01 * states.norm()
     divided = 0
     for name, whole in gradients.items():
-        parts = [own[name] for _, own in ranks]
+        parts = [own[name] for _, own, _ in ranks]
         together_again = parts[0] if parts[0].shape == whole.shape else torch.cat(parts)
         divided += together_again is not parts[0]
         assert (together_again - whole).norm() <= 0.02 * whole.norm() + 1e-9, name
@@ -185,7 +200,7 @@ def test_every_form_of_experts_is_computed_where_it_lies(family, together):
 def _refusals(rank: int) -> list[str]:
     mesh, said = init_device_mesh("cpu", (2,), mesh_dim_names=("ep",)), []
     with pytest.raises(ConfigError) as found:
-        parallelize(convert(benchmark.build("llama4"), Recipe.bf16()), mesh)
+        parallelize(convert(benchmark.build("longcat_flash"), Recipe.bf16()), mesh)
     said.append(str(found.value))
     with pytest.raises(ConfigError) as found:
         parallelize(Experts(32, 32, 8), mesh)
@@ -203,8 +218,9 @@ def _refusals(rank: int) -> list[str]:
 
 
 def test_what_cannot_be_divided_says_why(together):
-    whole_layer, bare, none, divided, twice = together(_refusals, 2)[0]
-    assert "more than its experts in one module cannot be divided" in whole_layer
+    idle, bare, none, divided, twice = together(_refusals, 2)[0]
+    assert "rows for the experts that do nothing" in idle
+    assert "but by fully_shard" in idle
     assert "give the module that holds it" in bare
     assert "no pauca.moe.MoE layer, Experts or converted experts" in none
     assert "mlp.experts is divided over ranks" in divided

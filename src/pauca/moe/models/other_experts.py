@@ -18,7 +18,8 @@ class ConvertedExperts(ExpertBank):
 
     _kind: ExpertKind
     _original: tuple[type[nn.Module], tuple[str, ...]]  # its class, and the attributes that conversion added
-    _whole_layer = False  # whether the module is called otherwise than with tokens, choices and their weights
+    is_whole_layer = False
+    """Whether the module does more than its experts: is called otherwise, or holds more than their weights."""
 
     @classmethod
     def kind(cls, module: Any) -> ExpertKind | str:
@@ -51,8 +52,6 @@ class ConvertedExperts(ExpertBank):
         return self.stored(self, self._kind)
 
     def parts(self) -> tuple[str, ...] | str:
-        if self._whole_layer:
-            return "this family's layer does more than its experts in one module"
         # FC2's bias is added where a token is, and stays whole.
         bias = (f"{self._kind.gate_up}_bias",) if self._kind.gate.biased else ()
         return self._kind.gate_up, self._kind.down, *bias
@@ -64,9 +63,17 @@ class ConvertedLongcatExperts(ConvertedExperts):
     Such a choice is computed by some expert, with weight zero: rows that add nothing.
     """
 
-    _whole_layer = True
+    is_whole_layer = True
 
     num_routed_experts: int
+    gate_up_proj: Tensor
+
+    def parts(self) -> tuple[str, ...] | str:
+        if len(self.gate_up_proj) > self.num_routed_experts:
+            return (
+                "its gate_up_proj has rows for the experts that do nothing, too, so that ranks cannot share it evenly"
+            )
+        return super().parts()
 
     @classmethod
     def kind(cls, module: Any) -> ExpertKind | str:
@@ -85,7 +92,7 @@ class ConvertedLongcatExperts(ConvertedExperts):
 class ConvertedDbrxExperts(ConvertedExperts):
     """DBRX: gate and up are matrices apart, which each pass copies into one."""
 
-    _whole_layer = True
+    is_whole_layer = True
 
     @classmethod
     def kind(cls, module: Any) -> ExpertKind | str:
@@ -97,10 +104,20 @@ class ConvertedDbrxExperts(ConvertedExperts):
 
     @staticmethod
     def views(module: Any, kind: ExpertKind) -> tuple[Tensor, Tensor]:
-        w1, v1, w2 = (
-            weight.unflatten(0, (module.num_experts, -1)) for weight in (module.mlp.w1, module.mlp.v1, module.mlp.w2)
-        )
-        return torch.cat([w1, v1], 1), w2.transpose(1, 2)
+        each = -1, module.ffn_hidden_size
+        w1, v1 = (weight.unflatten(0, each) for weight in (module.mlp.w1, module.mlp.v1))
+        return torch.cat([w1, v1], 1), ConvertedDbrxExperts._down(module)
+
+    @staticmethod
+    def _down(module: Any) -> Tensor:
+        return module.mlp.w2.unflatten(0, (-1, module.ffn_hidden_size)).transpose(1, 2)
+
+    @property
+    def down(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._down(self)  # without the copy that `views` makes of the other
+
+    def parts(self) -> tuple[str, ...] | str:
+        return "mlp.w1", "mlp.v1", "mlp.w2"
 
     def forward(self, x: Tensor, expert_ids: Tensor, probabilities: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         y = super().forward(x.reshape(-1, x.shape[-1]), expert_ids, probabilities)
@@ -110,7 +127,7 @@ class ConvertedDbrxExperts(ConvertedExperts):
 class ConvertedLlama4Moe(ConvertedExperts):
     """Llama 4: the router's weight scales an expert's input, so each chosen copy is a token of its own."""
 
-    _whole_layer = True
+    is_whole_layer = True
 
     top_k: int
     hidden_dim: int
@@ -129,6 +146,9 @@ class ConvertedLlama4Moe(ConvertedExperts):
     def views(module: Any, kind: ExpertKind) -> tuple[Tensor, Tensor]:
         return module.experts.gate_up_proj.transpose(1, 2), module.experts.down_proj.transpose(1, 2)
 
+    def parts(self) -> tuple[str, ...] | str:
+        return "experts.gate_up_proj", "experts.down_proj"
+
     def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         tokens = hidden_states.reshape(-1, self.hidden_dim)
         scores, logits = self.router(tokens)
@@ -142,7 +162,7 @@ class ConvertedLlama4Moe(ConvertedExperts):
 class ConvertedJetMoe(ConvertedExperts):
     """JetMoE: a softmax over the chosen logits, and one bias for the sum; its attention's experts stay as they are."""
 
-    _whole_layer = True
+    is_whole_layer = True
 
     router: Any
     bias: Tensor
@@ -158,6 +178,9 @@ class ConvertedJetMoe(ConvertedExperts):
     @staticmethod
     def views(module: Any, kind: ExpertKind) -> tuple[Tensor, Tensor]:
         return module.input_linear.weight, module.output_linear.weight
+
+    def parts(self) -> tuple[str, ...] | str:
+        return "input_linear.weight", "output_linear.weight"
 
     def forward(self, layer_input: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         tokens = layer_input.reshape(-1, layer_input.shape[-1])

@@ -58,6 +58,17 @@ class ParallelExperts(ExpertBank):
         """See `parallelize`; a name that is the same on all ranks tells layers apart where their sizes do not."""
         super().__init__()
         self._kind = getattr(whole, "_kind", None)
+        self._join(whole, mesh, dispatch, overlap, name)
+        for part in self._parts:
+            setattr(self, part, self._own_of(getattr(whole, part)))
+        for part, weight in whole.named_parameters():
+            if part not in self._parts:  # used where the tokens are, by all ranks
+                setattr(self, part, weight)
+        self._configure(whole.recipe, whole.recompute)
+        self.train(whole.training)
+
+    def _join(self, whole: ExpertBank, mesh: DeviceMesh, dispatch: Format | None, overlap: bool, name: str) -> None:
+        """All but the weights, and whatever forbids dividing them."""
         self._ranks, self._name = Ranks(mesh), name
         self.total = len(whole.down)
         if self.total % self._ranks.count:
@@ -68,27 +79,27 @@ class ParallelExperts(ExpertBank):
         parts = whole.parts()
         if isinstance(parts, str):
             raise ConfigError(f"{parts}: cannot be divided over ranks")
+        if any(isinstance(whole.get_parameter(part), DTensor) for part in parts):
+            raise ConfigError("call parallelize before fully_shard, which has divided the experts' weights already")
         self._parts, self._gate_text = parts, whole._gate_text
-        for part in parts:
-            weight = getattr(whole, part)
-            if isinstance(weight, DTensor):
-                raise ConfigError("call parallelize before fully_shard, which has divided the experts' weights already")
-            setattr(self, part, nn.Parameter(weight.detach()[self._own].clone(), weight.requires_grad))
-        for name, weight in whole.named_parameters():
-            if name not in parts:  # used where the tokens are, by all ranks
-                setattr(self, name, weight)
         self.dispatch: Format | None = dispatch
         self.overlap = overlap
         self.bounded = False
         """Send every token to every rank, so that the host never waits for the GPU, and a CUDA graph can hold it all.
         All ranks must then have the same number of tokens; their CPUs compare that before each forward."""
         wire_format(whole.recipe, dispatch)
-        self._configure(whole.recipe, whole.recompute)
-        self.train(whole.training)
+        self.register_state_dict_post_hook(_name_shards)
+        self.register_load_state_dict_pre_hook(_take_shards)
+
+    def _own_of(self, weight: Tensor) -> nn.Parameter:
+        """Of a weight of all experts, [experts, ...] or its first two dimensions as one, this rank's part."""
+        rows = len(weight) // self._ranks.count
+        own = weight.detach()[self._ranks.place * rows : (self._ranks.place + 1) * rows].clone()
+        return nn.Parameter(own, weight.requires_grad)
 
     def divided(self) -> dict[str, nn.Parameter]:
         """By name, the weights of which each rank holds those of its own experts."""
-        return {name: getattr(self, name) for name in self._parts}
+        return {name: self.get_parameter(name) for name in self._parts}
 
     @property
     def _own(self) -> slice:
@@ -125,7 +136,7 @@ class ParallelExperts(ExpertBank):
             tokens, weights, gate_up = x.bfloat16().contiguous(), probabilities.float(), self.gate_up
             if self.recipe.rotate:
                 tokens, gate_up = rotate_input(tokens), rotate_weights(gate_up)
-            dispatched = self._send(tokens, expert_ids, weights, self._fingerprint(tokens, weights))
+            dispatched = self._send(tokens, expert_ids, weights, self._fingerprint(tokens, gate_up, weights))
         addend = None if shared is None or not self.overlap else _beside(shared, x)
         gate_up_bias, down_bias = self.biases
         with torch.autocast(x.device.type, enabled=False):
@@ -155,9 +166,9 @@ class ParallelExperts(ExpertBank):
         tokens = exchange.send(to_bytes(exchange.rows(quantize(x, format_, self.recipe))))
         return _Dispatched(exchange, routing, tokens, format_, x.shape[1])
 
-    def _fingerprint(self, x: Tensor, probabilities: Tensor) -> int:
+    def _fingerprint(self, x: Tensor, gate_up: Tensor, probabilities: Tensor) -> int:
         """A digest of what must be the same on every rank for one forward and backward to fit together."""
-        differentiable = (x, probabilities, self.gate_up, self.down, self.biases[0])
+        differentiable = (x, probabilities, gate_up, self.down, self.biases[0])
         wanted = [torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in differentiable]
         sizes = [probabilities.shape[1], *self.down.shape]
         return crc32(
@@ -165,11 +176,6 @@ class ParallelExperts(ExpertBank):
                 [self._name, sizes, self._recipe_text, self.recompute, self.dispatch, self._gate_text, wanted]
             ).encode()
         )
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name in self._parts:
-            destination[prefix + name] = self.as_shard(destination[prefix + name])
 
     def as_shard(self, own: Tensor) -> DTensor:
         """This rank's experts, or what `fully_shard` has left it of them, as a part of all experts; nothing travels."""
@@ -179,26 +185,9 @@ class ParallelExperts(ExpertBank):
         mesh = self._ranks.mesh_of_parts(over[0]) if over and own.placements == (Shard(0),) else None
         if mesh is None:  # divided in another way
             return DTensor.from_local(own.full_tensor(), self._ranks.experts_mesh, [Shard(0)], run_check=False)
-        shape = torch.Size((self.total, *own.shape[1:]))
+        shape = torch.Size((len(own) * self._ranks.count, *own.shape[1:]))
         return DTensor.from_local(
             own.to_local(), mesh, [Shard(0), Shard(0)], run_check=False, shape=shape, stride=own.stride()
-        )
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        for name in self._parts:
-            if prefix + name in state_dict:
-                state_dict[prefix + name] = self.from_shard(state_dict[prefix + name], getattr(self, name))
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
     def from_shard(self, value: Tensor, like: Tensor) -> Tensor:
@@ -210,8 +199,8 @@ class ParallelExperts(ExpertBank):
             )  # fmt: skip
         if isinstance(value, DTensor) and value.device_mesh == self._ranks.experts_mesh:
             value = value.to_local()
-        elif len(value) == self.total and not isinstance(value, DTensor):
-            value = value[self._own]
+        elif not isinstance(value, DTensor) and len(value) == len(like) * self._ranks.count:
+            value = self._own_of(value).detach()
         if isinstance(like, DTensor) and not isinstance(value, DTensor):
             return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
         return value
@@ -245,9 +234,47 @@ class ParallelOtherExperts(ParallelExperts):
 def divide_bank(
     whole: ExpertBank, mesh: DeviceMesh, dispatch: Format | None, overlap: bool, name: str
 ) -> ParallelExperts:
-    """This rank's part of a bank, to stand in its place."""
-    kind = ParallelExperts if getattr(whole, "_kind", None) is None else ParallelOtherExperts
-    return kind(whole, mesh, dispatch, overlap, name)
+    """This rank's part of a bank, to stand in its place.
+
+    A layer that does more than its experts (its router and shared experts in one module with them) is divided where it
+    stands: it keeps what it does around them, and another class computes its experts.
+    """
+    if not getattr(whole, "is_whole_layer", False):
+        kind = ParallelExperts if getattr(whole, "_kind", None) is None else ParallelOtherExperts
+        return kind(whole, mesh, dispatch, overlap, name)
+    original: Any = type(whole)
+    whole.__class__ = _around_divided(original)  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(whole, ParallelExperts)
+    try:
+        whole._join(whole, mesh, dispatch, overlap, name)
+    except Exception:
+        whole.__class__ = original
+        raise
+    for part in whole._parts:
+        holder, _, leaf = part.rpartition(".")
+        setattr(whole.get_submodule(holder), leaf, whole._own_of(whole.get_parameter(part)))
+    whole._configure(whole.recipe, whole.recompute)  # without copies of the weights before
+    return whole
+
+
+@cache
+def _around_divided(layer: type[ExpertBank]) -> type[ExpertBank]:
+    """A layer's class with `ParallelExperts` in the place of the bank that it calls."""
+    return type(f"Parallel{layer.__name__}", (layer, ParallelExperts), {})  # pyright: ignore[reportGeneralTypeIssues]
+
+
+def _name_shards(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """In a state dict, weights of the experts are parts of a whole."""
+    assert isinstance(module, ParallelExperts)
+    for name in module._parts:
+        state[prefix + name] = module.as_shard(state[prefix + name])
+
+
+def _take_shards(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    assert isinstance(module, ParallelExperts)
+    for name, own in module.divided().items():
+        if prefix + name in state:
+            state[prefix + name] = module.from_shard(state[prefix + name], own)
 
 
 @cache

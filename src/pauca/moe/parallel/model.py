@@ -58,7 +58,9 @@ def parallelize(
         raise ConfigError("a bank of experts by itself cannot be divided in place: give the module that holds it")
     for name, bank in banks.items():
         if isinstance(reason := bank.parts(), str):
-            raise ConfigError(f"{name}: {reason} cannot be divided over ranks")
+            raise ConfigError(
+                f"{name}: {reason}; it cannot be divided over ranks by parallelize, but by fully_shard like any module"
+            )
     holders = {name: model.get_submodule(name.rpartition(".")[0]) for name in banks}
     called = {name: name.rpartition(".")[0] if isinstance(holders[name], MoE) else name for name in banks}
     divided = {name: divide_bank(bank, mesh, dispatch, overlap, called[name]) for name, bank in banks.items()}
@@ -97,7 +99,7 @@ def _description(holder: nn.Module, bank: ExpertBank, experts: ParallelExperts) 
             "checksum of the router": _checksum(holder.router.weight),
         }
     else:
-        own = {id(weight) for weight in bank.parameters()}
+        own = {id(weight) for weight in experts.divided().values()}
         others = [weight.flatten()[:4096] for weight in holder.parameters() if id(weight) not in own]
         described["checksum of what stands beside the experts"] = [_checksum(weight) for weight in others]
     return described
