@@ -7,10 +7,10 @@
 
 A case is SIZE:RECIPE, and behind it `:eager` for steps that are not recorded as CUDA graphs, `:compile` for
 torch.compile, `:passesN` for N times the tokens in as many passes, `:batchN` for N sequences a pass, or several of
-these. Under torchrun also `:whole` for weights that no rank shares, `:gather16` for experts gathered in BF16, and with
---ep `:recorded` for steps that are recorded all the same. Everything of a step is in the time: data, forward, backward,
-clipping, AdamW on FP32 weights. The text is random bytes: untrained routers spread those evenly, so that experts are as
-busy as in a training that goes well. Peak is the allocator's, in all steps; "reserved" is what it took from the GPU.
+these. Under torchrun also `:whole` for weights that no rank shares, and `:gather16` for experts gathered in BF16.
+Everything of a step is in the time: data, forward, backward, clipping, AdamW on FP32 weights. The text is random bytes:
+untrained routers spread those evenly, so that experts are as busy as in a training that goes well. Peak is the
+allocator's, in all steps; "reserved" is what it took from the GPU.
 """
 
 import argparse
@@ -36,9 +36,8 @@ from pauca.moe.plan.evaluate import evaluate
 from pauca.moe.plan.gpus import GPUS
 from pauca.moe.plan.speed import Rates
 from pauca.moe.plan.task import Assumptions, ParallelLayout, PlanTask, Way
-from pauca.moe.training import trainer as trainer_module
 from pauca.moe.training.loop import _matrix_rate
-from pauca.moe.training.trainer import Trainer
+from pauca.moe.training.trainer import BOUNDED_RANKS, Trainer
 
 SEQUENCES = {"toy": 4, "base": 32, "large": 8, "xl": 4}  # of a step
 CASES = (
@@ -76,7 +75,7 @@ def predicted(case: str, rates: Rates, ranks: int, ep: int) -> float:
     size, recipe, *how = case.split(":")
     config = LM_SIZES[size]
     tokens = number_in(how, "batch", SEQUENCES[size]) * config.context
-    is_eager = "eager" in how or (ep > 1 and "recorded" not in how)
+    is_eager = "eager" in how or ep > BOUNDED_RANKS
     loop = "eager" if is_eager else "compiled" if "compile" in how else "recorded"
     given = Assumptions(4, 4, optimizer_bytes=8, batch_tokens=ranks * tokens, reserved_gb=0, loop=loop, rates=rates)
     task = PlanTask(config.shape, ranks, 2**37, tokens, config.context, assumptions=given)
@@ -92,7 +91,6 @@ def trainer_of(case: str, ep: int = 1) -> Trainer:
     batch = number_in(how, "batch", SEQUENCES[size]) * passes * RANKS
     flags = {"graph": "eager" not in how, "compile": "compile" in how, "shard": "whole" not in how}
     flags["gather"] = "bf16" if "gather16" in how else "fp32"
-    trainer_module.RECORD_EXCHANGES = "recorded" in how
     return Trainer(model, data(), TrainConfig(steps=1000, batch_size=batch, passes=passes, ep=ep, **flags))
 
 

@@ -146,8 +146,10 @@ def test_a_cpu_launches_its_steps(tmp_path, recipe):
     assert not trainer.not_recorded
 
 
-@pytest.mark.parametrize(("ep", "random", "recorded"), [(1, False, True), (2, False, False), (1, True, False)])
-def test_divided_experts_and_random_rounding_are_launched(tmp_path, monkeypatch, ep, random, recorded):
+@pytest.mark.parametrize(
+    ("ep", "random", "recorded"), [(1, False, True), (2, False, True), (4, False, False), (1, True, False)]
+)
+def test_experts_divided_by_many_and_random_rounding_are_launched(tmp_path, monkeypatch, ep, random, recorded):
     trainer = Trainer(
         fresh(replace(MODEL, recipe=replace(MODEL.recipe, stochastic_rounding=random))), text(tmp_path), CONFIG
     )
