@@ -14,6 +14,7 @@ from pauca import moe
 from pauca.errors import InputError
 from pauca.moe import plots
 from pauca.moe.data import BpeTokenizer
+from pauca.moe.ops.hub import lay_out_kernel
 from pauca.moe.plan import Assumptions, PlanTask, find_plans, model_shape, parse_memory
 from pauca.moe.plan.gpus import gpu_of, rates_on
 from pauca.moe.plan.tables import plan_lines
@@ -262,7 +263,22 @@ def sample(
     print(prompt + tokenizer.decode(new[: new.index(tokenizer.end)] if tokenizer.end in new else new))
 
 
-COMMANDS = {"kept": kept, "plan": plan, "train": train, "sample": sample}
+def kernel(out: Path = Path("pauca-moe"), force: bool = False, quiet: bool = False) -> None:
+    """Write the layer's operations as a kernel of Hugging Face's hub, which its library `kernels` loads without pauca.
+
+    The folder holds build.toml, the source, and a variant for GPUs and one for CPUs: to load from there, or to upload.
+
+    Args:
+        out: folder to write to.
+        force: replace a kernel that was written there before.
+        quiet: print only errors.
+    """
+    lay_out_kernel(out, force)
+    if not quiet:
+        print(f"kernel: {out}, to be loaded by kernels.get_local_kernel(Path({str(out)!r}))")
+
+
+COMMANDS = {"kept": kept, "plan": plan, "train": train, "sample": sample, "kernel": kernel}
 
 
 def _settings(
