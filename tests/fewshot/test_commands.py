@@ -295,6 +295,7 @@ def test_damaged_images_are_named_or_left_out(folder, model, tmp_path, capsys):
     assert "cut.png: not readable as an image" in capsys.readouterr().err
     assert not out.exists()
     assert main([*words, "--unreadable", "skip"]) == 0
+    assert "warning: left out 1 damaged image of 21: " in capsys.readouterr().err
     assert len(out.read_text().splitlines()) == 1 + 20
 
 

@@ -55,3 +55,9 @@ def test_a_figure_that_cannot_be_drawn_leaves_what_was_there(tmp_path):
     with pytest.raises(PaucaError, match="nothing was replaced"):
         save_figure(Broken(), tmp_path / "curve.png", force=True)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_name_in_another_script_is_no_warning(figure, tmp_path, recwarn):
+    figure.axes[0].set_title("\u72ac, \u0642\u0637")
+    save_figure(figure, tmp_path / "names.png")
+    assert not recwarn.list

@@ -15,7 +15,7 @@ from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.data.folder import Unreadable
 from pauca.fewshot.data.sources import open_test
 from pauca.fewshot.named import BaseLearnerName, MapMethod, named_parts, open_tested, rows_for, short_name
-from pauca.fewshot.own_images import fit, predict
+from pauca.fewshot.own_images import fit, predict, spoken_warnings
 from pauca.fewshot.reports import (
     comparison_numbers,
     comparison_sentence,
@@ -220,7 +220,8 @@ def prepare(
     """
     out = out or Path("data") / name
     told = size, splits, allow_incomplete, unreadable, force, fitting
-    report = fewshot.prepare_benchmark(name, source, out, *told, quiet=False)
+    with spoken_warnings():
+        report = fewshot.prepare_benchmark(name, source, out, *told, quiet=False)
     print("\n".join(report.lines()))
 
 

@@ -125,7 +125,7 @@ def predict(
         if support is not None or base_learner is not None or views != AS_IT_IS:
             told = "--support, --base-learner, --mirror, --crops and --turns"
             raise ConfigError(f"{name}: is fitted already; leave out {told}")
-        with _spoken_warnings():
+        with spoken_warnings():
             classifier = fewshot.FewShotClassifier.load(name, device)
         classifier.set_params(**{key: value for key, value in options.items() if value is not None})
         examples = None
@@ -137,7 +137,8 @@ def predict(
         examples = _learn(classifier, support, unreadable)
     config = classifier.model_.config
     told = config.image_size, config.channels, unreadable, config.fitting, quiet
-    pixels, files = read_files(list_images(query), *told)
+    with spoken_warnings():
+        pixels, files = read_files(list_images(query), *told)
     answers = classifier.answer(pixels)
     names = [image.name for image in files]
     write_predictions(out, list(classifier.classes_), names, answers.labels, answers.probabilities, force)
@@ -185,16 +186,16 @@ def _learn(classifier: fewshot.FewShotClassifier, support: Path, unreadable: Unr
     """Fit to the examples of a folder."""
     config = classifier.model.config
     told = {"unreadable": unreadable, "fitting": config.fitting, "quiet": not classifier.verbose}
-    examples = read_images(support, config.image_size, config.channels, **told)
-    labels = np.array(examples.class_names)[examples.labels.numpy()]
-    with _spoken_warnings():
+    with spoken_warnings():
+        examples = read_images(support, config.image_size, config.channels, **told)
+        labels = np.array(examples.class_names)[examples.labels.numpy()]
         classifier.fit(examples.images, labels)
     return examples
 
 
 @contextmanager
-def _spoken_warnings() -> Iterator[None]:
-    """What the classifier warns of as sentences, without the place in the code."""
+def spoken_warnings() -> Iterator[None]:
+    """What is warned of as sentences, without the place in the code."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         yield

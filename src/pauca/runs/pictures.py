@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,4 +49,7 @@ def png_of(figure: Figure) -> bytes:
 
 
 def _write(figure: Figure, target: Path | io.BytesIO, format: str) -> None:
-    figure.savefig(target, format=format, dpi=_DOTS_PER_INCH, bbox_inches="tight")
+    with warnings.catch_warnings():
+        # Names of classes and files may be in any script, and stand beside the picture as text.
+        warnings.filterwarnings("ignore", r"(?s)Glyph .* missing from font", UserWarning)
+        figure.savefig(target, format=format, dpi=_DOTS_PER_INCH, bbox_inches="tight")

@@ -155,3 +155,23 @@ def test_heic_without_its_package_says_which(tmp_path: Path, monkeypatch):
     path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
     with pytest.raises(InputError, match=r"phone\.heic: HEIC images need the package pillow-heif"):
         decode_image(path)
+
+
+@pytest.mark.parametrize("largest", [1, 255, 4095])
+@pytest.mark.parametrize("form", ["array", "batch", "16-bit file", "32-bit file"])
+def test_bytes_or_12_bits_in_wider_numbers_are_no_black_image(largest, form, tmp_path):
+    values = np.linspace(0, largest, 64 * 64).astype(np.uint16).reshape(64, 64)
+    Image.fromarray(values).save(tmp_path / "16-bit file.png")
+    Image.fromarray(values.astype(np.int32)).save(tmp_path / "32-bit file.tif")
+    given = (
+        {"array": [values], "batch": values[None]}.get(form)
+        if form in ("array", "batch")
+        else [*tmp_path.glob(f"{form}*")]
+    )
+    with pytest.raises(InputError, match=rf"no pixel of its 16 bits lies above {largest:,} of 65,535.* give 8 bits"):
+        load_images(given, 16, 3)
+
+
+def test_a_black_image_of_16_bits_is_one():
+    assert not load_images([np.zeros((64, 64), np.uint16)], 16, 3).any()
+    assert load_images([np.full((64, 64), 4096, np.uint16)], 16, 1).eq(16).all()

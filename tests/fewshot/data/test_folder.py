@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pauca.errors import InputError
+from pauca.fewshot import UnreadableImagesWarning, read_images
 from pauca.fewshot.data.folder import fingerprint_files, list_images, read_files
 
 
@@ -95,9 +96,18 @@ def test_damaged_files_are_named_or_left_out(folder: Path):
     files = list_images(folder)
     with pytest.raises(InputError, match=r"dog_2\.png: not readable .*\(1 more; `pauca fewshot data scan` lists"):
         read_files(files)
-    pixels, kept = read_files(files, unreadable="skip")
+    with pytest.warns(UnreadableImagesWarning, match=r"left out 2 damaged images of 12: .*dog_2\.png, .*emu_0\.png$"):
+        pixels, kept = read_files(files, unreadable="skip")
     assert len(pixels) == len(kept) == 10
     assert not {"dog_2.png", "emu_0.png"} & {Path(file.path).name for file in kept}
+
+
+def test_a_class_that_is_lost_with_its_images_is_named(folder: Path):
+    for file in (folder / "emu").glob("*.png"):
+        file.write_bytes(b"")
+    with pytest.warns(UnreadableImagesWarning, match="nothing is left of class 'emu'$"):
+        images = read_images(folder, size=8, unreadable="skip")
+    assert "emu" not in images.class_names
 
 
 def test_images_of_different_sizes_need_a_size(folder: Path, picture):

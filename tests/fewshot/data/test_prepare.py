@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from pauca.errors import ConfigError, InputError
+from pauca.fewshot import UnreadableImagesWarning
 from pauca.fewshot.data import BENCHMARKS, check_disjoint, load_splits, prepare_benchmark, read_images, scan_images
 from pauca.fewshot.episodes import load_episodes, sample_episodes, save_episodes
 from pauca.fewshot.types import EpisodeConfig
@@ -93,7 +94,8 @@ def test_damaged_images_are_named_or_left_out(class_folders, lists, tmp_path: Pa
     arguments = "cub", class_folders, tmp_path / "out", 16, lists, True
     with pytest.raises(InputError, match=r"ant1\.png: not readable as an image"):
         prepare_benchmark(*arguments)
-    report = prepare_benchmark(*arguments, unreadable="skip")
+    with pytest.warns(UnreadableImagesWarning, match=r"left out 1 damaged image of .*ant1\.png"):
+        report = prepare_benchmark(*arguments, unreadable="skip")
     assert report.splits["train"].counts.tolist() == [2, 3]
 
 

@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageCms, ImageEnhance, features
 
 from pauca.errors import InputError
+from pauca.fewshot import UnreadableImagesWarning
 from pauca.fewshot.data import read_images, scan_images
 from pauca.fewshot.data.duplicates import close_pairs
 from pauca.fewshot.data.folder import list_images, map_ahead
@@ -135,7 +136,8 @@ def test_scan_and_prepare_agree_on_what_can_be_read(folder: Path, tmp_path: Path
     report = scan_images(folder, min_images=4)
     assert [Path(name).name for name in report.unreadable] == ["float.tif"]
     assert "LAB" in report.modes
-    read = read_images(folder, size=8, unreadable="skip")
+    with pytest.warns(UnreadableImagesWarning, match=r"left out 1 damaged image of .*float\.tif"):
+        read = read_images(folder, size=8, unreadable="skip")
     assert len(read) == report.images - len(report.unreadable)
     with pytest.raises(InputError, match=r"float\.tif: has floating-point pixels"):
         read_images(folder, size=8)

@@ -18,6 +18,7 @@ from pauca.errors import ConfigError, InputError
 Fitting = Literal["crop", "squash"]
 
 _CHANNELS = (1, 2, 3, 4)  # gray, gray with transparency, color, color with transparency
+_LEAST_OF_16_BITS = 1 << 12  # sensors of 10 and 12 bits stay below, and bytes in wider numbers; of 8 bits 4 are left
 FEWEST_ROWS = 5  # an array whose last two sides are no longer than this is taken for tiny images, not for channels
 
 
@@ -27,7 +28,8 @@ def to_pixels(
     """8-bit color or gray pixels of an image of any mode.
 
     16-bit pixels keep their upper 8 bits (as Pillow reads them where there are colors), transparency is laid on white,
-    the orientation that a camera noted is applied, palettes are looked up.
+    the orientation that a camera noted is applied, palettes are looked up. 16-bit pixels that all lie below a sixteenth
+    of the range are refused: 12 bits, or bytes, in wider numbers.
 
     Args:
         image: in any mode.
@@ -78,7 +80,7 @@ def plain_image(image: Image.Image, name: str) -> Image.Image:
         values = np.array(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise InputError(f"{name}: has 32-bit pixels up to {values.max()}; save it with 8 or 16 bits")
-        return Image.fromarray((values >> 8).astype(np.uint8))  # Pillow's own conversion would cut off all above 255
+        return Image.fromarray(_upper_bits(values, name))  # Pillow's own conversion would cut off all above 255
     try:
         if image.has_transparency_data:
             colored = image.convert("RGBA")
@@ -99,7 +101,7 @@ def eight_bits(values: Shaped[np.ndarray, "*any"], name: str = "images") -> UInt
     if values.dtype == np.uint8:
         return values
     if values.dtype == np.uint16:
-        return (values >> 8).astype(np.uint8)
+        return _upper_bits(values, name)
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * 255
     if not np.issubdtype(values.dtype, np.floating):
@@ -112,6 +114,21 @@ def eight_bits(values: Shaped[np.ndarray, "*any"], name: str = "images") -> UInt
             f"{name}: {where} the value {values[tuple(first)]}; floating pixels must be finite, from 0 to 1"
         )
     return np.rint(values * 255).astype(np.uint8)
+
+
+def _upper_bits(values: Shaped[np.ndarray, "*any"], name: str) -> UInt8[np.ndarray, "*any"]:
+    """The upper 8 of 16 bits.
+
+    Raises:
+        InputError: what is left would be nearly black, as of bytes or 12 bits in wider numbers.
+    """
+    largest = int(values.max(initial=0))
+    if 0 < largest < _LEAST_OF_16_BITS:
+        raise InputError(
+            f"{name}: no pixel of its 16 bits lies above {largest:,} of 65,535, so that it would be nearly black; "
+            "scale the pixels to the full range, or give 8 bits"
+        )
+    return (values >> 8).astype(np.uint8)
 
 
 def as_numpy(images: np.ndarray | Tensor) -> np.ndarray:

@@ -82,8 +82,8 @@ def open_image(source: Path | bytes, name: str) -> Image.Image:
         # Pillow names what it was given, which is the path again, or the address of bytes in memory.
         why = "of no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         raise InputError(
-            f"{name}: not readable as an image ({why}); restore or remove the file (`pauca fewshot data prepare` and "
-            "`predict` leave such files out with --unreadable skip)"
+            f"{name}: not readable as an image ({why}); restore or remove the file (--unreadable skip of `pauca "
+            "fewshot fit`, `predict` and `data prepare` leaves such files out)"
         ) from error
 
 

@@ -1,6 +1,7 @@
 """Image files in folders, zip archives of folders, or a folder of such archives; the folder names the class."""
 
 import hashlib
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from pauca.errors import InputError
+from pauca.errors import InputError, level_outside
 from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.data.decode import HEIC_BRANDS, decode_array
 from pauca.runs import Progress
@@ -29,8 +30,13 @@ _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*")
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 Unreadable = Literal["refuse", "skip"]  # damaged files: stop and name them, or leave them out
 T = TypeVar("T")
+_NAMED = 5  # damaged files, in a warning
 _AHEAD = 64  # images that are decoded before they are taken
 _THREADS = 4  # Pillow decodes outside Python's lock: a gain for photographs, none for small images
+
+
+class UnreadableImagesWarning(UserWarning):
+    """Damaged image files that were left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +157,7 @@ def read_files(
         files: what to decode.
         size: side of the square that each image is fitted to; None takes them as they are, if all have one size.
         channels: 3 for RGB, 1 for gray.
-        unreadable: stop at damaged files and name them, or leave them out.
+        unreadable: stop at damaged files and name them, or leave them out, with an `UnreadableImagesWarning`.
         fitting: how images that are not square are fitted, `crop` or `squash`.
         quiet: show no progress.
 
@@ -185,7 +191,21 @@ def read_files(
     if broken and (unreadable == "refuse" or not kept):
         more = f" ({len(broken) - 1} more; `pauca fewshot data scan` lists them all)" if len(broken) > 1 else ""
         raise InputError(f"{broken[0]}{more}") from broken[0]
+    if broken:
+        warnings.warn(_left_out(files, kept), UnreadableImagesWarning, stacklevel=level_outside())
     return torch.from_numpy(pixels[: len(kept)]), kept
+
+
+def _left_out(files: Sequence[ImageFile], kept: Sequence[ImageFile]) -> str:
+    """Which files were damaged, in words, and which classes went with them."""
+    readable = set(kept)
+    names = [file.name for file in files if file not in readable]
+    some = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    gone = sorted({file.class_name for file in files} - {file.class_name for file in kept})
+    lost = (
+        f"; nothing is left of {'class' if len(gone) == 1 else 'classes'} {', '.join(map(repr, gone))}" if gone else ""
+    )
+    return f"left out {len(names)} damaged image{'s' if len(names) > 1 else ''} of {len(files)}: {some}{lost}"
 
 
 def map_ahead(function: Callable[[ImageFile], T], files: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, T]]:
