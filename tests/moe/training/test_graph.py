@@ -192,6 +192,10 @@ def test_memory_that_is_lacking_in_a_step_or_still_without_a_recording_is_said(t
     monkeypatch.setattr(trainer, "_gradients", crowded)
     with pytest.raises(DeviceError, match=r"^step 1: memory is lacking .*--passes"):
         trainer.step()
+    monkeypatch.undo()
+    monkeypatch.setattr(trainer.optimizer, "step", crowded)  # makes its state in the first step
+    with pytest.raises(DeviceError, match=r"^step 1: memory is lacking .*--passes"):
+        trainer.step()
     trainer._graphed = OneRecording()
     monkeypatch.setattr(trainer, "_validate", crowded)
     with pytest.raises(DeviceError, match=r"^step 1: memory is lacking .*--passes"):

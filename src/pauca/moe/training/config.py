@@ -63,8 +63,8 @@ class TrainConfig:
     ep: int = 1
     """Ranks that share one set of experts (expert parallelism); must divide the number of ranks and of experts."""
     shard: bool = True
-    """Divide weights, gradients and the optimizer's state over the ranks (FSDP2). Otherwise each rank holds them whole,
-    but for the experts that --ep divides: more memory, and no weights travel."""
+    """Whether weights, gradients and the optimizer's state are divided over the ranks (FSDP2), or (--no-shard) held
+    whole by each, but for the experts that --ep divides: more memory, and no weights travel."""
     gather: Literal["fp32", "bf16"] = "fp32"
     """Numbers in which FSDP2 sends the weights of experts. bf16 sends half as much and changes no bit, as experts round
     their weights to BF16 for each use. On two H200, `large` trains 2 % faster so, and takes 40 % more memory."""
@@ -75,8 +75,8 @@ class TrainConfig:
     compile: bool = False
     """Compile each layer with torch.compile."""
     graph: bool = True
-    """Record a step as CUDA graphs and replay them, so that the GPU does not wait for Python: on GPUs, where nothing is
-    rounded at random and --ep is 1 or 2. Steps elsewhere are launched kernel by kernel, as all are without."""
+    """Whether a step is recorded as CUDA graphs and replayed, so that the GPU does not wait for Python, or (--no-graph)
+    launched kernel by kernel, as all are on a CPU, where codes are rounded at random, and with --ep above 2."""
     tensorboard: bool = False
     """Write the metrics for TensorBoard as well (needs the package `tensorboard`)."""
 

@@ -97,13 +97,16 @@ class Trainer:
                 from. The weights are still those from before the step.
             DeviceError: the GPU's memory does not suffice.
         """
+        try:
+            return self._step()
+        except torch.OutOfMemoryError as error:
+            raise self._lack_of_memory(error, is_beside=False) from error
+
+    def _step(self) -> TrainStep:
         started = time.perf_counter()
         self.model.train()
         self._set_learning_rate(self.config.learning_rate_at(self.steps_done))
-        try:
-            numbers = self._compute()
-        except torch.OutOfMemoryError as error:
-            raise self._lack_of_memory(error, is_beside=False) from error
+        numbers = self._compute()
         # The only time that the host waits for the device: before the optimizer changes weights, so that a step that
         # went wrong can be looked into and undone. A queue that runs empty once a step costs far less than a step.
         found = TrainStep(*numbers.tolist())
@@ -199,8 +202,8 @@ class Trainer:
 
     def weights(self) -> dict[str, Tensor]:
         """All weights, whole, on the CPU; of several ranks, in the first."""
-        whole = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-        return cast(dict[str, Tensor], whole)
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return cast(dict[str, Tensor], self._beside(lambda: get_model_state_dict(self.model, options=options)))
 
     @property
     def tokens_per_step(self) -> int:
