@@ -8,7 +8,7 @@ import torch
 
 from pauca.errors import ConfigError, PaucaError
 from pauca.runs.checkpoints import checkpoints, clean_up, load_checkpoint, save_checkpoint
-from pauca.runs.processes import wait_for_all
+from pauca.runs.processes import Stopped, wait_for_all
 
 
 def state(value: float) -> dict:
@@ -111,6 +111,21 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch, where)
         with pytest.raises(PaucaError, match=r"No space left on device\); step-00000001 is whole"):
             save_checkpoint(tmp_path, 2, state(2.0), {})
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("where", ["torch.distributed.checkpoint.filesystem.torch.save", "os.fsync"])
+def test_a_scheduler_that_ends_the_writing_is_no_full_disk(tmp_path, monkeypatch, where):
+    save_checkpoint(tmp_path, 1, state(1.0), {})
+
+    def told(*_: object, **__: object) -> None:
+        raise Stopped("stopped by SIGTERM, as torchrun and schedulers send it")
+
+    monkeypatch.setattr(where, told)
+    with pytest.raises(
+        Stopped, match=r"step-00000002: was being written \(stopped by SIGTERM.*\); step-00000001 is whole; go on"
+    ):
+        save_checkpoint(tmp_path, 2, state(2.0), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
 def test_a_full_disk_at_the_first_checkpoint(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from typing import Any
 from pauca.errors import ConfigError, PaucaError
 from pauca.renamed import text_with_new_names
 from pauca.runs import sha256_of, write_text
-from pauca.runs.processes import OtherStopped, count_ranks, gather, own_rank, wait_for_all
+from pauca.runs.processes import OtherStopped, Stopped, count_ranks, gather, own_rank, wait_for_all
 
 _SEAL = "checksums.json"
 _ORIGIN = "origin.json"
@@ -67,7 +67,10 @@ def write_checkpoint(
         raise
     except (OSError, failed, PaucaError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise PaucaError(f"{path}: could not be written ({_reason(error)}); {_what_is_left(folder)}") from error
+        signal = next((inner for inner in _chain(error) if isinstance(inner, Stopped)), None)
+        if signal is not None:  # by a scheduler, say: nothing is wrong with the disk
+            raise Stopped(f"{path}: was being written ({signal}); {_what_is_left(folder)}") from error
+        raise PaucaError(f"{path}: could not be written ({_reason(error)}); {_what_is_left(folder, True)}") from error
     wait_for_all(group)
     return path
 
@@ -207,11 +210,11 @@ def _before(path: Path) -> str:
     return earlier[-1] if earlier else "the beginning"
 
 
-def _what_is_left(folder: Path) -> str:
-    left = checkpoints(folder)
+def _what_is_left(folder: Path, is_full: bool = False) -> str:
+    left, space = checkpoints(folder), "free space and " if is_full else ""
     if not left:
-        return "there is no earlier one; free space and start again"
-    return f"{left[-1].name} is whole; free space and go on from it with --resume"
+        return f"there is no earlier one; {space}start again"
+    return f"{left[-1].name} is whole; {space}go on from it with --resume"
 
 
 def _reason(error: BaseException) -> str:
