@@ -5,11 +5,12 @@
 Trains (`pauca fewshot train --recipe strong` does the same), or goes on where it was stopped, and tests both
 generations on 10,000 fixed episodes, 5-way, 15 queries, 1 and 5 shots: with the features of the image, with the mean
 over the image and its mirror image, with those of four turns side by side, and with seven parts of every view; with
-features about none, half and all of the base classes' mean; with each base learner that is worth it; with the 95 %
-interval over episodes and, in brackets, over classes. The same on 2,000 episodes of the validation classes, by which a
-way of testing is to be chosen. Writes strong.json, with the correct queries of every episode, to the run folder.
-`--test MODEL` tests a trained model, and trains nothing. `--speed N` times N steps of both generations on noise
-instead, and needs no data.
+features about none, half and all of the base classes' mean, and whitened not at all, by half and wholly; with each base
+learner that is worth it; with the 95 % interval over episodes and, in brackets, over classes. The same on 2,000
+episodes of the validation classes, by which a way of testing is to be chosen. Writes strong.json, with the correct
+queries of every episode, to the run folder. `--test MODEL` tests a trained model, and trains nothing; where its file is
+from before features were whitened, that is learned from `--base-images` of each base class. `--speed N` times N steps
+of both generations on noise instead, and needs no data.
 """
 
 import argparse
@@ -49,8 +50,14 @@ WAYS = {
 }
 # Of the ways that are tested, the first of these is tried with each head and each share of the mean.
 MAIN = ("turns", "mirror", "image")
-# How much of the base classes' mean is subtracted, by what it adds to the name of a way: as the recipe does, all, none.
-CENTERS = {"": STRONG.model.center_features, "-centered": 1.0, "-uncentered": 0.0}
+# How features are settled, by what it adds to the name of a way: as the recipe does, and with one setting changed.
+SETTLINGS: dict[str, dict[str, float]] = {
+    "": {},
+    "-centered": {"center_features": 1.0},
+    "-uncentered": {"center_features": 0.0},
+    "-whitened": {"whiten_features": 1.0},
+    "-unwhitened": {"whiten_features": 0.0},
+}
 HEADS = {
     "cosine": lambda: make_base_learner("cosine"),
     "logistic:0.1": lambda: make_base_learner("logistic", penalty=0.1),
@@ -123,15 +130,16 @@ def test(
             shot: sample_episodes(images, EpisodeConfig(5, shot, 15), episodes, EPISODE_SEED + shot) for shot in SHOTS
         }
         for way, views in ways.items():
-            centers = CENTERS if way == main else {"": CENTERS[""]}
-            for center, features in features_of(model, images, device, views, centers, options.bf16).items():
+            # Parts are settled apart from the whole image before both are averaged, so they are seen once each time.
+            some = SETTLINGS if way == main else {n: SETTLINGS[n] for n in ("", "-unwhitened")[: 1 + views.crops]}
+            for settling, features in features_of(model, images, device, views, some, options.bf16).items():
                 for name, make in HEADS.items():
                     if name != "cosine" and way not in (main, "turns and parts"):
                         continue
                     model.base_learner = make().to(device)
                     for shot, tasks in drawn.items():
                         result = evaluate(model, images, tasks, device, features)
-                        key = f"{split}/{way}{center}/{name}/{shot}"
+                        key = f"{split}/{way}{settling}/{name}/{shot}"
                         found[key] = {
                             "correct": np.rint(result.episode_accuracy * QUERIES).astype(int).tolist(),
                             "over_classes": result.accuracy_over_classes.half_width,
@@ -140,21 +148,29 @@ def test(
 
 
 def features_of(
-    model: MCRNet, images: ImageSet, device: torch.device, views: ViewsAtTest, centers: dict[str, float], bf16: bool
+    model: MCRNet,
+    images: ImageSet,
+    device: torch.device,
+    views: ViewsAtTest,
+    settlings: dict[str, dict[str, float]],
+    bf16: bool,
 ) -> dict[str, torch.Tensor]:
-    """Features about several shares of the base classes' mean, each view seen once."""
-    if len(centers) == 1:
-        ((name, share),) = centers.items()
-        model.config = replace(model.config, center_features=share)
-        return {name: embed_images(model, images, device, bf16=bf16, views=views)}
-    model.config = replace(model.config, center_features=0.0)
-    turns = embed_images(model, images, device, bf16=bf16, views=views).chunk(len(views.by_turn()), dim=1)
-    means = model.feature_mean[: len(turns)].to(turns[0].device)  # of whole images, turn by turn
-    unit = torch.nn.functional.normalize
-    return {
-        name: unit(torch.cat([unit(unit(turn) - share * mean) for turn, mean in zip(turns, means, strict=True)], 1))
-        for name, share in centers.items()
-    }
+    """Features of images, settled in several manners; each view is seen once where views are whole images."""
+    recipe = model.config
+    found = {}
+    raw = None
+    if not views.crops and len(settlings) > 1:
+        model.config = replace(recipe, center_features=0.0, whiten_features=0.0)
+        raw = embed_images(model, images, device, bf16=bf16, views=views).chunk(len(views.by_turn()), dim=1)
+    for name, changes in settlings.items():
+        model.config = replace(recipe, **changes)  # type: ignore[arg-type]
+        if raw is None:
+            found[name] = embed_images(model, images, device, bf16=bf16, views=views)
+            continue
+        turns = [model.settle(turn, kind) for turn, (kind,) in zip(raw, views.by_turn(), strict=True)]
+        found[name] = torch.nn.functional.normalize(torch.cat(turns, 1), dim=1)
+    model.config = recipe
+    return found
 
 
 def first_generation(run: Run, options: argparse.Namespace) -> MCRNet:
@@ -223,6 +239,17 @@ def show_parts(results: dict[str, dict[str, dict]]) -> None:
         "the same with logistic regression: half, not all",
         *((last, f"{main}{c}/logistic:0.1") for c in ("", "-centered")),
     )
+    row("half of the features whitened, not none", (last, f"{main}/cosine"), (last, f"{main}-unwhitened/cosine"))
+    row("half of them whitened, not all", (last, f"{main}/cosine"), (last, f"{main}-whitened/cosine"))
+    for head in ("logistic:0.1", "ridge:1"):
+        row(
+            f"the same with {head.split(':')[0]}: half, not none",
+            *((last, f"{main}{w}/{head}") for w in ("", "-unwhitened")),
+        )
+        row(
+            f"the same with {head.split(':')[0]}: half, not all",
+            *((last, f"{main}{w}/{head}") for w in ("", "-whitened")),
+        )
     row("ridge (1) in place of the cosine", (last, f"{main}/ridge:1"), (last, f"{main}/cosine"))
 
 
@@ -248,6 +275,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/fewshot"), help="folder of the run's folder")
     parser.add_argument("--speed", type=int, default=0, help="time so many steps of two generations on noise")
     parser.add_argument("--test", type=Path, help="test this model's file, and train nothing")
+    parser.add_argument("--base-images", type=int, help="of each base class, to whiten by; default: 100, on a CPU 10")
     parser.add_argument("--splits", nargs="+", choices=("val", "test"), default=("val", "test"), help="to test it on")
     parser.add_argument("--bf16", action="store_true", help="test with features taken in BF16: faster on a CPU")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of testing it")
@@ -270,10 +298,24 @@ def test_only(options: argparse.Namespace) -> None:
     splits = cifar_benchmarks.load(options.benchmark, options.images)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = MCRNet.load(options.test).to(device).eval()
+    if not model.config.whiten_features:
+        of_class = options.base_images or (100 if device.type == "cuda" else 10)
+        model = whitening(model, cifar_benchmarks.thinned(splits["train"], of_class), device)
     results = {"last": test(model, splits, options, device, {way: WAYS[way] for way in options.ways})}
     show(results)
     if "test" in options.splits:
         show_parts(results)
+
+
+def whitening(model: MCRNet, base: ImageSet, device: torch.device) -> MCRNet:
+    """The same model as the recipe makes it now, whose features are whitened by what varies within base classes."""
+    config = replace(model.config, whiten_features=STRONG.model.whiten_features)
+    other = MCRNet(config, backbone=model.backbone).to(device)
+    other.load_state_dict(model.state_dict(), strict=False)
+    other.trained_on = model.trained_on
+    with torch.autocast(device.type, torch.bfloat16):
+        other.learn_center(base.images.to(device), 512 if device.type == "cuda" else 8, base.labels.to(device))
+    return other.eval()
 
 
 def measure(options: argparse.Namespace) -> None:

@@ -282,6 +282,40 @@ def test_another_base_learner_is_set_for_the_length_of_the_features(center, pena
     assert learner.penalty == penalty
 
 
+@pytest.mark.parametrize("center", [0.0, 0.5])
+def test_whitened_features_stand_beside_the_others_with_their_share_of_the_length(toy_images, center):
+    torch.manual_seed(0)
+    latent = LatentConfig(mode="none")
+    config = ModelConfig("conv4-32", image_size=16, latent=latent, center_features=center, whiten_features=0.3)
+    model = MCRNet(config).eval()
+    with pytest.raises(ConfigError, match="whiten_features needs the labels"):
+        model.learn_center(toy_images.images)
+    model.learn_center(toy_images.images, labels=toy_images.labels)
+    with torch.no_grad():
+        found = model.embed(toy_images.images, views=MIRROR)
+        turned = model.embed(toy_images.images, views=ViewsAtTest(mirror=True, crops=True, turns=True))
+    torch.testing.assert_close(turned.norm(dim=1), torch.ones(len(turned)))
+    plain, whitened = found.chunk(2, 1)
+    torch.testing.assert_close(plain.norm(dim=1).square(), torch.full((len(found),), 0.7))
+    torch.testing.assert_close(whitened, 0.3**0.5 * nn.functional.normalize(plain @ model.whitening, dim=1))
+
+
+def test_a_model_that_whitens_is_the_same_from_its_file(toy_images, tmp_path):
+    config = ModelConfig("conv4-32", image_size=16, latent=LatentConfig(mode="none"), whiten_features=0.5)
+    model = MCRNet(config).eval()
+    model.learn_center(toy_images.images, labels=toy_images.labels)
+    model.save(tmp_path / "model.safetensors")
+    with torch.no_grad():
+        found = MCRNet.load(tmp_path / "model.safetensors").embed(toy_images.images[:4])
+        assert torch.equal(found, model.embed(toy_images.images[:4]))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_a_share_of_whitened_features_lies_between_none_and_all(share):
+    with pytest.raises(ConfigError, match="whiten_features"):
+        MCRNet(ModelConfig(backbone="conv4-32", latent=LatentConfig(mode="none"), whiten_features=share))
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_a_share_of_the_mean_lies_between_none_and_all(share):
     with pytest.raises(ConfigError, match="center_features"):

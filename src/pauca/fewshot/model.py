@@ -17,6 +17,7 @@ from pauca.fewshot.latent import LATENT_CHANNELS, LatentConfig, LatentStem, draw
 from pauca.fewshot.network import FewShotModel, ModelConfig
 from pauca.fewshot.types import PADDING, TrainingData
 from pauca.fewshot.views_at_test import KINDS
+from pauca.fewshot.whitening import whitening_matrix
 from pauca.runs.tensors import save_tensors
 
 # In the metadata of a model's file; one entry, because safetensors writes several in changing order.
@@ -67,28 +68,53 @@ class MCRNet(FewShotModel):
         if backbone is None:  # and not if it is false, as an empty nn.Sequential is
             backbone = make_backbone(config.backbone, code_channels, config.image_size)
         self.backbone = backbone
+        if not config.unit_length:
+            return
+        side = config.image_size
+        features = feature_count(self.backbone, (code_channels, side, side))
         if config.center_features:
-            side = config.image_size
-            features = feature_count(self.backbone, (code_channels, side, side))
             self.register_buffer("feature_mean", torch.zeros(len(KINDS), features))
+        if config.whiten_features:
+            self.register_buffer("whitening", torch.eye(features))
 
     @torch.no_grad()
-    def learn_center(self, images: UInt8[Tensor, "n c h w"], images_per_pass: int = 256) -> None:
-        """Take the mean features of the training classes, of each kind of view, for `center_features`.
+    def learn_center(
+        self,
+        images: UInt8[Tensor, "n c h w"],
+        images_per_pass: int = 256,
+        labels: Int64[Tensor, "n"] | None = None,
+    ) -> None:
+        """Take what `center_features` and `whiten_features` need of the training classes.
 
         Kinds of several views are taken of fewer images, so that all take the same time.
+
+        Args:
+            images: some of each training class.
+            images_per_pass: how many go through the network at once.
+            labels: the classes of the images, for `whiten_features`.
+
+        Raises:
+            ConfigError: the model whitens features, and no labels are given.
         """
-        if not self.config.center_features:
+        if not self.config.unit_length:
             return
+        if self.config.whiten_features and labels is None:
+            raise ConfigError("whiten_features needs the labels of the images that it learns from; give labels")
         was_training = self.training
         self.eval()
         generator = torch.Generator(images.device).manual_seed(0)
+        whole = []
         for row, kind in enumerate(KINDS):
-            total = torch.zeros_like(self.feature_mean[row], dtype=torch.float64)
-            some = images[:: kind.count]
-            for part in some.split(images_per_pass):
-                total += functional.normalize(self._seen(part, kind, True, generator), dim=1).double().sum(0)
-            self.feature_mean[row] = total / len(some)
+            if kind.part != "whole" and not self.config.center_features:
+                continue
+            parts = images[:: kind.count].split(images_per_pass)
+            unit = torch.cat([functional.normalize(self._seen(p, kind, True, generator), dim=1) for p in parts])
+            if self.config.center_features:
+                self.feature_mean[row] = unit.double().mean(0)
+            if kind.part == "whole":
+                whole.append(self._centered(unit, kind))
+        if self.config.whiten_features and labels is not None:
+            self.whitening.copy_(whitening_matrix(torch.stack(whole), labels))
         self.train(was_training)
 
     def _features(

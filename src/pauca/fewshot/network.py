@@ -39,6 +39,14 @@ class ModelConfig:
     center_features: float = 0.0
     """At test time, scale the features to length one, subtract this share of their mean over the training classes (1 is
     all of it) and scale again; 0 leaves features as they are."""
+    whiten_features: float = 0.0
+    """At test time, scale the features to length one and put them beside themselves, whitened by what varies within the
+    training classes; this share of the squared length is that of the whitened ones. 0 leaves them out."""
+
+    @property
+    def unit_length(self) -> bool:
+        """Whether features are scaled to length one."""
+        return self.center_features > 0 or self.whiten_features > 0
 
 
 class FewShotModel(nn.Module):
@@ -56,6 +64,7 @@ class FewShotModel(nn.Module):
     mean: Tensor
     deviation: Tensor
     feature_mean: Tensor  # [kinds, d] of unit vectors, one row for each of KINDS; only with config.center_features
+    whitening: Tensor  # [d, d], of all kinds; only with config.whiten_features
 
     def __init__(self, config: ModelConfig, base_learner: nn.Module | None = None) -> None:
         super().__init__()
@@ -63,6 +72,8 @@ class FewShotModel(nn.Module):
             raise ConfigError(f"{config.channels} image channels; use 3 for color or 1 for gray")
         if not 0 <= config.center_features <= 1:
             raise ConfigError(f"center_features {config.center_features}: a share of the mean, from 0 to 1")
+        if not 0 <= config.whiten_features <= 1:
+            raise ConfigError(f"whiten_features {config.whiten_features}: a share of the features, from 0 to 1")
         self.config = config
         self.stem: Any = None  # what stands before the network; only MCRNet has one
         self.trained_on: TrainingData | None = None  # set by training, kept in the file
@@ -104,16 +115,25 @@ class FewShotModel(nn.Module):
         self, images: Tensor, kinds: list[Kind], mirror: bool, generator: torch.Generator | None
     ) -> Float[Tensor, "b d"]:
         """The mean features of the views of one turn, each kind about its own mean over the training classes."""
-        means = [self._centered(self._seen(images, kind, mirror, generator), kind) for kind in kinds]
+        means = [self.settle(self._seen(images, kind, mirror, generator), kind) for kind in kinds]
         mean = torch.stack(means).mean(0)
-        return functional.normalize(mean, dim=1) if self.config.center_features and len(kinds) > 1 else mean
+        return functional.normalize(mean, dim=1) if self.config.unit_length and len(kinds) > 1 else mean
 
-    def _centered(self, features: Float[Tensor, "b d"], kind: Kind) -> Float[Tensor, "b d"]:
-        """Features of one kind of view, with `center_features` of length one about their mean over other classes."""
-        if not self.config.center_features:
+    def settle(self, features: Float[Tensor, "b d"], kind: Kind) -> Float[Tensor, "b d2"]:
+        """Features of one kind of view, centered and whitened as the config says; twice as many where they are."""
+        if not self.config.unit_length:
             return features
-        mean = self.feature_mean[KINDS.index(kind)]
-        return functional.normalize(functional.normalize(features, dim=1) - self.config.center_features * mean, dim=1)
+        unit, share = self._centered(functional.normalize(features, dim=1), kind), self.config.whiten_features
+        if not share:
+            return unit
+        with torch.autocast(unit.device.type, enabled=False):
+            whitened = functional.normalize(unit @ self.whitening, dim=1)
+        return torch.cat([math.sqrt(1 - share) * unit, math.sqrt(share) * whitened], 1)
+
+    def _centered(self, unit: Float[Tensor, "b d"], kind: Kind) -> Float[Tensor, "b d"]:
+        """Features of length one about their mean over other classes, as far as `center_features` says."""
+        share = self.config.center_features
+        return functional.normalize(unit - share * self.feature_mean[KINDS.index(kind)], dim=1) if share else unit
 
     def _seen(
         self, images: Tensor, kind: Kind, mirror: bool, generator: torch.Generator | None

@@ -231,7 +231,7 @@ def with_base_learner(model: FewShotModel, base_learner: str | nn.Module) -> Few
     other = object.__new__(type(model))
     other.__dict__ = model.__dict__ | {"_modules": dict(model._modules)}
     if isinstance(base_learner, str):
-        unit_length = model.unit_length or model.config.center_features > 0
+        unit_length = model.unit_length or model.config.unit_length
         other.base_learner = as_base_learner(base_learner) if unit_length else make_base_learner(base_learner)
         other.config = replace(model.config, base_learner=base_learner)
     else:

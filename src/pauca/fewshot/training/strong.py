@@ -4,7 +4,8 @@ In each step every image is seen in several views. The network is told the class
 base classes at once), which view it is (Gidaris et al., Rizve et al.), and that views of one image are one thing
 (`bank.contrast`). A second generation starts from the first one's weights and is also told what the first one answers
 to the same pixels: classes, views (softened) and features (Furlanello et al., Tian et al., Rajasegaran et al.). At test
-time features are centered by half of the base classes' mean and have length one (`ModelConfig.center_features`).
+time features are centered by half of the base classes' mean, have length one (`ModelConfig.center_features`), and stand
+beside themselves, whitened by what varies within the base classes (`ModelConfig.whiten_features`).
 
 None of this is in MCRNet's paper. Sources: Rizve, Khan, Khan, Shah, "Exploring complementary strengths of invariant and
 equivariant representations for few-shot learning", CVPR 2021; Tian et al., "Rethinking few-shot image classification",
@@ -77,7 +78,11 @@ class StrongConfig:
 
 STRONG = Protocol(
     ModelConfig(
-        backbone="resnet12-enlarged", base_learner="cosine", latent=LatentConfig(mode="none"), center_features=0.5
+        backbone="resnet12-enlarged",
+        base_learner="cosine",
+        latent=LatentConfig(mode="none"),
+        center_features=0.5,
+        whiten_features=0.5,
     ),
     TrainConfig(steps=14_000, learning_rate=0.05, schedule=((0.0, 1.0), (0.92, 0.1)), validate_every=7000),
 )

@@ -158,9 +158,10 @@ class StrongTrainer:
         get_ema_multi_avg_fn(kept)(self._mean, self._latest, self.steps_done)  # type: ignore[no-untyped-call]
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that decides how training goes on; the mean feature of the base classes is taken here."""
+        """Everything that decides how training goes on; what features at test time need is learned here."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            self.model.learn_center(self._pixels[self._center_images], 512 if self.on_gpu else 32)
+            pixels, labels = self._pixels[self._center_images], self._labels[self._center_images]
+            self.model.learn_center(pixels, 512 if self.on_gpu else 32, labels)
         parts = {"": self.averaged, "bank.": self.bank} | ({"teacher.": self.teacher} if self.teacher else {})
         if self.strong.average:
             parts["trained."] = self.network
