@@ -11,13 +11,14 @@ from jaxtyping import Float
 
 from pauca.errors import ConfigError, InputError
 from pauca.events.adapters import EventsLike, as_events
-from pauca.events.camera import Camera, undistortion_table
+from pauca.events.camera import Camera
 from pauca.events.given import expect
 from pauca.events.gyro_prior import Expected, GyroPrior, combined
 from pauca.events.history import History
-from pauca.events.kernels.bearings import look_up_bearings, seconds_since
+from pauca.events.kernels.bearings import seconds_since
 from pauca.events.noise import shows_structure
-from pauca.events.packets import Estimate, PacketEstimator, Still
+from pauca.events.packets import Estimate, PacketEstimator, Proof, Still
+from pauca.events.recent import Recent, bearings
 from pauca.events.recording import Recording, events_of
 from pauca.events.score import Scorer
 from pauca.events.settings import AlignConfig
@@ -28,6 +29,8 @@ _FEWEST_EVENTS = 50  # below, a packet is DEGENERATE: noise alone aligns as well
 _FORGOTTEN = 5  # a packet that follows the last by more than so many times its duration starts from rest
 _SHORTEST_HALF_US = 12_000  # a packet in which a motion starts or stops is halved down to this
 _MUCH_LONGER = 1.3  # times as many events: what the motion found asks for, for a packet to be aligned again
+_SHARED = 3  # times as many events as are new: packets that a window leads on to from the one before
+_PROVEN = 2  # durations of a packet that moved beyond doubt, after which windows are compared with rest again
 _UNEVEN = 2  # times as many events in one half as in the other: there a motion may start or stop
 
 
@@ -75,7 +78,9 @@ class Aligner:
     _flow: Flow | None = field(default=None, init=False, repr=False)
     _waiting: Events | None = field(default=None, init=False, repr=False)
     _asked: dict[tuple[int, int, int], tuple[Packet, Still]] = field(default_factory=dict, init=False, repr=False)
-    _recent: list[Events] = field(default_factory=list, init=False, repr=False)
+    _recent: Recent = field(init=False, repr=False)
+    _proof: Proof | None = field(default=None, init=False, repr=False)
+    _proven: tuple[Proof, int] | None = field(default=None, init=False, repr=False)  # of a window; until when it holds
     _busy: Lock = field(default_factory=Lock, init=False, repr=False)
     _pushing: Lock = field(default_factory=Lock, init=False, repr=False)
 
@@ -86,6 +91,7 @@ class Aligner:
             raise ConfigError("a gyroscope tells of rotations; it is no prior of a translation")
         self._estimator = PacketEstimator(self.camera, self.config)
         self._cut = self.config.cut(self.camera.size)
+        self._recent = Recent(self.camera)
         if self.config.rest_test and self.config.acceleration:
             self._history = History(self._estimator.pixels)
 
@@ -111,7 +117,7 @@ class Aligner:
             first, alignments = 0, []
             while first < len(events) or not alignments:
                 end = self._cut.end(events.t_us, first, self._flow) if len(events) else 0
-                alignments += self._pieces(self._with_recent(events[first:end]))
+                alignments += self._window(events[first:end])
                 self._asked.clear()
                 first = end
             return alignments
@@ -121,11 +127,7 @@ class Aligner:
         events = events_of(events)
         start, t_ref_us = int(events.t_us[0]) if len(events) else 0, self._reference_us(events)
         x, y, dt_s = np.empty((3, len(events)), np.float32)
-        if events.undistorted:
-            fx, fy, cx, cy = self.camera.intrinsics
-            x[:], y[:] = (events.x - cx) / fx, (events.y - cy) / fy
-        else:
-            look_up_bearings(events.x, events.y, undistortion_table(self.camera), x, y)
+        bearings(events, self.camera, x, y)
         seconds_since(events.t_us, t_ref_us, dt_s)
         return Packet(x, y, dt_s, events.p, t_ref_us, start, start + events.duration_us)
 
@@ -305,35 +307,69 @@ class Aligner:
             self._asked[key] = packet, self._estimator.still(packet)
         return self._asked[key]
 
-    def _with_recent(self, events: Events) -> Events:
-        """The window, after as many of the events just before it as it needs to tell a motion."""
+    def _window(self, events: Events) -> list[Alignment]:
+        """Align a window, after as many of the events just before it as it needs to tell a motion."""
         if not self.config.rest_test or len(events) == 0:
-            return events
-        if len(events) >= self._cut.most and not self._rests(events):  # as long as a packet can be
-            self._recent = [events[max(self._cut.oldest(events.t_us), len(events) - self._cut.most) :]]
-            return events
-        stream = joined([recent for recent in self._recent if _follows(recent, events)] + [events])
-        start = min(self._cut.start(stream.t_us, self._flow), len(stream) - len(events))
+            return self._pieces(events)
+        recent, most = self._recent, self._cut.most
+        whole = len(events) >= most and not self._rests(events)  # as long as a packet can be
+        if whole:
+            recent.drop(len(recent))
+        recent.add(events)
+        stream = recent.events
         oldest = self._cut.oldest(stream.t_us)
-        if oldest < start and self._rests(stream[start:]):
-            start = oldest
-        self._recent = [stream[max(oldest, len(stream) - self._cut.most) :]]
-        return stream[start:]
+        start = 0 if whole else min(self._cut.start(stream.t_us, self._flow), len(stream) - len(events))
+        few = _SHARED * len(events) <= len(stream) - start
+        slid = self._slid(start) if few else None
+        if slid is not None:
+            found = [slid]
+        else:
+            if oldest < start and self._rests(stream[start:]):
+                start = oldest
+            found = self._pieces(stream[start:])
+            last = found[-1]
+            until_us = last.end_us + _PROVEN * (last.end_us - last.start_us)
+            self._proven = None if self._proof is None else (self._proof, until_us)
+        recent.drop(max(oldest, len(stream) - most))
+        return found
+
+    def _slid(self, start: int) -> Alignment | None:
+        """Align the recent events from `start` on by what the window before has told, which holds most of them; None
+        where they need a search of their own."""
+        t_us = self._recent.events.t_us
+        if self._proven is None or self._shape is None or self.prior is not None:
+            return None
+        proof, until_us = self._proven
+        if t_us[start] >= until_us or self._uneven(self._recent.events[start:]):
+            return None
+        packet = self._recent.packet(start, int(t_us[start] + (t_us[-1] - t_us[start]) // 2))
+        expected = self._carried_on(packet)[: self._estimator.parameters]
+        if not expected.any():
+            return None
+        estimate = self._estimator.slide(packet, expected, self._shape, proof)
+        if estimate is None:
+            return None
+        assert self._history is not None
+        estimate, history = self._history.judge(packet, estimate)
+        if estimate.status is not Status.CONVERGED:
+            return None
+        self._history = history
+        return self._remember(packet, estimate)
 
     def _pieces(self, events: Events) -> list[Alignment]:
         """Align a packet, or its halves where a motion starts or stops within."""
-        middle = int(np.searchsorted(events.t_us, events.t_us[0] + events.duration_us // 2)) if len(events) else 0
-        halves = events[:middle], events[middle:]
-        counts = sorted(len(half) for half in halves)
-        if (
-            self.config.rest_test
-            and events.duration_us >= 2 * _SHORTEST_HALF_US
-            and counts[0] >= _FEWEST_EVENTS
-            and counts[1] > _UNEVEN * counts[0]
-            and self._rests(halves[0]) != self._rests(halves[1])
-        ):
-            return self._pieces(halves[0]) + self._pieces(halves[1])
+        if self._uneven(events):
+            halves = _halves(events)
+            if self._rests(halves[0]) != self._rests(halves[1]):
+                return self._pieces(halves[0]) + self._pieces(halves[1])
         return [self._align(events)]
+
+    def _uneven(self, events: Events) -> bool:
+        """Whether a motion may start or stop in the middle of a packet."""
+        if not self.config.rest_test or events.duration_us < 2 * _SHORTEST_HALF_US:
+            return False
+        fewer, more = sorted(len(half) for half in _halves(events))
+        return fewer >= _FEWEST_EVENTS and more > _UNEVEN * fewer
 
     def _align(self, events: Events) -> Alignment:
         if _too_little(events):
@@ -377,7 +413,7 @@ class Aligner:
     def _remember(self, packet: Packet, estimate: Estimate) -> Alignment:
         k, point = self._estimator.velocities, estimate.point
         middle_us = (packet.start_us + packet.end_us) // 2
-        self._shape, self._flow = estimate.shape, estimate.flow
+        self._shape, self._flow, self._proof = estimate.shape, estimate.flow, estimate.proof
         self._last = Alignment(
             motion=self.config.motion,
             t_us=packet.t_ref_us if self.config.acceleration else middle_us,
@@ -399,10 +435,10 @@ def _with_prior(estimate: Estimate, told: Expected | None) -> Estimate:
     return estimate if told is None else combined(estimate, told)
 
 
-def _follows(earlier: Events, later: Events) -> bool:
-    """Whether a window continues another: the gap between them is no longer than both."""
-    gap_us = int(later.t_us[0] - earlier.t_us[-1])
-    return 0 <= gap_us <= int(later.t_us[-1] - earlier.t_us[0]) - gap_us
+def _halves(events: Events) -> tuple[Events, Events]:
+    """By time."""
+    middle = int(np.searchsorted(events.t_us, events.t_us[0] + events.duration_us // 2))
+    return events[:middle], events[middle:]
 
 
 def _too_little(events: Events) -> bool:

@@ -1,5 +1,6 @@
 """What the packets before tell about one: whether its motion follows from theirs, and how far it bends within."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -82,7 +83,7 @@ class History:
             covariance = covariance + more * calibrated(now.noise[:k, :k]) + np.diag(bend**2)
         past = self._past
         if estimate.status in (Status.CONVERGED, Status.DISPUTED):
-            past = (*(one for one in past if one.t_us > now.t_us - _REMEMBERED_US), now)
+            past = (*past[_forgotten(past, now.t_us) :], now)
         object_us = packet.end_us if estimate.parts.object_moves else self._object_us
         status = Status.DISPUTED if disputed and estimate.status is Status.CONVERGED else estimate.status
         judged = estimate._replace(covariance=covariance, status=status)
@@ -116,12 +117,19 @@ class History:
         return recent and parts.over_sensor.ratio > _OVER_SENSOR
 
 
+def _forgotten(past: tuple[_Past, ...], t_us: int) -> int:
+    """How many of the packets, which are in order, are too long ago: windows of a millisecond make a thousand."""
+    return next((i for i, one in enumerate(past) if one.t_us > t_us - _REMEMBERED_US), len(past))
+
+
 def _compare(before: _Past, now: _Past, pixels: Float[np.ndarray, "k"]) -> tuple[float, float]:
     """How much the step between two velocities differs from what the accelerations tell: in standard deviations (root
     mean square over the components) and in pixels over the packet."""
     k, half_s = len(pixels), (now.t_us - before.t_us) * 0.5e-6
-    ahead, back = (np.hstack([np.eye(k), side * half_s * np.eye(k)]) for side in (1.0, -1.0))
-    apart = back @ now.point - ahead @ before.point
-    noise = back @ now.noise @ back.T + ahead @ before.noise @ ahead.T
+    apart, noise = np.zeros(k), np.zeros((k, k))
+    for sign, past in ((1.0, now), (-1.0, before)):
+        s = -sign * half_s  # each velocity as it is half-way between them
+        apart += sign * (past.point[:k] + s * past.point[k:])
+        noise += past.noise[:k, :k] + s * (past.noise[:k, k:] + past.noise[k:, :k]) + s**2 * past.noise[k:, k:]
     squared = float(apart @ np.linalg.solve(noise, apart)) / k
-    return float(np.sqrt(max(0.0, squared))), float(np.linalg.norm(apart * pixels)) * now.duration_us * 1e-6
+    return math.sqrt(max(0.0, squared)), math.hypot(*(apart * pixels)) * now.duration_us * 1e-6

@@ -92,6 +92,26 @@ def last_step(found: Optimum, reach: Float[np.ndarray, "k"], tolerance: float = 
     return step / max(1.0, float(np.linalg.norm(step / reach)))
 
 
+def single_step(
+    here: Trial, shape: Float[np.ndarray, "k k"], reach: Float[np.ndarray, "k"], tolerance: float
+) -> Float[np.ndarray, "k"] | None:
+    """The first step of a search, as good as the whole of it where the start and the curvature are nearly right.
+
+    Args:
+        here: the start.
+        shape: what a search of a similar score returned.
+        reach: as of `maximize`.
+        tolerance: None where the step promises more, by the curvature or by the Fisher matrix.
+    """
+    root = scaled_cholesky(here.fisher)
+    if root is None:
+        return None
+    step = _solved(root @ shape @ root.T, here.gradient)
+    if max(float(here.gradient @ step), float(here.gradient @ _solved(here.fisher, here.gradient))) >= tolerance:
+        return None
+    return step / max(1.0, float(np.linalg.norm(step / reach)))
+
+
 class _Climbed(NamedTuple):
     point: np.ndarray
     here: Trial

@@ -85,7 +85,7 @@ class Scorer:
         warped = self.warp.apply(packet, self.frame, velocity, acceleration)
         above_empty, lost, at_events = self.at_pixels(warped, packet.p)
         by_motion = self.warp.slopes_by_motion(packet, self.frame, velocity, acceleration, warped, at_events)
-        value = above_empty + self._empty(len(packet))
+        value = above_empty + self.empty(len(packet))
         return Score(value, *self._summed(by_motion, packet.dt_s), len(packet) - lost, by_motion)
 
     def at_pixels(
@@ -118,7 +118,7 @@ class Scorer:
         self._images[:] = 0
         return images[:, PAD:-PAD, PAD:-PAD]
 
-    def _empty(self, n_events: int) -> float:
+    def empty(self, n_events: int) -> float:
         """Score of an empty image, and of events spread thinly over it."""
         width, height = self.frame.size
         value, slope = _of_nothing(self.pixel_score)

@@ -94,5 +94,5 @@ class Warp:
         """Tuples of float32, which the kernels hold in registers."""
         still = np.zeros(self.parameters)
         vectors = (velocity, still if acceleration is None else acceleration, frame.intrinsics)
-        v, a, f = (tuple(np.float32(value) for value in vector) for vector in vectors)
+        v, a, f = (tuple(np.asarray(vector, np.float32)) for vector in vectors)
         return v, a, f

@@ -52,6 +52,15 @@ class Cut:
 
     def ends(self, t_us: Int64[np.ndarray, "n"], first: int = 0, flow: Flow | None = None) -> tuple[int, int]:
         """As `end`: if further events will come, where n means that the packet may not end here; and if none will."""
+        end, longest_s = self._wanted(t_us, first, flow)
+        # What little is left at the end joins this packet: on its own it could not tell a motion.
+        rest, cut = len(t_us) - end, min(end, len(t_us))
+        if self.fewest < self.most and rest < max(self.fewest, (end - first) // 2) and rest < self.most:
+            return cut, len(t_us) if _within(t_us, first, 1.5 * longest_s) == len(t_us) else end
+        return cut, cut
+
+    def _wanted(self, t_us: "_Times", first: int, flow: Flow | None) -> tuple[int, float]:
+        """Where a packet ends, whatever follows, and how many seconds it may last."""
         enough = max(_within(t_us, first, self.packet_s), first + self.fewest)
         longest_s = self.longest_s
         if flow is not None:
@@ -60,20 +69,31 @@ class Cut:
             fast = max(_within(t_us, first, flow.seconds(self.most_pixels)), first + self.fewest // _LEAST_SHARE)
             enough = min(max(enough, _within(t_us, first, slow_s)), fast)
         at_latest = _within(t_us, first, longest_s)
-        end = max(first + 1, min(first + self.most, enough, at_latest))
-        # What little is left at the end joins this packet: on its own it could not tell a motion.
-        rest, cut = len(t_us) - end, min(end, len(t_us))
-        if self.fewest < self.most and rest < max(self.fewest, (end - first) // 2) and rest < self.most:
-            return cut, len(t_us) if _within(t_us, first, 1.5 * longest_s) == len(t_us) else end
-        return cut, cut
+        return max(first + 1, min(first + self.most, enough, at_latest)), longest_s
 
     def start(self, t_us: Int64[np.ndarray, "n"], flow: Flow | None = None) -> int:
         """Index of the first event of the packet that ends with the last event of the stream, for sliding windows."""
-        return len(t_us) - self.end(-t_us[::-1], 0, flow)
+        return max(0, len(t_us) - self._wanted(_Backwards(t_us), 0, flow)[0])
 
     def oldest(self, t_us: Int64[np.ndarray, "n"]) -> int:
         """Index of the first event that a packet may hold which ends with the last event of the stream."""
-        return len(t_us) - _within(-t_us[::-1], 0, self.slowest_s)
+        return len(t_us) - _within(_Backwards(t_us), 0, self.slowest_s)
+
+
+class _Backwards:
+    """Times -t_us[::-1] of a stream that runs backwards, without a copy."""
+
+    def __init__(self, t_us: np.ndarray) -> None:
+        self._t_us = t_us
+
+    def __len__(self) -> int:
+        return len(self._t_us)
+
+    def __getitem__(self, i: int) -> int:
+        return -int(self._t_us[-1 - i])
+
+    def searchsorted(self, time_us: int) -> int:
+        return len(self._t_us) - int(self._t_us.searchsorted(-time_us, "right"))
 
 
 def joined(windows: Sequence[Events]) -> Events:
@@ -95,7 +115,10 @@ def thinned(events: Events, every: int) -> Events:
     return Events(t_us, x, y, p, events.size)
 
 
-def _within(t_us: np.ndarray, first: int, seconds: float) -> int:
+_Times = np.ndarray | _Backwards
+
+
+def _within(t_us: _Times, first: int, seconds: float) -> int:
     """Index of the first event so many seconds after event `first`."""
     if not np.isfinite(seconds):
         return len(t_us)

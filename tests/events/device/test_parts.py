@@ -23,4 +23,5 @@ def test_sums_are_those_of_each_packet_alone(k):
     spans, regions = parts.sums_over_parts(torch.tensor(rows), events, k)
     for i, (packet, slope) in enumerate(zip(packets, slopes, strict=True)):
         for found, expected in zip((spans[i], regions[i]), sums_over_parts(packet, slope), strict=True):
-            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
+            # The kernel of the CPU adds up blocks of 512 events in float32.
+            np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())

@@ -156,7 +156,7 @@ class DeviceScorer(Scorer):
         ask, request = self.ask, Request(self.level, packet, velocity, acceleration)
         found: Found = ask(request)
         return Score(
-            found.above_empty + self._empty(len(packet)),
+            found.above_empty + self.empty(len(packet)),
             found.gradient,
             found.fisher,
             found.inside,

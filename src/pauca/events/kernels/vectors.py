@@ -14,8 +14,8 @@ from pauca.events.kernels.sums import LANES
 
 intrinsic: Any = _intrinsic  # what it makes has no typing context any more, which it does not say
 
-_FLOAT, _INDEX = ir.FloatType(), ir.IntType(32)
-_FOUR = ir.VectorType(_FLOAT, 4)
+_FLOAT, _DOUBLE, _INDEX = ir.FloatType(), ir.DoubleType(), ir.IntType(32)
+_FOUR, _FOUR_DOUBLE, _FOUR_INDICES = (ir.VectorType(kind, 4) for kind in (_FLOAT, _DOUBLE, _INDEX))
 _LANES_FLOAT, _LANES_BITS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INDEX, LANES)
 
 
@@ -110,6 +110,42 @@ def add_spline(typing_context: Any, target: Any, corner: Any, stride: Any, u: An
         return context.get_dummy_value()
 
     return types.void(target, types.uint32, types.uint32, types.float32, types.float32), generate
+
+
+@intrinsic
+def add_products(typing_context: Any, target: Any, places: Any, turn: Any, first: Any, u: Any, v: Any, w: Any) -> Any:
+    """Add three numbers of each of four events, and their products, to sums: u (u, v, w, 1), then v (u, v, w, 1) and
+    w (u, v, w, 1).
+
+    Args:
+        target: float64, contiguous.
+        places: uint32, contiguous, for each event the index of the first of its twelve sums.
+        turn: uint32; sums of the second event of four are so much further, of the third twice as much: none waits
+            until another is added.
+        first: uint32, index of the first event.
+        u, v, w: float32, contiguous; their products are of float64.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array, where, turn, first, *numbers = args
+        x, y, z = (
+            builder.load(_place(context, builder, kind, number, first), align=4)
+            for kind, number in zip(signature.args[4:], numbers, strict=True)
+        )
+        rows = _turned(builder, x, y, z, _constant(1.0, 1.0, 1.0, 1.0))
+        begins = builder.load(_place(context, builder, signature.args[1], where, first, _FOUR_INDICES), align=4)
+        for i, row in enumerate(rows):
+            wide = builder.fpext(row, _FOUR_DOUBLE)
+            at = builder.extract_element(begins, ir.Constant(_INDEX, i))
+            at = builder.add(at, builder.mul(turn, ir.Constant(_INDEX, i)))
+            for number in range(3):
+                place = _place(context, builder, signature.args[0], array, at, _FOUR_DOUBLE)
+                more = builder.fmul(_mixed(builder, wide, wide, (number,) * 4), wide)
+                builder.store(builder.fadd(builder.load(place, align=8), more), place, align=8)
+                at = builder.add(at, ir.Constant(_INDEX, 4))
+        return context.get_dummy_value()
+
+    return types.void(target, places, types.uint32, types.uint32, u, v, w), generate
 
 
 @intrinsic
