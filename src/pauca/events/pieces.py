@@ -1,6 +1,6 @@
 """One recording over several processes: in pieces that do not depend on how many processes there are."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -9,6 +9,7 @@ from pauca.errors import DeviceError
 from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
 from pauca.events.gyro_prior import GyroPrior
+from pauca.events.lending import LentEvents, map_lent, taken
 from pauca.events.settings import AlignConfig
 from pauca.events.types import Alignment, Device, Events
 from pauca.events.windows import joined
@@ -27,7 +28,7 @@ class _Piece:
     config: AlignConfig
     prior: GyroPrior | None
     before: Events | None  # the last events before it
-    events: Events
+    events: Events | LentEvents
 
 
 def align_in_pieces(
@@ -61,10 +62,12 @@ def align_in_pieces(
         parts = islice(pieces_in_parts(chunks, PIECE_EVENTS, warm), known, None)
         yield from align_on_device(parts, aligner, workers, PIECE_EVENTS + warm, config.device)
         return
-    pieces = islice(_pieces(chunks, PIECE_EVENTS, warm), known, None)
-    yield from workers.map(
-        _aligned, (_Piece(camera, config, aligner.prior, before, events) for before, events in pieces)
-    )
+    pieces = islice(pieces_in_parts(chunks, PIECE_EVENTS, warm), known, None)
+
+    def with_(before: list[Events]) -> Callable[[Events | LentEvents], _Piece]:
+        return lambda events: _Piece(camera, config, aligner.prior, joined(before) if before else None, events)
+
+    yield from map_lent(workers, _aligned, ((parts, with_(before)) for before, parts in pieces))
 
 
 def check_device(device: Device) -> None:
@@ -78,12 +81,6 @@ def check_device(device: Device) -> None:
     if lacking := [name for name in ("torch", "triton", "greenlet") if find_spec(name) is None]:
         raise DeviceError(f"device {device} needs {' and '.join(lacking)}: pip install 'pauca[cuda]'")
     resolve_device(device)
-
-
-def _pieces(chunks: Iterable[Events], size: int, warm: int) -> Iterator[tuple[Events | None, Events]]:
-    """Pieces of exactly so many events, but for the last, each with some of the events before it."""
-    for before, parts in pieces_in_parts(chunks, size, warm):
-        yield joined(before) if before else None, joined(parts)
 
 
 def pieces_in_parts(chunks: Iterable[Events], size: int, warm: int) -> Iterator[tuple[list[Events], list[Events]]]:
@@ -121,4 +118,4 @@ def _aligned(piece: _Piece) -> list[Alignment]:
     if piece.before is not None:
         for _ in aligner.follow(piece.before):
             pass
-    return list(aligner.follow(piece.events))
+    return list(aligner.follow(taken(piece.events)))

@@ -19,6 +19,7 @@ from pauca.events.focal import ask_focal_length, telling_packets, widened
 from pauca.events.given import expect, refusal
 from pauca.events.hot_pixels import check_something_left, find_hot_pixels, remove_hot_pixels
 from pauca.events.io import EventStream
+from pauca.events.lending import LentEvents, map_lent, taken
 from pauca.events.likelihood import NegativeBinomial
 from pauca.events.noise import remove_noise
 from pauca.events.passes import Clean, windows_of
@@ -224,7 +225,9 @@ def refine_stream(
         found = list(map(partial(_refine_piece, camera, config, progress), pieces))
     else:
         found = []
-        for part in workers.map(partial(_refine_piece, camera, config, None), pieces, ahead=0):
+        work = partial(_refine_piece, camera, config, None)
+        lent = (([events], partial(_with_packets, known)) for events, known in pieces)
+        for part in map_lent(workers, work, lent, ahead=0):
             found.append(part)
             if progress is not None:
                 progress(int(part.n_events.sum()))
@@ -273,10 +276,14 @@ def _refine_piece(
     camera: Camera,
     config: AlignConfig,
     progress: Callable[[int], None] | None,
-    piece: tuple[Events, Trajectory],
+    piece: tuple[Events | LentEvents, Trajectory],
 ) -> Trajectory:
     events, known = piece
-    return refine(events, known, camera, config, progress)
+    return refine(taken(events), known, camera, config, progress)
+
+
+def _with_packets(known: Trajectory, events: Events | LentEvents) -> tuple[Events | LentEvents, Trajectory]:
+    return events, known
 
 
 def _rows(trajectory: Trajectory, chosen: Bool[np.ndarray, "n"]) -> Trajectory:
