@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pauca.events import Events, lending
-from pauca.events.lending import LentEvents, lend, map_lent, taken
+from pauca.events.lending import Lender, LentEvents, map_lent, taken
 from pauca.events.workers import Workers
 
 from .scenes import rotating_events, whole_pixels
@@ -35,25 +35,28 @@ def _counted(piece: tuple[str, Events | LentEvents]) -> tuple[str, int, int, int
 def test_lent_events_are_the_parts_joined_and_are_given_back(undistorted):
     stream = rotating_events([1.0, -2.0, 3.0])
     stream = stream if undistorted else whole_pixels(stream)
-    before = _descriptors()
-    lent, end = lend([stream[:100], stream[100:100], stream[100:]])
-    assert isinstance(lent, LentEvents)
-    found = taken(lent)
-    end()
-    assert _descriptors() == before + 1  # the one that the mapping holds, as long as its events are used
-    assert _equal(found, stream)
-    found.x[0] = 1  # kernels are compiled for arrays that can be written to
-    del found
+    before, lender = _descriptors(), Lender()
+    for count in (len(stream), len(stream) - 7):  # the second time into the same memory
+        lent = lender.lend([stream[:100], stream[100:100], stream[100:count]])
+        assert isinstance(lent, LentEvents)
+        found = taken(lent)
+        assert _equal(found, stream[:count])
+        found.x[0] = 1  # kernels are compiled for arrays that can be written to
+        del found
+        lender.take_back()
+        assert _descriptors() == before + 1
+    lender.close()
     assert _descriptors() == before
 
 
 def test_where_nothing_can_be_lent_events_are_sent(monkeypatch):
     monkeypatch.setattr(lending, "_CAN_LEND", False)
-    stream = rotating_events([1.0, -2.0, 3.0])
-    sent, end = lend([stream[:100], stream[100:]])
+    stream, lender = rotating_events([1.0, -2.0, 3.0]), Lender()
+    sent = lender.lend([stream[:100], stream[100:]])
     assert isinstance(sent, Events)
     assert _equal(taken(sent), stream)
-    end()
+    lender.take_back()
+    lender.close()
 
 
 @pytest.mark.slow

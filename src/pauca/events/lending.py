@@ -40,18 +40,38 @@ class LentEvents:
         return Events.checked(**columns, size=self.size)
 
 
-def lend(parts: Sequence[Events]) -> tuple[Events | LentEvents, Callable[[], None]]:
-    """Events, and what to call when they are needed no longer: in shared memory where the system has it."""
-    if not _CAN_LEND or not sum(map(len, parts)):
-        return joined(parts), lambda: None
-    descriptor = os.memfd_create("events")
-    with os.fdopen(os.dup(descriptor), "wb") as file:
-        for name in ("t_us", "x", "y", "p"):
-            for part in parts:
-                file.write(np.ascontiguousarray(getattr(part, name)).data)
-    path = f"/proc/{os.getpid()}/fd/{descriptor}"
-    lent = LentEvents(path, sum(map(len, parts)), parts[0].x.dtype.str, parts[0].size)
-    return lent, lambda: os.close(descriptor)
+class Lender:
+    """Memory that is written again when what was lent is needed no longer: new pages take longer than the events."""
+
+    def __init__(self) -> None:
+        self._lent: list[int] = []  # descriptors, in order; those that can be written again
+        self._free: list[int] = []
+
+    def lend(self, parts: Sequence[Events]) -> Events | LentEvents:
+        """The parts as one, in shared memory where the system has it."""
+        count = sum(map(len, parts))
+        if not _CAN_LEND or not count:
+            return joined(parts)
+        descriptor = self._free.pop() if self._free else os.memfd_create("events")
+        self._lent.append(descriptor)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            for name in ("t_us", "x", "y", "p"):
+                for part in parts:
+                    file.write(np.ascontiguousarray(getattr(part, name)).data)
+            file.truncate()
+        return LentEvents(f"/proc/{os.getpid()}/fd/{descriptor}", count, parts[0].x.dtype.str, parts[0].size)
+
+    def take_back(self) -> None:
+        """What was lent first is needed no longer."""
+        if self._lent:
+            self._free.append(self._lent.pop(0))
+
+    def close(self) -> None:
+        """Let go of the memory, when no other process has it any more."""
+        for descriptor in self._lent + self._free:
+            os.close(descriptor)
+        self._lent, self._free = [], []
 
 
 def taken(events: Events | LentEvents) -> Events:
@@ -79,18 +99,11 @@ def map_lent(
     if workers.count == 1:
         yield from workers.map(work, (made(joined(parts)) for parts, made in pieces))
         return
-    ends: list[Callable[[], None]] = []
-
-    def items() -> Iterator[Item]:
-        for parts, made in pieces:
-            events, end = lend(parts)
-            ends.append(end)
-            yield made(events)
-
+    lender = Lender()
     try:
-        for result in workers.map(work, items(), ahead):
-            ends.pop(0)()
+        items = (made(lender.lend(parts)) for parts, made in pieces)
+        for result in workers.map(work, items, ahead):
+            lender.take_back()
             yield result
     finally:
-        for end in ends:
-            end()
+        lender.close()
