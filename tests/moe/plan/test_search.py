@@ -165,3 +165,19 @@ def test_a_plan_goes_into_json():
     assert found["way"]["layout"] == {"gpus": 256, "pp": 32, "ep": 8}
     assert found["way"]["recomputes"] == "MLA up-projection"
     assert found["total"] == sum(found["memory"].values())
+
+
+def test_a_step_has_a_micro_batch_for_every_gpu_of_a_stage():
+    """A step of fewer tokens was planned as if it had one for every GPU: three times as fast as it can be."""
+    few = replace(PAPER, gpus=256, tokens=2048, assumptions=replace(PAPER.assumptions, batch_tokens=100_000))
+    assert all(layout.dp * few.tokens <= 100_000 for layout in few.layouts())
+    layout = max(few.layouts(), key=lambda layout: layout.dp)
+    assert few.micro_batches(layout) == 100_000 // (2048 * layout.dp) > 0
+    with pytest.raises(ConfigError, match=r"a step of 1,000 tokens .* is less than a micro-batch of 2,048 .* at least"):
+        replace(few, assumptions=replace(few.assumptions, batch_tokens=1000)).layouts()
+
+
+def test_micro_batches_of_a_pipeline_need_be_no_multiple_of_its_stages():
+    given = replace(PAPER.assumptions, batch_tokens=2048 * 8 * 11)
+    task = replace(PAPER, gpus=64, pp=8, ep=None, tokens=2048, assumptions=given)
+    assert {task.micro_batches(layout) for layout in task.layouts()} == {11}

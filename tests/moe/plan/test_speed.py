@@ -152,4 +152,4 @@ def test_deepseek_v3_on_2048_gpus_trains_about_as_fast_as_its_authors_say():
         task = PlanTask(SHAPES["deepseek-v3"], 2048, 80 * 10**9, ep=64, pp=16, assumptions=given, recipes=("fp8",))
         found[overlap] = find_plans(task)["fp8"].tokens_per_second
     assert found[0.0] == pytest.approx(1543, rel=0.15)
-    assert found[1.0] < 1.45 * 1543  # their traffic is hidden, ours assumes products at full rate: too fast by 39 %
+    assert found[1.0] < 1.45 * 1543  # their traffic is hidden, ours assumes products at full rate: too fast by 40 %

@@ -26,7 +26,7 @@ from pauca.moe.plan.task import ParallelLayout, Plan, PlanTask, Way
 def evaluate(task: PlanTask, way: Way) -> Plan:
     """The memory and the speed of one way to train."""
     layout, given = way.layout, task.assumptions
-    micro_batches = task.micro_batches * layout.pp
+    micro_batches = task.micro_batches(layout)
     stages = _stages(task.shape, layout, micro_batches)
     layers = {is_moe: _Layer.of(task, way, is_moe) for is_moe in (False, True)}
     memory = max((_memory(task, way, layers, stage) for stage in stages), key=lambda part: sum(part.values()))

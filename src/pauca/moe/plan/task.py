@@ -158,16 +158,15 @@ class PlanTask:
             for width in {self.shape.width, self.shape.shared_width, self.shape.dense_width} - {0}:
                 recipe.check_sizes(self.shape.hidden, width)
 
-    @property
-    def micro_batches(self) -> int:
-        """Micro-batches of one step in a layout without pipeline; a pipeline of P stages has P times as many."""
-        return max(1, self.assumptions.batch_tokens // (self.tokens * self.gpus))
+    def micro_batches(self, layout: ParallelLayout) -> int:
+        """Micro-batches of one step on each GPU of a stage; 0 where the step has no tokens for all of them."""
+        return self.assumptions.batch_tokens // (self.tokens * layout.dp)
 
     def layouts(self) -> list[ParallelLayout]:
         """All that the GPUs, the layers and the experts allow.
 
         Raises:
-            ConfigError: the given ones do not divide.
+            ConfigError: the given ones do not divide, or a step has too few tokens for a micro-batch on each GPU.
         """
         self._check_given()
         found = [
@@ -182,7 +181,14 @@ class PlanTask:
                 f"no layout of {self.gpus} GPUs has EP {self.ep}: it must divide the GPUs of a stage, which are all "
                 "GPUs over PP"
             )
-        return found
+        fed = [layout for layout in found if self.micro_batches(layout)]
+        if not fed:
+            least = self.tokens * min(layout.dp for layout in found)
+            raise ConfigError(
+                f"a step of {self.assumptions.batch_tokens:,} tokens (--batch-tokens) is less than a micro-batch of "
+                f"{self.tokens:,} (--tokens) on each GPU of a stage: {least:,} at least"
+            )
+        return fed
 
     def _check_given(self) -> None:
         stages = self.pp or (self.gpus // self.dp if self.dp else None)
