@@ -100,7 +100,7 @@ def _divided(rank: int, name: str, precision: str, how: str = "") -> dict[str, A
     model = parallelize(_build(name, precision), mesh)
     held = {n: tuple(w.shape) for n, w in model.named_parameters()}
     if how == "fsdp":
-        experts = {w for m in model.modules() if isinstance(m, ParallelExperts) for w in m.parameters()}
+        experts = {w for m in model.modules() if isinstance(m, ParallelExperts) for w in m.divided().values()}
         fully_shard(model, mesh=mesh, ignored_params=experts)
     result = _steps(model, slice(2 * rank, 2 * rank + 2), divided=True, once=how == "once")
     whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
@@ -141,9 +141,9 @@ def test_two_ranks_train_as_one_process(name, precision, together):
     _assert_alike(ranks, alone, model, tolerance=2e-3 if precision == "bf16" else 2e-2)
 
 
-@pytest.mark.parametrize("how", ["fsdp", "once"])
-def test_the_rest_may_be_sharded_and_weights_quantized_once(how, together):
-    plain, other = (together(_divided, 2, "Qwen3Moe", "fp4", way) for way in ("", how))
+@pytest.mark.parametrize(("family", "how"), [("Qwen3Moe", "fsdp"), ("GptOss", "fsdp"), ("Qwen3Moe", "once")])
+def test_the_rest_may_be_sharded_and_weights_quantized_once(family, how, together):
+    plain, other = (together(_divided, 2, family, "fp4", way) for way in ("", how))
     for one, two in zip(plain, other, strict=True):
         torch.testing.assert_close(two["losses"], one["losses"], rtol=2e-3 if how == "fsdp" else 0, atol=0)
         assert one["weights"].keys() == two["weights"].keys()
