@@ -214,17 +214,21 @@ def _refusals(rank: int) -> list[str]:
     said.append(str(refused.value))
     with pytest.raises(ConfigError) as found:
         parallelize(model, mesh)
-    return [*said, str(found.value)]
+    said.append(str(found.value))
+    with pytest.raises(InputError) as refused:
+        convert(parallelize(convert(benchmark.build("llama4"), Recipe.bf16()), mesh), Recipe.fp4())
+    return [*said, str(refused.value)]
 
 
 def test_what_cannot_be_divided_says_why(together):
-    idle, bare, none, divided, twice = together(_refusals, 2)[0]
+    idle, bare, none, divided, twice, late = together(_refusals, 2)[0]
     assert "rows for the experts that do nothing" in idle
     assert "but by fully_shard" in idle
     assert "give the module that holds it" in bare
     assert "no pauca.moe.MoE layer, Experts or converted experts" in none
     assert "mlp.experts is divided over ranks" in divided
     assert "call parallelize once" in twice
+    assert "is divided over ranks: convert before parallelize" in late
 
 
 def _other_seeds(rank: int) -> str:

@@ -58,6 +58,9 @@ def convert(
         >>> convert(model, Recipe.fp4())
     """
     require_transformers()
+    for name, module in model.named_modules():
+        if isinstance(module, ExpertBank) and module._ranks is not None:
+            raise InputError(f"{name} is divided over ranks: convert before parallelize; its `recipe` may be set later")
     modules = {name: (module, conversion_of(module)) for name, module in model.named_modules()}
     found = {name: (module, target) for name, (module, target) in modules.items() if target is not None}
     if not found:
