@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from pauca.events.consistency import Consistencies
+from pauca.events.kernels.linear import solve
+from pauca.events.newton import LEAST_PIVOT
 from pauca.events.packets import Estimate
 from pauca.events.types import Packet, Status
 from pauca.events.uncertainty import calibrated
@@ -87,7 +89,7 @@ class History:
         object_us = packet.end_us if estimate.parts.object_moves else self._object_us
         status = Status.DISPUTED if disputed and estimate.status is Status.CONVERGED else estimate.status
         judged = estimate._replace(covariance=covariance, status=status)
-        return judged, replace(self, _past=past, _object_us=object_us)
+        return judged, History(self.pixels, past, object_us)
 
     def _before(self, now: _Past, longest_us: float) -> _Past | None:
         """The last packet with its middle half a packet earlier, if it is not long ago."""
@@ -131,5 +133,8 @@ def _compare(before: _Past, now: _Past, pixels: Float[np.ndarray, "k"]) -> tuple
         s = -sign * half_s  # each velocity as it is half-way between them
         apart += sign * (past.point[:k] + s * past.point[k:])
         noise += past.noise[:k, :k] + s * (past.noise[:k, k:] + past.noise[k:, :k]) + s**2 * past.noise[k:, k:]
-    squared = float(apart @ np.linalg.solve(noise, apart)) / k
+    step = np.empty(k)
+    if not solve(noise, apart, LEAST_PIVOT, step):
+        step = np.linalg.solve(noise, apart)
+    squared = float(apart @ step) / k
     return math.sqrt(max(0.0, squared)), math.hypot(*(apart * pixels)) * now.duration_us * 1e-6

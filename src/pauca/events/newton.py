@@ -15,7 +15,7 @@ from pauca.events.types import Status
 
 _SHRINK = 0.5  # longest step kept after a failed one
 _MOST_HALVINGS = 8
-_LEAST_PIVOT = 1e-8  # of a Fisher matrix in units of its diagonal
+LEAST_PIVOT = 1e-8  # of a Fisher matrix in units of its diagonal
 _ROUGH = 1.0  # below this decrement (nats) the kinks of bilinear voting can hide that a step would help
 
 
@@ -155,7 +155,7 @@ def _climb(
 def _solved(information: Float[np.ndarray, "k k"], gradient: Float[np.ndarray, "k"]) -> Float[np.ndarray, "k"]:
     """The Newton step; of a nearly singular matrix by the library, which raises where it is singular."""
     step = np.empty(len(gradient))
-    if solve(information, gradient, _LEAST_PIVOT, step):
+    if solve(information, gradient, LEAST_PIVOT, step):
         return step
     return np.linalg.solve(information, gradient)
 
@@ -201,7 +201,7 @@ def _updated(information: np.ndarray, step: np.ndarray, fall: np.ndarray) -> np.
 def scaled_cholesky(matrix: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"] | None:
     """Lower factor; None where the matrix is singular or not finite, whatever the units of its parameters."""
     root = np.empty(matrix.shape)
-    return root if factor(matrix, root, _LEAST_PIVOT) else None
+    return root if factor(matrix, root, LEAST_PIVOT) else None
 
 
 def score_statistic(gradient: Float[np.ndarray, "k"], fisher: Float[np.ndarray, "k k"]) -> float:

@@ -5,7 +5,8 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from pauca.events.newton import Optimum
+from pauca.events.kernels.linear import invert
+from pauca.events.newton import LEAST_PIVOT, Optimum
 from pauca.events.types import Packet
 
 CALIBRATION = 1.4
@@ -17,6 +18,7 @@ _ROLL = 1 / 3
 """Part of that for a roll; fitted 0.33 and 0.34. Pixels that lag behind their edges shift all of an image alike: an
 error of pan and tilt, which events do not show as noise. A roll shifts opposite sides to opposite directions."""
 
+_SCALES = CALIBRATION * np.sqrt(np.outer([1, 1, _ROLL], [1, 1, _ROLL]))
 _FLATTEST = 0.2  # least curvature, relative to the Fisher matrix, that is believed
 _HYSTERESIS_PIXELS = 1.3  # how far the image of an edge may lag behind the edge
 _FORGET_PIXELS = 1.5  # over how much motion in one direction it does so
@@ -35,13 +37,16 @@ def sharpness_of(optimum: Optimum) -> float:
 def noise_of(optimum: Optimum, sharpness: float) -> Float[np.ndarray, "n n"]:
     """What the noise of the events leaves open: the sandwich H^-1 F H^-1 of curvature H and Fisher matrix F, with
     H = sharpness x F: single entries of a curvature that few steps have seen mean little."""
-    return np.linalg.inv(optimum.here.fisher) / sharpness**2
+    fisher = optimum.here.fisher
+    noise = np.empty_like(fisher)
+    if not invert(fisher, LEAST_PIVOT, noise):
+        noise = np.linalg.inv(fisher)  # raises where it is singular
+    return noise / sharpness**2
 
 
 def calibrated(noise: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"]:
     """Covariance of velocities of which the noise is known."""
-    scale = np.sqrt(CALIBRATION * np.array([1, 1, _ROLL])[: len(noise)])
-    return noise * np.outer(scale, scale)
+    return noise * _SCALES[: len(noise), : len(noise)]
 
 
 def hysteresis_of(

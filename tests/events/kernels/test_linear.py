@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pauca.events.kernels.linear import factor, solve, solve_lower, solve_upper
+from pauca.events.kernels.linear import factor, invert, solve, solve_lower, solve_upper
 
 
 @pytest.mark.parametrize("k", [1, 3, 6, 21])
@@ -18,6 +18,10 @@ def test_factor_and_solutions_are_those_of_numpy(k):
     np.testing.assert_allclose(solution, np.linalg.solve(root.T, right), rtol=1e-6)
     assert solve(matrix, right, 1e-20, solution)
     np.testing.assert_allclose(solution, np.linalg.solve(root.T, np.linalg.solve(root, right)), rtol=1e-6)
+    inverse = np.full((k, k), np.nan)
+    assert invert(matrix, 1e-20, inverse)
+    np.testing.assert_allclose(inverse @ right, solution, rtol=1e-6, atol=1e-9 * np.abs(solution).max())
+    assert not invert(np.zeros((k, k)), 1e-20, inverse)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 0.0])

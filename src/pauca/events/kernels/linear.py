@@ -59,3 +59,18 @@ def solve(matrix, right, least, solution):
     solve_lower(root, right, white)
     solve_upper(root, white, solution)
     return True
+
+
+@njit(cache=True, nogil=True)
+def invert(matrix, least, inverse):
+    """Write the inverse [k, k] of a symmetric matrix, and tell whether the matrix has a `factor`."""
+    k = len(matrix)
+    root, white, unit = np.empty_like(matrix), np.empty(k), np.zeros(k)
+    if not factor(matrix, root, least):
+        return False
+    for i in range(k):
+        unit[:] = 0
+        unit[i] = 1
+        solve_lower(root, unit, white)
+        solve_upper(root, white, inverse[i])
+    return True
