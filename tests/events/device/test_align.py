@@ -16,6 +16,7 @@ from pauca.events.device.engine import Engine
 from pauca.events.device.follow import DeviceAligner
 from pauca.events.device.requests import Resident, answered
 from pauca.events.pieces import Workers, align_in_pieces
+from pauca.events.windows import joined
 
 from ..scenes import CAMERA, random_events, rotating_events, whole_pixels
 
@@ -44,9 +45,14 @@ def on_device(stream: Events, config: AlignConfig, device: str, count: int = 1, 
         return list(device_align.align_on_device(parts, aligner, workers, size + warm, device))
 
 
+def _joined_pieces(chunks: list[Events], size: int, warm: int) -> list[tuple[Events | None, Events]]:
+    parts = pieces.pieces_in_parts(chunks, size, warm)
+    return [(joined(before) if before else None, joined(events)) for before, events in parts]
+
+
 def on_cpu(stream: Events, config: AlignConfig, size: int = 8_000) -> list:
     warm = 4 * config.cut(CAMERA.size).most
-    parts = pieces._pieces([stream], size, warm)
+    parts = _joined_pieces([stream], size, warm)
     return [pieces._aligned(pieces._Piece(CAMERA, config, None, before, events)) for before, events in parts]
 
 
@@ -218,7 +224,7 @@ def test_recordings_on_a_gpu(pauca_data, name):
     config = AlignConfig(remove_hot_pixels=False, remove_noise=False)
     camera, size = recording.camera, 400_000
     warm = 4 * config.cut(recording.events.size).most
-    parts = list(pieces._pieces([recording.events], size, warm))
+    parts = list(_joined_pieces([recording.events], size, warm))
     expected = [pieces._aligned(pieces._Piece(camera, config, None, before, events)) for before, events in parts]
     parts = pieces.pieces_in_parts([recording.events], size, warm)
     found = list(device_align.align_on_device(parts, Aligner(camera, config), Workers(1), size + warm))
