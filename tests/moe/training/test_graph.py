@@ -3,12 +3,14 @@
 import math
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from pauca.errors import ConfigError, DeviceError
 from pauca.moe import Recipe
+from pauca.moe.training import loop
 from pauca.moe.training.graph import GraphedStep
 from pauca.moe.training.trainer import Trainer
 
@@ -171,6 +173,19 @@ def test_memory_that_a_recording_takes_is_given_back_where_work_beside_it_needs_
     found = 1.0 if verb == "_validate" else {}
     monkeypatch.setattr(trainer, verb, crowded)
     assert getattr(trainer, verb.strip("_"))() == found
+    assert not recording.is_recorded
+
+
+def test_a_training_that_has_ended_keeps_no_recording(tmp_path, monkeypatch):
+    """NCCL's end waits for graphs that hold its exchanges: of several ranks, none would ever leave."""
+    recording = OneRecording()
+
+    def ended(training, *_):
+        training.trainer._graphed = recording
+        return SimpleNamespace(loss=None, step=0, is_finished=True)
+
+    monkeypatch.setattr(loop, "run_training", ended)
+    loop.train(fresh(), CONFIG, text(tmp_path))
     assert not recording.is_recorded
 
 

@@ -62,8 +62,9 @@ def train(
         tensorboard=config.tensorboard,
         checkpoint_async=config.checkpoint_async,
     )
-    training = _LanguageModel(Trainer(model, data, config), quiet)
-    best = run_training(training, schedule, run, resume, quiet, minutes)
+    trainer = Trainer(model, data, config)
+    best = run_training(_LanguageModel(trainer, quiet), schedule, run, resume, quiet, minutes)
+    trainer.forget_recording()
     return TrainResult(best.loss, best.step, best.is_finished)
 
 

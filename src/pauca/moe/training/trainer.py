@@ -205,9 +205,18 @@ class Trainer:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         return cast(dict[str, Tensor], self._beside(lambda: get_model_state_dict(self.model, options=options)))
 
+    def forget_recording(self) -> None:
+        """Give back what a recorded step holds: its memory, and exchanges between ranks.
+
+        `torch.distributed.destroy_process_group` waits for as long as a CUDA graph holds an exchange of NCCL's, so call
+        this first; a step that follows makes another recording.
+        """
+        if self._graphed is not None:
+            self._graphed.forget()
+
     @property
     def tokens_per_step(self) -> int:
-        """The number of ranks."""
+        """Tokens that all ranks together learn from in one step."""
         return self.config.batch_size * self.model.config.context
 
     def _beside(self, work: Callable[[], Found]) -> Found:
