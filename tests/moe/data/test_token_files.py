@@ -236,6 +236,19 @@ def test_text_that_cannot_be_read_is_named_with_the_place(tmp_path):
         prepare_tokens(DataConfig(sources=(str(tmp_path / "bare"),)), tmp_path / "cache")
 
 
+def test_json_lines_are_not_learned_as_text(tmp_path):
+    record = '{"text": "hello", "url": "x"}\n'
+    for name, write in (("a.jsonl", open), ("b.ndjson.gz", gzip.open)):
+        with write(tmp_path / name, "wt") as file:
+            file.write(record * 100)
+        with pytest.raises(InputError, match=r"holds JSON lines, and not text; .*jq -r '\.text"):
+            prepare_tokens(DataConfig(sources=(str(tmp_path / name),)), tmp_path / "cache")
+    (tmp_path / "plain.jsonl").write_text("hello\n" * 100)
+    (tmp_path / "records.txt").write_text(record * 100)  # who calls them text means it
+    for name in ("plain.jsonl", "records.txt"):
+        assert [path for _, path in text_files.text_files([str(tmp_path / name)])] == [tmp_path / name]
+
+
 def test_nothing_is_left_of_tokens_that_could_not_be_written(tmp_path, monkeypatch):
     config = source(tmp_path, TEXT)
 

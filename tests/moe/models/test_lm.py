@@ -17,7 +17,7 @@ from pauca.moe.models import blocks, cross_entropy
 from pauca.moe.models.blocks import Attention, RMSNorm, rotary_table, rotate
 from pauca.moe.models.config import Recomputation
 from pauca.moe.models.cross_entropy import chunked_cross_entropy
-from pauca.moe.models.lm import LM_SIZES, LMConfig, MoELM
+from pauca.moe.models.lm import LM_SIZES, LMConfig, MoELM, length_of
 
 
 def _model(**options) -> MoELM:
@@ -279,6 +279,26 @@ def test_too_many_tokens_are_refused():
         model(_tokens(1, 65))
     with pytest.raises(InputError, match="60 tokens and 5 more"):
         model.generate(_tokens(1, 60), 5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"tokens": torch.zeros(5, dtype=torch.long)}, r"tokens of torch.int64 and shape \(5,\); give whole numbers"),
+        ({"tokens": torch.zeros(2, 5)}, "tokens of torch.float32"),
+        ({"targets": torch.zeros(2, 4, dtype=torch.long)}, r"targets of shape \(2, 4\) beside tokens of \(2, 5\)"),
+        ({"mask": torch.ones(2, 5, dtype=torch.long)}, r"a mask of torch.int64; .*attention_mask.bool\(\)"),
+        ({"mask": torch.ones(5, dtype=torch.bool)}, r"mask of shape \(5,\)"),
+        ({"documents": torch.zeros(2, 6, dtype=torch.long)}, r"documents of shape \(2, 6\)"),
+        ({"documents": torch.zeros(2, 5)}, "documents of torch.float32"),
+    ],
+)
+def test_what_does_not_belong_to_the_tokens_is_refused(wrong, words):
+    whole = torch.zeros(2, 5, dtype=torch.long)
+    given = {"tokens": whole, "targets": whole, "mask": None, "documents": None} | wrong
+    with pytest.raises(InputError, match=words):
+        length_of(**given)
+    assert length_of(whole, 3, mask=torch.ones(2, 8, dtype=torch.bool)) == 5
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import codecs
 import gzip
 import lzma
+import re
 import sysconfig
 import zlib
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from pauca.errors import InputError
 from pauca.moe.data.tokenizers import END
 
 _SUFFIXES = (".txt", ".md", ".py")
+_RECORDS = (".jsonl", ".ndjson")
 
 
 _COMPRESSED = {".xz": lzma.open, ".gz": gzip.open}
@@ -118,10 +120,27 @@ def text_files(sources: Sequence[str]) -> list[tuple[str, Path]]:
                 raise InputError(f"{source}: no text files below it; they are known by {', '.join(_SUFFIXES)}")
             files += [(str(path), path) for path in below if path.stat().st_size]
         elif source.is_file():
+            _refuse_records(source)
             files.append((str(source), source))
         else:
             raise InputError(f"{source}: no such file or folder of text")
     return files
+
+
+def _refuse_records(path: Path) -> None:
+    """Data sets come as JSON lines; as text, their braces and names of fields would be learned, and no document end.
+
+    Raises:
+        InputError: the file's name and its first line say so.
+    """
+    name = path.with_suffix("") if path.suffix in _COMPRESSED else path
+    if name.suffix.lower() not in _RECORDS:
+        return
+    if re.match(r'\s*\{\s*"', next(_decoded(path), "")):
+        raise InputError(
+            f"{path}: holds JSON lines, and not text; write the texts to a file, with {END!r} between documents: "
+            f"jq -r '.text + \"{END}\"' {path.name}"
+        )
 
 
 def _is_text(path: Path) -> bool:

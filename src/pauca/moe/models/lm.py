@@ -182,7 +182,7 @@ class MoELM(nn.Module):
     ) -> Float[Tensor, "batch time hidden"]:
         """What the head reads; with `caches`, tokens follow those in the caches, whose `mask` comes first."""
         start = caches[0].length if caches else 0
-        stop = start + tokens.shape[1]
+        stop = start + length_of(tokens, start, mask=mask, documents=documents)
         if stop > self.config.context:
             raise InputError(f"{stop} tokens are longer than the model's context of {self.config.context}")
         # Not a buffer, which `model.bfloat16()` would round.
@@ -211,9 +211,14 @@ class MoELM(nn.Module):
                 the cross entropy, in the balancing loss and in the load of the experts.
             documents: the number of the document that each token belongs to; no token sees another document's.
 
+        Raises:
+            InputError: tokens that are no whole numbers [batch, time], other shapes or types beside them, or more of
+                them than the model's context.
+
         A mask or documents make attention slower: it then reads which tokens see which. Padding on the right alone,
         with targets of -100, changes no other token even without a mask, but for the balance of the experts.
         """
+        length_of(tokens, targets=targets, mask=mask)
         if mask is not None:
             targets = torch.where(mask, targets, IGNORED)
         hidden = self.hidden_states(tokens, mask=mask, documents=documents)
@@ -251,7 +256,7 @@ class MoELM(nn.Module):
         for name, value, least in (("count", count, 0), ("temperature", temperature, 0), ("top_k", top_k, 1)):
             if value is not None and not value >= least:  # nor NaN
                 raise ConfigError(f"{name} must be at least {least}, got {value}")
-        batch, length = prompt.shape
+        batch, length = len(prompt), length_of(prompt, mask=mask)
         if length < 1 or length + count > self.config.context:
             raise InputError(
                 f"a prompt of {length} tokens and {count} more do not fit: the prompt needs at least one, and the "
@@ -268,6 +273,32 @@ class MoELM(nn.Module):
             tokens = torch.cat([tokens, new], dim=1)
             mask = None if mask is None else nn.functional.pad(mask, (0, 1), value=True)
         return tokens
+
+
+def length_of(tokens: Tensor, start: int = 0, **beside: Tensor | None) -> int:
+    """How many tokens each row has.
+
+    Args:
+        tokens: to look at; their values are the embedding's to refuse, which costs a GPU no wait.
+        start: how many came before, which what stands beside them covers as well.
+        beside: what must have a value for each.
+
+    Raises:
+        InputError: another type, or another shape.
+    """
+    if tokens.ndim != 2 or tokens.dtype.is_floating_point or tokens.dtype == torch.bool:
+        raise InputError(f"tokens of {tokens.dtype} and shape {tuple(tokens.shape)}; give whole numbers [batch, time]")
+    rows, length = tokens.shape
+    for name, given in beside.items():
+        if given is None:
+            continue
+        if given.shape != (rows, start + length):
+            raise InputError(f"{name} of shape {tuple(given.shape)} beside tokens of {(rows, start + length)}")
+        if name == "mask" and given.dtype != torch.bool:
+            raise InputError(f"a mask of {given.dtype}; give truth values, as attention_mask.bool() has them")
+        if given.dtype.is_floating_point:
+            raise InputError(f"{name} of {given.dtype}; give whole numbers")
+    return length
 
 
 def _choose(
