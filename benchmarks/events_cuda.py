@@ -1,14 +1,18 @@
 """How fast `align --device cuda` is, transfer included, where its time goes, how far from the CPU's its answers are.
 
-    python benchmarks/events_cuda.py [--millions 400] [--workers 1 4 8] [--of-a-worker 8] [--rates-only] [--json PATH]
+    python benchmarks/events_cuda.py [--millions 400] [--plan 1x32 4x8 8x8] [--rates-only] [--json PATH]
 
 Recordings are texture_rot and shapes_rot of the data that PAUCA_DATA names. For the rate, each is repeated in memory;
 the clock runs from events in the memory of the process to the list of all alignments, after the kernels are compiled
-and every worker has aligned some pieces. Fewer than four processes get as many quarters of the events. The breakdown is
-that of one process: packing and sending events, what the GPU does (by its own clock) for votes, images and gathering,
-the rest of the time for answers (starting kernels, waiting, sums over parts), and what the CPU decides. Answers are
-compared for the recordings as they are, in the same pieces; beside them stand those of the CPU to itself with scores
-that are disturbed by a millionth of their deviation: how far a search carries the last bit of a number.
+and every worker has aligned some pieces. Fewer than four processes get as many quarters of the events. A plan is how
+many processes, and how many pieces each has at a time (one process alone has its usual 32).
+
+The breakdown is that of one process alone: packing and sending events, what the GPU does (by its own clock) for votes,
+images, gathering and sums over parts, the rest of the time for answers (starting kernels, waiting), and what the CPU
+decides.
+
+Answers are compared for the recordings as they are, in the same pieces; beside them stand those of the CPU to itself
+with scores that are disturbed by a millionth of their deviation: how far a search carries the last bit of a number.
 """
 
 import argparse
@@ -29,13 +33,16 @@ from pauca.events import pieces
 from pauca.events.device import align as device_align
 from pauca.events.device import kernels
 from pauca.events.device.engine import Engine
+from pauca.events.recording import camera_of
 from pauca.events.score import Scorer
 from pauca.runs import describe_machine
 
 DATA = Path(os.environ.get("PAUCA_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "events"
 CONFIG = events.AlignConfig(estimator="packets", remove_hot_pixels=False, remove_noise=False)
-REPEATS = 2  # the best counts: in the first, a worker may still be starting that had no piece before
+REPEATS = 2  # the best counts
+WARM_PIECE = 50_000  # of the first alignments, until every worker has compiled, or read what is compiled
 SMALL_PIECE = 400_000  # of the recordings as they are, so that there are several at once
+KERNELS = {"vote": "votes", "score_images": "images", "gather": "gathering", "sums_over_parts": "sums over parts"}
 
 
 def repeated(unit: events.Events, count: int) -> list[events.Events]:
@@ -55,31 +62,31 @@ def aligned(
     return [a for piece in pieces.align_in_pieces(chunks, aligner, workers) for a in piece]
 
 
-def rate(chunks: list[events.Events], camera: events.Camera, device: events.Device, count: int) -> dict[str, Any]:
+def warmed_up(unit: events.Events, camera: events.Camera, device: events.Device, workers: pieces.Workers) -> float:
+    """Small pieces for every worker, twice: one that starts late gets none the first time. Seconds that takes."""
+    usual, pieces.PIECE_EVENTS = pieces.PIECE_EVENTS, WARM_PIECE
+    start = time.perf_counter()
+    try:
+        for _ in range(2):
+            aligned([unit[: 2 * workers.count * device_align._OF_A_WORKER * WARM_PIECE]], camera, device, workers)
+    finally:
+        pieces.PIECE_EVENTS = usual
+    return time.perf_counter() - start
+
+
+def rate(
+    chunks: list[events.Events], camera: events.Camera, device: events.Device, workers: pieces.Workers
+) -> dict[str, Any]:
     """Events a second, with so many processes that have started before."""
-    n = sum(map(len, chunks))
-    first = min(n, count * device_align._OF_A_WORKER * pieces.PIECE_EVENTS)
-    with pieces.Workers(count) as workers:
-        start = time.perf_counter()
-        aligned(repeated(chunks[0], first), camera, device, workers)  # every worker compiles, or reads what is compiled
-        starting_s = time.perf_counter() - start
-        clock = [time.perf_counter()]
-        for _ in range(REPEATS):
-            packets = len(aligned(chunks, camera, device, workers))
-            clock.append(time.perf_counter())
+    n, starting_s = sum(map(len, chunks)), warmed_up(chunks[0], camera, device, workers)
+    clock = [time.perf_counter()]
+    for _ in range(REPEATS):
+        packets = len(aligned(chunks, camera, device, workers))
+        clock.append(time.perf_counter())
     all_s = np.diff(clock).round(3).tolist()
-    seconds = min(all_s)
-    return {
-        **{
-            "device": device,
-            "workers": count,
-            "of_a_worker": device_align._OF_A_WORKER,
-            "events": n,
-            "packets": packets,
-            "seconds": all_s,
-        },
-        **{"million_events_per_s": round(n / seconds / 1e6, 1), "starting_s": round(starting_s, 1)},
-    }
+    about = {"device": device, "workers": workers.count, "of_a_worker": device_align._OF_A_WORKER, "events": n}
+    found = {"packets": packets, "seconds": all_s, "million_events_per_s": round(n / min(all_s) / 1e6, 1)}
+    return about | found | {"starting_s": round(starting_s, 1)}
 
 
 class Clocks:
@@ -91,16 +98,19 @@ class Clocks:
         self._spans: list[tuple[str, Any, Any]] = []
 
     def __enter__(self) -> "Clocks":
-        self._kept = Engine.take, Engine.answer, kernels.vote, kernels.score_images, kernels.gather
-        take, answer, vote, image, gather = self._kept
+        self._kept = Engine.take, Engine.answer
+        self._kernels = {name: getattr(kernels, name) for name in KERNELS}
+        take, answer = self._kept
         Engine.take = self._timed("packing and sending", take)
         Engine.answer = self._counted(self._timed("answers", answer))
-        kernels.vote, kernels.score_images = self._on_gpu("votes", vote), self._on_gpu("images", image)
-        kernels.gather = self._on_gpu("gathering", gather)
+        for name, kernel in self._kernels.items():
+            setattr(kernels, name, self._on_gpu(KERNELS[name], kernel))
         return self
 
     def __exit__(self, *_: object) -> None:
-        Engine.take, Engine.answer, kernels.vote, kernels.score_images, kernels.gather = self._kept
+        Engine.take, Engine.answer = self._kept
+        for name, kernel in self._kernels.items():
+            setattr(kernels, name, kernel)
 
     def table(self, total_s: float) -> dict[str, float]:
         torch.cuda.synchronize()
@@ -141,14 +151,15 @@ class Clocks:
         return on_gpu
 
 
-def breakdown(chunks: list[events.Events], camera: events.Camera) -> dict[str, Any]:
-    with Clocks() as clocks, pieces.Workers(1) as workers:
+def breakdown(chunks: list[events.Events], camera: events.Camera, workers: pieces.Workers) -> dict[str, Any]:
+    with Clocks() as clocks:
         start = time.perf_counter()
         found = aligned(chunks, camera, "cuda", workers)
         total_s = time.perf_counter() - start
         parts = clocks.table(total_s)
     about = {"seconds": round(total_s, 3), "packets": len(found), "rounds": clocks.rounds, "requests": clocks.requests}
-    return about | {"parts_s": parts}
+    us = {name: round(seconds / clocks.requests * 1e6, 1) for name, seconds in parts.items()}
+    return about | {"parts_s": parts, "us a question": us}
 
 
 def disturbed(work: Callable[[], list[events.Alignment]], size: float = 1e-6) -> list[events.Alignment]:
@@ -213,14 +224,13 @@ def answers(recording: events.Recording) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--millions", type=float, default=400)
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 4, 8])
+    parser.add_argument("--plan", nargs="*", default=["1x32", "4x8", "8x8"])
     parser.add_argument("--cpu-workers", type=int, nargs="*", default=[])
-    parser.add_argument("--of-a-worker", type=int, default=device_align._OF_A_WORKER)
     parser.add_argument("--names", nargs="*", default=["texture_rot", "shapes_rot"])
     parser.add_argument("--rates-only", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    device_align._OF_A_WORKER = options.of_a_worker
+    plans = [tuple(map(int, plan.split("x"))) for plan in options.plan]
     report: dict[str, Any] = {"machine": describe_machine(), "gpu": torch.cuda.get_device_name(), "recordings": {}}
     print(report["gpu"], f"torch {torch.__version__}, {os.cpu_count()} CPU cores", flush=True)
 
@@ -230,7 +240,7 @@ def main() -> None:
 
     for name in options.names:
         recording = events.read(DATA / "sim" / f"{name}.npz")
-        chunks = repeated(recording.events, round(options.millions * 1e6))
+        camera, chunks = camera_of(recording, None), repeated(recording.events, round(options.millions * 1e6))
         row: dict[str, Any] = {}
         report["recordings"][name] = row
         if not options.rates_only:
@@ -238,14 +248,22 @@ def main() -> None:
             print(name, json.dumps(row["answers"], indent=1), flush=True)
             write()
         row["rates"] = []
-        for device, count in [("cuda", n) for n in options.workers] + [("cpu", n) for n in options.cpu_workers]:
-            row["rates"].append(rate(chunks[: -(-len(chunks) * min(4, count) // 4)], recording.camera, device, count))
-            print(name, row["rates"][-1], flush=True)
-            write()
-        if not options.rates_only:
-            row["breakdown"] = breakdown(chunks[: -(-len(chunks) // 4)], recording.camera)
-            print(name, json.dumps(row["breakdown"], indent=1), flush=True)
-            write()
+        for plan in plans:
+            count, device_align._OF_A_WORKER = plan
+            some = chunks[: -(-len(chunks) * min(4, count) // 4)]
+            with pieces.Workers(count) as workers:
+                row["rates"].append(rate(some, camera, "cuda", workers))
+                print(name, row["rates"][-1], flush=True)
+                write()
+                if count == 1:
+                    row["breakdown"] = breakdown(some, camera, workers)
+                    print(name, json.dumps(row["breakdown"], indent=1), flush=True)
+                    write()
+        for count in options.cpu_workers:
+            with pieces.Workers(count) as workers:
+                row["rates"].append(rate(chunks[: -(-len(chunks) * min(4, count) // 4)], camera, "cpu", workers))
+                print(name, row["rates"][-1], flush=True)
+                write()
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from pauca.errors import ConfigError, DeviceError, InputError
+from pauca.errors import DeviceError, InputError
 from pauca.events import DAVIS240C, AlignConfig, Aligner, Events, Status, Trajectory, align, evaluate, pieces, read
 from pauca.events.consistency import sums_over_parts
 from pauca.events.device import align as device_align
 from pauca.events.device.engine import Engine
-from pauca.events.device.follow import DeviceAligner
+from pauca.events.device.follow import DeviceAligner, Setting
+from pauca.events.device.place import Place
 from pauca.events.device.requests import Resident, answered
 from pauca.events.pieces import Workers, align_in_pieces
 from pauca.events.windows import joined
@@ -77,7 +78,7 @@ def test_the_score_of_one_motion_is_that_of_the_cpu(stream):
     expected = aligner.scorers[0](aligner.packet(window), velocity, acceleration)
 
     def ask(request):
-        (found[request.parts],) = answered([request], lambda rows, _: engine.answer(rows), 3)
+        (found[request.parts],) = answered([request], engine.answer, 3)
         return found[request.parts]
 
     theirs = DeviceAligner(CAMERA, CONFIG, ask=ask, residents=(Resident(stream, first),))
@@ -128,30 +129,32 @@ def test_a_device_without_memory_is_one_error(stream, monkeypatch, count):
         raise torch.OutOfMemoryError("tried to allocate 2 GB")
 
     monkeypatch.setattr(Engine, "answer", answer)
+    monkeypatch.setattr(Workers, "map", lambda self, work, items: map(work, items))  # in this process
     with pytest.raises(DeviceError, match=r"too little memory free for .* tried to allocate 2 GB"):
         on_device(stream, CONFIG, "cpu", count)
 
 
-@pytest.mark.parametrize("count", [1, 2, 47, 64, 300])
-@pytest.mark.parametrize("capacity", [3_080_000, 5_560_001])
-def test_places_of_events_fit_into_32_bits(count, capacity):
-    """Of HD sensors beyond 46 processes, they would not with as many pieces each."""
-    slots, of_a_worker = device_align._slots(count, capacity)
-    assert slots * -(-capacity // 4) * 4 < 1 << 31
-    assert slots == of_a_worker * (1 if count == 1 else count + 1)
-    assert of_a_worker == (device_align.AT_ONCE if count == 1 else device_align._OF_A_WORKER) or count > 46
+@pytest.mark.parametrize("capacity", [3_080_000, 5_560_001, 1 << 30])
+def test_places_of_events_fit_into_32_bits(capacity):
+    count = device_align._fitting(32, capacity)
+    assert 1 <= count <= 32
+    assert count * -(-capacity // 4) * 4 < 1 << 31
 
 
-def test_too_many_processes_are_one_line():
-    with pytest.raises(
-        ConfigError, match="workers 800 are too many for one GPU with pieces of 5,560,000 events; try 3"
-    ):
-        device_align._slots(800, 5_560_000)
+def test_a_place_is_whole_after_an_error(stream, monkeypatch):
+    place = Place(Setting(CAMERA, CONFIG, None), "cpu", 1, len(stream))
+    answer = Engine.answer
+    monkeypatch.setattr(Engine, "answer", lambda self, questions: [][0])
+    with pytest.raises(IndexError):
+        list(place.follow([[[stream[:3_000]]]]))
+    monkeypatch.setattr(Engine, "answer", answer)
+    ((first, *_),) = place.follow([[[stream[:3_000]]]])
+    assert first.start_us == stream.t_us[0]
 
 
 def test_a_system_without_shared_memory_of_linux_says_so(stream, monkeypatch):
     monkeypatch.delattr(os, "memfd_create")
-    with pytest.raises(DeviceError, match="workers 2 share a GPU on Linux alone; choose 1"):
+    with pytest.raises(DeviceError, match="workers 2 share events on Linux alone; choose 1"):
         on_device(stream, CONFIG, "cpu", 2)
 
 

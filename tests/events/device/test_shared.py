@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pauca.events.device.shared import SharedEvents
+from pauca.events.device.shared import SharedEvents, new_file
 
 from ..scenes import rotating_events, whole_pixels
 
@@ -22,7 +22,7 @@ def _told(shared: SharedEvents) -> list[tuple]:
 
 def test_another_process_finds_the_same_events():
     windows = [EVENTS[:101], EVENTS[101:]]
-    shared = SharedEvents.of([[EVENTS[:40], EVENTS[40:101]], [EVENTS[101:]]])
+    shared = SharedEvents.of([[EVENTS[:40], EVENTS[40:101]], [EVENTS[101:]]], new_file())
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.apply(_told, (shared,))
     assert found == [
@@ -33,7 +33,7 @@ def test_another_process_finds_the_same_events():
 
 def test_windows_stay_when_the_file_is_closed_and_no_file_is_left_open():
     before = len(list(Path("/proc/self/fd").iterdir()))
-    shared = SharedEvents.of([[EVENTS]])
+    shared = SharedEvents.of([[EVENTS]], new_file())
     (window,) = shared.windows()
     os.close(shared.file)
     np.testing.assert_array_equal(window.t_us, EVENTS.t_us)
@@ -43,7 +43,7 @@ def test_windows_stay_when_the_file_is_closed_and_no_file_is_left_open():
 
 
 def test_a_file_is_written_anew():
-    longer = SharedEvents.of([[EVENTS]])
+    longer = SharedEvents.of([[EVENTS]], new_file())
     shorter = SharedEvents.of([[EVENTS[7:90]]], longer.file)
     assert shorter.file == longer.file
     (window,) = shorter.windows()

@@ -89,20 +89,36 @@ class Batch(NamedTuple):
     @classmethod
     def of(cls, questions: Float64[np.ndarray, "r 11"], device: torch.device) -> "Batch":
         """The batch on the device: one transfer."""
+        return cls.at(torch.from_numpy(cls.words(questions)).to(device), questions)
+
+    @staticmethod
+    def words(questions: Float64[np.ndarray, "r 11"]) -> Int32[np.ndarray, "words"]:
+        """What travels to the device: a multiple of 16 bytes."""
         r = len(questions)
         where, motion = questions[:, 2:5].astype(np.int32), questions[:, 5:].astype(np.float32)
         blocks = -(-where[:, 1] // BLOCK)
         owner = np.repeat(np.arange(r, dtype=np.int32), blocks)
         within = (np.arange(len(owner)) - np.repeat(np.cumsum(blocks) - blocks, blocks)).astype(np.int32)
         pairs = np.stack([owner, within], axis=1)
-        room = -(-r // 4) * 4  # each part begins at a multiple of 16 bytes: Triton compiles for others anew
-        flat = np.zeros(9 * room + pairs.size, np.int32)
+        room = _aligned(r)
+        flat = np.zeros(_aligned(9 * room + pairs.size), np.int32)
         flat[: 3 * r], flat[3 * room : 3 * room + 6 * r] = where.ravel(), motion.ravel().view(np.int32)
-        flat[9 * room :] = pairs.ravel()
-        there = torch.from_numpy(flat).to(device)
+        flat[9 * room : 9 * room + pairs.size] = pairs.ravel()
+        return flat
+
+    @classmethod
+    def at(cls, words: Int32[Tensor, "words"], questions: Float64[np.ndarray, "r 11"]) -> "Batch":
+        """The batch whose `words` are on the device already."""
+        r, events = len(questions), questions[:, 3].astype(np.int64)
+        room, blocks = _aligned(r), int((-(-events // BLOCK)).sum())
         return cls(
-            there[: 3 * r].view(r, 3),
-            there[3 * room : 3 * room + 6 * r].view(torch.float32).view(r, 6),
-            there[9 * room :].view(-1, 2),
-            int(where[:, 1].max()),
+            words[: 3 * r].view(r, 3),
+            words[3 * room : 3 * room + 6 * r].view(torch.float32).view(r, 6),
+            words[9 * room : 9 * room + 2 * blocks].view(-1, 2),
+            int(events.max()),
         )
+
+
+def _aligned(count: int) -> int:
+    """Room for so many words: each part begins at a multiple of 16 bytes, Triton compiles for others anew."""
+    return -(-count // 4) * 4

@@ -1,17 +1,18 @@
 """Answers to the questions of many chains: events go to the device once, and each round of questions at once."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int32, Int64
+from torch import Tensor
 
 from pauca.errors import InputError
 from pauca.events.camera import Camera, undistortion_table
 from pauca.events.device import reference
 from pauca.events.device.batch import Batch, Plane, Stored
-from pauca.events.device.parts import sums_over_parts
 from pauca.events.device.shared import NO_FRACTIONS
 from pauca.events.kernels.pack import pack_events
 from pauca.events.score import Scorer
@@ -36,6 +37,8 @@ class Engine:
     def __init__(self, device: torch.device, camera: Camera, scorers: list[Scorer], slots: int, capacity: int) -> None:
         if max(camera.size) > _WIDEST:
             raise InputError(f"a sensor of {camera.size} pixels: on a GPU, {_WIDEST} are the most along an axis")
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())  # which may change
         self.device, self.capacity = device, -(-capacity // 4) * 4  # of 16 bytes: Triton compiles for others anew
         self._free = list(range(slots))
         bearings = torch.tensor(undistortion_table(camera), device=device)
@@ -44,8 +47,8 @@ class Engine:
         self._planes = [
             Plane.of(each.frame, each.warp, each.pixel_score, each.vote, each.blur_sigma, device) for each in scorers
         ]
-        self._host = torch.empty(2, self.capacity, dtype=torch.int32, pin_memory=device.type == "cuda")
-        self._sent: Any = None
+        self._host, self._left = self._pinned(2 * self.capacity, torch.int32).view(2, -1), None
+        self._asked, self._found = self._pinned(0, torch.int32), self._pinned(0, torch.float64)
 
     def take(self, windows: list[list[Events]]) -> tuple[int, list[int]]:
         """Send windows that follow each other, each in parts, to the device.
@@ -56,10 +59,10 @@ class Engine:
         if any(part.undistorted for parts in windows for part in parts):
             raise InputError(NO_FRACTIONS)
         slot = self._free.pop()
-        if self._sent is not None:
-            self._sent.synchronize()  # what was written here before is on its way still
-        words, times = self._host.numpy()
         start, done, firsts = slot * self.capacity, 0, []
+        if self._left is not None:
+            self._left.synchronize()  # what was written here before is on its way still
+        words, times = self._host.numpy()
         for parts in windows:
             firsts.append(start + done)
             for part in parts:
@@ -69,8 +72,7 @@ class Engine:
                 done = end
         self._stored.words[start : start + done].copy_(self._host[0, :done], non_blocking=True)
         self._stored.times[start : start + done].copy_(self._host[1, :done], non_blocking=True)
-        if self.device.type == "cuda":
-            self._sent = torch.cuda.current_stream(self.device).record_event()
+        self._left = self._mark()
         return slot, firsts
 
     def give_back(self, slot: int) -> None:
@@ -81,34 +83,59 @@ class Engine:
         """Score, events inside and sums of `gather` of each question; sums over parts, where it is about these."""
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)  # of this thread
+        groups = list(_groups(questions))
+        asked = [questions[chosen] for _, _, chosen in groups]
+        work = zip(groups, asked, self._send([Batch.words(some) for some in asked]), strict=True)
+        found = []
+        for (level, parts, _), some, words in work:
+            found.append((self._sums if parts else self._scores)(Batch.at(words, some), self._planes[level]))
         answers: list[Any] = [None] * len(questions)
-        kinds = questions[:, 0] * 2 + questions[:, 1]
-        for kind in np.unique(kinds):
-            chosen = np.flatnonzero(kinds == kind)
-            level, parts = divmod(int(kind), 2)
-            work = self._sums if parts else self._scores
-            for i, answer in zip(chosen, work(level, questions[chosen]), strict=True):
+        for (_, _, chosen), numbers in zip(groups, self._fetch(found), strict=True):
+            for i, answer in zip(chosen, numbers, strict=True):
                 answers[i] = answer
         return answers
 
-    def _scores(self, level: int, questions: Float64[np.ndarray, "r 11"]) -> Float64[np.ndarray, "r m"]:
-        batch, plane = Batch.of(questions, self.device), self._planes[level]
+    def _scores(self, batch: Batch, plane: Plane) -> Float64[Tensor, "r m"]:
         images, inside = self._kernels.vote(self._stored, batch, plane)
         values, slopes = self._kernels.score_images(images, plane)
         moments, _ = self._kernels.gather(self._stored, batch, plane, slopes)
-        return torch.cat([values[:, None], inside.double()[:, None], moments], dim=1).cpu().numpy()
+        return torch.cat([values[:, None], inside[:, None], moments], dim=1)
 
-    def _sums(self, level: int, questions: Float64[np.ndarray, "r 11"]) -> list[np.ndarray]:
-        found: list[np.ndarray] = []
-        for some in _no_larger(questions, _ROWS_AT_ONCE):
-            batch, plane = Batch.of(some, self.device), self._planes[level]
-            images, _ = self._kernels.vote(self._stored, batch, plane)
-            _, slopes = self._kernels.score_images(images, plane)
-            _, rows = self._kernels.gather(self._stored, batch, plane, slopes, each=True)
-            assert rows is not None
-            sums = sums_over_parts(rows, batch.where[:, 1], plane.warp.parameters)
-            found += [*torch.cat(sums, dim=1).flatten(1).cpu().numpy()]
-        return found
+    def _sums(self, batch: Batch, plane: Plane) -> Float64[Tensor, "r m"]:
+        images, _ = self._kernels.vote(self._stored, batch, plane)
+        _, slopes = self._kernels.score_images(images, plane)
+        _, rows = self._kernels.gather(self._stored, batch, plane, slopes, each=True)
+        assert rows is not None
+        return self._kernels.sums_over_parts(rows, batch, plane)
+
+    def _send(self, messages: list[Int32[np.ndarray, "_"]]) -> list[Int32[Tensor, "_"]]:
+        """Several messages in one transfer, each as it is on the device."""
+        lengths = [len(message) for message in messages]
+        if len(self._asked) < sum(lengths):
+            self._asked = self._pinned(2 * sum(lengths), torch.int32)
+        asked = self._asked[: sum(lengths)]
+        np.concatenate(messages, out=asked.numpy())
+        return list(asked.to(self.device, non_blocking=True).split(lengths))
+
+    def _fetch(self, found: list[Float64[Tensor, "_ _"]]) -> list[Float64[np.ndarray, "_ _"]]:
+        """Several results in one transfer, and the only wait: the GPU works on one while the next is launched."""
+        flat = torch.cat([each.flatten() for each in found])
+        if len(self._found) < len(flat):
+            self._found = self._pinned(2 * len(flat), torch.float64)
+        here = self._found[: len(flat)]
+        here.copy_(flat, non_blocking=True)
+        if (done := self._mark()) is not None:
+            done.synchronize()  # of this alone: events that are on their way are not waited for
+        parts = np.split(here.numpy().copy(), np.cumsum([each.numel() for each in found])[:-1])
+        return [part.reshape(each.shape) for part, each in zip(parts, found, strict=True)]
+
+    def _pinned(self, count: int, kind: torch.dtype) -> Tensor:
+        """Memory here that transfers need not wait for."""
+        return torch.empty(count, dtype=kind, pin_memory=self.device.type == "cuda")
+
+    def _mark(self) -> Any:
+        """What tells when all so far is done, on a GPU."""
+        return torch.cuda.current_stream(self.device).record_event() if self.device.type == "cuda" else None
 
     @property
     def _kernels(self) -> Any:
@@ -119,10 +146,22 @@ class Engine:
         return kernels
 
 
-def _no_larger(questions: Float64[np.ndarray, "r 11"], most: int) -> list[Float64[np.ndarray, "_ 11"]]:
-    """Groups of which each has room for its largest packet so many times, or one packet."""
-    ends = [0]
-    for i in range(1, len(questions)):
-        if (i + 1 - ends[-1]) * questions[ends[-1] : i + 1, 3].max() > most:
+def _groups(questions: Float64[np.ndarray, "r 11"]) -> Iterator[tuple[int, bool, Int64[np.ndarray, "_"]]]:
+    """Questions that are answered together: level, whether about parts, and which they are."""
+    kinds = (questions[:, 0] * 2 + questions[:, 1]).astype(np.int64)
+    for kind in np.flatnonzero(np.bincount(kinds)):
+        level, parts = divmod(int(kind), 2)
+        chosen = np.flatnonzero(kinds == kind)
+        for first, end in _no_larger(questions[chosen, 3].tolist(), _ROWS_AT_ONCE) if parts else [(0, len(chosen))]:
+            yield level, bool(parts), chosen[first:end]
+
+
+def _no_larger(events: list[float], most: int) -> Iterator[tuple[int, int]]:
+    """Ranges of which each has room for its largest packet so many times, or one packet."""
+    ends, largest = [0], 0.0
+    for i, count in enumerate(events):
+        largest = max(largest, count)
+        if i > ends[-1] and (i + 1 - ends[-1]) * largest > most:
             ends.append(i)
-    return [questions[first:end] for first, end in pairwise([*ends, len(questions)])]
+            largest = count
+    return pairwise([*ends, len(events)])

@@ -2,15 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
 from pauca.events.device.chains import in_step
 from pauca.events.device.requests import Answers, Ask, DeviceScorer, Resident, answered
-from pauca.events.device.serving import Connection
-from pauca.events.device.shared import SharedEvents
 from pauca.events.gyro_prior import GyroPrior
 from pauca.events.recording import Recording, events_of
 from pauca.events.score import Scorer
@@ -66,19 +63,3 @@ def at_once(setting: Setting, works: Iterable[Work], answers: Answers, most: int
     """What the works find, in order, with so many on their way at a time."""
     k = Aligner(*setting).scorers[0].warp.parameters
     return in_step(works, lambda requests: answered(requests, answers, k), most)
-
-
-def follow_group(setting: Setting, address: str, group: list[tuple[SharedEvents, list[int]]]) -> list[list[Alignment]]:
-    """What a process makes of pieces that another one has sent to the device, and whose questions that one answers.
-
-    Args:
-        setting: of every aligner.
-        address: of its `Server`.
-        group: windows of each piece, and where they begin on the device.
-    """
-    with Connection(address) as connection:
-        works = [
-            partial(follow, setting, [Resident(*each) for each in zip(shared.windows(), firsts, strict=True)])
-            for shared, firsts in group
-        ]
-        return list(at_once(setting, works, connection.answers, len(works)))

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float32, Float64, Int32, Int64
 from torch import Tensor
 
+from pauca.events.device import parts
 from pauca.events.device.batch import BLOCK, UNIT, Batch, Plane, Stored
 from pauca.events.score import PAD
 
@@ -64,6 +65,11 @@ def gather(
             rows[r, :k, : len(x)] = by_motion
             rows[r, 3:, : len(x)] = torch.stack([x, y, s])
     return moments, rows
+
+
+def sums_over_parts(rows: Float32[Tensor, "r 6 n"], batch: Batch, plane: Plane) -> Float64[Tensor, "r m"]:
+    """Of each event's slopes, see `parts.sums_over_parts`: the spans of a packet, then its regions."""
+    return torch.cat(parts.sums_over_parts(rows, batch.where[:, 1], plane.warp.parameters), dim=1).flatten(1)
 
 
 def _events(stored: Stored, at: Int32[Tensor, "3"]) -> tuple[Tensor, ...]:

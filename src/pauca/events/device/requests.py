@@ -1,4 +1,4 @@
-"""What a chain asks of the device, how that travels, and how a scorer asks: `Scorer` and `Packet` as the search knows
+"""What a chain asks of the device, in which numbers, and how a scorer asks: `Scorer` and `Packet` as the search knows
 them."""
 
 from collections.abc import Callable
@@ -80,8 +80,8 @@ class Found(NamedTuple):
 
 
 Ask = Callable[[Request], Any]
-Answers = Callable[[Float64[np.ndarray, "r 11"], list[int]], list[np.ndarray]]
-"""From questions, and how long their answers are, to these, each a row of numbers."""
+Answers = Callable[[Float64[np.ndarray, "r 11"]], list[np.ndarray]]
+"""From questions to their answers, each a row of numbers."""
 
 
 def answered(requests: list[Request], answers: Answers, k: int) -> list[Found | Sums]:
@@ -92,7 +92,7 @@ def answered(requests: list[Request], answers: Answers, k: int) -> list[Found | 
         answers: asks the device.
         k: how many velocities a motion has.
     """
-    rows = answers(as_rows(requests), [_numbers(request.parts, k) for request in requests])
+    rows = answers(as_rows(requests))
     scores = [row for request, row in zip(requests, rows, strict=True) if not request.parts]
     found = iter(_found(np.array(scores), k)) if scores else iter(())
     split = SPANS * 9
@@ -105,11 +105,6 @@ def answered(requests: list[Request], answers: Answers, k: int) -> list[Found | 
 def moments_of(k: int) -> int:
     """How many sums `gather` gives: of s u and s^2/2 u, and of s^2, s^3/2 and s^4/4 times the products u u'."""
     return 2 * k + 3 * (k * (k + 1) // 2)
-
-
-def _numbers(parts: bool, k: int) -> int:
-    """How long an answer is."""
-    return 9 * (SPANS + ROWS * COLUMNS) if parts else 2 + moments_of(k)
 
 
 def as_rows(requests: list[Request]) -> Float64[np.ndarray, "r 11"]:

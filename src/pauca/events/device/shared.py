@@ -16,6 +16,11 @@ NO_FRACTIONS = "events that are undistorted already, with fractions of pixels, c
 _COLUMNS = (("t_us", np.int64), ("x", np.uint16), ("y", np.uint16), ("p", np.uint8))
 
 
+def new_file() -> int:
+    """A file for `SharedEvents.of`, which the caller closes."""
+    return os.memfd_create("pauca-events")
+
+
 @dataclass(frozen=True)
 class SharedEvents:
     """Where windows of events are; another process finds them as long as the file is open in this one."""
@@ -26,14 +31,13 @@ class SharedEvents:
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, windows: list[list[Events]], file: int | None = None) -> "SharedEvents":
+    def of(cls, windows: list[list[Events]], file: int) -> "SharedEvents":
         """A copy of windows, each in parts.
 
         Args:
             windows: of whole pixels.
-            file: one that is not read any more, to be written anew; else one is made, which the caller closes.
+            file: a `new_file`, or one that is not read any more, to be written anew.
         """
-        file = os.memfd_create("pauca-events") if file is None else file
         lengths = tuple(sum(map(len, parts)) for parts in windows)
         with os.fdopen(os.dup(file), "wb", buffering=0) as out:
             out.seek(0)

@@ -38,7 +38,8 @@ def stored_and_batch() -> tuple[Stored, Batch]:
 def scored(stored: Stored, batch: Batch, plane: Plane) -> tuple[torch.Tensor, ...]:
     images, inside = kernels.vote(stored, batch, plane)
     values, slopes = kernels.score_images(images, plane)
-    return images, inside, values, slopes, kernels.gather(stored, batch, plane, slopes)[0]
+    moments, rows = kernels.gather(stored, batch, plane, slopes, each=True)
+    return images, inside, values, slopes, moments, kernels.sums_over_parts(rows, batch, plane)
 
 
 def stored_and_requests() -> tuple[Stored, list[Request]]:
@@ -109,6 +110,20 @@ def test_gather(warp, image, each):
     k = warp.parameters
     chosen = [*range(k), 3, 4, 5]
     torch.testing.assert_close(rows[:, chosen], expected_rows[:, chosen], rtol=1e-3, atol=2e-2)
+
+
+@pytest.mark.parametrize("warp", WARPS, ids=ids)
+def test_sums_over_parts(warp):
+    (stored, batch), plane = stored_and_batch(), plane_of(warp, *IMAGES[0])
+    images, _ = reference.vote(stored, batch, plane)
+    _, slopes = reference.score_images(images, plane)
+    _, rows = reference.gather(stored, batch, plane, slopes, each=True)
+    sums, expected = (module.sums_over_parts(rows, batch, plane) for module in (kernels, reference))
+    assert sums.dtype == torch.float64
+    assert (expected.view(len(COUNTS), -1, 9)[2, :, 3] > 0).all()  # every part has events
+    scale = expected.abs().view(len(COUNTS), -1, 9).amax(1, keepdim=True) + 1e-12
+    far = (sums - expected).view(len(COUNTS), -1, 9) / scale
+    assert far.abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("chosen", range(len(COUNTS)))

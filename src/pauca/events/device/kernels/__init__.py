@@ -2,4 +2,5 @@
 
 from pauca.events.device.kernels.gather import gather as gather
 from pauca.events.device.kernels.image_pass import score_images as score_images
+from pauca.events.device.kernels.parts import sums_over_parts as sums_over_parts
 from pauca.events.device.kernels.vote import vote as vote
