@@ -25,10 +25,18 @@ class Tiny(nn.Module):
         return self.layer(images).relu()
 
 
-def small_mcrnet(mode="deterministic"):
+def small_mcrnet(mode="deterministic", **settings):
     torch.manual_seed(0)
     latent = LatentConfig(mode=mode, test_code="sample" if mode == "released" else "mean")
-    return MCRNet(ModelConfig(backbone="conv4-32", image_size=16, latent=latent)).eval()
+    return MCRNet(ModelConfig(backbone="conv4-32", image_size=16, latent=latent, **settings)).eval()
+
+
+def small_whitening():
+    """A model that centers and whitens its features, by images of noise."""
+    model = small_mcrnet("none", center_features=0.5, whiten_features=0.5, base_learner="cosine")
+    images = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model.learn_center(images, labels=torch.arange(12) % 4)
+    return model
 
 
 @pytest.fixture
@@ -101,15 +109,20 @@ def test_a_file_of_before_there_were_views_is_read(task, tmp_path, monkeypatch):
     np.testing.assert_array_equal(first.predict_proba(queries), again.predict_proba(queries))
 
 
-@pytest.mark.parametrize("kind", ["mcrnet", "module", "features"])
+@pytest.mark.parametrize("kind", ["mcrnet", "whitening", "module", "features"])
 def test_onnx_gives_the_same_probabilities_and_distances(kind, task, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     examples, names, queries = task
-    models = {"mcrnet": small_mcrnet(), "module": Pretrained(Tiny()), "features": "features"}
+    models = {
+        "mcrnet": small_mcrnet(),
+        "whitening": small_whitening(),
+        "module": Pretrained(Tiny()),
+        "features": "features",
+    }
     taken = features_of if kind == "features" else lambda images: images.numpy()
     classifier = FewShotClassifier(backbone=models[kind], reject=0.1, mirror=kind == "module", device="cpu")
     if kind != "features":
-        classifier.set_params(views=ViewsAtTest(turns=kind == "mcrnet", crops=kind == "module"))
+        classifier.set_params(views=ViewsAtTest(turns=kind in ("mcrnet", "whitening"), crops=kind == "module"))
     classifier.fit(taken(examples), names)
     classifier.export(tmp_path / "fitted.onnx")
     session = runtime.InferenceSession(tmp_path / "fitted.onnx", providers=["CPUExecutionProvider"])

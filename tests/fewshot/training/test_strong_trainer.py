@@ -125,6 +125,7 @@ def test_the_result_is_centered_by_the_base_classes(images, tmp_path):
     result = train_strong(fresh(), CONFIG, STRONG_CONFIG, images)
     model = result.model.eval()
     assert model.feature_mean.abs().sum() > 0
+    assert not torch.equal(model.whitening, torch.eye(len(model.whitening)))
     with torch.no_grad():
         features = model.embed(images.images, views=ViewsAtTest(mirror=True))
     torch.testing.assert_close(features.norm(dim=1), torch.ones(len(features)))
