@@ -67,6 +67,9 @@ def test_a_sliding_window_ends_with_the_stream():
     cut = AlignConfig(packet_events=40_000, min_events=1000).cut(SIZE)
     assert cut.start(t_us) == len(t_us) - 2000
     assert cut.start(t_us[:700]) == 0
+    assert cut.start(t_us[:2900]) == 0  # the few that are left before it join it
+    assert cut.start(t_us[:2900], alone=True) == 900
+    assert cut.start(t_us[:700], alone=True) == 0
 
 
 def test_joined_windows_follow_each_other():

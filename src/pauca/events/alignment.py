@@ -29,7 +29,7 @@ _FEWEST_EVENTS = 50  # below, a packet is DEGENERATE: noise alone aligns as well
 _FORGOTTEN = 5  # a packet that follows the last by more than so many times its duration starts from rest
 _SHORTEST_HALF_US = 12_000  # a packet in which a motion starts or stops is halved down to this
 _MUCH_LONGER = 1.3  # times as many events: what the motion found asks for, for a packet to be aligned again
-_SHARED = 3  # times as many events as are new: packets that a window leads on to from the one before
+_SHARED = 6  # times as many events as are new: packets that a window leads on to from the one before
 _PROVEN = 2  # durations of a packet that moved beyond doubt, after which windows are compared with rest again
 _UNEVEN = 2  # times as many events in one half as in the other: there a motion may start or stop
 
@@ -318,8 +318,12 @@ class Aligner:
         recent.add(events)
         stream = recent.events
         oldest = self._cut.oldest(stream.t_us)
-        start = 0 if whole else min(self._cut.start(stream.t_us, self._flow), len(stream) - len(events))
+        start, new = 0, len(stream) - len(events)
+        if not whole:
+            start = min(self._cut.start(stream.t_us, self._flow, alone=True), new)
         few = _SHARED * len(events) <= len(stream) - start
+        if not whole and not few:
+            start = min(self._cut.start(stream.t_us, self._flow), new)
         slid = self._slid(start) if few else None
         if slid is not None:
             found = [slid]

@@ -52,6 +52,9 @@ class Cut:
 
     def ends(self, t_us: Int64[np.ndarray, "n"], first: int = 0, flow: Flow | None = None) -> tuple[int, int]:
         """As `end`: if further events will come, where n means that the packet may not end here; and if none will."""
+        return self._ends(t_us, first, flow)
+
+    def _ends(self, t_us: "_Times", first: int, flow: Flow | None) -> tuple[int, int]:
         end, longest_s = self._wanted(t_us, first, flow)
         # What little is left at the end joins this packet: on its own it could not tell a motion.
         rest, cut = len(t_us) - end, min(end, len(t_us))
@@ -71,9 +74,17 @@ class Cut:
         at_latest = _within(t_us, first, longest_s)
         return max(first + 1, min(first + self.most, enough, at_latest)), longest_s
 
-    def start(self, t_us: Int64[np.ndarray, "n"], flow: Flow | None = None) -> int:
-        """Index of the first event of the packet that ends with the last event of the stream, for sliding windows."""
-        return max(0, len(t_us) - self._wanted(_Backwards(t_us), 0, flow)[0])
+    def start(self, t_us: Int64[np.ndarray, "n"], flow: Flow | None = None, alone: bool = False) -> int:
+        """Index of the first event of the packet that ends with the last event of the stream, for sliding windows.
+
+        Args:
+            t_us: times of the stream, microseconds.
+            flow: how the image is expected to move, if that is known.
+            alone: without the few events that may be left before the packet, which `end` gives to it.
+        """
+        backwards = _Backwards(t_us)
+        end = self._wanted(backwards, 0, flow)[0] if alone else self._ends(backwards, 0, flow)[1]
+        return max(0, len(t_us) - end)
 
     def oldest(self, t_us: Int64[np.ndarray, "n"]) -> int:
         """Index of the first event that a packet may hold which ends with the last event of the stream."""
