@@ -13,7 +13,8 @@ backward. Then the least time that each part can take:
   and a writing for the result; backward a reading of output and gradient for their sums, another one of both, and a
   writing. Those that end a block are written pooled, a quarter.
 
-`--plans` is how many of cuDNN's plans are timed for each convolution before one is chosen; 0 tries all.
+`--plans` is how many of cuDNN's plans are timed for each convolution before one is chosen; 0 tries all. `--reads` are
+settings of the compiler to compare (`fewshot/training/compiled.py` says what they do); kernels are those of the last.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fewshot_speed import TRAIN_SHOT, make_model, matrix_rate, operations_per_image, random_images, seconds_per_step
 from pauca.fewshot.model import MCRNet
 from pauca.fewshot.training.augment import AugmentConfig
+from pauca.fewshot.training.compiled import OPTIONS
 from pauca.fewshot.training.config import TrainConfig
 from pauca.fewshot.training.trainer import Trainer
 from pauca.fewshot.types import EpisodeConfig
@@ -194,7 +196,6 @@ def kind_of(name: str) -> str:
 
 def measure(name: str, options: argparse.Namespace, matrix: float, copy: float) -> dict:
     """Everything of one model; rates are operations and bytes a second."""
-    torch.compiler.reset()
     size = options.size
     model = make_model(name, size, "resnet12")
     episode = EpisodeConfig(way=5, shot=TRAIN_SHOT.get(size, 5), query=6)
@@ -207,13 +208,18 @@ def measure(name: str, options: argparse.Namespace, matrix: float, copy: float) 
         compile="default" if ON_GPU else "off",
         cuda_graph=ON_GPU,
     )
-    trainer = Trainer(model, random_images(size), config)
-    torch.backends.cudnn.benchmark_limit = options.plans
-    seconds, _ = seconds_per_step(trainer, options.steps, repeats=3)
-    found = kernels(trainer)
-    del trainer, model
-    if ON_GPU:
-        torch.cuda.empty_cache()
+    by_reads, found = {}, []
+    for reads in map(int, options.reads.split(",")):
+        torch.compiler.reset()
+        OPTIONS["realize_reads_threshold"] = reads
+        trainer = Trainer(model, random_images(size), config)
+        torch.backends.cudnn.benchmark_limit = options.plans
+        seconds, _ = seconds_per_step(trainer, options.steps, repeats=3)
+        by_reads[reads] = 1000 * seconds
+        found = kernels(trainer)
+        del trainer
+        if ON_GPU:
+            torch.cuda.empty_cache()
     layers = []
     for layer, count in Counter(seen.layers).items():
         for kind, ms in passes_of(layer).items():
@@ -226,6 +232,7 @@ def measure(name: str, options: argparse.Namespace, matrix: float, copy: float) 
         "px": size,
         "images": images,
         "ms_per_step": 1000 * seconds,
+        "ms_per_step_by_reads": by_reads,
         "share_of_matrix_rate": operations / seconds / matrix,
         "operations": operations,
         "ms_at_the_matrix_rate": 1000 * operations / matrix,
@@ -242,7 +249,8 @@ def measure(name: str, options: argparse.Namespace, matrix: float, copy: float) 
 def show(row: dict) -> None:
     """The tables of one model."""
     print(f"\n{row['model']}, {row['px']} px, {row['images']} images: {row['ms_per_step']:.1f} ms a step, ", end="")
-    print(f"{100 * row['share_of_matrix_rate']:.1f} % of the matrix rate\n")
+    print(f"{100 * row['share_of_matrix_rate']:.1f} % of the matrix rate")
+    print("with reads of " + ", ".join(f"{k}: {ms:.1f} ms" for k, ms in row["ms_per_step_by_reads"].items()) + "\n")
     print("| kernels | ms a step | % |\n|---|---|---|")
     by_kind: Counter[str] = Counter()
     for kernel in row["kernels"]:
@@ -273,6 +281,7 @@ def main() -> None:
     parser.add_argument("--models", default="mcrnet,plain")
     parser.add_argument("--size", type=int, default=84)
     parser.add_argument("--plans", type=int, default=10, help="of cuDNN, timed for each convolution; 0: all")
+    parser.add_argument("--reads", default="4,16", help="realize_reads_threshold: the compiler's own, and what we set")
     parser.add_argument("--steps", type=int, default=20, help="steps in one timing, of which three are made")
     parser.add_argument("--episodes-per-step", type=int, default=8)
     parser.add_argument("--out", type=Path)

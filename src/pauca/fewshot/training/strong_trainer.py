@@ -19,6 +19,7 @@ from pauca.fewshot.embedding import check_images
 from pauca.fewshot.evaluation import evaluate
 from pauca.fewshot.model import MCRNet
 from pauca.fewshot.training.bank import ContrastBank
+from pauca.fewshot.training.compiled import compiled
 from pauca.fewshot.training.confidence import fit_scale
 from pauca.fewshot.training.config import TrainConfig
 from pauca.fewshot.training.loop import TrainResult, own_random_state, run_training, validation_episodes
@@ -206,9 +207,6 @@ class StrongTrainer:
             nesterov=self.config.momentum > 0,
             fused=self.on_gpu or None,
         )
-        mode = self.config.compile
-        if mode == "auto":
-            mode = "default" if self.on_gpu else "off"
         teacher = self.teacher
 
         def losses(images: Tensor, labels: Tensor) -> tuple[StrongLosses, Tensor]:
@@ -223,7 +221,7 @@ class StrongTrainer:
                 self.config.label_smoothing,
             )
 
-        self._losses = losses if mode == "off" else torch.compile(losses, mode=mode)
+        self._losses = compiled(losses, self.config.compile, self.on_gpu)
 
     def _learning_rate_at(self, step: int) -> float:
         generation, place = divmod(step, self.config.steps)

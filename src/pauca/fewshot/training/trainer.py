@@ -9,7 +9,7 @@ sampler. So a resumed run repeats bit for bit with nothing but weights, momentum
 ranks that share the passes of a step draw what one process would.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
@@ -24,6 +24,7 @@ from pauca.fewshot.embedding import check_images
 from pauca.fewshot.episodes import sample_episodes
 from pauca.fewshot.model import Encoding, Losses, MCRNet
 from pauca.fewshot.training.augment import augment, turn_classes
+from pauca.fewshot.training.compiled import compiled
 from pauca.fewshot.training.config import TrainConfig
 from pauca.fewshot.training.diagnosis import first_not_finite
 from pauca.fewshot.training.graph import CapturedPass, can_be_captured
@@ -89,7 +90,7 @@ class Trainer:
         )
         self.steps_done = 0
         self._block: tuple[int, Episodes] | None = None
-        self._encode = self._compiled(self._augment_and_encode)
+        self._encode = compiled(self._augment_and_encode, config.compile, self.on_gpu)
         self._captured: CapturedPass | None = None  # made by the first pass that can be
         if self.on_gpu:
             torch.backends.cudnn.benchmark = True  # shapes never change; the fastest kernels are worth a search
@@ -165,12 +166,6 @@ class Trainer:
                 f"ranks with {per_pass} episodes a pass; choose numbers that divide"
             )
         return of_rank // per_pass
-
-    def _compiled(self, function: Callable) -> Callable:
-        mode = self.config.compile
-        if mode == "auto":
-            mode = "default" if self.on_gpu else "off"
-        return function if mode == "off" else torch.compile(function, mode=mode)
 
     def _augment_and_encode(self, images: UInt8[Tensor, "b c h w"]) -> Encoding:
         return self.model.encode(augment(images, self.augmentation))
