@@ -28,6 +28,7 @@ import pauca
 from pauca.errors import PaucaError
 from pauca.renamed import flag_with_new_name
 from pauca.systems import SYSTEMS
+from pauca.typed import typed
 
 Commands: TypeAlias = Mapping[str, "Callable | Commands"]
 
@@ -41,8 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    words = [flag_with_new_name(word) for word in words]
     try:
-        _dispatch(words)
+        with typed(words):
+            _dispatch(words)
     except SystemExit as stop:  # raised by tyro: 0 after --help, 2 for wrong usage
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
@@ -132,7 +135,7 @@ def _run_verb(program: str, commands: Commands, words: list[str]) -> None:
                 functions,
                 prog=program,
                 description=f"{program}: see `{program} VERB --help`. Errors are one line; --debug shows their places.",
-                args=[flag_with_new_name(word) for word in words] or ["--help"],
+                args=words or ["--help"],
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
             )
     except SystemExit as stop:

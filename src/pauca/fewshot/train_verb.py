@@ -44,11 +44,10 @@ def train(
         data: a prepared data set (`pauca fewshot data prepare`), a folder or zip archive with a folder for each class
             (below train and val, if there is validation), or `glyphs`, characters drawn on the spot.
         out: folder to write the run to; if not given, runs/fewshot/ and the data's name.
-        protocol: start from the paper's settings for this data set; options with other values than their defaults win
-            over them.
+        protocol: start from the paper's settings for this data set; options that are given win over them.
         recipe: episodes trains through a base learner, episode after episode, as the paper does. strong tells all base
             classes apart at once, in many views, then teaches itself: the most accurate network, on one GPU. Options
-            with other values than their defaults win over both.
+            that are given win over both.
         config: repeat the training of a config.yaml; options that say otherwise are refused.
         model: what to train.
         training: how to train; for strong, steps are those of each generation, and episodes serve validation alone.

@@ -11,6 +11,7 @@ import yaml
 
 from pauca.errors import ConfigError, PaucaError
 from pauca.renamed import renamed_kinds, with_new_names
+from pauca.typed import is_typed
 
 Config = TypeVar("Config")
 
@@ -60,7 +61,7 @@ def check_obeyed(stored: dict[str, Any], given: dict[str, Any], usual: dict[str,
     Args:
         stored: what the file says, as `to_dict` gives it.
         given: what was asked for, defaults included.
-        usual: the defaults: an option that has its own counts as not given.
+        usual: the defaults: an option that has its own counts as not given, unless the command line has it.
         where: the file, for the message.
 
     Raises:
@@ -69,7 +70,7 @@ def check_obeyed(stored: dict[str, Any], given: dict[str, Any], usual: dict[str,
     for name, value in given.items():
         if isinstance(value, dict):
             check_obeyed(stored[name], value, usual[name], where)
-        elif value not in (usual[name], stored[name]):
+        elif value != stored[name] and (value != usual[name] or is_typed(name)):
             raise ConfigError(
                 f"{where}: the run was started with {name} {stored[name]}, not {value}; leave the option out, or start "
                 "a new run without this file"

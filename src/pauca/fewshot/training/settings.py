@@ -15,6 +15,7 @@ from pauca.fewshot.training.strong import STRONG, StrongConfig
 from pauca.fewshot.training.strong_trainer import check_strong
 from pauca.fewshot.types import ImageSet
 from pauca.runs import resolve_device
+from pauca.typed import is_typed
 
 ProtocolName = Literal["cifar-fs", "fc100", "miniimagenet", "tieredimagenet"]
 RecipeName = Literal["episodes", "strong"]
@@ -102,7 +103,8 @@ def settings_from(
     training: TrainConfig,
     strong: StrongConfig,
 ) -> TrainSettings:
-    """The settings of a protocol or a recipe; what was given another value than its default wins over them.
+    """The settings of a protocol or a recipe; what was given wins over them: another value than its default, or any
+    value on the command line.
 
     Raises:
         ConfigError: both a protocol and the recipe `strong` were asked for.
@@ -124,11 +126,14 @@ def settings_from(
 
 
 def override(preset: Any, given: Any, default: Any) -> Any:
-    """The preset, with every field that was given another value than its default."""
+    """The preset, with every field that was given another value than its default, or on the command line."""
     changes = {}
     for name in (f.name for f in fields(preset)):
         ours, theirs, usual = (getattr(config, name) for config in (preset, given, default))
-        changes[name] = override(ours, theirs, usual) if is_dataclass(ours) else ours if theirs == usual else theirs
+        if is_dataclass(ours):
+            changes[name] = override(ours, theirs, usual)
+        elif theirs != usual or is_typed(name):
+            changes[name] = theirs
     return replace(preset, **changes)
 
 

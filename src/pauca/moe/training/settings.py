@@ -10,6 +10,9 @@ from pauca.moe.layer.recipe import RECIPES, Format, Precision, Recipe, Recompute
 from pauca.moe.models.config import Recomputation
 from pauca.moe.models.lm import LM_SIZES, LMConfig
 from pauca.moe.training.config import MAY_CHANGE, TrainConfig
+from pauca.typed import is_typed
+
+RECOMPUTE_OPTIONS = ("recompute", "recompute_attention", "recompute_norms")
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,13 @@ class TrainSettings:
     train: TrainConfig
 
     def going_on_as(self, given: TrainSettings, usual: TrainSettings) -> TrainSettings:
-        """With what was given beside --resume and decides nothing that is learned; what is usual was not given."""
-        names = [name for name in MAY_CHANGE if getattr(given.train, name) != getattr(usual.train, name)]
+        """With what was given beside --resume and decides nothing that is learned; what is usual was not given, unless
+        the command line has it."""
+        names = [
+            name for name in MAY_CHANGE if is_typed(name) or getattr(given.train, name) != getattr(usual.train, name)
+        ]
         settings = replace(self, train=replace(self.train, **{name: getattr(given.train, name) for name in names}))
-        if given.model.recompute == usual.model.recompute:
+        if given.model.recompute == usual.model.recompute and not any(map(is_typed, RECOMPUTE_OPTIONS)):
             return settings
         return replace(settings, model=replace(settings.model, recompute=given.model.recompute))
 

@@ -1,0 +1,24 @@
+"""The options that the command at hand was given, by name: one that is given at its default is not one left out."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_names: ContextVar[frozenset[str]] = ContextVar("names", default=frozenset())
+
+
+@contextmanager
+def typed(words: Sequence[str]) -> Iterator[None]:
+    """While a command with these words runs, `is_typed` knows its options."""
+    flags = (re.match(r"--(?:no-)?([\w-]+)", word) for word in words)
+    token = _names.set(frozenset(match[1].replace("-", "_") for match in flags if match))
+    try:
+        yield
+    finally:
+        _names.reset(token)
+
+
+def is_typed(name: str) -> bool:
+    """Whether the command was given the option of a field of this name; never so where no command runs."""
+    return name in _names.get()

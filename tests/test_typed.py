@@ -1,0 +1,56 @@
+"""An option that is given at its default is not one left out: it wins over a recipe, and is compared with a run's."""
+
+import pytest
+
+from pauca.cli import main
+from pauca.errors import ConfigError
+from pauca.fewshot.model import ModelConfig
+from pauca.fewshot.training.config import TrainConfig
+from pauca.fewshot.training.settings import TrainSettings, settings_from
+from pauca.fewshot.training.strong import STRONG, StrongConfig
+from pauca.moe.training.config import TrainConfig as MoeTrainConfig
+from pauca.moe.training.settings import ModelOptions
+from pauca.moe.training.settings import settings_from as moe_settings_from
+from pauca.runs import check_obeyed, to_yaml
+from pauca.typed import is_typed, typed
+
+
+def test_names_are_those_of_fields():
+    with typed(["fewshot", "train", "DATA", "--whiten-features", "0", "--no-shard", "--seed=3", "-x", "--"]):
+        assert all(map(is_typed, ("whiten_features", "shard", "seed")))
+        assert not any(map(is_typed, ("fewshot", "no_shard", "x", "")))
+    assert not is_typed("seed")
+
+
+def test_what_is_typed_wins_over_a_recipe():
+    given = "data", None, "strong", ModelConfig(), TrainConfig(), StrongConfig()
+    assert settings_from(*given).model.whiten_features == STRONG.model.whiten_features > 0
+    with typed(["--whiten-features", "0"]):
+        settings = settings_from(*given)
+    assert settings.model.whiten_features == 0
+    assert settings.model.center_features == STRONG.model.center_features
+
+
+def test_what_is_typed_is_compared_with_a_run(tmp_path):
+    stored, usual = {"seed": 3, "model": {"width": 2}}, {"seed": 0, "model": {"width": 1}}
+    check_obeyed(stored, usual, usual, tmp_path)
+    with typed(["--seed", "0"]), pytest.raises(ConfigError, match="started with seed 3, not 0"):
+        check_obeyed(stored, usual, usual, tmp_path)
+    with typed(["--width=1"]), pytest.raises(ConfigError, match="started with width 2, not 1"):
+        check_obeyed(stored, usual, usual, tmp_path)
+
+
+def test_what_may_change_may_be_set_back_to_its_default():
+    text = (), (), 0.05, None
+    usual = moe_settings_from(text, ModelOptions(), MoeTrainConfig())
+    stored = moe_settings_from(text, ModelOptions(recompute="experts"), MoeTrainConfig(log_every=7))
+    assert stored.going_on_as(usual, usual) == stored
+    with typed(["--log-every", str(usual.train.log_every), "--recompute", "none"]):
+        assert stored.going_on_as(usual, usual) == usual
+
+
+def test_a_command_knows_its_own_options(tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    config.write_text(to_yaml(TrainSettings(recipe="strong")))
+    assert main(["fewshot", "train", "--config", str(config), "--recipe", "episodes"]) == 2
+    assert "started with recipe strong, not episodes" in capsys.readouterr().err
