@@ -80,3 +80,12 @@ def test_after_an_object_its_own_motion_is_not_taken_for_the_cameras():
     ]
     late = _judge([object_moves, *[camera] * 6, alone])
     assert late[-1].status is Status.CONVERGED
+
+
+def test_another_recording_of_an_earlier_time_is_remembered_anew():
+    """A clock that starts again once kept every packet since, and called an object of the old recording recent."""
+    history = History(PIXELS, _object_us=200 * LONG_US)
+    for number in (*range(200, 260), *range(150)):
+        one, history = history.judge(_packet(number), _estimate([0.1, 0.2, 0.3], over_sensor=3.0))
+    assert one.status is Status.CONVERGED
+    assert len(history._past) == 1_000_000 // LONG_US

@@ -59,6 +59,20 @@ def test_where_nothing_can_be_lent_events_are_sent(monkeypatch):
     lender.close()
 
 
+@pytest.mark.skipif(not lending._CAN_LEND, reason="needs memory files of Linux")
+def test_memory_is_written_again_only_when_its_own_events_are_done_with():
+    stream, lender = rotating_events([1.0, -2.0, 3.0]), Lender()
+    sent = [lender.lend([stream[:0]]), lender.lend([stream[:50], whole_pixels(stream)[50:]])]
+    lent = lender.lend([stream])
+    assert [type(each) for each in (*sent, lent)] == [Events, Events, LentEvents]
+    found = taken(lent)
+    for _ in sent:
+        lender.take_back()
+    lender.lend([stream[7:]])
+    assert _equal(found, stream)
+    lender.close()
+
+
 @pytest.mark.slow
 def test_work_in_other_processes_sees_lent_events():
     stream = rotating_events([1.0, -2.0, 3.0])

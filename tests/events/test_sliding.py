@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pauca import events
-from pauca.events import AlignConfig, Aligner, Camera, SimulateConfig, Status
+from pauca.events import AlignConfig, Aligner, Camera, GyroPrior, SimulateConfig, Status
 from pauca.events.packets import Proof
 from pauca.events.recent import Recent
 from pauca.events.windows import joined
@@ -123,7 +123,35 @@ def test_events_after_a_gap_are_not_joined():
     assert len(recent) == len(later)
 
 
+@pytest.mark.parametrize("config", [{"acceleration": False}, {"objective": "contrast"}])
+def test_settings_for_which_a_step_promises_nothing_known_search_every_window(config):
+    stream, camera, _ = _simulated(movement="constant", duration_s=0.06)
+    aligner = Aligner(camera, AlignConfig(**config))
+    found = [aligner.align(window) for window in _milliseconds(stream)][25:]
+    assert all(a.evaluations > 1 for a in found)
+    assert {a.status for a in found} == {Status.CONVERGED}
+
+
 def test_a_gyroscope_and_the_papers_settings_search_every_window():
-    stream = rotating_events([1.0, -2.0, 3.0], points=200, per_point=100, duration_us=40_000)
-    aligner = Aligner(CAMERA, AlignConfig.paper())
-    assert all(aligner.align(window).evaluations > 1 for window in _milliseconds(stream)[:10])
+    stream, camera, truth = _simulated(movement="constant", duration_s=0.06)
+    gyroscope = GyroPrior.of_camera(truth)
+    for aligner in (Aligner(camera, prior=gyroscope), Aligner(camera, AlignConfig.paper())):
+        assert all(a.evaluations > 1 for a in [aligner.align(window) for window in _milliseconds(stream)][25:])
+
+
+def test_windows_that_are_led_on_to_are_warped_to_where_the_settings_say():
+    stream, camera, _ = _simulated(movement="constant", duration_s=0.06)
+    aligner = Aligner(camera, AlignConfig(reference="first"))
+    found = [aligner.align(window) for window in _milliseconds(stream)][25:]
+    assert any(a.evaluations == 1 for a in found)
+    assert all(a.t_ref_us == a.start_us for a in found)
+
+
+def test_a_curvature_of_nothing_but_rounding_errors_is_no_error(monkeypatch):
+    def singular(*_):
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    stream, camera, _ = _simulated(movement="constant", duration_s=0.06)
+    aligner = Aligner(camera)
+    monkeypatch.setattr(aligner._estimator, "slide", singular)
+    assert all(a.evaluations > 1 for a in [aligner.align(window) for window in _milliseconds(stream)][25:])

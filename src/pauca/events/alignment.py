@@ -340,21 +340,25 @@ class Aligner:
     def _slid(self, start: int) -> Alignment | None:
         """Align the recent events from `start` on by what the window before has told, which holds most of them; None
         where they need a search of their own."""
-        t_us = self._recent.events.t_us
-        if self._proven is None or self._shape is None or self.prior is not None:
+        # What a single step may promise is known for the likelihood, and for packets with an acceleration.
+        if self._history is None or self.config.objective != "st-ppp" or self.prior is not None:
             return None
-        proof, until_us = self._proven
-        if t_us[start] >= until_us or self._uneven(self._recent.events[start:]):
+        if self._proven is None or self._shape is None:
             return None
-        packet = self._recent.packet(start, int(t_us[start] + (t_us[-1] - t_us[start]) // 2))
-        expected = self._carried_on(packet)[: self._estimator.parameters]
+        events, (proof, until_us) = self._recent.events[start:], self._proven
+        if events.t_us[0] >= until_us or self._uneven(events):
+            return None
+        packet = self._recent.packet(start, self._reference_us(events))
+        expected = self._carried_on(packet)
         if not expected.any():
             return None
-        estimate = self._estimator.slide(packet, expected, self._shape, proof)
-        if estimate is None:
+        try:
+            estimate = self._estimator.slide(packet, expected, self._shape, proof)
+            if estimate is None:
+                return None
+            estimate, history = self._history.judge(packet, estimate)
+        except np.linalg.LinAlgError:  # as of `_align`
             return None
-        assert self._history is not None
-        estimate, history = self._history.judge(packet, estimate)
         if estimate.status is not Status.CONVERGED:
             return None
         self._history = history

@@ -72,6 +72,8 @@ class History:
         """The estimate with what its past adds to the covariance, or disputed by it; and the past of the next one."""
         if estimate.noise is None or estimate.parts is None:
             return estimate, self
+        if self._past and packet.t_ref_us < self._past[-1].t_us - _REMEMBERED_US:  # another recording
+            return History(self.pixels).judge(packet, estimate)
         k, duration_us = len(self.pixels), packet.end_us - packet.start_us
         now = _Past(packet.t_ref_us, duration_us, estimate.point, estimate.noise, np.zeros(k))
         disputed, covariance = self._may_follow_object(packet, estimate.parts), estimate.covariance

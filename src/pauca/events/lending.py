@@ -44,13 +44,14 @@ class Lender:
     """Memory that is written again when what was lent is needed no longer: new pages take longer than the events."""
 
     def __init__(self) -> None:
-        self._lent: list[int] = []  # descriptors, in order; those that can be written again
-        self._free: list[int] = []
+        self._lent: list[int | None] = []  # descriptors in order, None for events that were sent
+        self._free: list[int] = []  # those that can be written again
 
     def lend(self, parts: Sequence[Events]) -> Events | LentEvents:
         """The parts as one, in shared memory where the system has it."""
         count = sum(map(len, parts))
-        if not _CAN_LEND or not count:
+        if not _CAN_LEND or not count or len({part.x.dtype for part in parts}) > 1:
+            self._lent.append(None)
             return joined(parts)
         descriptor = self._free.pop() if self._free else os.memfd_create("events")
         self._lent.append(descriptor)
@@ -64,13 +65,14 @@ class Lender:
 
     def take_back(self) -> None:
         """What was lent first is needed no longer."""
-        if self._lent:
-            self._free.append(self._lent.pop(0))
+        if self._lent and (descriptor := self._lent.pop(0)) is not None:
+            self._free.append(descriptor)
 
     def close(self) -> None:
         """Let go of the memory, when no other process has it any more."""
         for descriptor in self._lent + self._free:
-            os.close(descriptor)
+            if descriptor is not None:
+                os.close(descriptor)
         self._lent, self._free = [], []
 
 
