@@ -3,7 +3,7 @@ import pytest
 
 from pauca import cli, events
 from pauca.errors import InputError
-from pauca.events import Camera
+from pauca.events import Camera, GyroPrior
 from pauca.events.coverage import check_read, covered, not_read
 from pauca.events.video import frames
 
@@ -69,8 +69,19 @@ def test_a_gyroscope_that_was_read_at_another_time_is_said(turn, tmp_path, capsy
         np.savetxt(tmp_path / "imu.txt", rows, fmt="%.9f")
         assert cli.main([*words, str(tmp_path / "imu.txt")]) == code
         assert said in "".join(capsys.readouterr())
-    packets = list(events.align_packets(recording))
-    whole = np.array([-1e6, 1e6])
-    assert not_read(whole, packets) == ""
-    assert not_read(np.array([-1e6, float(packets[-1].end_us - 1)]), packets).startswith("the gyroscope was read at")
-    check_read(whole, 0, 5)
+    check_read(np.array([-1e6, 1e6]), 0, 5)
+
+
+def test_packets_in_which_a_gyroscope_was_not_read_are_counted(turn):
+    packets = list(events.align_packets(turn[0]))
+    whole = np.arange(-10_000.0, packets[-1].end_us + 10_000, 5_000)
+
+    def said(t_us):
+        return not_read(GyroPrior(t_us, np.zeros((len(t_us), 3)), 0.1), packets)
+
+    assert said(whole) == ""
+    assert f"s: 1 of {len(packets)} packets are estimated without it" in said(whole[whole < packets[-1].end_us])
+    middle_us = (packets[1].start_us + packets[1].end_us) / 2
+    gap = whole[np.abs(whole - middle_us) > 25_000]
+    lacking = sum(a.start_us < middle_us + 25_000 and a.end_us > middle_us - 25_000 for a in packets)
+    assert f"s, with gaps: {lacking} of {len(packets)} packets are estimated without it" in said(gap)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from pauca.errors import InputError
+from pauca.events.gyro_prior import GyroPrior
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Alignment, Events
 
@@ -64,14 +65,16 @@ def nothing_there(trajectory: Trajectory) -> InputError:
     )
 
 
-def not_read(t_us: np.ndarray, alignments: Sequence[Alignment]) -> str:
-    """In how many packets a gyroscope was not read, in words; empty where it was in all."""
-    lacking = sum(each.start_us < t_us[0] or each.end_us > t_us[-1] for each in alignments)
+def not_read(prior: GyroPrior, alignments: Sequence[Alignment]) -> str:
+    """In how many packets a gyroscope was not read throughout, in words; empty where it was in all."""
+    lacking = [each for each in alignments if not prior.reads(each.start_us, each.end_us)]
     if not lacking:
         return ""
+    begin_us, end_us = int(prior.t_us[0]), int(prior.t_us[-1])
+    within = any(begin_us < each.start_us and each.end_us < end_us for each in lacking)
     return (
-        f"the gyroscope was read at {_seconds(int(t_us[0]), int(t_us[-1]))}: {lacking} of {len(alignments)} packets "
-        "are estimated without it"
+        f"the gyroscope was read at {_seconds(begin_us, end_us)}{', with gaps' if within else ''}: {len(lacking)} of "
+        f"{len(alignments)} packets are estimated without it"
     )
 
 

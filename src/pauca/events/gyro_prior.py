@@ -96,11 +96,9 @@ class GyroPrior:
             packet: its times.
             accelerates: whether the velocity is one at the packet's reference time, or one for all of the packet.
         """
-        t_us = packet.t_ref_us if accelerates else (packet.start_us + packet.end_us) // 2
-        first, end = np.searchsorted(self.t_us, [packet.start_us, packet.end_us], side="left")
-        around = self.t_us[max(first - 1, 0) : end + 1]
-        if first == 0 or end == len(self.t_us) or np.diff(around).max(initial=0) > _LONGEST_GAP_US:
+        if not self.reads(packet.start_us, packet.end_us):
             return None
+        t_us = packet.t_ref_us if accelerates else (packet.start_us + packet.end_us) // 2
         # A line through all readings says how the velocity changes; what it is at one time, those near it say: a
         # packet may last for several periods of a vibration.
         _, acceleration = self._line(packet.start_us, packet.end_us, t_us)
@@ -109,6 +107,12 @@ class GyroPrior:
         open_ = [self.sd_rad_s, self.bias_sd_rad_s, self.axes_sd_rad * np.linalg.norm(velocity)]
         sd = np.sqrt(np.sum(np.square(open_)) + (self.offset_sd_s * steepness) ** 2)
         return Expected(velocity, acceleration, np.diag(sd**2))
+
+    def reads(self, start_us: int, end_us: int) -> bool:
+        """Whether the gyroscope was read before these times, after them, and without a gap between."""
+        first, end = np.searchsorted(self.t_us, [start_us, end_us], side="left")
+        around = self.t_us[max(first - 1, 0) : end + 1]
+        return bool(first > 0 and end < len(self.t_us) and np.diff(around).max(initial=0) <= _LONGEST_GAP_US)
 
     def _line(self, start_us: int | float, end_us: int | float, t_us: int) -> tuple[np.ndarray, np.ndarray]:
         """Value at a time, and slope a second, of the line through the readings of a stretch around it."""

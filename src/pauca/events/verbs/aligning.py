@@ -107,7 +107,7 @@ class AlignRun:
             if noise:
                 print(f"dropped {noise:,} events of background noise")
             print(_summary(trajectory, self.config, n, duration_s, seconds, reading_s))
-            if prior is not None and (lacking := not_read(prior.t_us, alignments)):
+            if prior is not None and (lacking := not_read(prior, alignments)):
                 print(lacking)
             if focal is not None and focal.doubtful:
                 print(focal.in_words())
