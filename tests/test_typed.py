@@ -1,9 +1,12 @@
 """An option that is given at its default is not one left out: it wins over a recipe, and is compared with a run's."""
 
+from dataclasses import replace
+
 import pytest
 
 from pauca.cli import main
 from pauca.errors import ConfigError
+from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import ModelConfig
 from pauca.fewshot.training.config import TrainConfig
 from pauca.fewshot.training.settings import TrainSettings, settings_from
@@ -47,6 +50,21 @@ def test_what_may_change_may_be_set_back_to_its_default():
     assert stored.going_on_as(usual, usual) == stored
     with typed(["--log-every", str(usual.train.log_every), "--recompute", "none"]):
         assert stored.going_on_as(usual, usual) == usual
+
+
+def test_the_words_of_a_run_may_be_repeated(tmp_path):
+    """Its latent mode was `auto` and is what was taken; a recipe has changed since it began."""
+    given = TrainSettings(model=ModelConfig(latent=LatentConfig(mode="auto")))
+    stored = replace(given, model=replace(given.model, latent=LatentConfig(mode="none")))
+    strong = settings_from("glyphs", None, "strong", ModelConfig(), TrainConfig(), StrongConfig())
+    before = replace(strong, model=replace(strong.model, whiten_features=0.0))
+    with typed(["--mode", "auto", "--recipe", "strong"]):
+        stored.obeyed(given, tmp_path)
+        before.obeyed(strong, tmp_path)
+        with pytest.raises(ConfigError, match="started with recipe episodes, not strong"):
+            stored.obeyed(strong, tmp_path)
+    with typed(["--whiten-features", "0.5"]), pytest.raises(ConfigError, match=r"whiten_features 0\.0, not 0\.5"):
+        before.obeyed(strong, tmp_path)
 
 
 def test_a_command_knows_its_own_options(tmp_path, capsys):

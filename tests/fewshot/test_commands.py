@@ -368,6 +368,8 @@ def test_prepare_then_train_needs_no_size(folder, tmp_path, capsys):
     words = ["fewshot", "train", str(data), "--out", str(tmp_path / "other"), *QUICK]
     assert main([*words, "--image-size", "84"]) == 2
     assert "--image-size 84: images was prepared with 16" in capsys.readouterr().err.replace(folder.name, "images")
+    assert main([*words, "--image-size", "32"]) == 2  # the default, but given
+    assert "--image-size 32: " in capsys.readouterr().err
     assert main([*words, "--image-size", "16"]) == 0
 
 

@@ -102,6 +102,27 @@ def test_a_run_goes_on_with_other_settings_that_decide_nothing_that_is_learned(t
     assert "started with passes 1, not 2" in said(capsys)
 
 
+def test_a_size_and_a_recipe_are_compared_with_a_run_even_where_they_are_the_defaults(text, capsys):
+    assert pauca(f"train --data {text} {SMALL} --quiet") == 0
+    again = "train --out runs/moe/toy-bf16 --resume --quiet"
+    assert pauca(f"{again} --recipe fp4") == 2
+    assert "started with precision bf16, not fp4" in said(capsys)
+    config = Path("runs/moe/toy-bf16/config.yaml")
+    assert pauca(f"{again} --size toy --recipe bf16") == 0  # its context is another than the size's
+    config.write_text(config.read_text().replace("  experts: 8\n", "  experts: 4\n"))
+    assert pauca(f"{again} --size toy") == 2
+    assert "started with experts 4, not 8" in said(capsys)
+
+
+def test_a_vocabulary_that_was_learned_may_be_asked_for_again(text, capsys):
+    pytest.importorskip("tokenizers")
+    words = f"train --data {text} {SMALL} --quiet --vocabulary 300"
+    assert pauca(words) == 0
+    assert pauca(f"{words} --resume") == 0
+    assert pauca(f"{words.replace('300', '256')} --resume") == 2
+    assert "started with vocabulary 300, not 256" in said(capsys)
+
+
 def test_refused_settings_leave_nothing_and_cost_no_earlier_run(text, capsys):
     assert pauca(f"train --data {text} {SMALL} --quiet") == 0
     before = {path: path.read_bytes() for path in Path("runs/moe/toy-bf16").rglob("*") if path.is_file()}

@@ -15,7 +15,7 @@ from pauca.fewshot.data.sources import open_training
 from pauca.fewshot.reports import training_report
 from pauca.fewshot.training.loop import own_random_state
 from pauca.fewshot.training.settings import DEAR, ProtocolName, RecipeName, TrainSettings, check_asked, settings_from
-from pauca.runs import Run, check_obeyed, fit_threads, from_yaml, resolve_device, to_dict
+from pauca.runs import Run, fit_threads, from_yaml, resolve_device
 from pauca.runs.loop import opened_run, reported
 from pauca.runs.processes import joined, own_rank
 
@@ -69,7 +69,7 @@ def train(
             )
     if config:
         given, settings = settings, from_yaml(TrainSettings, config)
-        check_obeyed(to_dict(settings), to_dict(given), to_dict(TrainSettings()), config)
+        settings.obeyed(given, config)
     out = out or Path("runs/fewshot") / Path(settings.data).stem
     with joined(settings.train.device, timeout):
         given = settings.model

@@ -23,14 +23,12 @@ from pauca.moe.training.settings import ModelOptions, TrainSettings, settings_fr
 from pauca.moe.training.trainer import check_fit
 from pauca.runs import (
     Run,
-    check_obeyed,
     check_picture,
     fit_threads,
     from_yaml,
     resolve_device,
     save_figure,
     seed_all,
-    to_dict,
     write_text,
 )
 from pauca.runs.loop import opened_run, reported
@@ -305,7 +303,7 @@ def _settings(
         raise InputError(f"{out}: holds no run to go on with; start one without --resume, or name its folder by --out")
     stored = from_yaml(TrainSettings, path)
     settings = stored.going_on_as(given, usual) if resume else stored
-    check_obeyed(to_dict(settings), to_dict(given), to_dict(usual), path)
+    settings.obeyed(given, usual, path)
     return stored, settings
 
 

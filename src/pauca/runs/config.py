@@ -55,13 +55,14 @@ def from_yaml(kind: type[Config], path: Path) -> Config:
     return from_dict(kind, values, str(path))
 
 
-def check_obeyed(stored: dict[str, Any], given: dict[str, Any], usual: dict[str, Any], where: Path) -> None:
+def check_obeyed(stored: dict[str, Any], given: dict[str, Any], usual: dict[str, Any] | None, where: Path) -> None:
     """Refuse an option that is given beside a config file and that the file, which decides, says otherwise.
 
     Args:
         stored: what the file says, as `to_dict` gives it.
         given: what was asked for, defaults included.
-        usual: the defaults: an option that has its own counts as not given, unless the command line has it.
+        usual: the defaults: an option that has its own counts as not given, unless the command line has it. Without
+            any, all counts as given.
         where: the file, for the message.
 
     Raises:
@@ -69,8 +70,8 @@ def check_obeyed(stored: dict[str, Any], given: dict[str, Any], usual: dict[str,
     """
     for name, value in given.items():
         if isinstance(value, dict):
-            check_obeyed(stored[name], value, usual[name], where)
-        elif value != stored[name] and (value != usual[name] or is_typed(name)):
+            check_obeyed(stored[name], value, None if usual is None else usual[name], where)
+        elif value != stored[name] and (usual is None or value != usual[name] or is_typed(name)):
             raise ConfigError(
                 f"{where}: the run was started with {name} {stored[name]}, not {value}; leave the option out, or start "
                 "a new run without this file"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from pauca.errors import ConfigError
@@ -14,7 +15,7 @@ from pauca.fewshot.training.loop import check_settings, own_random_state
 from pauca.fewshot.training.strong import STRONG, StrongConfig
 from pauca.fewshot.training.strong_trainer import check_strong
 from pauca.fewshot.types import ImageSet
-from pauca.runs import resolve_device
+from pauca.runs import check_obeyed, resolve_device, to_dict
 from pauca.typed import is_typed
 
 ProtocolName = Literal["cifar-fs", "fc100", "miniimagenet", "tieredimagenet"]
@@ -56,6 +57,22 @@ class TrainSettings:
         if not on_cpu or settings.cost_of_latent_space() <= DEAR:
             return settings
         return replace(self, model=replace(self.model, latent=replace(latent, mode="none")))
+
+    def obeyed(self, given: TrainSettings, where: Path) -> None:
+        """Refuse options beside this file that say otherwise.
+
+        A recipe's own settings count as not given, and a latent mode that is left to `train` is what it has taken.
+
+        Raises:
+            ConfigError: the first such option, with both values.
+        """
+        usual = TrainSettings()
+        if given.recipe == "strong":
+            usual = replace(usual, model=STRONG.model, train=STRONG.train)
+        if given.model.latent.mode == "auto":
+            latent = replace(given.model.latent, mode=self.model.latent.mode)
+            given = replace(given, model=replace(given.model, latent=latent))
+        check_obeyed(to_dict(self), to_dict(given), to_dict(usual), where)
 
     def check_images(self, train: ImageSet, validation: ImageSet | None) -> None:
         """Refuse images that this training cannot use.
@@ -151,7 +168,7 @@ def check_asked(model: ModelConfig, images: ImageSet) -> None:
         ("image-size", model.image_size, usual.image_size, size),
         ("channels", model.channels, usual.channels, channels),
     ):
-        if asked not in (default, found):
+        if asked != found and (asked != default or is_typed(option.replace("-", "_"))):
             raise ConfigError(
                 f"--{option} {asked}: {images.name} was prepared with {found}; leave the option out, or prepare the "
                 f"data again (`pauca fewshot data prepare` has --size and --fitting)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from pauca.moe.data.prepare import DataConfig
@@ -10,9 +11,11 @@ from pauca.moe.layer.recipe import RECIPES, Format, Precision, Recipe, Recompute
 from pauca.moe.models.config import Recomputation
 from pauca.moe.models.lm import LM_SIZES, LMConfig
 from pauca.moe.training.config import MAY_CHANGE, TrainConfig
+from pauca.runs import check_obeyed, to_dict
 from pauca.typed import is_typed
 
 RECOMPUTE_OPTIONS = ("recompute", "recompute_attention", "recompute_norms")
+_BESIDE_THE_SIZE = ("vocabulary", "context", "recipe", "projections", "recompute")  # have options of their own
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,25 @@ class TrainSettings:
     data: DataConfig
     model: LMConfig
     train: TrainConfig
+
+    def obeyed(self, given: TrainSettings, usual: TrainSettings, where: Path) -> None:
+        """Refuse options beside this file that say otherwise.
+
+        A size and a recipe are no fields here: where the command line has them, what they decide is compared. How many
+        tokens the vocabulary has come to is the text's to say, and what was asked for stands in `data`.
+
+        Raises:
+            ConfigError: the first such option, with both values.
+        """
+        told = replace(given, model=replace(given.model, vocabulary=self.model.vocabulary))
+        check_obeyed(to_dict(self), to_dict(told), to_dict(usual), where)
+        ours, theirs = to_dict(self.model), to_dict(given.model)
+        if is_typed("size"):
+            asked = {name: value for name, value in theirs.items() if name not in _BESIDE_THE_SIZE}
+            check_obeyed(ours, asked, None, where)
+        if is_typed("recipe"):
+            asked = {name: value for name, value in theirs["recipe"].items() if name not in ("kept_z", "rotate")}
+            check_obeyed(ours["recipe"], asked, None, where)
 
     def going_on_as(self, given: TrainSettings, usual: TrainSettings) -> TrainSettings:
         """With what was given beside --resume and decides nothing that is learned; what is usual was not given, unless
