@@ -310,6 +310,25 @@ def test_a_model_that_whitens_is_the_same_from_its_file(toy_images, tmp_path):
         assert torch.equal(found, model.embed(toy_images.images[:4]))
 
 
+@pytest.mark.parametrize("numbers", [torch.bfloat16, torch.float64])
+def test_a_model_that_whitens_may_have_other_numbers(toy_images, numbers):
+    config = ModelConfig("conv4-32", image_size=16, latent=LatentConfig(mode="none"), whiten_features=0.5)
+    model = MCRNet(config).eval()
+    model.learn_center(toy_images.images, labels=toy_images.labels)
+    images = toy_images.images[:4] / 255
+    with torch.no_grad():
+        expected = model.embed(images)
+        found = model.to(numbers).embed(images.to(numbers))
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.02)
+
+
+def test_features_that_would_take_hours_to_whiten_are_refused():
+    config = ModelConfig("resnet12", image_size=84, latent=LatentConfig(mode="none"), center_features=0.5)
+    MCRNet(config)
+    with pytest.raises(ConfigError, match=r"resnet12 makes 16,000 features of images of 84 pixels.* whiten_features 0"):
+        MCRNet(replace(config, whiten_features=0.5))
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_a_share_of_whitened_features_lies_between_none_and_all(share):
     with pytest.raises(ConfigError, match="whiten_features"):

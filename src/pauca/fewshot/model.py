@@ -17,7 +17,7 @@ from pauca.fewshot.latent import LATENT_CHANNELS, LatentConfig, LatentStem, draw
 from pauca.fewshot.network import FewShotModel, ModelConfig
 from pauca.fewshot.types import PADDING, TrainingData
 from pauca.fewshot.views_at_test import KINDS
-from pauca.fewshot.whitening import whitening_matrix
+from pauca.fewshot.whitening import MOST_WHITENED, whitening_matrix
 from pauca.runs.tensors import save_tensors
 
 # In the metadata of a model's file; one entry, because safetensors writes several in changing order.
@@ -75,6 +75,12 @@ class MCRNet(FewShotModel):
         if config.center_features:
             self.register_buffer("feature_mean", torch.zeros(len(KINDS), features))
         if config.whiten_features:
+            if features > MOST_WHITENED:
+                raise ConfigError(
+                    f"whiten_features: {config.backbone} makes {features:,} features of images of {side} pixels, and "
+                    f"more than {MOST_WHITENED:,} take too long to whiten; give whiten_features 0, or a backbone that "
+                    "ends in a mean, like resnet12-enlarged"
+                )
             self.register_buffer("whitening", torch.eye(features))
 
     @torch.no_grad()

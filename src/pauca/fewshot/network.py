@@ -127,7 +127,7 @@ class FewShotModel(nn.Module):
         if not share:
             return unit
         with torch.autocast(unit.device.type, enabled=False):
-            whitened = functional.normalize(unit @ self.whitening, dim=1)
+            whitened = functional.normalize(unit @ self.whitening.to(unit.dtype), dim=1)  # of a model of 16 bits
         return torch.cat([math.sqrt(1 - share) * unit, math.sqrt(share) * whitened], 1)
 
     def _centered(self, unit: Float[Tensor, "b d"], kind: Kind) -> Float[Tensor, "b d"]:
