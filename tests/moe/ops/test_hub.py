@@ -98,7 +98,17 @@ def test_only_a_kernel_is_replaced(folder, tmp_path, capsys):
     (tmp_path / "letters.txt").write_text("mine")
     with pytest.raises(InputError, match="exists already"):
         lay_out_kernel(tmp_path, force=True)
+    (tmp_path / "build.toml").write_text('[general]\nname = "mine"\n')
+    with pytest.raises(InputError, match="exists already"):
+        lay_out_kernel(tmp_path, force=True)
+    (tmp_path / "build.toml").unlink()
     assert cli.main(["moe", "kernel", "--out", str(tmp_path / "new")]) == 0
     assert "kernels.get_local_kernel" in capsys.readouterr().out
     assert (tmp_path / "new" / "README.md").read_text().startswith("---\nlibrary_name: kernels")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["letters.txt", "new"]
+
+
+def test_a_kernel_is_replaced_where_one_stands_in_it(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    lay_out_kernel(Path(), force=True)
+    assert (folder / "build.toml").exists()

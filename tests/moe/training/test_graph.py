@@ -121,9 +121,7 @@ def test_a_recording_makes_room_for_what_does_not_fit_beside_it(tmp_path, monkey
 @pytest.mark.parametrize("divided", [False, True])
 def test_a_recording_that_breaks_off_ends_what_fsdp_divides(monkeypatch, divided):
     """FSDP2 takes weights that the recording was to gather for gathered ones, and computes with what lies there."""
-    for name in ("Stream", "CUDAGraph", "synchronize", "empty_cache"):
-        monkeypatch.setattr(torch.cuda, name, lambda: None)
-    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
+    _without_graphs(monkeypatch)
     if divided:
         monkeypatch.setattr("pauca.moe.training.graph.DTensor", torch.nn.Parameter)
 
@@ -138,6 +136,32 @@ def test_a_recording_that_breaks_off_ends_what_fsdp_divides(monkeypatch, divided
         step._capture([])
         assert step.refused == "no room"
         assert not step.is_recorded
+
+
+def _without_graphs(monkeypatch):
+    """What is recorded runs at once, without a GPU."""
+    for name in ("Stream", "CUDAGraph", "synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: SimpleNamespace(pool=lambda: None))
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
+
+
+def _recorded_but_by(rank: int, refusing: int) -> tuple[bool, str]:
+    def compute(batches):
+        if rank == refusing:
+            raise torch.OutOfMemoryError("no room")
+        return torch.zeros(4)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _without_graphs(monkeypatch)
+        step = GraphedStep(torch.nn.Linear(2, 2), compute, lambda: None)
+        step._capture([])
+        return step.is_recorded, step.refused
+
+
+def test_ranks_record_together_or_not_at_all(together):
+    """One that launches asks for the others' numbers of tokens, and one that replays does not answer."""
+    assert together(_recorded_but_by, 2, 1) == [(False, "no room"), (False, "no room")]
+    assert together(_recorded_but_by, 2, 2) == [(True, ""), (True, "")]
 
 
 @pytest.mark.parametrize("recipe", [Recipe.fp4(), replace(Recipe.fp4(), stochastic_rounding=True)])

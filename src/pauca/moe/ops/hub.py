@@ -51,7 +51,8 @@ def lay_out_kernel(folder: Path, force: bool = False) -> None:
     Examples:
         >>> lay_out_kernel(Path("pauca-moe"))  # then kernels.get_local_kernel(Path("pauca-moe"))
     """
-    if folder.exists() and not (force and (folder / "build.toml").exists()):
+    folder = folder.resolve()
+    if folder.exists() and not (force and _is_ours(folder)):
         raise InputError(
             f"{folder}: exists already; choose another folder, or replace a kernel that was written there by --force"
         )
@@ -70,6 +71,12 @@ def lay_out_kernel(folder: Path, force: bool = False) -> None:
         raise PaucaError(f"{folder}: could not be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds what was written here, and not another kernel of the hub."""
+    toml = folder / "build.toml"
+    return toml.is_file() and f'name = "{NAME}"' in toml.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def sources() -> dict[str, str]:

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from pauca.errors import ConfigError
 from pauca.moe.layer.moe import moe_layers
+from pauca.runs.processes import first_line, gather
 
 STEPS_BEFORE_CAPTURE = 3
 """Steps that run as they are: kernels compile, and the optimizer makes its state, which a capture cannot."""
@@ -97,22 +98,39 @@ class GraphedStep:
         self._batches = [(tokens.clone(), targets.clone()) for tokens, targets in batches]
         self._model.zero_grad(set_to_none=True)  # so that the graph makes its gradients anew, and adds to none
         torch.cuda.synchronize()
+        error = self._record()
+        # One rank that lacks memory for it must not launch alone: it would ask the others for their numbers of tokens,
+        # which those that replay do not tell.
+        refused = next(filter(None, gather(_reason(error))), "")
+        if not refused:
+            return
+        self._graphs = []
+        if any(isinstance(weight, DTensor) for weight in self._model.parameters()):
+            raise ConfigError(  # FSDP2 takes weights that were to be gathered in the recording for gathered ones
+                f"this step cannot be recorded as a CUDA graph ({refused}), and weights that FSDP2 divides are "
+                "then in no state to go on with; train with --no-graph, which --resume takes, too"
+            ) from error
+        del error  # which holds on to what was recorded
+        self.forget()
+        self.refused = refused
+
+    def _record(self) -> RuntimeError | None:
+        """What forbade it, if anything; nothing of what was recorded has run, and the step is still to be taken."""
         first, second = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(first, stream=self._stream, capture_error_mode=MODE):
                 self._numbers = self._compute(self._batches)
             with torch.cuda.graph(second, pool=first.pool(), stream=self._stream, capture_error_mode=MODE):
                 self._update()
-        except RuntimeError as error:  # nothing of what was recorded has run: the step is still to be taken
-            first_cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
-            refused = str(first_cause).splitlines()[0]
-            if any(isinstance(weight, DTensor) for weight in self._model.parameters()):
-                raise ConfigError(  # FSDP2 takes weights that were to be gathered in the recording for gathered ones
-                    f"this step cannot be recorded as a CUDA graph ({refused}), and weights that FSDP2 divides are "
-                    "then in no state to go on with; train with --no-graph, which --resume takes, too"
-                ) from error
-            del first, second
-            self.forget()
-            self.refused = refused
-            return
+        except RuntimeError as error:
+            return error
         self._graphs = [first, second]
+        return None
+
+
+def _reason(error: RuntimeError | None) -> str:
+    """The line that says why; nothing where nothing went wrong."""
+    if error is None:
+        return ""
+    first_cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+    return first_line(first_cause)
