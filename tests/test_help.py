@@ -76,6 +76,23 @@ def test_every_field_can_be_understood_alone(kind):
         assert not re.match(r"(Of|That) |.*\bas (for|in|of) \w+[.;,]", words), f"{name}: {words}"
 
 
+def test_a_flag_that_turns_something_off_says_so():
+    """The flag is all that help shows beside the words: "--no-align: align the events" says the opposite."""
+    on = [(name, _options(inspect.getdoc(f) or ""), _parameters(f)) for name, f in VERBS.items()]
+    on += [(kind.__name__, _fields(kind), {field.name: field.default for field in fields(kind)}) for kind in CONFIGS]
+    wrong = [
+        f"{place} {name}: {words[name]}"
+        for place, words, defaults in on
+        for name, default in defaults.items()
+        if default is True and f"--no-{name.replace('_', '-')}" not in words[name]
+    ]
+    assert wrong == []
+
+
+def _parameters(function: object) -> dict[str, object]:
+    return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+
+
 def test_help_names_the_parts_that_there_are():
     text = inspect.getsource(ModelConfig)
     parts = [*BACKBONES.items(), *BASE_LEARNERS.items()]

@@ -26,7 +26,7 @@ from pauca.runs import check_can_write
 
 
 def fit(
-    support: Positional[Annotated[Path, arg(metavar="EXAMPLES")]],
+    examples: Positional[Annotated[Path, arg(metavar="EXAMPLES")]],
     backbone: str = "efficientnet-lite0",
     out: Path = Path("classifier.safetensors"),
     base_learner: BaseLearnerName | None = None,
@@ -45,7 +45,7 @@ def fit(
     `pauca fewshot predict FILE --query ...` then answers without the examples.
 
     Args:
-        support: folder or zip archive with a folder of examples for each class.
+        examples: folder or zip archive with a folder of examples for each class.
         backbone: a model's file, or any network: timm:NAME, hf:NAME_OR_FOLDER, onnx:FILE, or efficientnet-lite0.
         out: file to write (.safetensors).
         base_learner: classifier in place of the model's own.
@@ -65,7 +65,7 @@ def fit(
     classifier = fewshot.FewShotClassifier(
         network, reject, device=device, views=views, confidence=confidence, verbose=not quiet
     )
-    examples = _learn(classifier, support, unreadable)
+    learned = _learn(classifier, examples, unreadable)
     classifier.save(out, force)
     if export is not None:
         classifier.export(export, force)
@@ -73,7 +73,7 @@ def fit(
         print("\n".join(report_lines(classifier)))
     if not quiet:
         written = f"{out} and {export}" if export else out
-        print(f"learned {len(classifier.classes_)} classes from {len(examples)} examples: {written}")
+        print(f"learned {len(classifier.classes_)} classes from {len(learned)} examples: {written}")
 
 
 def predict(

@@ -49,7 +49,7 @@ class EvalSettings:
 
 
 def fit(
-    support: Positional[Path],
+    examples: Positional[Annotated[Path, arg(metavar="EXAMPLES")]],
     out: Path = Path("things.safetensors"),
     model: str = _MODEL,
     pictures: PictureConfig = PictureConfig(),  # noqa: B008 - frozen
@@ -63,7 +63,7 @@ def fit(
     """Learn things from a few recordings of each, once, and keep that in a file that predict and live take.
 
     Args:
-        support: folder with a folder of recordings for each thing.
+        examples: folder with a folder of recordings for each thing.
         out: file to write (.safetensors).
         model: edges, pixels or turned (pixels, as if examples had been turned on a table), which need no training, the
             file of a trained model, or any other backbone, such as efficientnet-lite0.
@@ -76,7 +76,7 @@ def fit(
         quiet: print only errors.
     """
     check_can_write(out, force)
-    classifier = _fitted(support, model, pictures, camera, reject, reading, device, quiet)
+    classifier = _fitted(examples, model, pictures, camera, reject, reading, device, quiet)
     classifier.save(out, force)
     if not quiet:
         print(f"learned {len(classifier.classes_)} things: {out}")

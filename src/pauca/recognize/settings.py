@@ -20,7 +20,7 @@ class PictureConfig:
     """
 
     align: bool = True
-    """Align the events; without it they are counted where the sensor saw them."""
+    """Align the events; with --no-align they are counted where the sensor saw them."""
     motion: Moving = "auto"
     """What moves: `rotation` of a camera, or `translation` parallel to the image (an object before a camera at rest, or
     a camera without calibration); `auto` is rotation where a calibration is known."""

@@ -1,5 +1,6 @@
 """Copies among examples: found whatever the order, counted once, and named where their labels disagree."""
 
+import re
 import warnings
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from pauca.fewshot import CopiedExamplesWarning, FewShotClassifier
-from pauca.fewshot.answers.copies import copies
+from pauca.fewshot.answers.copies import copies, describe_copies
+from pauca.fewshot.answers.examples import Examples, Words
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
 
@@ -75,3 +77,16 @@ def test_features_from_elsewhere_may_repeat():
         warnings.simplefilter("error")
         learned = FewShotClassifier(backbone="features").fit(rows, list("aabb"))
     assert learned.expected_accuracy().examples == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (Words(), "1 of 2 examples is the same image as one of another class, .*`pauca fewshot data scan` names"),
+        (Words("recordings", "recordings"), "1 of 2 recordings is the same as one of another class, .* is wrong$"),
+    ],
+)
+def test_what_are_no_images_are_not_called_so(words, said):
+    """Recordings were called images, and the remedy was a scan that reads none."""
+    examples = Examples.of(torch.ones(2, 4), np.array(["a", "b"]), None)
+    assert re.match(said, describe_copies(examples, np.array([0, 0]), words))

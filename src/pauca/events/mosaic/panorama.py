@@ -33,7 +33,8 @@ class PanoramaConfig:
     pixels_per_degree: float | None = None
     """Resolution; None for that of the sensor's middle."""
     close_loops: bool = True
-    """Correct the drift of the orientation wherever the camera comes back to what it saw before."""
+    """Correct the drift of the orientation wherever the camera comes back to what it saw before, unless
+    --no-close-loops is given."""
     reach_deg: float = 8.0
     """The largest drift, in degrees, that is looked for."""
     segment_deg: float = 4.0

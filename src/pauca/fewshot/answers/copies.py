@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from pauca.fewshot.answers.examples import Examples
+from pauca.fewshot.answers.examples import Examples, Words
 
 # Of the length of a feature vector: batches of another size round differently, other images are 0.01 off or more.
 _SAME = 1e-5
@@ -44,8 +44,9 @@ def groups_with_copies(examples: Examples, first: Int64[np.ndarray, "n"]) -> Int
     return torch.from_numpy(numbers).to(examples.targets.device)
 
 
-def describe_copies(examples: Examples, first: Int64[np.ndarray, "n"], word: str) -> str:
+def describe_copies(examples: Examples, first: Int64[np.ndarray, "n"], words: Words) -> str:
     """What a user has to know of copies, in words; empty if there are none."""
+    word, image = words.examples, words.images == Words.images
     places = np.arange(len(first))
     repeated = np.flatnonzero(first != places)
     if not len(repeated):
@@ -63,8 +64,8 @@ def describe_copies(examples: Examples, first: Int64[np.ndarray, "n"], word: str
         place = contradicting[0]
         names: list[Any] = [labels[first[place]].item(), labels[place].item()]
         sentences.append(
-            f"{len(contradicting)} of {len(first)} {word} {'is' if len(contradicting) == 1 else 'are'} the same image "
-            f"as one of another class, first in {names[0]!r} and {names[1]!r}; one of the labels is wrong, and "
-            "`pauca fewshot data scan` names the files"
+            f"{len(contradicting)} of {len(first)} {word} {'is' if len(contradicting) == 1 else 'are'} the same "
+            f"{'image ' if image else ''}as one of another class, first in {names[0]!r} and {names[1]!r}; one of the "
+            f"labels is wrong{', and `pauca fewshot data scan` names the files' if image else ''}"
         )
     return "; ".join(sentences)

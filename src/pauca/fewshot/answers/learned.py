@@ -59,7 +59,7 @@ class Learned:
         self.means = ClassMeans.of(*known)
         # Of features that come from elsewhere equal rows may be what the thing is: few values, counts.
         first = np.arange(len(examples.labels)) if isinstance(model, Features) else copies(examples.features)
-        self.copies = describe_copies(examples, first, self.words.examples)
+        self.copies = describe_copies(examples, first, self.words)
         self.groups = groups_with_copies(examples, first)
         self.held_out = hold_out(model, *known, self.groups, votes)
         self.temperature = fit_temperature(model, self.held_out, len(examples.labels) / self.way)

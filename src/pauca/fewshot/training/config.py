@@ -56,7 +56,8 @@ class TrainConfig:
     compile: CompileMode = "auto"
     """A mode of torch.compile: `auto` compiles on a GPU and not elsewhere."""
     cuda_graph: bool = True
-    """On a GPU, capture a pass in a CUDA graph where the base learner allows it (ridge, prototypes, cosine)."""
+    """On a GPU, capture a pass in a CUDA graph where the base learner allows it (ridge, prototypes, cosine), unless
+    --no-cuda-graph is given."""
     episodes_per_pass: int | None = None
     """Episodes that go through the network at once: all of them on a GPU and one on a CPU, if not given."""
     tensorboard: bool = False
