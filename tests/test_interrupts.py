@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -78,3 +79,33 @@ def test_an_interrupt_that_is_ignored_stays_so(enter):
     )
     found = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60)
     assert found.stdout == "alive\n", found.stderr
+
+
+WORKERS = """
+import os, time
+from pauca.events.workers import Workers
+
+def pid(_): return os.getpid()
+
+if __name__ == "__main__":
+    with Workers(2) as workers:
+        print(*set(workers.map(pid, range(4))), flush=True)
+        time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no signals")
+def test_processes_that_share_work_end_with_the_one_that_started_them(tmp_path):
+    """One that was killed cannot tell them: they waited for work for good, and held the memory of a GPU."""
+    (tmp_path / "main.py").write_text(WORKERS)
+    process = subprocess.Popen(
+        [sys.executable, "main.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stdout.readline().split()
+        process.kill()
+        assert process.communicate(timeout=10) == ("", None)  # the end comes when nobody can write any more
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.close()

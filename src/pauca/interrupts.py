@@ -34,6 +34,24 @@ def end_at_interrupt() -> None:
         _mask(signal.SIG_UNBLOCK, (signal.SIGINT,))
 
 
+def begin_worker() -> None:
+    """The beginning of a process that works for another: it ends at Ctrl-C, see `end_at_interrupt`, and when the other
+    has ended, which cannot tell it where it was killed."""
+    import multiprocessing
+    import os
+    from threading import Thread
+
+    end_at_interrupt()
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
 @contextmanager
 def interrupts_raise() -> Iterator[None]:
     """In the block Ctrl-C is a KeyboardInterrupt, as usual: for work that keeps what it has. For the main thread."""

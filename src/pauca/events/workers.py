@@ -7,7 +7,7 @@ from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from typing import TypeVar
 
 from pauca.errors import ConfigError, PaucaError
-from pauca.interrupts import end_at_interrupt, interrupts_wait
+from pauca.interrupts import begin_worker, interrupts_wait
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,7 +28,7 @@ class Workers:
     def __enter__(self) -> "Workers":
         if self.count > 1:  # spawn: a fork would copy threads' locks
             # Ctrl-C reaches every process; this one alone has something to keep.
-            self._pool = ProcessPoolExecutor(self.count, multiprocessing.get_context("spawn"), end_at_interrupt)
+            self._pool = ProcessPoolExecutor(self.count, multiprocessing.get_context("spawn"), begin_worker)
         return self
 
     def __exit__(self, *_: object) -> None:

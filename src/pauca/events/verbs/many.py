@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pauca.errors import ConfigError, PaucaError
 from pauca.events.verbs.aligning import JOURNAL, AlignRun
-from pauca.interrupts import end_at_interrupt, interrupts_raise, interrupts_wait
+from pauca.interrupts import begin_worker, interrupts_raise, interrupts_wait
 from pauca.runs import write_text
 
 ACCOUNT = "recordings.csv"
@@ -135,7 +135,7 @@ def _engine(at_once: AtOnce) -> Iterator[Executor | None]:
             yield executor
     elif at_once.jobs > 1:
         context = multiprocessing.get_context("spawn")
-        executor = ProcessPoolExecutor(at_once.jobs, context, initializer=end_at_interrupt)
+        executor = ProcessPoolExecutor(at_once.jobs, context, initializer=begin_worker)
         try:
             yield executor
         finally:  # after Ctrl-C no further recording begins
