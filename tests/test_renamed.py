@@ -79,7 +79,7 @@ def test_names_of_version_0_1():
 
 def test_plan_takes_the_old_flag(capsys):
     answers = []
-    for flag in ("--optimizer-bytes", "--optimiser-bytes", "--batch-tokens"):
-        assert cli.main(["moe", "plan", "--model", "toy", "--gpus", "1", flag, "20", "--json"]) == 0
+    for flag in ("--optimizer-bytes=20", "--optimiser-bytes=20", "--batch-tokens=4096"):
+        assert cli.main(["moe", "plan", "--model", "toy", "--gpus", "1", flag, "--json"]) == 0
         answers.append(json.loads(capsys.readouterr().out))
     assert answers[0] == answers[1] != answers[2]

@@ -57,12 +57,13 @@ def test_a_video_of_parts_is_that_of_the_whole(pan, trajectory):
     np.testing.assert_array_equal(whole, parts)
 
 
-def test_a_panorama_of_another_time_is_empty(pan, trajectory):
+def test_a_panorama_of_another_time_is_refused(pan, trajectory):
     later = replace(
         trajectory,
         **{name: getattr(trajectory, name) + 10_000_000 for name in ("t_us", "start_us", "end_us")},
     )
-    assert events.panorama(pan[0], later, config=PanoramaConfig(pixels_per_degree=1.0)).images.sum() == 0
+    with pytest.raises(InputError, match="no event lies at the trajectory's time"):
+        events.panorama(pan[0], later, config=PanoramaConfig(pixels_per_degree=1.0))
 
 
 @given(
