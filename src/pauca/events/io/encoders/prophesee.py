@@ -22,7 +22,7 @@ class RawEncoder:
 
     def __init__(self, path: Path, encoding: RawEncoding) -> None:
         self.notes: list[str] = []
-        self._path, self._encoding, self._file = path, encoding, path.open("wb")
+        self._encoding, self._file = encoding, path.open("wb")
         self._period, self._shift_us, self._last = _PERIOD_US[encoding], 0, -1
         self._state = np.full(3, -1, np.int64)
 
@@ -90,7 +90,7 @@ class DatEncoder:
 
     def __init__(self, path: Path) -> None:
         self.notes: list[str] = []
-        self._path, self._file, self._last, self._shift_us = path, path.open("wb"), -1, 0
+        self._file, self._last, self._shift_us = path.open("wb"), -1, 0
 
     def write(self, events: Events) -> None:
         if len(events) == 0:
