@@ -96,6 +96,13 @@ def test_an_existing_run_is_not_overwritten(folder, model, capsys):
     assert "holds a run already" in capsys.readouterr().err
 
 
+def test_what_episodes_do_not_learn_leaves_no_run(folder, tmp_path, capsys):
+    words = ["fewshot", "train", str(folder), "--out", str(tmp_path / "out"), *QUICK, *SIZE, "--whiten-features", "0.5"]
+    assert main(words) == 2
+    assert "whiten_features 0.5: only the recipe strong learns it" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_there_must_be_a_run_to_go_on_with(tmp_path, capsys):
     assert main(["fewshot", "train", "--out", str(tmp_path / "none"), "--resume"]) == 2
     assert "none: holds no run to go on with" in capsys.readouterr().err

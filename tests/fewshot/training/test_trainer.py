@@ -144,3 +144,10 @@ def test_cifar_fs_is_learned(pauca_data):
     pixels = evaluate(MCRNet(flat, backbone=torch.nn.Flatten()), test_images, episodes)
     assert learned.accuracy.mean > 0.3
     assert compare(learned, pixels).difference.mean > compare(learned, pixels).difference.half_width
+
+
+@pytest.mark.parametrize("name", ["center_features", "whiten_features"])
+def test_features_are_not_scaled_by_what_no_episode_learns(images, name):
+    model = fresh(dataclasses.replace(MODEL, **{name: 0.5}))
+    with pytest.raises(ConfigError, match=rf"{name} 0\.5: only the recipe strong learns it"):
+        Trainer(model, images, CONFIG)

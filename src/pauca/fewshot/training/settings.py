@@ -14,6 +14,7 @@ from pauca.fewshot.training.config import PROTOCOLS, TrainConfig
 from pauca.fewshot.training.loop import check_settings, own_random_state
 from pauca.fewshot.training.strong import STRONG, StrongConfig
 from pauca.fewshot.training.strong_trainer import check_strong
+from pauca.fewshot.training.trainer import check_unscaled
 from pauca.fewshot.types import ImageSet
 from pauca.runs import check_obeyed, resolve_device, to_dict
 from pauca.typed import is_typed
@@ -83,6 +84,7 @@ class TrainSettings:
         if self.recipe == "strong":
             check_strong(train, self.strong, self.train, validation)
         else:
+            check_unscaled(self.model)
             check_settings(self.train, train, validation)
 
     def cost_of_latent_space(self) -> float:

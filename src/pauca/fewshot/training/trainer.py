@@ -22,7 +22,7 @@ from pauca.errors import ConfigError, InputError
 from pauca.fewshot.backbones import set_training_step
 from pauca.fewshot.embedding import check_images
 from pauca.fewshot.episodes import sample_episodes
-from pauca.fewshot.model import Encoding, Losses, MCRNet
+from pauca.fewshot.model import Encoding, Losses, MCRNet, ModelConfig
 from pauca.fewshot.training.augment import augment, turn_classes
 from pauca.fewshot.training.compiled import compiled
 from pauca.fewshot.training.config import TrainConfig
@@ -56,6 +56,19 @@ class Workers:
             average(tensors)
 
 
+def check_unscaled(config: ModelConfig) -> None:
+    """Refuse features that are centered or whitened at test time: no episode learns by what.
+
+    Raises:
+        ConfigError: the first such setting.
+    """
+    for name in ("center_features", "whiten_features"):
+        if share := getattr(config, name):
+            raise ConfigError(
+                f"{name} {share:g}: only the recipe strong learns it; for a training by episodes leave it at 0"
+            )
+
+
 class Trainer:
     """The state of a training: model, optimizer, step. `step` takes one step and never waits for the device.
 
@@ -68,6 +81,7 @@ class Trainer:
 
     def __init__(self, model: MCRNet, images: ImageSet, config: TrainConfig, workers: Workers | None = None) -> None:
         check_images(model, images)
+        check_unscaled(model.config)
         self.config = config
         self.workers = workers or Workers.join(config.device)
         self.device = resolve_device(config.device)
