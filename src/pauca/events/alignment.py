@@ -31,6 +31,7 @@ _SHORTEST_HALF_US = 12_000  # a packet in which a motion starts or stops is halv
 _MUCH_LONGER = 1.3  # times as many events: what the motion found asks for, for a packet to be aligned again
 _SHARED = 6  # times as many events as are new: packets that a window leads on to from the one before
 _PROVEN = 2  # durations of a packet that moved beyond doubt, after which windows are compared with rest again
+_MOST_LED_ON = 128  # windows by one curvature: of 400, 20 of 2,739 were off by 4 deviations, and none of 160
 _UNEVEN = 2  # times as many events in one half as in the other: there a motion may start or stop
 
 
@@ -332,7 +333,8 @@ class Aligner:
                 start = oldest
             found = self._pieces(stream[start:])
             last = found[-1]
-            until_us = last.end_us + _PROVEN * (last.end_us - last.start_us)
+            proven_us = last.end_us + _PROVEN * (last.end_us - last.start_us)
+            until_us = min(proven_us, last.start_us + _MOST_LED_ON * events.duration_us)  # of a packet's beginning
             self._proven = None if self._proof is None else (self._proof, until_us)
         recent.drop(max(oldest, len(stream) - most))
         return found
