@@ -48,7 +48,10 @@ def test_other_settings_are_refused_by_name(tmp_path):
 
 def test_settings_that_a_checkpoint_is_too_old_for_must_be_off(tmp_path):
     path = save_checkpoint(tmp_path, 1, state(1.0), {"model.recipe": "{'kept': 'fp8'}", "model.center": "True"})
-    load_checkpoint(path, state(0.0), {"model.recipe": "{'kept': 'fp8', 'new': False}", "model.center": "1.0"})
+    off = {"model.recipe": "{'kept': 'fp8', 'new': False}", "model.center": "1.0", "model.whiten": "0.0"}
+    load_checkpoint(path, state(0.0), off)
+    with pytest.raises(ConfigError, match=r"written with model.whiten None, but now model.whiten is 0\.5"):
+        load_checkpoint(path, state(0.0), off | {"model.whiten": "0.5"})
     for recipe, center in (("{'kept': 'fp8', 'new': True}", "1.0"), ("{'kept': 'fp8'}", "0.5"), ("{}", "1.0")):
         with pytest.raises(ConfigError, match=r"restore it, or start a new run"):
             load_checkpoint(path, state(0.0), {"model.recipe": recipe, "model.center": center})

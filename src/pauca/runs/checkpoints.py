@@ -182,10 +182,10 @@ def _read(text: str | None) -> Any:
 
 
 def _agree(stored: Any, now: Any) -> bool:
-    """Whether settings are the same, but for those that an earlier version did not have, where these are off."""
+    """Whether settings are the same, but for those that an earlier version did not have, where these are off or 0."""
     if isinstance(stored, dict) and isinstance(now, dict):
         return all(_agree(stored.get(name), now.get(name)) for name in {*stored, *now})
-    return stored == now or (stored is None and now is False)
+    return stored == now or (stored is None and now in (False, 0.0))
 
 
 def _replace(temporary: Path, path: Path) -> None:

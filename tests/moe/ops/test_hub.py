@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -57,6 +58,18 @@ def test_a_kernel_gives_the_same_bits(folder, variant):
     assert same(kernel.swiglu(x, probability), ops.swiglu(x, probability))
     with pytest.raises(kernel.errors.InputError, match="32"):
         kernel.quantize_mxfp4(x[:, :48].contiguous())
+
+
+def test_its_card_runs(folder, monkeypatch):
+    """Without the library, whose loader takes a path."""
+    library = ModuleType("kernels")
+    library.get_local_kernel = lambda path: loaded(folder.parent / path / "build" / "torch-cpu")
+    monkeypatch.setitem(sys.modules, "kernels", library)
+    shown = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    found = {}
+    exec(shown, found)
+    assert isinstance(found["rows"], found["ops"].Fp8Tensor)
+    assert 'get_local_kernel(Path("pauca-moe"))' in shown
 
 
 def test_its_triton_kernels_are_there(folder):

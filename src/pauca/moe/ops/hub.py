@@ -153,10 +153,11 @@ def _card() -> str:
         compute capability 9.0, plain PyTorch elsewhere. Python 3.11 or later.
 
         ```python
+        from pathlib import Path
         import torch
         from kernels import get_local_kernel  # or get_kernel, from the hub
 
-        ops = get_local_kernel("{NAME}")
+        ops = get_local_kernel(Path("{NAME}"))
         kept = ops.quantize_mxfp4(torch.randn(64, 256, dtype=torch.bfloat16))
         rows = ops.gather_mxfp4_to_fp8_rows(kept)
         ```
