@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pauca.events import Events, lending
-from pauca.events.lending import Lender, LentEvents, map_lent, taken
+from pauca.events.lending import Lender, map_lent, taken
+from pauca.events.shared import SharedEvents
 from pauca.events.workers import Workers
 
 from .scenes import rotating_events, whole_pixels
@@ -24,7 +25,7 @@ def _equal(found: Events, expected: Events) -> bool:
     return same and found.size == expected.size and found.x.dtype == expected.x.dtype
 
 
-def _counted(piece: tuple[str, Events | LentEvents]) -> tuple[str, int, int, int]:
+def _counted(piece: tuple[str, Events | SharedEvents]) -> tuple[str, int, int, int]:
     name, events = piece
     events = taken(events)
     return name, len(events), int(events.t_us.sum()), os.getpid()
@@ -38,7 +39,7 @@ def test_lent_events_are_the_parts_joined_and_are_given_back(undistorted):
     before, lender = _descriptors(), Lender()
     for count in (len(stream), len(stream) - 7):  # the second time into the same memory
         lent = lender.lend([stream[:100], stream[100:100], stream[100:count]])
-        assert isinstance(lent, LentEvents)
+        assert isinstance(lent, SharedEvents)
         found = taken(lent)
         assert _equal(found, stream[:count])
         found.x[0] = 1  # kernels are compiled for arrays that can be written to
@@ -64,7 +65,7 @@ def test_memory_is_written_again_only_when_its_own_events_are_done_with():
     stream, lender = rotating_events([1.0, -2.0, 3.0]), Lender()
     sent = [lender.lend([stream[:0]]), lender.lend([stream[:50], whole_pixels(stream)[50:]])]
     lent = lender.lend([stream])
-    assert [type(each) for each in (*sent, lent)] == [Events, Events, LentEvents]
+    assert [type(each) for each in (*sent, lent)] == [Events, Events, SharedEvents]
     found = taken(lent)
     for _ in sent:
         lender.take_back()

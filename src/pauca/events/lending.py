@@ -1,14 +1,11 @@
 """Events for another process, in memory that both see: written once, where a pipe copies them twice on each side."""
 
-import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
+from pauca.events.shared import SharedEvents, new_file
 from pauca.events.types import Events
 from pauca.events.windows import joined
 from pauca.events.workers import Workers
@@ -18,28 +15,6 @@ R = TypeVar("R")
 _CAN_LEND = hasattr(os, "memfd_create") and Path("/proc/self/fd").exists()  # Linux
 
 
-@dataclass(frozen=True)
-class LentEvents:
-    """Events of another process, which it keeps until the work that needs them is done."""
-
-    path: str
-    count: int
-    pixel: str  # dtype of x and y
-    size: tuple[int, int]
-
-    def taken(self) -> Events:
-        """The events; changes to them stay in this process."""
-        pixel = np.dtype(self.pixel)
-        with Path(self.path).open("rb") as file:
-            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        kinds, at = {"t_us": np.dtype(np.int64), "x": pixel, "y": pixel, "p": np.dtype(np.uint8)}, 0
-        columns = {}
-        for name, kind in kinds.items():
-            columns[name] = np.frombuffer(memory, kind, self.count, at)
-            at += self.count * kind.itemsize
-        return Events.checked(**columns, size=self.size)
-
-
 class Lender:
     """Memory that is written again when what was lent is needed no longer: new pages take longer than the events."""
 
@@ -47,21 +22,15 @@ class Lender:
         self._lent: list[int | None] = []  # descriptors in order, None for events that were sent
         self._free: list[int] = []  # those that can be written again
 
-    def lend(self, parts: Sequence[Events]) -> Events | LentEvents:
+    def lend(self, parts: Sequence[Events]) -> Events | SharedEvents:
         """The parts as one, in shared memory where the system has it."""
         count = sum(map(len, parts))
         if not _CAN_LEND or not count or len({part.x.dtype for part in parts}) > 1:
             self._lent.append(None)
             return joined(parts)
-        descriptor = self._free.pop() if self._free else os.memfd_create("events")
+        descriptor = self._free.pop() if self._free else new_file()
         self._lent.append(descriptor)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        with os.fdopen(os.dup(descriptor), "wb") as file:
-            for name in ("t_us", "x", "y", "p"):
-                for part in parts:
-                    file.write(np.ascontiguousarray(getattr(part, name)).data)
-            file.truncate()
-        return LentEvents(f"/proc/{os.getpid()}/fd/{descriptor}", count, parts[0].x.dtype.str, parts[0].size)
+        return SharedEvents.of([list(parts)], descriptor)
 
     def take_back(self) -> None:
         """What was lent first is needed no longer."""
@@ -76,9 +45,9 @@ class Lender:
         self._lent, self._free = [], []
 
 
-def taken(events: Events | LentEvents) -> Events:
+def taken(events: Events | SharedEvents) -> Events:
     """What was lent, or the events as they came."""
-    return events.taken() if isinstance(events, LentEvents) else events
+    return events.windows()[0] if isinstance(events, SharedEvents) else events
 
 
 Item = TypeVar("Item")
@@ -87,7 +56,7 @@ Item = TypeVar("Item")
 def map_lent(
     workers: Workers,
     work: Callable[[Item], R],
-    pieces: Iterable[tuple[Sequence[Events], Callable[[Events | LentEvents], Item]]],
+    pieces: Iterable[tuple[Sequence[Events], Callable[[Events | SharedEvents], Item]]],
     ahead: int = 1,
 ) -> Iterator[R]:
     """As `Workers.map`, of pieces of events that are lent until their result is there.

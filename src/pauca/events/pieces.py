@@ -9,8 +9,9 @@ from pauca.errors import DeviceError
 from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
 from pauca.events.gyro_prior import GyroPrior
-from pauca.events.lending import LentEvents, map_lent, taken
+from pauca.events.lending import map_lent, taken
 from pauca.events.settings import AlignConfig
+from pauca.events.shared import SharedEvents
 from pauca.events.types import Alignment, Device, Events
 from pauca.events.windows import joined
 from pauca.events.workers import Workers
@@ -28,7 +29,7 @@ class _Piece:
     config: AlignConfig
     prior: GyroPrior | None
     before: Events | None  # the last events before it
-    events: Events | LentEvents
+    events: Events | SharedEvents
 
 
 def align_in_pieces(
@@ -64,7 +65,7 @@ def align_in_pieces(
         return
     pieces = islice(pieces_in_parts(chunks, PIECE_EVENTS, warm), known, None)
 
-    def with_(before: list[Events]) -> Callable[[Events | LentEvents], _Piece]:
+    def with_(before: list[Events]) -> Callable[[Events | SharedEvents], _Piece]:
         return lambda events: _Piece(camera, config, aligner.prior, joined(before) if before else None, events)
 
     yield from map_lent(workers, _aligned, ((parts, with_(before)) for before, parts in pieces))

@@ -19,13 +19,14 @@ from pauca.events.focal import ask_focal_length, telling_packets, widened
 from pauca.events.given import expect, refusal
 from pauca.events.hot_pixels import check_something_left, find_hot_pixels, remove_hot_pixels
 from pauca.events.io import EventStream
-from pauca.events.lending import LentEvents, map_lent, taken
+from pauca.events.lending import map_lent, taken
 from pauca.events.likelihood import NegativeBinomial
 from pauca.events.noise import remove_noise
 from pauca.events.passes import Clean, windows_of
 from pauca.events.pieces import Workers, align_in_pieces
 from pauca.events.recording import Recording, camera_of, events_of
 from pauca.events.settings import AlignConfig
+from pauca.events.shared import SharedEvents
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Alignment, Events, Status
 from pauca.events.warp import Frame
@@ -276,13 +277,13 @@ def _refine_piece(
     camera: Camera,
     config: AlignConfig,
     progress: Callable[[int], None] | None,
-    piece: tuple[Events | LentEvents, Trajectory],
+    piece: tuple[Events | SharedEvents, Trajectory],
 ) -> Trajectory:
     events, known = piece
     return refine(taken(events), known, camera, config, progress)
 
 
-def _with_packets(known: Trajectory, events: Events | LentEvents) -> tuple[Events | LentEvents, Trajectory]:
+def _with_packets(known: Trajectory, events: Events | SharedEvents) -> tuple[Events | SharedEvents, Trajectory]:
     return events, known
 
 

@@ -15,7 +15,7 @@ from pauca.events.alignment import Aligner
 from pauca.events.device.engine import MOST_PLACES
 from pauca.events.device.follow import Setting
 from pauca.events.device.place import Place, follow_group
-from pauca.events.device.shared import SharedEvents, new_file
+from pauca.events.shared import SharedEvents, new_file
 from pauca.events.types import Alignment, Events
 from pauca.events.workers import Workers
 from pauca.runs import resolve_device

@@ -13,7 +13,6 @@ from pauca.errors import InputError
 from pauca.events.camera import Camera, undistortion_table
 from pauca.events.device import reference
 from pauca.events.device.batch import Batch, Plane, Stored
-from pauca.events.device.shared import NO_FRACTIONS
 from pauca.events.kernels.pack import pack_events
 from pauca.events.score import Scorer
 from pauca.events.types import Events
@@ -57,7 +56,9 @@ class Engine:
             The slot where they are, which is free again with `give_back`; the index of each window's first event.
         """
         if any(part.undistorted for parts in windows for part in parts):
-            raise InputError(NO_FRACTIONS)
+            raise InputError(
+                "events that are undistorted already, with fractions of pixels, cannot go to a GPU: choose device cpu"
+            )
         slot = self._free.pop()
         start, done, firsts = slot * self.capacity, 0, []
         if self._left is not None:

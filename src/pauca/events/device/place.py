@@ -11,7 +11,7 @@ from pauca.events.alignment import Aligner
 from pauca.events.device.engine import Engine
 from pauca.events.device.follow import Setting, Work, at_once, follow
 from pauca.events.device.requests import Ask, Resident
-from pauca.events.device.shared import SharedEvents
+from pauca.events.shared import SharedEvents
 from pauca.events.types import Alignment, Events
 from pauca.events.windows import joined
 

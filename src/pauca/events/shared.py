@@ -12,9 +12,6 @@ import numpy as np
 from pauca.errors import InputError
 from pauca.events.types import Events
 
-NO_FRACTIONS = "events that are undistorted already, with fractions of pixels, cannot go to a GPU: choose device cpu"
-_COLUMNS = (("t_us", np.int64), ("x", np.uint16), ("y", np.uint16), ("p", np.uint8))
-
 
 def new_file() -> int:
     """A file for `SharedEvents.of`, which the caller closes."""
@@ -28,36 +25,39 @@ class SharedEvents:
     process: int
     file: int
     lengths: tuple[int, ...]
+    pixel: str  # dtype of x and y
     size: tuple[int, int]
 
     @classmethod
     def of(cls, windows: list[list[Events]], file: int) -> "SharedEvents":
-        """A copy of windows, each in parts.
+        """A copy of windows, each in parts: all of whole pixels, or all of undistorted ones.
 
         Args:
-            windows: of whole pixels.
+            windows: at least one event.
             file: a `new_file`, or one that is not read any more, to be written anew.
         """
         lengths = tuple(sum(map(len, parts)) for parts in windows)
+        pixel = windows[0][0].x.dtype
         with os.fdopen(os.dup(file), "wb", buffering=0) as out:
             out.seek(0)
-            for name, kind in _COLUMNS:
+            for name, kind in _columns(pixel):
                 for part in (part for parts in windows for part in parts):
                     column = getattr(part, name)
                     if column.dtype != kind:
-                        raise InputError(NO_FRACTIONS)
+                        raise InputError(f"events with {name} of {kind} cannot be joined with those of {column.dtype}")
                     _write(out, column)
-        return cls(os.getpid(), file, lengths, windows[0][0].size)
+        return cls(os.getpid(), file, lengths, pixel.str, windows[0][0].size)
 
     def windows(self) -> list[Events]:
-        """The windows, which stay when the file is closed."""
+        """The windows, which stay when the file is closed; changes to them stay in this process."""
+        kinds = _columns(np.dtype(self.pixel))
         n, first, columns, windows = sum(self.lengths), 0, {}, []
-        size = n * sum(np.dtype(kind).itemsize for _, kind in _COLUMNS)
+        size = n * sum(kind.itemsize for _, kind in kinds)
         memory = np.memmap(
             f"/proc/{self.process}/fd/{self.file}", np.uint8, "c", shape=(size,)
         )  # numba compiles anew for "r"
-        for name, kind in _COLUMNS:
-            end = first + n * np.dtype(kind).itemsize
+        for name, kind in kinds:
+            end = first + n * kind.itemsize
             columns[name] = np.asarray(memory[first:end]).view(kind)
             first = end
         first = 0
@@ -66,6 +66,10 @@ class SharedEvents:
             windows.append(Events.checked(**part, size=self.size))
             first += length
         return windows
+
+
+def _columns(pixel: np.dtype) -> tuple[tuple[str, np.dtype], ...]:
+    return ("t_us", np.dtype(np.int64)), ("x", pixel), ("y", pixel), ("p", np.dtype(np.uint8))
 
 
 def _write(out: io.RawIOBase, column: np.ndarray) -> None:

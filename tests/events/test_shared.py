@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pauca.events.device.shared import SharedEvents, new_file
+from pauca.events.shared import SharedEvents, new_file
 
-from ..scenes import rotating_events, whole_pixels
+from .scenes import rotating_events, whole_pixels
 
 EVENTS = whole_pixels(rotating_events([1.0, -2.0, 3.0], points=20, per_point=30))
 
