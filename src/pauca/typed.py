@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 _names: ContextVar[frozenset[str]] = ContextVar("names", default=frozenset())
 
@@ -22,3 +23,8 @@ def typed(words: Sequence[str]) -> Iterator[None]:
 def is_typed(name: str) -> bool:
     """Whether the command was given the option of a field of this name; never so where no command runs."""
     return name in _names.get()
+
+
+def is_given(name: str, value: Any, usual: Any) -> bool:
+    """Whether a field was given: on the command line, or with another value than its default."""
+    return is_typed(name) or value != usual

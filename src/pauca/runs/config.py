@@ -11,7 +11,7 @@ import yaml
 
 from pauca.errors import ConfigError, PaucaError
 from pauca.renamed import renamed_kinds, with_new_names
-from pauca.typed import is_typed
+from pauca.typed import is_given
 
 Config = TypeVar("Config")
 
@@ -71,7 +71,7 @@ def check_obeyed(stored: dict[str, Any], given: dict[str, Any], usual: dict[str,
     for name, value in given.items():
         if isinstance(value, dict):
             check_obeyed(stored[name], value, None if usual is None else usual[name], where)
-        elif value != stored[name] and (usual is None or value != usual[name] or is_typed(name)):
+        elif value != stored[name] and (usual is None or is_given(name, value, usual[name])):
             raise ConfigError(
                 f"{where}: the run was started with {name} {stored[name]}, not {value}; leave the option out, or start "
                 "a new run without this file"

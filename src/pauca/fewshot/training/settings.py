@@ -17,7 +17,7 @@ from pauca.fewshot.training.strong_trainer import check_strong
 from pauca.fewshot.training.trainer import check_unscaled
 from pauca.fewshot.types import ImageSet
 from pauca.runs import check_obeyed, resolve_device, to_dict
-from pauca.typed import is_typed
+from pauca.typed import is_given
 
 ProtocolName = Literal["cifar-fs", "fc100", "miniimagenet", "tieredimagenet"]
 RecipeName = Literal["episodes", "strong"]
@@ -151,7 +151,7 @@ def override(preset: Any, given: Any, default: Any) -> Any:
         ours, theirs, usual = (getattr(config, name) for config in (preset, given, default))
         if is_dataclass(ours):
             changes[name] = override(ours, theirs, usual)
-        elif theirs != usual or is_typed(name):
+        elif is_given(name, theirs, usual):
             changes[name] = theirs
     return replace(preset, **changes)
 
@@ -167,11 +167,12 @@ def check_asked(model: ModelConfig, images: ImageSet) -> None:
     fitting = images.fitting or model.fitting
     for option, asked, default, found in (
         ("fitting", model.fitting, usual.fitting, fitting),
-        ("image-size", model.image_size, usual.image_size, size),
+        ("image_size", model.image_size, usual.image_size, size),
         ("channels", model.channels, usual.channels, channels),
     ):
-        if asked != found and (asked != default or is_typed(option.replace("-", "_"))):
+        if asked != found and is_given(option, asked, default):
+            flag = option.replace("_", "-")
             raise ConfigError(
-                f"--{option} {asked}: {images.name} was prepared with {found}; leave the option out, or prepare the "
-                f"data again (`pauca fewshot data prepare` has --size and --fitting)"
+                f"--{flag} {asked}: {images.name} was prepared with {found}; leave the option out, or prepare the data "
+                f"again (`pauca fewshot data prepare` has --size and --fitting)"
             )

@@ -12,7 +12,7 @@ from pauca.moe.models.config import Recomputation
 from pauca.moe.models.lm import LM_SIZES, LMConfig
 from pauca.moe.training.config import MAY_CHANGE, TrainConfig
 from pauca.runs import check_obeyed, to_dict
-from pauca.typed import is_typed
+from pauca.typed import is_given, is_typed
 
 RECOMPUTE_OPTIONS = ("recompute", "recompute_attention", "recompute_norms")
 _BESIDE_THE_SIZE = ("vocabulary", "context", "recipe", "projections", "recompute")  # have options of their own
@@ -76,9 +76,7 @@ class TrainSettings:
     def going_on_as(self, given: TrainSettings, usual: TrainSettings) -> TrainSettings:
         """With what was given beside --resume and decides nothing that is learned; what is usual was not given, unless
         the command line has it."""
-        names = [
-            name for name in MAY_CHANGE if is_typed(name) or getattr(given.train, name) != getattr(usual.train, name)
-        ]
+        names = [name for name in MAY_CHANGE if is_given(name, getattr(given.train, name), getattr(usual.train, name))]
         settings = replace(self, train=replace(self.train, **{name: getattr(given.train, name) for name in names}))
         if given.model.recompute == usual.model.recompute and not any(map(is_typed, RECOMPUTE_OPTIONS)):
             return settings
