@@ -74,7 +74,6 @@ def join_processes(device: str = "auto", minutes: float = TIMEOUT_MINUTES) -> tu
             f"timeout {minutes}: give the minutes that a rank may keep the others waiting, above 0 and below a year"
         )
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        _timeout_minutes = minutes
         if device.startswith("cuda:"):
             raise ConfigError(f"device {device}: under torchrun each rank has a GPU of its own; use --device cuda")
         place = resolve_device(device)  # sets the device, too
@@ -91,6 +90,7 @@ def join_processes(device: str = "auto", minutes: float = TIMEOUT_MINUTES) -> tu
                 f"rank {os.environ.get('RANK', '?')} could not join the others at {where} ({first_line(error)}); start "
                 "all ranks with torchrun, and see what the others say"
             ) from error
+        _timeout_minutes = minutes
     return own_rank(), count_ranks()
 
 
