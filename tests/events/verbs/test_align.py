@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import nullcontext
 
 import numpy as np
@@ -167,6 +167,8 @@ def test_what_became_of_several_recordings_is_told_and_can_be_taken_up(recording
     for more, said in (
         (["--jobs", "0"], "at least 1"),
         (["--jobs", "2", "--dask", "tcp://127.0.0.1:1"], "choose one"),
+        (["--workers", "2", "--dask", "tcp://127.0.0.1:1"], "start more of those"),
+        (["--dask", "cluster"], "expected one such as tcp://HOST:8786"),
     ):
         assert cli.main([*words, *more]) == 2
         assert said in capsys.readouterr().err
@@ -217,7 +219,7 @@ def test_after_an_interruption_no_further_recording_begins(monkeypatch):
 
 
 def test_a_process_that_dies_fails_its_recording_alone(recording, tmp_path, monkeypatch, capsys):
-    class Engine:
+    class Engine(Executor):
         def submit(self, _, run):
             done = Future()
             if run.path.name == "a.npz":

@@ -135,8 +135,8 @@ def align(
         )
         for path in paths
     }
+    at_once.check(single, workers)
     if single:
-        at_once.check(single=True)
         runs[paths[0]].align()
     else:
         align_many(runs, (out or Path("runs/events")) / ACCOUNT, at_once)

@@ -58,11 +58,8 @@ class AlignRun:
 
     def align(self) -> None:
         """Read, align, and write everything."""
-        journal_path = self.out / JOURNAL
-        if not self.resume:
-            for name in RESULTS:
-                self._check_target(self.out / name, journal_path.exists())
-        started = time.perf_counter()
+        self.check_targets()
+        journal_path, started = self.out / JOURNAL, time.perf_counter()
         stream = events.open_events(self.path, self.reading)
         calibration = calibrated(stream.path.name, stream.size, stream.camera, self.camera, self.camera_name)
         hot = self._hot_pixels(stream) if self.without_hot else None
@@ -112,6 +109,17 @@ class AlignRun:
             if focal is not None and focal.doubtful:
                 print(focal.in_words())
             print(f"wrote {', '.join(RESULTS)}{' and images' if chosen else ''} to {self.out}")
+
+    def check_targets(self) -> None:
+        """Refuse to replace results that are there already.
+
+        Raises:
+            InputError: one is there, and this run neither goes on nor replaces it.
+        """
+        if not self.resume:
+            interrupted = (self.out / JOURNAL).exists()
+            for name in RESULTS:
+                self._check_target(self.out / name, interrupted)
 
     def _check_target(self, path: Path, interrupted: bool) -> None:
         try:

@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pauca.errors import ConfigError, PaucaError
 from pauca.events.verbs.aligning import JOURNAL, AlignRun
+from pauca.events.verbs.cluster import Align, align_on_worker, cluster, reason
 from pauca.interrupts import begin_worker, interrupts_raise, interrupts_wait
 from pauca.runs import write_text
 
@@ -36,16 +37,22 @@ class AtOnce:
     """Address of the scheduler of a Dask cluster, such as tcp://HOST:8786, whose workers align a recording each; they
     need pauca and the same files under the same names (pip install 'pauca[dask]')."""
 
-    def check(self, single: bool) -> None:
+    def check(self, single: bool, workers: int | None = None) -> None:
         """Refuse what means nothing.
 
+        Args:
+            single: whether there is one recording alone.
+            workers: processes that share a recording.
+
         Raises:
-            ConfigError: fewer than one job, jobs beside a cluster, or a single recording.
+            ConfigError: fewer than one job, jobs or processes beside a cluster, or a single recording.
         """
         if self.jobs < 1:
             raise ConfigError(f"--jobs must be at least 1, got {self.jobs}")
         if self.jobs > 1 and self.dask is not None:
             raise ConfigError("--jobs are processes here and --dask those of a cluster: choose one")
+        if self.dask is not None and (workers or 1) > 1:  # as a rule a worker of Dask may start no processes
+            raise ConfigError("--workers are processes here: a worker of --dask is one, so start more of those")
         if single and (self.jobs > 1 or self.dask is not None):
             raise ConfigError("--jobs and --dask are for several recordings; processes share a single one by --workers")
 
@@ -56,7 +63,6 @@ def align_many(runs: dict[Path, AlignRun], account: Path, at_once: AtOnce) -> No
     Raises:
         PaucaError: at the end, where some failed; or the cluster cannot be reached.
     """
-    at_once.check(single=False)
     told = _Account(account, list(runs))
     waiting: dict[Path, AlignRun] = {}
     for path, run in runs.items():
@@ -75,21 +81,43 @@ def align_many(runs: dict[Path, AlignRun], account: Path, at_once: AtOnce) -> No
                 else:
                     told.add(path, "done", time.perf_counter() - started)
         else:
-            with interrupts_wait():  # processes start here
-                futures = {engine.submit(_align, _absolute(run)): path for path, run in waiting.items()}
-            for future in as_completed(futures):
-                path = futures[future]
-                error = future.exception()
-                if isinstance(error, BrokenExecutor):
-                    told.fail(path, PaucaError(f"{path}: {_ENDED}"), 0.0)
-                elif isinstance(error, PaucaError):
-                    told.fail(path, error, 0.0)
-                else:
-                    said, seconds = future.result()
-                    print(said, end="", flush=True)
-                    told.add(path, "done", seconds)
+            _share(engine, waiting, told, _align_there if at_once.dask is not None else _align)
     if told.failed:
-        raise PaucaError(f"{told.failed} of {len(runs)} recordings failed; the others are done")
+        rest = "; the others are done" if told.failed < len(runs) else ""
+        raise PaucaError(f"{told.failed} of {len(runs)} recordings failed{rest}")
+
+
+def _share(engine: Executor, runs: dict[Path, AlignRun], told: _Account, align: Align) -> None:
+    """Have an engine align each, and tell what became of them as they end."""
+    futures: dict[Future[tuple[str, float]], Path] = {}
+    with interrupts_wait():  # processes start here
+        for path, run in runs.items():
+            try:
+                run.check_targets()
+            except PaucaError as error:
+                told.fail(path, error, 0.0)
+            else:
+                futures[engine.submit(align, _absolute(run))] = path
+    for future in as_completed(futures):
+        path = futures[future]
+        try:
+            said, seconds = future.result()
+        except PaucaError as error:
+            told.fail(path, error, 0.0)
+        except BrokenExecutor:
+            told.fail(path, PaucaError(f"{path}: {_ENDED}"), 0.0)
+        except BaseException as error:  # that of a task that asyncio cancels is no Exception
+            if align is _align or isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            told.fail(path, PaucaError(f"{path}: {reason(error)}"), 0.0)
+        else:
+            print(said, end="", flush=True)
+            told.add(path, "done", seconds)
+
+
+def _align_there(run: AlignRun) -> tuple[str, float]:
+    """Align on a worker of a cluster."""
+    return align_on_worker(_align, run)
 
 
 def _align(run: AlignRun) -> tuple[str, float]:
@@ -131,7 +159,7 @@ def _absolute(run: AlignRun) -> AlignRun:
 def _engine(at_once: AtOnce) -> Iterator[Executor | None]:
     """Who does the work; None for this process."""
     if at_once.dask is not None:
-        with _cluster(at_once.dask) as executor:
+        with cluster(at_once.dask) as executor:
             yield executor
     elif at_once.jobs > 1:
         context = multiprocessing.get_context("spawn")
@@ -142,20 +170,6 @@ def _engine(at_once: AtOnce) -> Iterator[Executor | None]:
             executor.shutdown(cancel_futures=True)
     else:
         yield None
-
-
-@contextmanager
-def _cluster(address: str) -> Iterator[Executor]:
-    try:
-        from distributed import Client  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as error:
-        raise PaucaError("--dask needs distributed: pip install 'pauca[dask]'") from error
-    try:
-        client = Client(address, timeout="10s", set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise PaucaError(f"{address}: no Dask scheduler answers there ({str(error)[:120]})") from None
-    with client, client.get_executor(pure=False) as executor:
-        yield executor
 
 
 @dataclass
