@@ -53,6 +53,12 @@ def test_the_model_of_a_training_can_be_planned(tmp_path, monkeypatch, capsys):
         (["--model", "mixtral-8x7b", "--pp", "3"], 2, "PP 3 does not divide the 8 GPUs"),
         (["--model", "mixtral-8x7b", "--gpus", "1"], 1, "does not fit 1 GPU(s) of 80 GB"),
         (["--model", "mixtral-8x7b", "--out", "plan.txt"], 2, "pictures are written as"),
+        (
+            ["--model", "mixtral-8x7b", "--tokens", "2048", "--context", "4096"],
+            2,
+            "no whole number of sequences of 4,096",
+        ),
+        (["--model", "mixtral-8x7b", "--context", "65536"], 2, "longer than the 32,768 tokens that mixtral-8x7b has"),
         (["--model", "mixtral-8x7b", "--imbalance", "0.5"], 2, "imbalance must be at least 1, got 0.5"),
     ],
 )

@@ -85,7 +85,7 @@ def plan(
     gpu: Literal["h100", "h200", "b200"] = "h100",
     memory: str | None = None,
     tokens: int = 4096,
-    context: int = 4096,
+    context: int | None = None,
     ep: int | None = None,
     pp: int | None = None,
     dp: int | None = None,
@@ -106,7 +106,8 @@ def plan(
         gpu: their kind, which gives memory and rates: h100 (measured), h200 or b200 (assumed, by the makers' figures).
         memory: memory of one GPU, as in 80GB (10^9 bytes) or 79.6GiB (2^30 bytes); if not given, that of its kind.
         tokens: tokens of one micro-batch on each GPU.
-        context: length of a sequence in tokens, which the time of attention depends on.
+        context: length of a sequence in tokens, which the time of attention depends on: whole sequences make a
+            micro-batch. If not given, 4096, or less where the model or the micro-batch holds no more.
         ep: GPUs that share the experts of a layer (expert parallelism); if not given, all that fit are tried.
         pp: stages of the pipeline (pipeline parallelism); if not given, all that fit are tried.
         dp: GPUs of one stage, each with tokens of its own (data parallelism): all GPUs over pp; if not given, all that

@@ -69,6 +69,9 @@ def test_a_hugging_face_config_gives_the_named_shape(tmp_path, config, name):
     path = tmp_path / f"{name}.json"
     path.write_text(json.dumps(config))
     assert model_shape(str(path)).parameters == SHAPES[name].parameters
+    assert model_shape(str(path)).context == 0  # not known
+    path.write_text(json.dumps(config | {"max_position_embeddings": SHAPES[name].context}))
+    assert model_shape(str(path)).context == SHAPES[name].context > 0
 
 
 def test_a_model_folder_is_known_by_its_name(tmp_path):

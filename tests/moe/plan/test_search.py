@@ -128,6 +128,13 @@ def test_layouts_are_those_that_divide():
         ({"gpus": 64, "pp": 64}, "64 stages are more than the 32 layers"),
         ({"gpus": 3, "ep": 2}, "no layout of 3 GPUs has EP 2"),
         ({"tokens": 0}, "tokens must be positive, got 0"),
+        ({"context": 0}, "context must be positive, got 0"),
+        (
+            {"tokens": 2048, "context": 4096},
+            r"of 2,048 tokens \(--tokens\) is no whole number of sequences of 4,096 \(",
+        ),
+        ({"tokens": 6144}, r"of 6,144 tokens \(--tokens\) is no whole number of sequences of 4,096: give a multiple"),
+        ({"tokens": 2**17, "context": 2**16}, "of 65,536 .* is longer than the 32,768 tokens that mixtral-8x7b has"),
     ],
 )
 def test_layouts_that_do_not_divide_are_refused(given, message):
@@ -175,6 +182,22 @@ def test_a_step_has_a_micro_batch_for_every_gpu_of_a_stage():
     assert few.micro_batches(layout) == 100_000 // (2048 * layout.dp) > 0
     with pytest.raises(ConfigError, match=r"a step of 1,000 tokens .* is less than a micro-batch of 2,048 .* at least"):
         replace(few, assumptions=replace(few.assumptions, batch_tokens=1000)).layouts()
+
+
+def test_a_micro_batch_is_whole_sequences_by_default():
+    """A micro-batch of 2,048 tokens was planned with attention over sequences of 4,096, which it cannot hold."""
+    assert (PAPER.sequence, replace(PAPER, tokens=8192).sequence, replace(PAPER, tokens=512).sequence) == (
+        2048,
+        4096,
+        512,
+    )
+    assert PlanTask(LM_SIZES["toy"].shape, 1, 80 * GB).sequence == LM_SIZES["toy"].context == 256
+    unknown = replace(SHAPES["mixtral-8x7b"], context=0)
+    assert PlanTask(unknown, 8, 80 * GB, 2**20, 2**20).sequence == 2**20
+    short = evaluate(replace(PAPER, tokens=4096), Way("fp4", LAYOUT, FULL))
+    packed = evaluate(replace(PAPER, tokens=4096, context=2048), Way("fp4", LAYOUT, FULL))
+    assert packed.time["attention"] < short.time["attention"]
+    assert evaluate(PAPER, Way("fp4", LAYOUT, FULL)).time["attention"] == pytest.approx(packed.time["attention"] / 2)
 
 
 def test_micro_batches_of_a_pipeline_need_be_no_multiple_of_its_stages():

@@ -46,6 +46,13 @@ def test_a_recipe_that_does_not_fit_says_by_how_much():
     assert any(line.startswith(f"{short} ") and line.endswith(lacking) for line in lines)
 
 
+def test_a_step_that_does_not_divide_into_micro_batches_says_what_is_left_of_it(task, plans):
+    assert not any("whole micro-batches" in line for line in plan_lines(task, plans))
+    uneven = replace(task, assumptions=replace(task.assumptions, batch_tokens=100_000))
+    lines = plan_lines(uneven, find_plans(uneven))
+    assert "a step has 98,304 of the 100,000 tokens: 6 whole micro-batches on each of 8 GPUs" in lines
+
+
 def test_the_chart_has_a_bar_for_each_part_and_recipe(task, plans):
     memory, speed = plan_figure(task, plans).axes
     assert len(memory.patches) == len(plans) * len(next(iter(plans.values())).memory)

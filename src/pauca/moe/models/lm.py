@@ -53,6 +53,7 @@ class LMConfig(LayersConfig):
             dense_layers=self.dense_layers,
             dense_width=self.dense_width,
             tied=self.tied,
+            context=self.context,
         )
 
     @property

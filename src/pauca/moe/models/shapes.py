@@ -110,11 +110,13 @@ class ModelShape:
     """A balancing bias per expert counts as a parameter (DeepSeek-V3)."""
     tied: bool = False
     """The head is the embedding."""
+    context: int = 0
+    """Tokens of the longest sequence that it has positions for; 0 where that is not known."""
     note: str = ""
     """What of the model the planner takes for something simpler."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, optional=("shared_width", "dense_layers", "dense_width"))
+        _check_positive(self, optional=("shared_width", "dense_layers", "dense_width", "context"))
         if self.dense_layers > self.layers:
             raise ConfigError(f"{self.name}: {self.dense_layers} dense layers are more than its {self.layers} layers")
         if self.dense_layers and not self.dense_width:

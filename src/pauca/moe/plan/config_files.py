@@ -143,7 +143,7 @@ def from_config_json(path: str | Path, like: str | None = None) -> ModelShape:
 
 def _numbers(config: dict[str, Any]) -> dict[str, Any]:
     """A config whose sizes are numbers, or arithmetic would complain in words of its own."""
-    endings = ("_size", "_size_mlp", "_dim", "_rank", "_experts", "_heads", "_layers", "_per_tok")
+    endings = ("_size", "_size_mlp", "_dim", "_rank", "_experts", "_heads", "_layers", "_per_tok", "_embeddings")
     for name, value in config.items():
         listed = isinstance(value, list) and not name.endswith("_layers")  # which layers have experts
         if name.endswith(endings) and (listed or isinstance(value, str | float | dict)):

@@ -83,12 +83,12 @@ class _Layer:
         sizes = (shape, recipe, way.policy, task.tokens, load)
         time = speed.add(
             speed.attention_time(
-                shape, way.policy, task.tokens, task.context, given.rates, task.projections_of(way.recipe)
+                shape, way.policy, task.tokens, task.sequence, given.rates, task.projections_of(way.recipe)
             ),
             speed.feed_forward_time(*sizes, given.rates, way.prepared),
         )
         if given.loop != "fused":
-            own = own_loop.layer_time(shape, way.recipe, task.tokens, task.context, load, given.rates, given.loop)
+            own = own_loop.layer_time(shape, way.recipe, task.tokens, task.sequence, load, given.rates, given.loop)
             time = speed.add(time, own)
         if is_moe and way.layout.ep > 1:
             sent = sum(speed.all_to_all_bytes(recipe, shape, task.tokens, way.layout.ep, given.imbalance).values())

@@ -99,6 +99,7 @@ def sizes(config: dict[str, Any], family: Family) -> dict[str, Any]:
         "top_groups": config.get("topk_group") or 1,
         "router_bias": family.router_bias,
         "tied": bool(config.get("tie_word_embeddings", False)),
+        "context": config.get("max_position_embeddings") or 0,
         "note": family.note,
     }
 

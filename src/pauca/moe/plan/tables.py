@@ -52,7 +52,7 @@ def _heading(task: PlanTask) -> list[str]:
     return [
         f"{shape.name}: {_count(shape.parameters)} parameters, {_count(shape.active_parameters)} active",
         f"{task.gpus} GPU{'s' * (task.gpus > 1)} of {task.memory / 1e9:.4g} GB; {task.tokens:,} tokens a GPU in a "
-        f"micro-batch, {_tokens(task.assumptions.batch_tokens)} in a step",
+        f"micro-batch, {_tokens(task.assumptions.batch_tokens)} in a step, {task.sequence:,} in a sequence",
         f"assumed, not measured: attention at {rates.attention_tflops:.0f} TFLOP/s, all-to-all at "
         f"{rates.node_gb_s:.0f} GB/s in a node and {rates.network_gb_s:.0f} between",
         *([f"note: {shape.note}"] if shape.note else []),
@@ -170,9 +170,20 @@ def _reasons(task: PlanTask, plans: Plans) -> list[str]:
         )
     return [
         *lines,
+        *_whole_step(task, best),
         f"the plan: {best.way}",
         f"{best.tokens_per_second:,.0f} tokens/s a GPU" + (f": {ratios}" if ratios else ""),
     ]
+
+
+def _whole_step(task: PlanTask, plan: Plan) -> list[str]:
+    """What a step's tokens come to where they do not divide into micro-batches."""
+    layout, asked = plan.way.layout, task.assumptions.batch_tokens
+    count = task.micro_batches(layout)
+    whole = count * task.tokens * layout.dp
+    if whole == asked:
+        return []
+    return [f"a step has {whole:,} of the {asked:,} tokens: {count:,} whole micro-batches on each of {layout.dp} GPUs"]
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -133,8 +133,8 @@ class PlanTask:
     """Bytes of one GPU."""
     tokens: int = 4096
     """Tokens of one micro-batch on each GPU."""
-    context: int = 4096
-    """Length of a sequence, for attention's time."""
+    context: int | None = None
+    """Length of a sequence, for attention's time: whole sequences make a micro-batch. If not given, see `sequence`."""
     ep: int | None = None
     pp: int | None = None
     dp: int | None = None
@@ -153,10 +153,28 @@ class PlanTask:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be positive, got {value}")
+        self._check_sequence()
         self.shape.require_experts()
         for recipe in (RECIPES[name] for name in self.recipes):
             for width in {self.shape.width, self.shape.shared_width, self.shape.dense_width} - {0}:
                 recipe.check_sizes(self.shape.hidden, width)
+
+    @property
+    def sequence(self) -> int:
+        """Tokens of a sequence: 4,096 if not given, or less where the model or the micro-batch holds no more."""
+        return self.context or min(4096, self.tokens, self.shape.context or 4096)
+
+    def _check_sequence(self) -> None:
+        shape, given = self.shape, f"{self.sequence:,}" + " (--context)" * (self.context is not None)
+        if 0 < shape.context < self.sequence:
+            raise ConfigError(
+                f"a sequence of {given} is longer than the {shape.context:,} tokens that {shape.name} has positions for"
+            )
+        if self.tokens % self.sequence:
+            raise ConfigError(
+                f"a micro-batch of {self.tokens:,} tokens (--tokens) is no whole number of sequences of {given}: "
+                "give a multiple, or a --context that divides it"
+            )
 
     def micro_batches(self, layout: ParallelLayout) -> int:
         """Micro-batches of one step on each GPU of a stage; 0 where the step has no tokens for all of them."""
