@@ -123,3 +123,12 @@ def test_what_cannot_be_converted_is_refused():
     experts.inner_experts = Other(dim=old.dim, hidden_dim=old.hidden_dim, num_experts=old.num_experts)
     with pytest.raises(ConfigError, match="pauca knows GroupedExperts alone"):
         PaucaGroupedExpertsConverter(PaucaGroupedExpertsConverter.Config()).convert(layer)
+
+
+def test_a_config_that_cannot_be_converted_whole_is_not_converted_in_part():
+    """Layers before the one that was refused stayed converted."""
+    layer = config()  # the router's gate gives 8 logits
+    settings = PaucaLinearConverter.Config(fqns=["attention", "gate"])
+    with pytest.raises(ConfigError, match=r"leave it out of fqns"):
+        PaucaLinearConverter(settings).convert(layer)
+    assert {type(found) for _, found, *_ in layer.traverse(Linear.Config)} == {Linear.Config}

@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 
 from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.moe import Recipe, convert, parallelize, quantize_once, unconvert
-from pauca.moe.layer.experts import Experts
+from pauca.moe.layer.experts import ExpertBank, Experts
 from pauca.moe.parallel import average_gradients, clip_gradients
 from pauca.moe.parallel.experts import ParallelExperts
 
@@ -243,4 +243,57 @@ def _other_seeds(rank: int) -> str:
 
 def test_ranks_with_other_routers_are_refused(together):
     for message in together(_other_seeds, 2):
-        assert "'1.bank', checksum of what stands beside the experts" in message
+        assert "'1.bank', checksum of the experts and what stands beside them" in message
+
+
+def _failing(rank: int, family: str, how: str) -> None:
+    """A model whose last layer cannot be divided, or only the other rank's first, is what it was before."""
+    mesh, model = init_device_mesh("cpu", (2,), mesh_dim_names=("ep",)), convert(benchmark.build(family), Recipe.bf16())
+    banks = [module for module in model.modules() if isinstance(module, ExpertBank)]
+    before = [dict(vars(bank)) | {"class": type(bank)} for bank in banks]
+    weights, expected = dict(model.named_parameters()), _hidden_and_gradients(model)
+    dispatch: Any = None
+    with pytest.MonkeyPatch.context() as patch:
+        if how == "uneven":
+            down = property(lambda bank: bank.views(bank, bank._kind)[1][bank is banks[-1] :])
+            patch.setattr(type(banks[-1]), "down", down)
+        elif how == "dispatch":  # the last layer's recipe does not allow it
+            banks[0].recipe, dispatch = Recipe.fp8(), "fp8"
+            before[0], expected = dict(vars(banks[0])) | {"class": type(banks[0])}, _hidden_and_gradients(model)
+        elif how == "memory":
+            cloned = []
+
+            def clone(tensor: Tensor, **options: Any) -> Tensor:
+                cloned.append(tensor)
+                if len(cloned) > 3:
+                    raise torch.OutOfMemoryError("no memory is left")
+                return torch.empty_like(tensor).copy_(tensor)
+
+            patch.setattr(Tensor, "clone", clone)
+        elif rank:  # "other"
+            with torch.no_grad():
+                next(iter(banks[-1].parameters())).view(-1)[0] += 1
+            expected = _hidden_and_gradients(model)
+        with pytest.raises((ConfigError, PaucaError, torch.OutOfMemoryError)):
+            parallelize(model, mesh, dispatch=dispatch)
+    for bank, attributes in zip(banks, before, strict=True):
+        assert dict(vars(bank)) | {"class": type(bank)} == attributes
+        assert not bank._state_dict_hooks
+        assert not bank._load_state_dict_pre_hooks
+    after = dict(model.named_parameters())
+    assert after.keys() == weights.keys()
+    assert all(after[name] is weight for name, weight in weights.items())
+    model.zero_grad()
+    assert torch.equal(_hidden_and_gradients(model)[0], expected[0])
+
+
+@pytest.mark.parametrize(
+    ("family", "how"),
+    [
+        *((family, "uneven") for family in ("dbrx", "llama4", "jetmoe", "qwen3_moe")),
+        *(("llama4", how) for how in ("dispatch", "other", "memory")),
+    ],
+)
+def test_a_division_that_fails_changes_nothing(family, how, together):
+    """Earlier layers of these families stayed divided, and their model could neither compute nor be divided."""
+    together(_failing, 2, family, how)

@@ -97,13 +97,14 @@ class PaucaGroupedExpertsConverter(QuantizationConverter):
         Raises:
             ConfigError: experts of another kind than torchtitan's SwiGLU ones, or sizes that the recipe cannot hold.
         """
-        for name, config, parent, attribute in list(model_config.traverse(GroupedExperts.Config)):
+        found = []
+        for name, config, parent, attribute in model_config.traverse(GroupedExperts.Config):
             if type(config) is not GroupedExperts.Config:
                 raise ConfigError(f"{name} is built from {type(config).__qualname__}: pauca knows GroupedExperts alone")
             checked_recipe(RECIPES[self.config.precision], config.dim, config.hidden_dim)
             new = PaucaGroupedExperts.Config(**_values(config), precision=self.config.precision)
-            model_config = _replace(model_config, parent, attribute, new)
-        return model_config
+            found.append((parent, attribute, new))
+        return _replaced(model_config, found)
 
 
 class PaucaLinearConverter(QuantizationConverter):
@@ -124,27 +125,29 @@ class PaucaLinearConverter(QuantizationConverter):
         Raises:
             ConfigError: a size that is not a multiple of 32; name the layers that are to be converted in `fqns`.
         """
-        for name, config, parent, attribute in list(model_config.traverse(Linear.Config)):
+        found = []
+        for name, config, parent, attribute in model_config.traverse(Linear.Config):
             if type(config) is not Linear.Config or not any(part in name for part in self.config.fqns):
                 continue
             sizes = config.in_features, config.out_features
             if any(size % _MULTIPLE for size in sizes):
                 raise ConfigError(f"{name}: sizes must be multiples of {_MULTIPLE}, got {sizes}; leave it out of fqns")
             new = PaucaLinear.Config(**_values(config), precision=self.config.precision)
-            model_config = _replace(model_config, parent, attribute, new)
-        return model_config
+            found.append((parent, attribute, new))
+        return _replaced(model_config, found)
 
 
 def _values(config: Any) -> dict[str, Any]:
     return {entry.name: getattr(config, entry.name) for entry in fields(config)}
 
 
-def _replace(root: Any, parent: Any, attribute: Any, new: Any) -> Any:
-    """The root with one of its configs replaced, in place."""
-    if parent is None:
-        return new
-    if isinstance(parent, list):
-        parent[attribute] = new
-    else:
-        setattr(parent, attribute, new)
+def _replaced(root: Any, found: list[tuple[Any, Any, Any]]) -> Any:
+    """The root with some of its configs replaced, in place: parents, attributes, and what comes there."""
+    for parent, attribute, new in found:
+        if parent is None:
+            return new
+        if isinstance(parent, list):
+            parent[attribute] = new
+        else:
+            setattr(parent, attribute, new)
     return root

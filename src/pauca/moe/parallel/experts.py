@@ -68,34 +68,20 @@ class ParallelExperts(ExpertBank):
         self.train(whole.training)
 
     def _join(self, whole: ExpertBank, mesh: DeviceMesh, dispatch: Format | None, overlap: bool, name: str) -> None:
-        """All but the weights, and whatever forbids dividing them."""
-        self._ranks, self._name = Ranks(mesh), name
-        self.total = len(whole.down)
-        if self.total % self._ranks.count:
-            raise ConfigError(
-                f"{self.total} experts cannot be divided evenly by {self._ranks.count} ranks: "
-                "choose a number of ranks that divides them"
-            )
-        parts = whole.parts()
-        if isinstance(parts, str):
-            raise ConfigError(f"{parts}: cannot be divided over ranks")
-        if any(isinstance(whole.get_parameter(part), DTensor) for part in parts):
-            raise ConfigError("call parallelize before fully_shard, which has divided the experts' weights already")
-        self._parts, self._gate_text = parts, whole._gate_text
+        """All but the weights."""
+        self._ranks, self._parts = _check_division(whole, mesh, dispatch)
+        self._name, self.total, self._gate_text = name, len(whole.down), whole._gate_text
         self.dispatch: Format | None = dispatch
         self.overlap = overlap
         self.bounded = False
         """Send every token to every rank, so that the host never waits for the GPU, and a CUDA graph can hold it all.
         All ranks must then have the same number of tokens; their CPUs compare that before each forward."""
-        wire_format(whole.recipe, dispatch)
         self.register_state_dict_post_hook(_name_shards)
         self.register_load_state_dict_pre_hook(_take_shards)
 
     def _own_of(self, weight: Tensor) -> nn.Parameter:
         """Of a weight of all experts, [experts, ...] or its first two dimensions as one, this rank's part."""
-        rows = len(weight) // self._ranks.count
-        own = weight.detach()[self._ranks.place * rows : (self._ranks.place + 1) * rows].clone()
-        return nn.Parameter(own, weight.requires_grad)
+        return _own_of(weight, self._ranks)
 
     def divided(self) -> dict[str, nn.Parameter]:
         """By name, the weights of which each rank holds those of its own experts."""
@@ -233,28 +219,58 @@ class ParallelOtherExperts(ParallelExperts):
 
 def divide_bank(
     whole: ExpertBank, mesh: DeviceMesh, dispatch: Format | None, overlap: bool, name: str
-) -> ParallelExperts:
-    """This rank's part of a bank, to stand in its place.
+) -> Callable[[], ParallelExperts]:
+    """A function that gives this rank's part of a bank, to stand in its place; until it is called nothing is changed.
 
-    A layer that does more than its experts (its router and shared experts in one module with them) is divided where it
-    stands: it keeps what it does around them, and another class computes its experts.
+    What may fail, memory included, fails before. A layer that does more than its experts (its router and shared experts
+    in one module with them) is divided where it stands: it keeps what it does around them, and another class computes
+    its experts.
     """
     if not getattr(whole, "is_whole_layer", False):
         kind = ParallelExperts if getattr(whole, "_kind", None) is None else ParallelOtherExperts
-        return kind(whole, mesh, dispatch, overlap, name)
-    original: Any = type(whole)
-    whole.__class__ = _around_divided(original)  # pyright: ignore[reportAttributeAccessIssue]
-    assert isinstance(whole, ParallelExperts)
-    try:
+        apart = kind(whole, mesh, dispatch, overlap, name)
+        return lambda: apart
+    ranks, parts = _check_division(whole, mesh, dispatch)
+    own = {part: _own_of(whole.get_parameter(part), ranks) for part in parts}
+
+    def divide() -> ParallelExperts:
+        whole.__class__ = _around_divided(cast(Any, type(whole)))  # pyright: ignore[reportAttributeAccessIssue]
+        assert isinstance(whole, ParallelExperts)
         whole._join(whole, mesh, dispatch, overlap, name)
-    except Exception:
-        whole.__class__ = original
-        raise
-    for part in whole._parts:
-        holder, _, leaf = part.rpartition(".")
-        setattr(whole.get_submodule(holder), leaf, whole._own_of(whole.get_parameter(part)))
-    whole._configure(whole.recipe, whole.recompute)  # without copies of the weights before
-    return whole
+        for part, weight in own.items():
+            holder, _, leaf = part.rpartition(".")
+            setattr(whole.get_submodule(holder), leaf, weight)
+        whole._configure(whole.recipe, whole.recompute)  # without copies of the weights before
+        return whole
+
+    return divide
+
+
+def _check_division(whole: ExpertBank, mesh: DeviceMesh, dispatch: Format | None) -> tuple[Ranks, tuple[str, ...]]:
+    """The ranks to divide a bank over, and the names of the weights to divide.
+
+    Raises:
+        ConfigError: they cannot be divided, or not sent so.
+    """
+    ranks, total, parts = Ranks(mesh), len(whole.down), whole.parts()
+    if total % ranks.count:
+        raise ConfigError(
+            f"{total} experts cannot be divided evenly by {ranks.count} ranks: "
+            "choose a number of ranks that divides them"
+        )
+    if isinstance(parts, str):
+        raise ConfigError(f"{parts}: cannot be divided over ranks")
+    if any(isinstance(whole.get_parameter(part), DTensor) for part in parts):
+        raise ConfigError("call parallelize before fully_shard, which has divided the experts' weights already")
+    wire_format(whole.recipe, dispatch)
+    return ranks, parts
+
+
+def _own_of(weight: Tensor, ranks: Ranks) -> nn.Parameter:
+    """Of a weight of all experts, this rank's part."""
+    rows = len(weight) // ranks.count
+    own = weight.detach()[ranks.place * rows : (ranks.place + 1) * rows].clone()
+    return nn.Parameter(own, weight.requires_grad)
 
 
 @cache

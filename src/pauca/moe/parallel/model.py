@@ -43,7 +43,8 @@ def parallelize(
         The model.
 
     Raises:
-        ConfigError: no experts, or of a kind that cannot be divided, or not evenly; a mesh without "ep".
+        ConfigError: no experts, or of a kind that cannot be divided, or not evenly; a mesh without "ep". As with all
+            errors here, the model is then as it was.
         PaucaError: ranks that do not answer within the process group's timeout, or run something else.
     """
     banks = {name: module for name, module in model.named_modules() if isinstance(module, ExpertBank)}
@@ -68,11 +69,11 @@ def parallelize(
         {
             f"layer {called[name]!r}, {what}": value
             for name, bank in banks.items()
-            for what, value in _description(holders[name], bank, divided[name]).items()
+            for what, value in _description(holders[name], bank, dispatch).items()
         }
     )
     for name, holder in holders.items():
-        setattr(holder, name.rpartition(".")[2], divided[name])
+        setattr(holder, name.rpartition(".")[2], divided[name]())
     return model
 
 
@@ -81,14 +82,14 @@ def _is_single(bank: ExpertBank) -> bool:
     return len(bank.masters()[0]) == 1
 
 
-def _description(holder: nn.Module, bank: ExpertBank, experts: ParallelExperts) -> dict[str, object]:
+def _description(holder: nn.Module, bank: ExpertBank, dispatch: Format | None) -> dict[str, object]:
     """What must be the same on every rank for tokens to find their experts."""
     described: dict[str, object] = {
-        "experts": experts.total,
-        "sizes": tuple(experts.down.shape[1:]),
-        "recipe": str(experts.recipe),
-        "recompute": experts.recompute,
-        "dispatch": experts.dispatch,
+        "experts": len(bank.down),
+        "sizes": tuple(bank.down.shape[1:]),
+        "recipe": str(bank.recipe),
+        "recompute": bank.recompute,
+        "dispatch": dispatch,
     }
     if isinstance(holder, MoE):
         described |= {
@@ -99,9 +100,8 @@ def _description(holder: nn.Module, bank: ExpertBank, experts: ParallelExperts) 
             "checksum of the router": _checksum(holder.router.weight),
         }
     else:
-        own = {id(weight) for weight in experts.divided().values()}
-        others = [weight.flatten()[:4096] for weight in holder.parameters() if id(weight) not in own]
-        described["checksum of what stands beside the experts"] = [_checksum(weight) for weight in others]
+        beginnings = [weight.flatten()[:4096] for weight in holder.parameters()]
+        described["checksum of the experts and what stands beside them"] = [_checksum(part) for part in beginnings]
     return described
 
 
