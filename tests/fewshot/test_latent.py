@@ -52,14 +52,39 @@ def test_kl_is_that_of_torch_distributions():
     torch.testing.assert_close(posterior.kl_to_standard_normal(), expected)
 
 
-def draws_at_test_have_the_mean_and_deviation_of_the_posterior():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_of_the_kl_is_that_of_autograd_in_the_layout_of_the_values(dtype):
+    heads = torch.randn(2, 8, 6, 5).to(dtype, memory_format=torch.channels_last)
+    ours, theirs = (heads.clone().requires_grad_() for _ in range(2))
+    mu, log_sigma = theirs.float().chunk(2, dim=1)
+    ((0.5 * (mu.square() + (2 * log_sigma).exp() - 2 * log_sigma - 1).mean()) * 0.3).backward()
+    halves = ours.chunk(2, dim=1)
+    kl = Posterior(*halves).kl_to_standard_normal()
+    (kl * 0.3).backward(retain_graph=True)
+    assert ours.grad is not None
+    assert torch.equal(ours.grad, theirs.grad)
+    # Of contiguous gradients a convolution that is channels last would make a copy first.
+    for gradient in torch.autograd.grad(kl, halves):
+        assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_kl_can_be_differentiated_twice():
+    mu, log_sigma = (torch.randn(1, 2, 3, 3, requires_grad=True) for _ in range(2))
+    kl = Posterior(mu, log_sigma).kl_to_standard_normal()
+    gradients = torch.autograd.grad(kl, (mu, log_sigma), create_graph=True)
+    curvature = torch.autograd.grad(sum(gradient.sum() for gradient in gradients), (mu, log_sigma))
+    torch.testing.assert_close(curvature[0], torch.full_like(mu, 1 / 18))
+    torch.testing.assert_close(curvature[1], 2 * (2 * log_sigma).exp() / 18)
+
+
+def test_draws_at_test_have_the_mean_and_deviation_of_the_posterior():
     posterior = Posterior(torch.full((1, 1, 200, 200), 2.0), torch.full((1, 1, 200, 200), -1.0))
     sample = posterior.sample(torch.Generator().manual_seed(0))
     assert sample.mean() == pytest.approx(2.0, abs=0.01)
     assert sample.std() == pytest.approx(torch.tensor(-1.0).exp().item(), rel=0.02)
 
 
-def draws_at_test_repeat_with_their_generator_and_are_differentiable():
+def test_draws_at_test_repeat_with_their_generator_and_are_differentiable():
     mu = torch.zeros(1, 2, 4, 4, requires_grad=True)
     log_sigma = torch.zeros(1, 2, 4, 4, requires_grad=True)
     first = Posterior(mu, log_sigma).sample(torch.Generator().manual_seed(3))

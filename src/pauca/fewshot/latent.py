@@ -10,7 +10,7 @@ for the log sigma head (2 % of the multiply-adds), the same compute.
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -105,8 +105,29 @@ class Posterior:
         """KL(q || N(0, I)) in nats per latent value, averaged over images."""
         if self.log_sigma is None:
             raise ConfigError("a deterministic latent code has no Kullback-Leibler divergence; use mode variational")
-        mu, log_sigma = self.mu.float(), self.log_sigma.float()
+        return _KLToStandardNormal.apply(self.mu, self.log_sigma)
+
+
+class _KLToStandardNormal(torch.autograd.Function):
+    """The mean divergence of N(mu, sigma^2) from N(0, 1); its gradient keeps the memory layout of what it is of.
+
+    That of `mean`, which autograd would take, is one number expanded and then divided: contiguous whatever the values
+    are, and so is what it is added to. The convolution of both heads then had its gradient copied into channels last,
+    3.4 of 102.5 ms in a step at 84 pixels on an H200. Same numbers, bit for bit.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mu: Tensor, log_sigma: Tensor) -> Tensor:
+        ctx.save_for_backward(mu, log_sigma)
+        mu, log_sigma = mu.float(), log_sigma.float()
         return 0.5 * (mu.square() + (2 * log_sigma).exp() - 2 * log_sigma - 1).mean()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_sigma = ctx.saved_tensors
+        share = gradients[0] / mu.numel()
+        of_log_sigma = (2 * log_sigma.float()).exp() * share - share
+        return (mu.float() * share).to(mu.dtype), of_log_sigma.to(log_sigma.dtype)
 
 
 class LatentStem(nn.Module):
