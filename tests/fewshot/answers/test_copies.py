@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from pauca.errors import InputError
 from pauca.fewshot import CopiedExamplesWarning, FewShotClassifier
-from pauca.fewshot.answers.copies import copies, describe_copies
+from pauca.fewshot.answers.copies import copies, describe_copies, no_coincidences
 from pauca.fewshot.answers.examples import Examples, Words
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import MCRNet, ModelConfig
@@ -77,6 +78,71 @@ def test_features_from_elsewhere_may_repeat():
         warnings.simplefilter("error")
         learned = FewShotClassifier(backbone="features").fit(rows, list("aabb"))
     assert learned.expected_accuracy().examples == 4
+
+
+def embedded(count: int, columns: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, columns)).astype(np.float32)
+
+
+@pytest.mark.parametrize("columns", [32, 640])
+def test_five_copies_of_the_features_of_two_images_promise_nothing(columns):
+    """They promised 98 %."""
+    learned = FewShotClassifier(backbone="features")
+    with pytest.warns(CopiedExamplesWarning, match="8 of 10 examples are copies of another of the same class"):
+        learned.fit(np.repeat(embedded(2, columns), 5, 0), ["a"] * 5 + ["b"] * 5)
+    assert learned._learned.held_out is None
+    learned.set_params(reject=0.1)
+    with pytest.raises(InputError, match="two different examples in at least two classes"):
+        learned.threshold_  # noqa: B018
+
+
+def test_copied_features_count_once_however_they_are_scaled():
+    rows, labels = embedded(12, 64), list("aaaaaabbbbbb")
+    alone = FewShotClassifier(backbone="features").fit(rows, labels)
+    with pytest.warns(CopiedExamplesWarning, match="2 of 14 examples are copies"):
+        more = FewShotClassifier(backbone="features").fit(np.vstack([rows, rows[0], 3 * rows[7]]), [*labels, "a", "b"])
+    assert alone._learned.held_out.trials == 12
+    assert more._learned.held_out.trials == pytest.approx(12)
+
+
+def test_copies_within_a_group_are_no_news():
+    rows, labels = embedded(6, 64), list("aaabbb")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learned = FewShotClassifier(backbone="features").fit(
+            rows.repeat(2, 0), np.repeat(labels, 2), np.arange(6).repeat(2)
+        )
+    assert learned._learned.held_out.trials == pytest.approx(6)
+
+
+def test_features_with_two_labels_are_not_called_an_image():
+    rows = embedded(6, 64)
+    rows[5] = rows[0]
+    with pytest.warns(CopiedExamplesWarning, match="1 of 6 examples is the same as one of another class.* is wrong$"):
+        FewShotClassifier(backbone="features").fit(rows, list("aaabbb"))
+
+
+def test_what_is_alike_by_chance_is_no_copy():
+    from sklearn.datasets import load_iris
+
+    generator = np.random.default_rng(0)
+    words = np.eye(100)[generator.integers(0, 100, 400)]  # one word of a hundred
+    answers = generator.integers(0, 2, (300, 10)) + 0.0  # ten questions
+    flowers, _ = load_iris(return_X_y=True)
+    for rows in (words, answers, flowers, np.zeros((9, 5))):
+        features = torch.nn.functional.normalize(torch.from_numpy(rows), dim=1)
+        found = copies(features)
+        assert (found != np.arange(len(rows))).any()
+        np.testing.assert_array_equal(no_coincidences(features, found), np.arange(len(rows)))
+
+
+def test_among_many_rows_a_copy_is_still_found():
+    generator = np.random.default_rng(0)
+    pixels = torch.from_numpy(generator.integers(0, 17, (3000, 64)) + 0.0)  # as of scikit-learn's digits
+    pixels[2999] = pixels[1234]
+    expected = np.arange(3000)
+    expected[2999] = 1234
+    np.testing.assert_array_equal(no_coincidences(pixels, copies(pixels)), expected)
 
 
 @pytest.mark.parametrize(

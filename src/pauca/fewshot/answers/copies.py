@@ -1,5 +1,6 @@
 """Examples that are one and the same image: copies count once where examples are left out, and labels may disagree."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,11 @@ from pauca.fewshot.answers.examples import Examples, Words
 
 # Of the length of a feature vector: batches of another size round differently, other images are 0.01 off or more.
 _SAME = 1e-5
+
+
+# Bits by which two rows must be alike beyond what makes one pair among all of them so by chance: one in a million.
+_MORE_THAN_CHANCE = 20
+_ROWS_ASKED = 1000  # of those that differ, how usual a value is
 
 
 class CopiedExamplesWarning(UserWarning):
@@ -33,6 +39,33 @@ def copies(features: Float[Tensor, "n d"]) -> Int64[np.ndarray, "n"]:
     return found
 
 
+def no_coincidences(features: Float[Tensor, "n d"], first: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    """What `copies` found, without rows that may well be equal by chance: few numbers, or counts that are mostly zero.
+
+    Two things have the same value in a column as often as the value is found in it, and columns are taken for
+    independent.
+    """
+    places = np.arange(len(first))
+    repeated = np.unique(first[first != places])
+    if not len(repeated):
+        return first
+    distinct = np.flatnonzero(first == places)
+    distinct = distinct[:: math.ceil(len(distinct) / _ROWS_ASKED)]
+    ordered = _columns(features, distinct).sort(1).values
+    asked = _columns(features, repeated)
+    count = torch.searchsorted(ordered, asked, right=True) - torch.searchsorted(ordered, asked)
+    bits = (len(distinct) / count.clamp_min(1)).log2().sum(0).cpu().numpy()
+    surely = repeated[bits >= _MORE_THAN_CHANCE + 2 * math.log2(len(first))]
+    return np.where(np.isin(first, surely), first, places)
+
+
+def _columns(features: Float[Tensor, "n d"], rows: Int64[np.ndarray, "m"]) -> Float[Tensor, "d m"]:
+    """Columns of some rows, each row divided by its largest value: scaled to length one, counts are no counts."""
+    chosen = features[torch.from_numpy(rows).to(features.device)].double()
+    largest = chosen.abs().amax(1, keepdim=True).clamp_min(torch.finfo(chosen.dtype).tiny)
+    return (chosen / largest).round(decimals=9).T.contiguous()
+
+
 def groups_with_copies(examples: Examples, first: Int64[np.ndarray, "n"]) -> Int64[Tensor, "n"]:
     """The group of each example; copies within a class are of one, and what they are grouped with."""
     numbers = examples.groups.numbers.cpu().numpy().copy()
@@ -44,14 +77,14 @@ def groups_with_copies(examples: Examples, first: Int64[np.ndarray, "n"]) -> Int
     return torch.from_numpy(numbers).to(examples.targets.device)
 
 
-def describe_copies(examples: Examples, first: Int64[np.ndarray, "n"], words: Words) -> str:
-    """What a user has to know of copies, in words; empty if there are none."""
-    word, image = words.examples, words.images == Words.images
-    places = np.arange(len(first))
-    repeated = np.flatnonzero(first != places)
+def describe_copies(examples: Examples, first: Int64[np.ndarray, "n"], words: Words, of_images: bool = True) -> str:
+    """What a user has to know of copies, in words; empty if there are none. Features from elsewhere are no images."""
+    word, image = words.examples, of_images and words.images == Words.images
+    labels, groups = examples.labels, examples.groups.numbers.cpu().numpy()
+    # Nobody has to be told that those are alike which he has put into one group.
+    repeated = np.flatnonzero((groups != groups[first]) | (labels != labels[first]))
     if not len(repeated):
         return ""
-    labels = examples.labels
     contradicting = [place for place in repeated if labels[place] != labels[first[place]]]
     sentences = []
     if len(repeated) > len(contradicting):

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from pauca.fewshot.answers.copies import copies, describe_copies, groups_with_copies
+from pauca.fewshot.answers.copies import copies, describe_copies, groups_with_copies, no_coincidences
 from pauca.fewshot.answers.examples import ExampleError, Examples, Words
 from pauca.fewshot.answers.groups import shares, voted
 from pauca.fewshot.answers.held_out import hold_out
@@ -57,9 +57,10 @@ class Learned:
         self.model, self.examples, self.way, self.votes = model, examples, len(classes), votes
         known = examples.features, examples.targets, self.way
         self.means = ClassMeans.of(*known)
-        # Of features that come from elsewhere equal rows may be what the thing is: few values, counts.
-        first = np.arange(len(examples.labels)) if isinstance(model, Features) else copies(examples.features)
-        self.copies = describe_copies(examples, first, self.words)
+        first, of_images = copies(examples.features), not isinstance(model, Features)
+        if not of_images:
+            first = no_coincidences(examples.features, first)
+        self.copies = describe_copies(examples, first, self.words, of_images)
         self.groups = groups_with_copies(examples, first)
         self.held_out = hold_out(model, *known, self.groups, votes)
         self.temperature = fit_temperature(model, self.held_out, len(examples.labels) / self.way)
@@ -98,8 +99,9 @@ class Learned:
                 return together, np.ones(len(together))
             return found, shares(members).numpy()
         if self.held_out is None:
+            different = "different " if self.copies else ""
             raise ExampleError(
-                f"reject needs two {self.counted} in at least two classes to set its threshold; add "
+                f"reject needs two {different}{self.counted} in at least two classes to set its threshold; add "
                 f"{self.words.examples}, or fit with reject=None, set reject and call calibrate with further "
                 f"{self.words.images}"
             )
