@@ -20,7 +20,8 @@ formats cost in the forward pass. The text is `text/books.*.txt.xz` in PAUCA_DAT
 trained on. No window of text is seen twice before all were seen once; the number of epochs is printed.
 
 Finished runs are kept in --out after each one, and skipped when the benchmark is called again: it can be cut and
-continued. A step is one CUDA graph and never waits for the host.
+continued. What an unfinished run has validated so far is kept beside them, and its last validation shown. A step is one
+CUDA graph and never waits for the host.
 
 To see everything run on a CPU within a minute: --size toy --context 64 --batch 4 --steps 20 --validation-windows 8
 """
@@ -297,8 +298,10 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def train(name: str, seed: int, tokens: dict[str, Tensor], options: argparse.Namespace) -> dict:
-    """One run: its curves, final losses, speed."""
+def train(
+    name: str, seed: int, tokens: dict[str, Tensor], options: argparse.Namespace, report: Callable[[dict], None]
+) -> dict:
+    """One run: its curves, final losses, speed; `report` is given the curves so far, ten times."""
     recipe = RECIPES[name]
     training = Training(recipe, seed, tokens, options)
     validation, inexact = [], []
@@ -312,6 +315,8 @@ def train(name: str, seed: int, tokens: dict[str, Tensor], options: argparse.Nam
             validation.append((mark, training.validate(options.validation_windows // 4)))
             if recipe.precision == "fp4":
                 inexact.append((mark, training.inexact_shares()))
+            so_far = (training.steps_done - untimed) * options.batch * options.context / seconds
+            report({"validation": validation, "tokens_per_s": round(so_far)})
         final = training.validate(options.validation_windows)
     training.set_recipe(Recipe.bf16())
     rate = (options.steps - untimed) * options.batch * options.context / seconds
@@ -362,8 +367,18 @@ def last_tenth(result: dict) -> float:
     return float(np.mean(losses[-max(1, len(losses) // 10) :]))
 
 
+def show_unfinished(unfinished: dict) -> None:
+    """The last validation of runs that did not come to their end."""
+    for key, run in unfinished.items():
+        step, loss = run["validation"][-1]
+        print(f"unfinished: {key} validated {loss:.4f} at step {step}, {run['tokens_per_s']:,} tokens/s")
+
+
 def show_results(stored: dict) -> None:
     results = stored["results"]
+    show_unfinished(stored.get("unfinished", {}))
+    if not results:
+        return
     names = [name for name in RECIPES if runs_of(results, name, lambda r: r["final"])]
     finals = {name: runs_of(results, name, lambda r: r["final"]) for name in names}
     trained = {name: runs_of(results, name, last_tenth) for name in names}
@@ -489,6 +504,13 @@ def open_results(options: argparse.Namespace, tokens: int) -> dict:
     return stored
 
 
+def write(stored: dict, path: Path) -> None:
+    """In one move, so that a run that is cut meanwhile leaves what was there."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(stored))
+    fresh.replace(path)
+
+
 def run_all(options: argparse.Namespace, stored: dict, tokens: dict[str, Tensor], began: float) -> None:
     device = tokens["train"].device
     if device.type == "cpu":
@@ -509,11 +531,18 @@ def run_all(options: argparse.Namespace, stored: dict, tokens: dict[str, Tensor]
                 print(f"no time for {key}", flush=True)
                 continue
             started = time.monotonic()
-            result = stored["results"][key] = train(name, seed, tokens, options)
+
+            def report(so_far: dict, key: str = key) -> None:
+                stored.setdefault("unfinished", {})[key] = so_far
+                write(stored, options.out)
+                show_unfinished({key: so_far})
+
+            stored["results"][key] = result = train(name, seed, tokens, options, report)
+            del stored["unfinished"][key]
             gc.collect()  # the graph and its memory
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-            options.out.write_text(json.dumps(stored))
+            write(stored, options.out)
             expected = time.monotonic() - started
             told = {name: result[name] for name in ("final", "final_in_bf16", "tokens_per_s", "model_tflop_per_s")}
             print(f"{key}: {told}, {expected:.0f} s", flush=True)
