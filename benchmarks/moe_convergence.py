@@ -219,9 +219,10 @@ class Training:
         return tokens[starts[:, None] + reach].long()
 
     def validation_batches(self, windows: int) -> Iterator[Tensor]:
-        """The first windows of the validation books; all batches are full, so that nothing is compiled for a rest."""
+        """The first windows of the validation books, one batch at least; all batches are full: no rest is compiled."""
         available = (len(self.tokens["validation"]) - 1) // self.options.context
-        starts = torch.arange(min(windows, available), device=self.device) * self.options.context
+        count = min(max(windows, self.options.batch), available)
+        starts = torch.arange(count, device=self.device) * self.options.context
         for batch in starts.split(self.options.batch):
             if len(batch) == self.options.batch:
                 yield self._windows(self.tokens["validation"], batch)
