@@ -7,16 +7,18 @@ generations on 10,000 fixed episodes, 5-way, 15 queries, 1 and 5 shots: with the
 over the image and its mirror image, with those of four turns side by side, and with seven parts of every view; with
 features about none, half and all of the base classes' mean, and whitened not at all, by half and wholly; with each base
 learner that is worth it; with the 95 % interval over episodes and, in brackets, over classes. The same on 2,000
-episodes of the validation classes, by which a way of testing is to be chosen. Writes strong.json, with the correct
-queries of every episode, to the run folder. `--test MODEL` tests a trained model, and trains nothing; where its file is
-from before features were whitened, that is learned from `--base-images` of each base class. `--speed N` times N steps
-of both generations on noise instead, and needs no data.
+episodes of the validation classes, by which a way of testing is to be chosen; `--ways` and `--splits` test less. Writes
+strong.json, with the correct queries of every episode, to the run folder. `--test MODEL` tests a trained model, and
+trains nothing; where its file is from before features were whitened, that is learned from `--base-images` of each base
+class; `--out FILE` keeps what it finds. `--show FILES` prints the tables of such files, and of several seeds together.
+`--speed N` times N steps of both generations on noise instead, and needs no data.
 """
 
 import argparse
 import json
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -118,7 +120,8 @@ def test(
     splits: dict[str, ImageSet],
     options: argparse.Namespace,
     device: torch.device,
-    ways: dict[str, ViewsAtTest],
+    ways: Sequence[str],
+    settlings: dict[str, dict[str, float]],
 ) -> dict:
     """Correct queries of each episode by split, way of testing, centering, head and shot."""
     found: dict[str, dict] = {}
@@ -129,9 +132,9 @@ def test(
         drawn = {
             shot: sample_episodes(images, EpisodeConfig(5, shot, 15), episodes, EPISODE_SEED + shot) for shot in SHOTS
         }
-        for way, views in ways.items():
+        for way, views in ((way, WAYS[way]) for way in ways):
             # Parts are settled apart from the whole image before both are averaged, so they are seen once each time.
-            some = SETTLINGS if way == main else {n: SETTLINGS[n] for n in ("", "-unwhitened")[: 1 + views.crops]}
+            some = settlings if way == main else {n: SETTLINGS[n] for n in ("", "-unwhitened")[: 1 + views.crops]}
             for settling, features in features_of(model, images, device, views, some, options.bf16).items():
                 for name, make in HEADS.items():
                     if name != "cosine" and way not in (main, "turns and parts"):
@@ -256,7 +259,8 @@ def show_parts(results: dict[str, dict[str, dict]]) -> None:
 def show_seeds(results: list[dict[str, dict]]) -> None:
     """Means over seeds on the test classes, ± 95 % over seeds, and the single seeds."""
     print("\n| tested with | head | shot | accuracy %, ± over seeds | each seed |\n|---|---|---|---|---|")
-    for way, head, shot in (key.split("/")[1:] for key in results[0] if key.startswith("test")):
+    tested = [key for key in results[0] if key.startswith("test") and all(key in found for found in results)]
+    for way, head, shot in (key.split("/")[1:] for key in tested):
         each = np.array([np.mean(found[f"test/{way}/{head}/{shot}"]["correct"]) / QUERIES for found in results])
         single = ", ".join(f"{100 * accuracy:.2f}" for accuracy in each)
         print(f"| {way} | {head} | {shot} | {mean_interval(each)} | {single} |")
@@ -279,6 +283,7 @@ def main() -> None:
     parser.add_argument("--splits", nargs="+", choices=("val", "test"), default=("val", "test"), help="to test it on")
     parser.add_argument("--bf16", action="store_true", help="test with features taken in BF16: faster on a CPU")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of testing it")
+    parser.add_argument("--out", type=Path, help="keep what --test finds in this file, for --show")
     parser.add_argument("--show", type=Path, nargs="+", help="print the tables of these strong.json, and train nothing")
     options = parser.parse_args()
     if options.show:
@@ -301,7 +306,28 @@ def test_only(options: argparse.Namespace) -> None:
     if not model.config.whiten_features:
         of_class = options.base_images or (100 if device.type == "cuda" else 10)
         model = whitening(model, cifar_benchmarks.thinned(splits["train"], of_class), device)
-    results = {"last": test(model, splits, options, device, {way: WAYS[way] for way in options.ways})}
+    results = {"last": test(model, splits, options, device, options.ways, SETTLINGS)}
+    if options.out:
+        options.out.write_text(json.dumps(summary(options, results, None)))
+    tables(results, options)
+
+
+def summary(options: argparse.Namespace, results: dict, seconds: float | None) -> dict:
+    """What strong.json holds: what was found, and how; training took so many seconds, if there was any."""
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name()
+    return {
+        "benchmark": options.benchmark,
+        "seed": options.seed,
+        "steps": settings(options)[1].steps,
+        "strong": json.loads(options.strong),
+        "train_s": seconds and round(seconds, 1),
+        "machine": {"device": machine, "torch": torch.__version__, "python": platform.python_version()},
+        "correct": results,
+    }
+
+
+def tables(results: dict, options: argparse.Namespace) -> None:
+    """All of them; what a part is worth is said of the test classes."""
     show(results)
     if "test" in options.splits:
         show_parts(results)
@@ -333,23 +359,14 @@ def measure(options: argparse.Namespace) -> None:
     seconds = time.monotonic() - started
     print(f"best step {trained.best_step}, validation {trained.validation and trained.validation.accuracy}", flush=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    results = {"last": test(trained.model, splits, options, device, WAYS)}
-    if strong.generations > 1:
-        turns = {"turns": WAYS["turns"]}
-        results["first"] = test(first_generation(run, options), splits, options, device, turns)
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name()
-    written = {
-        "benchmark": options.benchmark,
-        "seed": options.seed,
-        "steps": config.steps,
-        "strong": json.loads(options.strong),
-        "train_s": round(seconds, 1),
-        "machine": {"device": machine, "torch": torch.__version__, "python": platform.python_version()},
-        "correct": results,
-    }
-    (folder / "strong.json").write_text(json.dumps(written))
-    show(results)
-    show_parts(results)
+    results = {"last": test(trained.model, splits, options, device, options.ways, SETTLINGS)}
+    written = folder / "strong.json"
+    written.write_text(json.dumps(summary(options, results, seconds)))
+    if strong.generations > 1 and "turns" in options.ways:
+        as_the_recipe = {"": SETTLINGS[""]}
+        results["first"] = test(first_generation(run, options), splits, options, device, ("turns",), as_the_recipe)
+        written.write_text(json.dumps(summary(options, results, seconds)))
+    tables(results, options)
 
 
 if __name__ == "__main__":
