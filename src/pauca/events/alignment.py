@@ -14,6 +14,7 @@ from pauca.events.adapters import EventsLike, as_events
 from pauca.events.camera import Camera
 from pauca.events.given import expect
 from pauca.events.gyro_prior import Expected, GyroPrior, combined
+from pauca.events.halves import Halves
 from pauca.events.history import History
 from pauca.events.kernels.bearings import seconds_since
 from pauca.events.noise import shows_structure
@@ -72,6 +73,7 @@ class Aligner:
     config: AlignConfig = AlignConfig()  # noqa: RUF009 - immutable
     prior: GyroPrior | None = None  # what a gyroscope beside the camera shows
     _estimator: PacketEstimator = field(init=False, repr=False)
+    _halves: Halves = field(init=False, repr=False)
     _cut: Cut = field(init=False, repr=False)
     _history: History | None = field(default=None, init=False, repr=False)
     _last: Alignment | None = field(default=None, init=False, repr=False)
@@ -91,6 +93,7 @@ class Aligner:
         if self.prior is not None and self.config.motion != "rotation":
             raise ConfigError("a gyroscope tells of rotations; it is no prior of a translation")
         self._estimator = PacketEstimator(self.camera, self.config)
+        self._halves = Halves(self._estimator)
         self._cut = self.config.cut(self.camera.size)
         self._recent = Recent(self.camera)
         if self.config.rest_test and self.config.acceleration:
@@ -361,7 +364,7 @@ class Aligner:
             estimate, history = self._history.judge(packet, estimate)
         except np.linalg.LinAlgError:  # as of `_align`
             return None
-        if estimate.status is not Status.CONVERGED:
+        if estimate.status is not Status.CONVERGED or history.asks(packet, estimate):
             return None
         self._history = history
         return self._remember(packet, estimate)
@@ -390,7 +393,11 @@ class Aligner:
         try:
             estimate = self._estimator.estimate(packet, still, self._expected(packet, told), self._shape)
             if self._history is not None:
-                estimate, self._history = self._history.judge(packet, estimate)
+                estimate, history = self._history.judge(packet, estimate)
+                if history.asks(packet, estimate):
+                    disagree = self._halves.disagree(Aligner.packet(self, events), estimate.point)
+                    estimate, history = history.answered(packet, estimate, disagree)
+                self._history = history
             if estimate.status is Status.REST and shows_structure(events):
                 estimate = estimate._replace(status=Status.DISPUTED)
         except np.linalg.LinAlgError:  # curvature of nothing but rounding errors

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,9 @@ _CONTRADICTED, _APART_PIXELS = 4.0, 3.0  # from both on a packet is disputed: 1 
 _BENDS = 40.0  # a motion with jerk j, fitted without it over T seconds, is off by j T^2 / 40 in its middle
 _AFTER_OBJECT_US, _OVER_SENSOR = 100_000, 2.0  # packets that followed the object alone: up to 82 ms after, 2.2 to 9.9
 _REMEMBERED_US = 1_000_000
+# Half of a packet may have a motion of its own (`halves`) where parts of the sensor disagree by so much: one in twelve
+# ordinary simulated packets, and all real ones; where halves agree, the next is asked after so many microseconds.
+_ASKED_FROM, _ASKED_EVERY_US = 2.0, 200_000
 _FURTHEST = 3.0  # times the longer packet; between the middles of packets that are compared
 _UNEVEN = 4.0  # one of the gaps that tell a jerk may be so many times the other
 
@@ -44,6 +47,7 @@ class History:
     pixels: Float[np.ndarray, "k"]  # a second, by which one unit of each velocity moves the average pixel
     _past: tuple[_Past, ...] = ()
     _object_us: int | None = None  # end of the last packet with something moving by itself
+    _asked_us: int | None = None  # end of the last packet of which halves were asked
 
     def told(self, after_us: int) -> dict[str, Any]:
         """Plain values of what was remembered after a time: enough to restore it, with all that was told before."""
@@ -52,21 +56,34 @@ class History:
             for one in self._past
             if one.t_us > after_us
         ]
-        return {"past": past, "object_us": self._object_us}
+        return {"past": past, "object_us": self._object_us, "asked_us": self._asked_us}
 
     @classmethod
     def restored(cls, pixels: Float[np.ndarray, "k"], told: Iterable[dict[str, Any]]) -> "History":
         """A history from what others told, in order."""
         past: list[_Past] = []
-        object_us = None
+        object_us = asked_us = None
         for values in told:
-            object_us = values["object_us"]
+            object_us, asked_us = values["object_us"], values.get("asked_us")
             past += [
                 _Past(one["t_us"], one["duration_us"], *(np.array(one[name]) for name in ("point", "noise", "jerk")))
                 for one in values["past"]
             ]
         recent = (one for one in past if one.t_us > past[-1].t_us - _REMEMBERED_US)
-        return cls(pixels, tuple(recent), object_us)
+        return cls(pixels, tuple(recent), object_us, asked_us)
+
+    def asks(self, packet: Packet, estimate: Estimate) -> bool:
+        """Whether halves of a packet that has been judged are to be asked for motions of their own."""
+        if estimate.status is not Status.CONVERGED or estimate.parts is None:
+            return False
+        recent = self._asked_us is not None and 0 <= packet.end_us - self._asked_us < _ASKED_EVERY_US
+        return not recent and estimate.parts.over_sensor.ratio > _ASKED_FROM
+
+    def answered(self, packet: Packet, estimate: Estimate, disagree: bool) -> tuple[Estimate, "History"]:
+        """The estimate and the past, knowing whether halves of the packet have motions of their own."""
+        if not disagree:
+            return estimate, replace(self, _asked_us=packet.end_us)
+        return estimate._replace(status=Status.DISPUTED), replace(self, _object_us=packet.end_us)
 
     def judge(self, packet: Packet, estimate: Estimate) -> tuple[Estimate, "History"]:
         """The estimate with what its past adds to the covariance, or disputed by it; and the past of the next one."""
@@ -91,7 +108,7 @@ class History:
         object_us = packet.end_us if estimate.parts.object_moves else self._object_us
         status = Status.DISPUTED if disputed and estimate.status is Status.CONVERGED else estimate.status
         judged = estimate._replace(covariance=covariance, status=status)
-        return judged, History(self.pixels, past, object_us)
+        return judged, History(self.pixels, past, object_us, self._asked_us)
 
     def _before(self, now: _Past, longest_us: float) -> _Past | None:
         """The last packet with its middle half a packet earlier, if it is not long ago."""

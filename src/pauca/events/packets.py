@@ -18,12 +18,12 @@ from pauca.events.uncertainty import CALIBRATION, calibrated, hysteresis_of, noi
 from pauca.events.warp import Frame, Warp
 from pauca.events.windows import Flow
 
-_STEP_PIXELS = 8.0  # longest step of the solver, as displacement of events at the ends of the packet
+STEP_PIXELS = 8.0  # longest step of the solver, as displacement of events at the ends of the packet
 _LOST_PIXELS = 1.0  # DEGENERATE from this standard deviation on: the likelihood knows nothing beyond its blur
 _SHORTEST_PIXELS = 2.0  # over less than this, windows of 1 ms were off by 100 deg/s
 _ABOVE_REST = REST_CHI2 / 2  # nats; a motion that the test calls one promises so much
 _INSIDE = 0.8  # part of the events at rest that a motion must keep in the frame
-_COARSER = (4, 2)  # pixels of the full image in one of a cold search, per axis
+COARSER = (4, 2)  # pixels of the full image in one of a cold search, per axis
 _COARSE_TOLERANCE = 0.5  # nats
 _TOLERANCE = 0.01  # nats that a step may promise at the end of a search
 # Likewise, of a step that is taken without an evaluation. On texture that saves an eighth of the evaluations, and nine
@@ -91,7 +91,7 @@ class PacketEstimator:
         if config.objective == "contrast":
             pixel_score = Contrast()
         image = warp, pixel_score, config.vote, config.blur_sigma
-        self.scorers = [Scorer(Frame(self.camera.reduced(by), config.border // by), *image) for by in (1, *_COARSER)]
+        self.scorers = [Scorer(Frame(self.camera.reduced(by), config.border // by), *image) for by in (1, *COARSER)]
 
     @property
     def scorer(self) -> Scorer:
@@ -162,9 +162,9 @@ class PacketEstimator:
         first = self._trial(packet, expected)
         if first.detail.inside < _INSIDE * len(packet) or not proof.holds(first.value, packet, self._spread(packet)):
             return None
-        reach = _STEP_PIXELS / self.pixels_moved(packet)[: len(expected)]
+        reach = STEP_PIXELS / self.pixels_moved(packet)[: len(expected)]
         step = single_step(first, shape, reach, _SLIDING_NATS)
-        if step is not None and np.abs(_STEP_PIXELS * step / reach).max() < _SLIDING_PIXELS:
+        if step is not None and np.abs(STEP_PIXELS * step / reach).max() < _SLIDING_PIXELS:
             found = Optimum(expected + step, first, shape, Status.CONVERGED, 0)
         else:
             found = self._climb(packet, expected, first, shape, _SLIDING_EVALUATIONS)
@@ -222,9 +222,9 @@ class PacketEstimator:
     def _cold(self, packet: Packet, still: Score, shape: np.ndarray | None) -> Optimum:
         """From rest: first on coarse images, where a motion of many pixels is one of few, then on the full one."""
         k, n = self.velocities, self.parameters
-        reach = _STEP_PIXELS / self.pixels_moved(packet)[:k]
+        reach = STEP_PIXELS / self.pixels_moved(packet)[:k]
         point, used = np.zeros(k), 0
-        for by, scorer in zip(_COARSER, self.scorers[1:], strict=True):
+        for by, scorer in zip(COARSER, self.scorers[1:], strict=True):
             found = maximize(
                 lambda at, scorer=scorer: _trial(_score(scorer, packet, at), k),
                 point,
@@ -247,7 +247,7 @@ class PacketEstimator:
         # Bilinear votes kink the score, so that a step needs to be looked at; and where no packet before has told the
         # curvature, which the covariance is made of, every step tells of it.
         unseen = shape is not None and self.config.vote == "quadratic"
-        reach = _STEP_PIXELS / self.pixels_moved(packet)[: len(start)]
+        reach = STEP_PIXELS / self.pixels_moved(packet)[: len(start)]
         found = maximize(
             lambda point: self._trial(packet, point),
             start,
