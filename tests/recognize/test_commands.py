@@ -46,6 +46,29 @@ def test_one_recording_is_named_too(folders, tmp_path):
     assert [row["label"] for row in csv.DictReader(out.read_text().splitlines())] == ["thing 1"]
 
 
+def test_recordings_that_cannot_be_used_are_told_and_the_others_named(folders, tmp_path, capsys):
+    asked, out = tmp_path / "asked", tmp_path / "names.csv"
+    good = events.read(folders / "query" / "thing 1" / "2.npz")
+    for name, given in (("a", good.events[:0]), ("b", good.events[:30]), ("c", good.events)):
+        events.write(asked / f"{name}.npz", events.Recording(given))
+    (asked / "d.npz").write_bytes(b"PK nothing")
+    words = "predict", "--support", folders / "support", "--out", out, "--quiet", "--query"
+    assert _run(*words, asked) == 1
+    told = capsys.readouterr().err.splitlines()
+    for line, said in zip(told, ("a.npz: holds no", "b.npz: 30 events", "d.npz: damaged", "3 of 4"), strict=True):
+        assert said in line
+    assert [row["file"] for row in csv.DictReader(out.read_text().splitlines())] == ["c.npz"]
+    (asked / "c.npz").unlink()
+    assert _run(*words, asked, "--force") == 2
+    assert "none of the 3 recordings" in capsys.readouterr().err
+
+
+def test_what_was_learned_has_a_name_by_which_it_is_known_again(folders, tmp_path, capsys):
+    assert _run("fit", folders / "support", "--out", tmp_path / "things.bin") == 2
+    assert "kept in a .safetensors file" in capsys.readouterr().err
+    assert not (tmp_path / "things.bin").exists()
+
+
 def test_what_was_learned_is_kept_in_a_file(folders, tmp_path, capsys):
     learned, named = tmp_path / "things.safetensors", {}
     assert _run("fit", folders / "support", "--out", learned, "--framing", "sensor", "--quiet") == 0

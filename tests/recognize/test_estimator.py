@@ -53,6 +53,19 @@ def test_paths_events_and_recordings_give_the_same_answer(fitted, tmp_path):
     np.testing.assert_allclose(answers, answers[:1].repeat(4, 0))
 
 
+def test_one_recording_in_place_of_a_list_is_said(fitted, tmp_path):
+    one = recording(1, 3)
+    events.write(tmp_path / "what.npz", one)
+    for given in (one, one.events, tmp_path / "what.npz", str(tmp_path / "what.npz")):
+        with pytest.raises(InputError, match="put it into a list"):
+            fitted.predict(given)
+    for ask in (fitted.predict, fitted.predict_proba, fitted.calibrate):
+        with pytest.raises(InputError, match="no recordings were given"):
+            ask([])
+    with pytest.raises(InputError, match="a list with one label for each"):
+        EventClassifier().fit([one], "thing")
+
+
 def test_things_are_added_one_recording_at_a_time():
     examples, labels = recordings(range(2))
     added = EventClassifier().partial_fit(examples[:4], labels[:4])

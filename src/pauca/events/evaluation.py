@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation, Slerp
 
+from pauca.choices import check_choices
 from pauca.errors import ConfigError, InputError
 from pauca.events.given import expect
 from pauca.events.recording import GroundTruth
@@ -31,6 +32,9 @@ class Protocol:
     until_s: float = np.inf  # leave out later estimates
     mean_of_axes: bool = False  # RMS as mean of the three axes' RMS, not over all axes together
     relative_to: Literal["range", "peak"] = "range"  # percent of max - min of all components, or of the largest
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 STATED = Protocol()

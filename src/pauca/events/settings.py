@@ -1,10 +1,11 @@
 """How a recording is cut and what is maximized: the settings of `align`, `Aligner` and `pauca events align`."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
+from pauca.choices import check_choices
 from pauca.errors import ConfigError
 from pauca.events.continuous import TrajectoryConfig
 from pauca.events.likelihood import NegativeBinomial
@@ -17,14 +18,6 @@ _MOST_PER_PIXEL = 30_000 / (240 * 180)
 _FEWEST_PER_PIXEL = 10_000 / (240 * 180)
 
 _Reference = Literal["middle", "first"]
-_CHOICES = {
-    "motion": get_args(Motion),
-    "objective": get_args(Objective),
-    "estimator": (*get_args(Estimator), None),
-    "vote": get_args(VoteKernel),
-    "reference": get_args(_Reference),
-    "device": get_args(Device),
-}
 _ASKED = ("rotation", "st-ppp", True)
 
 
@@ -68,9 +61,7 @@ class AlignConfig:
     `align_in_pieces`. An `Aligner` itself, and the trajectory between packets, work on the CPU."""
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if (value := getattr(self, name)) not in choices:
-                raise ConfigError(f"{name} {value!r} is not known; choose {' or '.join(map(repr, choices))}")
+        check_choices(self)
         most = np.inf if self.packet_events is None else self.packet_events
         if most < 1:
             raise ConfigError(f"packet_events {self.packet_events} must be at least 1")

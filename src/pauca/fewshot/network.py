@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pauca.choices import check_choices
 from pauca.errors import ConfigError
 from pauca.fewshot.base_learners import Head, make_base_learner
 from pauca.fewshot.data.arrays import Fitting
@@ -42,6 +43,9 @@ class ModelConfig:
     whiten_features: float = 0.0
     """At test time, scale the features to length one and put them beside themselves, whitened by what varies within the
     training classes; this share of the squared length is that of the whitened ones. 0 leaves them out."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     @property
     def unit_length(self) -> bool:

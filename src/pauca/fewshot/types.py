@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from pauca.choices import check_choices
 from pauca.errors import ConfigError, InputError
 
 PADDING = -1  # the label of a support or query slot that an episode does not use
@@ -132,6 +133,7 @@ class EpisodeConfig:
     """Classes with fewer than shot + query images: stop and name them, or leave them out."""
 
     def __post_init__(self):
+        check_choices(self)
         for name, (low, high) in {"way": self.way_range, "shot": self.shot_range}.items():
             if not 1 <= low <= high:
                 raise ConfigError(f"{name} {getattr(self, name)}: give a number of at least 1 or a pair low <= high")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from pauca import events, fewshot
-from pauca.errors import InputError
+from pauca.errors import InputError, PaucaError
 from pauca.events.live import replay
 from pauca.fewshot.commands import plan_training
 from pauca.fewshot.data import open_training
@@ -75,6 +76,8 @@ def fit(
         force: replace a file that is there already.
         quiet: print only errors.
     """
+    if out.suffix != ".safetensors":  # by which predict and live know it from a folder
+        raise InputError(f"{out}: what was learned is kept in a .safetensors file; choose such a name")
     check_can_write(out, force)
     classifier = _fitted(examples, model, pictures, camera, reject, reading, device, quiet)
     classifier.save(out, force)
@@ -98,7 +101,8 @@ def predict(
     """Name what recordings show, from a few recordings of each thing; write a table and a page with pictures.
 
     Writes the table (file, label, probability of each label) to `out`, and beside it a page that shows each recording
-    as the sensor saw it, aligned, and the answer.
+    as the sensor saw it, aligned, and the answer. A recording that cannot be read, or holds too few events, is told and
+    left out of both.
 
     Args:
         support: folder with a folder of recordings for each thing, or the file that fit wrote, which has its own model,
@@ -121,18 +125,22 @@ def predict(
         check_can_write(path, force)
     asked = list_recordings(query)
     classifier = _fitted(support, model, pictures, camera, reject, reading, device, quiet)
-    seen = [classifier.pictures(one) for one in _read(asked, reading, "recognize", quiet)]
+    files, seen = _pictures(classifier, asked, reading, quiet)
     answers = classifier.answer(seen)
-    names = [file.name for file in asked]
+    names = [file.name for file in files]
     write_predictions(out, list(classifier.classes_), names, answers.labels, answers.probabilities, force)
-    report = Report("What recordings show", f"{len(asked)} recordings of {query}, from {support}")
+    report = Report("What recordings show", f"{len(files)} recordings of {query}, from {support}")
     report.figure(
         gallery(_shown(seen, answers)),
         "Recordings with label and probability: above as the sensor saw them, below aligned.",
     )
     report.save(page, force)
     if not quiet:
-        print(f"named {len(asked)} recordings: {out} and {page}")
+        print(f"named {len(files)} recordings: {out} and {page}")
+    if len(files) < len(asked):
+        raise PaucaError(
+            f"{len(asked) - len(files)} of {len(asked)} recordings cannot be named; the others are in {out}"
+        )
 
 
 def evaluate(
@@ -363,6 +371,28 @@ def _read(
         for file in files:
             yield events.read(file.path, **vars(reading))
             progress.advance(note=file.name)
+
+
+def _pictures(
+    classifier: EventClassifier, asked: Sequence[LabeledFile], reading: events.ReadConfig, quiet: bool
+) -> tuple[list[LabeledFile], list[Sequence[Picture]]]:
+    """What there is to see in each recording; of several, one that cannot be used is told, and left out."""
+    files: list[LabeledFile] = []
+    seen: list[Sequence[Picture]] = []
+    with Progress("recognize", total=len(asked), unit="recordings", quiet=quiet) as progress:
+        for file in asked:
+            try:
+                seen.append(classifier.pictures(events.read(file.path, **vars(reading))))
+            except InputError as error:
+                if len(asked) == 1:
+                    raise
+                print(f"pauca: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            else:
+                files.append(file)
+            progress.advance(note=file.name)
+    if not files:
+        raise InputError(f"none of the {len(asked)} recordings can be named")
+    return files, seen
 
 
 def _shown(seen: Sequence[Sequence[Picture]], answers: fewshot.Answers) -> list[Shown]:

@@ -122,12 +122,12 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> Float[np.ndarray, "n classes"]:
         """Probability of each known label for each recording; its pictures vote by what they hold."""
         check_is_fitted(self)
-        return self.answer([self.pictures(recording) for recording in X]).probabilities
+        return self.answer(self._seen(X)).probabilities
 
     def predict(self, X: Any) -> Shaped[np.ndarray, "n"]:
         """The most probable label of each recording, or `unknown_label` where it is rejected."""
         check_is_fitted(self)
-        return self.answer([self.pictures(recording) for recording in X]).labels
+        return self.answer(self._seen(X)).labels
 
     def answer(self, pictures: Sequence[Sequence[Picture]]) -> fewshot.Answers:
         """What `predict` and `predict_proba` say of recordings with these pictures."""
@@ -139,7 +139,7 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
         """Set the distance of unknown things from further recordings of known ones, of which `reject` may be lost."""
         check_is_fitted(self)
         self._tell()
-        shown, owners, _ = _together([self.pictures(recording) for recording in X])
+        shown, owners, _ = _together(self._seen(X))
         self.classifier_.calibrate(shown, owners)
         return self
 
@@ -223,17 +223,30 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
         self.classifier_.set_params(reject=self.reject, unknown_label=self.unknown_label)
 
     def _learn(self, X: Any, y: Any, learn: Any) -> "EventClassifier":
-        labels, pictures = np.asarray(y), [self.pictures(recording) for recording in X]
+        labels = np.asarray(y)
+        if labels.ndim != 1:
+            raise InputError(f"labels of shape {labels.shape}; give a list with one label for each recording")
+        pictures = self._seen(X)
         if len(pictures) != len(labels):
             raise InputError(f"{len(pictures)} recordings but {len(labels)} labels; give one label for each recording")
-        if not pictures:
-            raise InputError("no recordings; give at least one of each of two things")
         # Pictures of one recording are no independent examples, and answer together. Its number is never given again,
         # also not when its thing is forgotten.
         shown, owners, _ = _together(pictures)
         learn(shown, labels[owners], groups=owners + self._recordings)
         self._recordings += len(pictures)
         return self
+
+    def _seen(self, recordings: Any) -> list[list[Picture]]:
+        """The pictures of each recording.
+
+        Raises:
+            InputError: there is none, or one is given in place of a list.
+        """
+        if isinstance(recordings, str | Path | events.Events | events.Recording):
+            raise InputError("one recording was given where several are expected; put it into a list: [recording]")
+        if not (seen := [self.pictures(recording) for recording in recordings]):
+            raise InputError("no recordings were given; give a list of one or more")
+        return seen
 
     def _compare_sensor(self, recording: events.Recording) -> None:
         """Say that a recording is from another sensor than the first one was."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pauca import events
+from pauca.choices import check_choices
 from pauca.errors import ConfigError
 
 Framing = Literal["fit", "fixed", "sensor"]
@@ -33,6 +34,7 @@ class PictureConfig:
     of seven tenths of the sensor's longer side, where size tells things apart; `sensor`, all of it."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.views < 1:
             raise ConfigError(f"views {self.views}: a recording needs at least one picture")
         if not self.view_s > 0:

@@ -64,6 +64,25 @@ def test_other_files_are_refused(tmp_path, name, text):
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty"),
+        ("# t ax\n", "is empty"),
+        ("1 0 0 0 1 1 1\n2 0 0 0 1 1 1\n3 0\n", "line 3: 2 columns, and 7 above; is the file cut short"),
+        ("1 0 0 0 1 1 1\n\n2 0 0 0 one 1 1\n", "line 3: 'one' is no number"),
+    ],
+)
+def test_the_first_fault_of_a_text_is_told_in_our_words(tmp_path, text, said):
+    path = tmp_path / "imu.txt"
+    path.write_text(text)
+    with pytest.raises(InputError) as told:
+        read_ground_truth(path)
+    assert said in str(told.value)
+    assert "loadtxt" not in str(told.value)
+    assert "usecols" not in str(told.value)
+
+
+@pytest.mark.parametrize(
     ("rows", "words"),
     [
         ([(0, 0, 0, 0, 0, 0, 0, 1)], "increasing times"),

@@ -163,6 +163,19 @@ def test_what_is_missing_is_said(uzh, ecrot, tmp_path, capsys):
     words = ["events", "benchmark", "davis240c", str(uzh), "--out", str(tmp_path / "o"), "--published"]
     assert cli.main([*words, str(tmp_path / "wrong.csv")]) == 2
     assert "line 2: protocol 'mine'" in capsys.readouterr().err
+    (tmp_path / "short.csv").write_text("sequence,protocol,method,rms_deg_s\na,packet-end\n")
+    assert cli.main([*words, str(tmp_path / "short.csv")]) == 2
+    assert "line 2: no method and no rms_deg_s" in capsys.readouterr().err
+
+
+def test_where_nothing_was_aligned_no_table_is_printed(uzh, tmp_path, monkeypatch, capsys):
+    def fails(*_, **__):
+        raise InputError("no luck")
+
+    monkeypatch.setattr(verb, "align", fails)
+    words = ["events", "benchmark", "davis240c", str(uzh), "--settings", "paper", "--out", str(tmp_path / "out")]
+    assert cli.main([*words, "--quiet"]) == 1
+    assert capsys.readouterr().out == ""
 
 
 def test_a_sequence_without_its_gyroscope_does_not_stop_the_others(tmp_path, monkeypatch, capsys):

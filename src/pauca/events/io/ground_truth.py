@@ -63,15 +63,34 @@ def _from_npz(path: Path) -> GroundTruth:
 
 def _from_text(path: Path) -> GroundTruth:
     try:
-        with warnings.catch_warnings(action="error", category=UserWarning):  # numpy warns of a file without numbers
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a file without numbers
             rows = np.loadtxt(path, ndmin=2, comments="#")
-    except (ValueError, UnicodeDecodeError, UserWarning) as error:
-        raise InputError(f"{path}: no table of numbers ({error})") from None
+    except (ValueError, UnicodeDecodeError):
+        raise InputError(f"{path}: no table of numbers ({_first_fault(path)})") from None
+    if not rows.size:
+        raise InputError(f"{path}: is empty: not one row of numbers")
     if rows.shape[1] == 7:
         return GroundTruth(rows[:, 0], rows[:, 4:7])
     if rows.shape[1] == 8:
         return _from_poses(path, rows[:, 0], rows[:, 4:8])
     raise InputError(f"{path}: {rows.shape[1]} columns; expected 7 (t ax ay az gx gy gz) or 8 (t px py pz qx qy qz qw)")
+
+
+def _first_fault(path: Path) -> str:
+    """What is wrong with a table, in words: numpy's advice is for who calls it."""
+    width = 0
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line, text in enumerate(file, 1):
+            words = text.partition("#")[0].split()
+            for word in words:
+                try:
+                    float(word)
+                except ValueError:
+                    return f"line {line}: {word[:40]!r} is no number"
+            if words and width and len(words) != width:
+                return f"line {line}: {len(words)} columns, and {width} above; is the file cut short?"
+            width = len(words) or width
+    return "it is no text"
 
 
 def _from_poses(path: Path, t_s: np.ndarray, quat_xyzw: np.ndarray) -> GroundTruth:

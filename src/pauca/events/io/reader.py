@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pauca.choices import check_choices
 from pauca.errors import InputError
 from pauca.events.given import expect, path_of, refusal
 from pauca.events.io import aedat, aedat4, event_stream, npy, rosbag
@@ -41,6 +42,9 @@ class ReadConfig:
     """Put events in order of time, however far they are out of it."""
     strict: bool = False
     """Refuse a recording that needs repair."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 def read(

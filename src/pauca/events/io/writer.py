@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pauca.choices import check_choices
 from pauca.errors import ConfigError, InputError
 from pauca.events.given import expect, path_of
 from pauca.events.io.encoders import DatEncoder, Hdf5Encoder, NpzEncoder, RawEncoder, TextEncoder
@@ -26,6 +27,9 @@ class WriteConfig:
     """Encoding of a RAW file: evt3 or evt2."""
     compression: Compression = "gzip"
     """Compression of HDF5 files: gzip, which everybody reads; blosc, which is faster and needs hdf5plugin; or none."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from pauca.choices import check_choices
 from pauca.errors import ConfigError
 from pauca.events.simulation.motion import Movement
 from pauca.events.simulation.panorama import Scene
@@ -65,6 +66,7 @@ class SimulateConfig:
     """Seed of scene, movement and noise: the same seed gives the same recording, bit for bit."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in _POSITIVE:
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be positive")

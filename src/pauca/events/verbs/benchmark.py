@@ -97,7 +97,8 @@ def benchmark(
                 print(f"pauca: {sequence.name}, {setting}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     rows += [row for row in known if any(row["protocol"] == each["protocol"] for each in rows)]
     _write(rows, out, dataset)
-    print(json.dumps(rows, indent=2) if as_json else _table(rows, known))
+    if rows or as_json:
+        print(json.dumps(rows, indent=2) if as_json else _table(rows, known))
     if failed:
         raise PaucaError(f"{failed} of {len(chosen) * len(settings)} alignments failed; --resume tries them again")
 
@@ -191,6 +192,8 @@ def _published(path: Path) -> list[Row]:
         )
     known = []
     for line, row in enumerate(rows, 2):
+        if lacking := [name for name in ("sequence", "protocol", "method", "rms_deg_s") if not row[name]]:
+            raise InputError(f"{path}: line {line}: no {' and no '.join(lacking)}")
         if row["protocol"] not in _PROTOCOLS:
             raise InputError(f"{path}: line {line}: protocol {row['protocol']!r}; known are {', '.join(_PROTOCOLS)}")
         try:

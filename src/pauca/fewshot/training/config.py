@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pauca.choices import check_choices
 from pauca.errors import ConfigError
 from pauca.fewshot.model import ModelConfig
 from pauca.fewshot.training.augment import AugmentConfig
@@ -64,6 +65,7 @@ class TrainConfig:
     """Write the metrics for TensorBoard, too (package `tensorboard`)."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         counts = ("steps", "episodes_per_step", "log_every", "validate_every", "validation_shot", "validation_episodes")
         for name in counts:
             if getattr(self, name) < 1:

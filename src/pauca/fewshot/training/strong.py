@@ -23,6 +23,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pauca.choices import check_choices
 from pauca.errors import ConfigError
 from pauca.fewshot.backbones import feature_count
 from pauca.fewshot.latent import LATENT_CHANNELS, LatentConfig
@@ -62,6 +63,7 @@ class StrongConfig:
     the first ones; 0 takes the weights of the last step."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name, least in (("generations", 1), ("images_per_step", 2), ("negatives", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"strong: give at least {least} {name}, not {getattr(self, name)}")

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pauca.choices import check_choices
 from pauca.errors import ConfigError
 from pauca.moe.layer.recipe import RECIPES, Precision, Recipe, Recompute
 from pauca.moe.layer.router import RouterConfig
@@ -24,6 +25,7 @@ class Recomputation:
     def __post_init__(self) -> None:
         if self.attention in ("none", "all"):  # as version 0.1 spelled it for the planner
             object.__setattr__(self, "attention", self.attention == "all")
+        check_choices(self)
 
     def __str__(self) -> str:
         attention = {False: "", "up": "MLA up-projection", True: "attention"}[self.attention]
