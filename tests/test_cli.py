@@ -1,3 +1,4 @@
+import errno
 import json
 import select
 import subprocess
@@ -17,13 +18,43 @@ def test_overview_names_every_system_and_verb(capsys):
         assert f"\n  {name}" in overview
 
 
+def test_a_mistyped_option_is_answered_with_options_as_they_are_typed(capsys):
+    assert cli.main(["events", "align", "a.npz", "--imges", "3"]) == 2
+    said = capsys.readouterr().err
+    assert "Perhaps you meant: --images INT how many" in said
+    assert " in pauca events align --help; --image PATH" in said
+    assert cli.main(["moe", "plan", "--mdoel", "x"]) == 2
+    said = capsys.readouterr().err
+    assert "Missing from pauca moe plan: --model STR" in said
+    assert "Unrecognized options: --mdoel x." in said
+
+
+@pytest.mark.parametrize("name", ["ENOSPC", "EFBIG"])
+def test_a_full_disk_is_no_unexpected_error(name, monkeypatch, capsys):
+    def full(_):
+        raise OSError(getattr(errno, name), "no room", "here/a.csv")
+
+    monkeypatch.setattr(cli, "_dispatch", full)
+    assert cli.main(["doctor"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("pauca: here/a.csv: could not be written (no room); make room, and run it again")
+
+
+def test_a_deleted_folder_is_said(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert cli.main(["doctor"]) == 2
+    assert capsys.readouterr().err == "pauca: the current folder was deleted; change to another one\n"
+
+
 def test_wrong_usage_is_2(capsys):
     assert cli.main(["nonsense"]) == 2
     assert "unknown command 'nonsense'; there are: events" in capsys.readouterr().err
     assert cli.main(["doctor", "--no-such-option"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("pauca: Unrecognized options: ")
-    assert "no-such-option. For full helptext" in said  # sentences of their own
+    assert "--no-such-option. For full helptext" in said  # sentences of their own
     assert said.count("\n") == 1
     assert cli.main(["demo", "--seed", "x"]) == 2
     said = capsys.readouterr().err

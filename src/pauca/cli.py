@@ -7,6 +7,7 @@ belong to no system, `pauca demo` and `pauca doctor`, are at the end.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -25,10 +26,12 @@ from typing import Annotated, Any, NoReturn, TypeAlias
 from tyro.conf import arg
 
 import pauca
-from pauca.errors import PaucaError
+from pauca.errors import InputError, PaucaError
 from pauca.renamed import flag_with_new_name
 from pauca.systems import SYSTEMS
 from pauca.typed import typed
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what only who runs us can mend: the disk, a quota, a limit
 
 Commands: TypeAlias = Mapping[str, "Callable | Commands"]
 
@@ -85,6 +88,8 @@ def run() -> NoReturn:
 
 
 def _dispatch(words: list[str]) -> None:
+    if not _folder_is_there():  # in which torch cannot be loaded, and no file found
+        raise InputError("the current folder was deleted; change to another one")
     first = words[0] if words else "--help"
     if first in ("--help", "-h", "help"):
         _print_overview()
@@ -92,6 +97,13 @@ def _dispatch(words: list[str]) -> None:
         print(f"pauca {pauca.__version__}")
     else:
         _dispatch_command(first, words)
+
+
+def _folder_is_there() -> bool:
+    try:
+        return Path.cwd().is_dir()
+    except OSError:
+        return False
 
 
 def _dispatch_command(first: str, words: list[str]) -> None:
@@ -140,7 +152,7 @@ def _run_verb(program: str, commands: Commands, words: list[str]) -> None:
             )
     except SystemExit as stop:
         if stop.code:
-            print(f"pauca: {_with_rank(_without_box(told.getvalue()))}", file=sys.stderr)
+            print(f"pauca: {_with_rank(_without_box(told.getvalue(), program))}", file=sys.stderr)
         raise
     run()
 
@@ -156,16 +168,23 @@ def _later(command: Callable) -> Callable:
     return prepare
 
 
-def _without_box(text: str) -> str:
+def _without_box(text: str, program: str) -> str:
     """tyro's box around wrong usage as one line of sentences."""
     # Boxes are drawn in ASCII where standard error is not a terminal of UTF-8.
-    found = [
-        re.sub(r"^[│|╭╮╰╯─+\- ]{2,}(?=[^-\s])|[│|╭╮╰╯─+\- ]+$|^[│|] ", "", line).strip() for line in text.splitlines()
-    ]
-    parts = [[]]  # of the text, between ruled lines
+    border = r"^(?:[│|]\s*|[╭╰+][─-]+\s*)|\s*(?:[│|]|[─-]*[╮╯+])$"
+    found = [re.sub(border, "", line.strip()).strip() for line in text.splitlines()]
+    found = ["" if re.fullmatch(r"[─-]+", line) else line for line in found]
+    # tyro leaves the system out of the command that would know an option.
+    found = [re.sub(r"^in pauca (?=\S+ --help$)", f"in {program} ", line) for line in found]
+    parts = [""]  # of the text, between ruled lines
     for line in found[1:]:
-        parts = [*parts[:-1], [*parts[-1], line]] if line else [*parts, []]
-    sentences = [" ".join(part) for part in parts if part]
+        if not line:
+            parts.append("")
+        elif line.startswith("--") and parts[-1] and not parts[-1].endswith(":"):
+            parts[-1] += f"; {line}"  # one option of several
+        else:
+            parts[-1] += f" {line}"
+    sentences = [part.strip() for part in parts if part]
     title = found[0] if found else "wrong usage; see --help"
     words = " ".join(
         [sentence if sentence.endswith((".", ":")) else f"{sentence}." for sentence in sentences[:-1]] + sentences[-1:]
@@ -185,6 +204,9 @@ def _group(verb: str, commands: Commands) -> Callable[[], None]:
 def _one_line(error: Exception, debug: bool) -> str:
     if isinstance(error, PaucaError):
         return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in _FULL:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}could not be written ({error.strerror}); make room, and run it again (or --resume it)"
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return f"unexpected error: {text}" + ("" if debug else " (--debug shows where)")
 
