@@ -46,6 +46,7 @@ def test_a_deleted_folder_is_said(tmp_path, monkeypatch, capsys):
     (tmp_path / "gone").rmdir()
     assert cli.main(["doctor"]) == 2
     assert capsys.readouterr().err == "pauca: the current folder was deleted; change to another one\n"
+    assert cli.main(["--version"]) == 0
 
 
 def test_wrong_usage_is_2(capsys):

@@ -88,8 +88,6 @@ def run() -> NoReturn:
 
 
 def _dispatch(words: list[str]) -> None:
-    if not _folder_is_there():  # in which torch cannot be loaded, and no file found
-        raise InputError("the current folder was deleted; change to another one")
     first = words[0] if words else "--help"
     if first in ("--help", "-h", "help"):
         _print_overview()
@@ -107,6 +105,8 @@ def _folder_is_there() -> bool:
 
 
 def _dispatch_command(first: str, words: list[str]) -> None:
+    if not _folder_is_there():  # in which torch cannot be loaded, and no file found
+        raise InputError("the current folder was deleted; change to another one")
     from pauca.runs import share_processors
 
     share_processors()  # before a system imports torch
