@@ -173,6 +173,9 @@ def test_a_token_file_that_has_changed_is_refused(tmp_path):
     (data.folder / "train.bin").write_bytes(content)
     with pytest.raises(InputError, match=r"train\.bin: has changed since it was written"):
         TokenData.open(data.folder)
+    (data.folder / "train.bin").unlink()
+    with pytest.raises(InputError, match=r"train\.bin: is missing; remove .* and tokenize anew"):
+        TokenData.open(data.folder)
     (data.folder / "tokens.json").write_text("{")
     with pytest.raises(InputError, match=r"tokens\.json: cannot be read"):
         TokenData.open(data.folder)

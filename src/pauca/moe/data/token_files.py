@@ -150,6 +150,8 @@ def _read_facts(folder: Path) -> dict:
 
 def _open_part(folder: Path, name: str, facts: dict) -> TokenFile:
     path = folder / f"{name}.bin"
+    if not path.exists():
+        raise InputError(f"{path}: is missing; remove {folder} and tokenize anew")
     if checksum_of(path) != facts["checksum"]:
         raise InputError(
             f"{path}: has changed since it was written (another checksum); remove {folder} and tokenize anew"
