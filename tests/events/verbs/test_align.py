@@ -255,7 +255,7 @@ def test_recordings_over_a_cluster(recording, whole, tmp_path, capsys):
     distributed = pytest.importorskip("distributed", reason="distributed is not installed")
     words = _several(recording, tmp_path)
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1"
     ) as cluster:
         assert cli.main([*words, "--dask", cluster.scheduler_address]) == 1
     assert "1 of 3 recordings failed" in capsys.readouterr().err
