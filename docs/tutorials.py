@@ -7,7 +7,7 @@ In a page, a block of ```console holds commands after `$ ` and what they print; 
 folder, in their order. A line `<!-- from FILE -->` before a picture names the file of that folder that it is a copy of,
 which may hold a `*`.
 `--check` changes nothing, and fails where a command fails or says something else than the page; numbers may differ, and
-all that is in a block of ```console varies.
+all that is in a block of ```{ .console .varies }.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 PAGES = sorted([*DOCS.glob("*/tutorial.md"), DOCS / "events" / "recordings.md"])
-_BLOCK = re.compile(r"^```console( varies)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(?:console|(\{ \.console \.varies \}))\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PICTURE = re.compile(r"<!-- from (\S+) -->\n+!\[[^\]]*\]\(([^)]+)\)")
 _NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(e[-+]?\d+)?")
 _PROGRESS = re.compile(r".*: \d+/\d+ \w+, .* left")  # every ten seconds, where output is no terminal
@@ -38,7 +38,7 @@ def run_page(page: Path, check: bool) -> list[str]:
             lines = []
             for command in _commands(block[2]):
                 lines += [f"$ {command}", *_output(command, folder, wrong)]
-            return f"```console{block[1] or ''}\n" + "\n".join(lines) + "\n```"
+            return f"```{block[1] or 'console'}\n" + "\n".join(lines) + "\n```"
 
         renewed = _BLOCK.sub(renew, text)
         for source, target in _PICTURE.findall(text):

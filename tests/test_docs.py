@@ -61,3 +61,11 @@ def test_snippets_are_spelled_as_mkdocs_reads_them(page):
     """A formatter took `--8<--` in a block of Python for an expression, and the page showed that line, not the file."""
     for line in page.read_text(encoding="utf-8").splitlines():
         assert not line.startswith("--8") or re.fullmatch(r'--8<-- "[^"]+"', line), line
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
+def test_blocks_begin_as_the_site_reads_them(page):
+    """Two words after the ticks are no block: one of a tutorial turned the rest of its page inside out."""
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        if line.lstrip().startswith("```"):
+            assert re.fullmatch(r" *```(\w*|\{( \.\w+)+ \})", line), f"{page}:{number}: {line}"
