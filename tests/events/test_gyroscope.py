@@ -109,3 +109,17 @@ def test_what_has_no_slope_at_all_is_not_known():
     covariance = _covariance(lambda at: np.outer(np.arange(60.0), [1, 1, 1]).ravel() * at[0], np.zeros(7), np.ones(7))
     assert np.isinf(np.diag(covariance)[1:]).all()
     assert np.isfinite(covariance[0, 0])
+
+
+@pytest.mark.parametrize(("factor", "remedy"), [(57.29578, "--unit deg/s"), (1 / 57.29578, "multiply them by 57.3")])
+def test_readings_in_another_unit_are_refused_with_the_remedy(factor, remedy):
+    """Degrees a second, taken as rad/s, gave a mounting and a difference of 3,000 deg/s without a word."""
+    trajectory, gyro = _both()
+    with pytest.raises(InputError, match=remedy):
+        fit_gyro(trajectory, GroundTruth(gyro.t_s, gyro.omega_rad_s * factor))
+
+
+def test_a_gyroscope_of_another_motion_is_not_taken_for_another_unit():
+    trajectory, gyro = _both()
+    other = GroundTruth(gyro.t_s, 3.0 * np.random.default_rng(1).standard_normal(gyro.omega_rad_s.shape))
+    assert fit_gyro(trajectory, other).residual_deg_s > 30

@@ -18,3 +18,8 @@ def test_the_gyroscope_of_a_recording_is_read_without_its_events_in_memory(tmp_p
     found = read_gyro(tmp_path / "a.h5")
     np.testing.assert_allclose(found.t_s, t_us * 1e-6)
     np.testing.assert_array_equal(found.omega_rad_s, rates)
+
+
+def test_readings_in_degrees_are_converted(tmp_path):
+    (tmp_path / "a.csv").write_text("t_s,wx_rad_s,wy_rad_s,wz_rad_s\n0,180,0,90\n1,180,0,90\n")
+    np.testing.assert_allclose(read_gyro(tmp_path / "a.csv", "deg/s").omega_rad_s[0], [np.pi, 0, np.pi / 2])

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import numpy as np
 from tyro.conf import Positional, arg
 
 from pauca import events
 from pauca.errors import InputError
 from pauca.events.gyroscope import fit_gyro
 
+Unit = Literal["rad/s", "deg/s"]
 _TABLES = (".txt", ".csv", ".npz")
 
 
@@ -19,6 +21,7 @@ def gyro(
     trajectory: Positional[Annotated[Path, arg(metavar="TRAJECTORY")]],
     readings: Positional[Annotated[Path, arg(metavar="GYRO")]],
     within_s: float = 0.2,
+    unit: Unit = "rad/s",
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Find a gyroscope's time offset, mounting and bias from the motion of its camera, each with a 95 % interval.
@@ -28,9 +31,10 @@ def gyro(
         readings: UZH imu.txt (t ax ay az gx gy gz), a CSV with columns t_s, wx_rad_s, wy_rad_s, wz_rad_s, or a
             recording that holds the samples of an inertial sensor (AEDAT4, ROS bag).
         within_s: largest offset to look for, in seconds, to either side.
+        unit: what its rates are in, whatever the file calls them.
         as_json: print JSON for programs.
     """
-    found = fit_gyro(events.Trajectory.from_file(trajectory), read_gyro(readings), within_s)
+    found = fit_gyro(events.Trajectory.from_file(trajectory), read_gyro(readings, unit), within_s)
     if as_json:
         print(json.dumps(found.as_dict(), indent=2))
         return
@@ -40,14 +44,21 @@ def gyro(
         print(f"not told    {words}")
 
 
-def read_gyro(path: Path) -> events.GroundTruth:
+def read_gyro(path: Path, unit: Unit = "rad/s") -> events.GroundTruth:
     """The readings of a gyroscope, on its own clock and axes; a recording is read chunk by chunk.
+
+    Args:
+        path: the file.
+        unit: of the rates in it; the answer's are in rad/s.
 
     Raises:
         InputError: a recording without any, or another file.
     """
-    if path.suffix in _TABLES:
-        return events.read_ground_truth(path)
+    found = events.read_ground_truth(path) if path.suffix in _TABLES else _of_recording(path)
+    return found if unit == "rad/s" else events.GroundTruth(found.t_s, np.radians(found.omega_rad_s))
+
+
+def _of_recording(path: Path) -> events.GroundTruth:
     stream = events.open_events(path)
     for _ in stream:
         pass

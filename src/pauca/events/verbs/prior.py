@@ -8,7 +8,7 @@ from pathlib import Path
 from pauca.errors import ConfigError
 from pauca.events.gyro_prior import GyroPrior
 from pauca.events.gyroscope import GyroFit
-from pauca.events.verbs.gyro import read_gyro
+from pauca.events.verbs.gyro import Unit, read_gyro
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class PriorOptions:
     gyro_fit: Path | None = None
     """How it belongs to the camera, as `pauca events gyro --json` prints it; default: on the camera's clock and axes,
     without bias."""
+    gyro_unit: Unit = "rad/s"
+    """What the rates of these readings are in, whatever their file calls them."""
     gyro_sd_deg_s: float = 1.0
     """Standard deviation of a reading in degrees a second, with what shakes between gyroscope and camera."""
 
@@ -39,7 +41,7 @@ class PriorOptions:
                     "--gyro-fit says how a gyroscope belongs to the camera: add its readings (--gyro-prior)"
                 )
             return None
-        readings = read_gyro(self.gyro_prior)
+        readings = read_gyro(self.gyro_prior, self.gyro_unit)
         if self.gyro_fit is None:
             return GyroPrior.of_camera(readings, self.gyro_sd_deg_s)
         return GyroPrior.from_fit(GyroFit.from_file(self.gyro_fit), readings, self.gyro_sd_deg_s)
@@ -49,4 +51,8 @@ class PriorOptions:
         if self.gyro_prior is None:
             return None
         files = [path for path in (self.gyro_prior, self.gyro_fit) if path is not None]
-        return [*((path.name, path.stat().st_size) for path in files if path.exists()), self.gyro_sd_deg_s]
+        return [
+            *((path.name, path.stat().st_size) for path in files if path.exists()),
+            self.gyro_sd_deg_s,
+            *([] if self.gyro_unit == "rad/s" else [self.gyro_unit]),
+        ]
