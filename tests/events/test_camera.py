@@ -58,3 +58,33 @@ def test_a_fisheye_stays_one_at_half_the_resolution():
     (u,), (v,) = camera.distort(x, y)
     (half_u,), (half_v,) = camera.reduced(2).distort(x, y)
     assert (2 * half_u + 0.5, 2 * half_v + 0.5) == pytest.approx((u, v))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((0.83, 1.1, 0.5, 0.5), "are they normalized"),
+        ((199.0, 198.0, 320.0, 90.0), "outside of the sensor of 240 x 180"),
+        ((199.0, 198.0, 120.0, -3.0), "cy -3 lies outside"),
+    ],
+)
+def test_intrinsics_that_are_no_pixels_of_the_sensor_are_refused(tmp_path, numbers, message):
+    """They were taken as they are: bearings of up to 240 focal lengths."""
+    with pytest.raises(InputError, match=message):
+        Camera((240, 180), *numbers)
+    fx, fy, cx, cy = numbers
+    matrix = f"{{data: [{fx}, 0, {cx}, 0, {fy}, {cy}, 0, 0, 1]}}"
+    files = {
+        "calib.txt": " ".join(map(str, (*numbers, 0, 0, 0, 0, 0))),
+        "ros.yaml": f"image_width: 240\nimage_height: 180\ncamera_matrix: {matrix}",
+        "kalibr.yaml": f"cam0:\n  camera_model: pinhole\n  intrinsics: {list(numbers)}\n  resolution: [240, 180]",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=f"{name}: .*{message}"):
+            Camera.from_file(tmp_path / name, (240, 180))
+
+
+def test_wide_lenses_and_reduced_cameras_are_not_refused():
+    Camera((346, 260), 90.0, 90.0, 173.0, 130.0, lens="equidistant").reduced(4)
+    Camera((640, 480), 170.0, 170.0, -0.5, 480.0).reduced(4)

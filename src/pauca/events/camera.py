@@ -12,6 +12,8 @@ from pauca.events.calibration import Calibration, read_calibration
 from pauca.events.given import path_of
 from pauca.events.lens import LensModel, distort, undistort
 
+_SHORTEST = 0.1  # of the sensor's side: a focal length of less sees more than all around, as no lens does
+
 
 @dataclass(frozen=True)
 class Camera:
@@ -39,6 +41,17 @@ class Camera:
         numbers = (*self.intrinsics, *self.distortion)
         if not np.all(np.isfinite(numbers)) or min(self.fx, self.fy) <= 0:
             raise InputError(f"camera: fx {self.fx}, fy {self.fy} must be positive, all numbers finite")
+        width, height = self.size
+        if self.fx < _SHORTEST * width and self.fy < _SHORTEST * height:
+            raise InputError(
+                f"camera: fx {self.fx:g}, fy {self.fy:g} are no pixels of a sensor of {width} x {height}; are they "
+                "normalized? multiply fx and cx by the width, fy and cy by the height"
+            )
+        if not (-0.5 <= self.cx <= width and -0.5 <= self.cy <= height):
+            raise InputError(
+                f"camera: its center cx {self.cx:g}, cy {self.cy:g} lies outside of the sensor of {width} x {height} "
+                "pixels; give fx, fy, cx, cy in pixels of this sensor, or its true size"
+            )
 
     @property
     def intrinsics(self) -> tuple[float, float, float, float]:

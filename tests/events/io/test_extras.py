@@ -11,7 +11,7 @@ T = np.arange(0, 50_000, 50)
 COLUMNS = {"t_us": T, "x": T % 240, "y": T % 180, "p": T % 2}
 INERTIAL = {"imu_t_us": T, "imu_gyro": np.zeros((len(T), 3)), "imu_accel": np.zeros((len(T), 3))}
 TRUTH = {"gt_t": T * 1e-6, "gt_w": np.zeros((len(T), 3)), "gt_q": np.tile([0.0, 0.0, 0.0, 1.0], (len(T), 1))}
-CAMERA = {"size": np.array([240, 180]), "K": np.full(4, 200.0), "D": np.zeros(5)}
+CAMERA = {"size": np.array([240, 180]), "K": np.array([200.0, 200.0, 120.0, 90.0]), "D": np.zeros(5)}
 GOOD = INERTIAL | TRUTH | CAMERA | {"frame_t_us": T, "lens": np.array(b"radtan")}
 ODD = {
     "a text": np.array(b"soon"),
