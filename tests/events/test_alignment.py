@@ -1,3 +1,5 @@
+import copy
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -197,6 +199,21 @@ def test_an_aligner_in_two_threads_at_once_says_so():
     with aligner._alone(), pytest.raises(InputError, match="another thread"):
         aligner.align(rotating_events([1.0, -2.0, 3.0]))
     aligner.align(rotating_events([1.0, -2.0, 3.0]))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda aligner: pickle.loads(pickle.dumps(aligner))])
+def test_a_copy_of_an_aligner_goes_on_by_itself(copied):
+    """Its lock could not be copied."""
+    window = rotating_events([1.0, -2.0, 3.0], duration_us=60_000)
+    aligner = Aligner(CAMERA, SMALL)
+    aligner.push(window[: len(window) // 2])
+    with aligner._alone():
+        other = copied(aligner)
+        found = other.push(window[len(window) // 2 :]) + other.flush()  # while the first one is at work
+    expected = aligner.push(window[len(window) // 2 :]) + aligner.flush()
+    assert len(found) == len(expected) > 0
+    for one, two in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.velocity, two.velocity)
 
 
 def test_align_takes_camera_from_the_recording_and_reports_progress():

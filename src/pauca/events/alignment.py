@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -98,6 +99,13 @@ class Aligner:
         self._recent = Recent(self.camera)
         if self.config.rest_test and self.config.acceleration:
             self._history = History(self._estimator.pixels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the locks: a copy, or what comes out of a pickle, is at work for nobody."""
+        return {name: value for name, value in vars(self).items() if name not in ("_busy", "_pushing")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _busy=Lock(), _pushing=Lock())
 
     def align(self, events: EventsLike) -> Alignment:
         """Velocity at the end of a window of any length. Never fails on the events of a stream: see `Alignment.status`.
