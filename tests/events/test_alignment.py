@@ -172,17 +172,22 @@ def test_windows_of_any_length_are_answered():
     window = rotating_events([1.0, -2.0, 3.0], points=200, per_point=300, duration_us=400_000)
     config = AlignConfig(packet_events=4000, min_events=1000)
     for milliseconds in (1, 5, 20, 100, 400):
-        aligner, errors = Aligner(CAMERA, config), []
+        aligner, errors, deviations = Aligner(CAMERA, config), [], []
         for start in range(0, 400_001, 1000 * milliseconds):
             piece = window.between(5_000_000 + start, 5_000_000 + start + 1000 * milliseconds)
             found = aligner.align(piece)
             if found.status is Status.CONVERGED:
-                errors.append(np.abs(found.velocity - [1.0, -2.0, 3.0]).max())
+                error = np.abs(found.velocity - [1.0, -2.0, 3.0])
+                errors.append(error.max())
+                deviations.append((error / np.sqrt(found.covariance.diagonal())).max())
             if len(errors) == 40:
                 break
         assert len(errors) >= min(400 // milliseconds, 40) * 0.8
         assert np.median(errors) < 0.1
-        assert np.max(errors) < 0.8  # 487 rad/s once, in windows of 1 ms; of five motions 0.69, all searched whole
+        # 487 rad/s once, in windows of 1 ms. It was 0.6 when all were searched for; of those led on to, one of the
+        # first 18 ms (1,501 events) is off by 0.68 and by 1.9 of its deviations (searched for, the worst is 0.30).
+        assert np.max(errors) < 0.8
+        assert np.max(deviations) < 4
 
 
 def test_a_long_window_is_cut_and_all_its_packets_can_be_had():
