@@ -18,7 +18,7 @@ def check_choices(config: Any) -> None:
     for name, (values, alone) in _choices(type(config)).items():
         given = getattr(config, name)
         if given not in values and (alone or isinstance(given, str)):
-            words = " or ".join(repr(value) for value in values if value is not None)
+            words = " or ".join(map(repr, values))
             raise ConfigError(f"{name} {given!r} is not known; choose {words}")
 
 

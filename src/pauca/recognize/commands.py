@@ -403,7 +403,7 @@ def _shown(seen: Sequence[Sequence[Picture]], answers: fewshot.Answers) -> list[
 
 
 def _summary(outcome: Outcome, out: Path) -> str:
-    lines = [f"aligned {outcome.aligned} %, as the sensor saw it {outcome.unaligned} %: {outcome.verdict}"]
+    lines = [f"aligned {outcome.aligned}, as the sensor saw it {outcome.unaligned}: {outcome.verdict}"]
     return "\n".join([*lines, f"report: {out / 'report.html'}"])
 
 

@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import comb, sqrt
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -15,6 +16,27 @@ from pauca.recognize.plots import Shown, best_picture, gallery
 from pauca.runs import Report
 
 _log = logging.getLogger(__name__)
+
+_SIGMAS_95 = 1.96
+_SURE = 0.05
+
+
+class Share(NamedTuple):
+    """A share of right answers with its 95 % interval (Wilson 1927), which is honest for a few and at 0 and 1, too."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, right: Bool[np.ndarray, "n"]) -> "Share":
+        n, share = len(right), float(right.mean())
+        middle = (share + _SIGMAS_95**2 / (2 * n)) / (1 + _SIGMAS_95**2 / n)
+        half = _SIGMAS_95 * sqrt(share * (1 - share) / n + (_SIGMAS_95 / (2 * n)) ** 2) / (1 + _SIGMAS_95**2 / n)
+        return cls(share, max(0.0, middle - half), min(1.0, middle + half))
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +51,13 @@ class Outcome:
     pictures: tuple[Picture, ...]  # the best of each recording
 
     @property
-    def aligned(self) -> fewshot.Interval:
+    def aligned(self) -> Share:
         """Accuracy, its interval over recordings."""
-        return fewshot.mean_interval(self.right.astype(float))
+        return Share.of(self.right)
 
     @property
-    def unaligned(self) -> fewshot.Interval:
-        return fewshot.mean_interval(self.right_unaligned.astype(float))
+    def unaligned(self) -> Share:
+        return Share.of(self.right_unaligned)
 
     @property
     def gain(self) -> fewshot.Interval:
@@ -49,18 +71,26 @@ class Outcome:
         return fewshot.mean_interval(np.array([difference[self.truth == name].mean() for name in set(self.truth)]))
 
     @property
+    def p_value(self) -> float:
+        """Of no gain, two-sided and exact (McNemar): by how many recordings are right in one way alone."""
+        difference = self._difference()
+        won, lost = int((difference > 0).sum()), int((difference < 0).sum())
+        tail = sum(comb(won + lost, fewer) for fewer in range(min(won, lost) + 1)) / 2 ** (won + lost)
+        return min(1.0, 2 * tail)
+
+    @property
     def verdict(self) -> str:
         """What alignment adds, in words."""
-        gains = self.gain, self.gain_over_classes
-        sure = all(abs(gain.mean) > gain.half_width for gain in gains)
+        over_classes = self.gain_over_classes
+        sure = self.p_value < _SURE and abs(over_classes.mean) > over_classes.half_width
         word = "a significant difference" if sure else "no significant difference"
-        return f"{self.gain} points by alignment, {word}"
+        return f"{100 * self.gain.mean:+.1f} points by alignment, {word} (p = {self.p_value:.2g})"
 
     def as_dict(self) -> dict[str, Any]:
         """The same for machines."""
-        intervals = ("aligned", "unaligned", "gain", "gain_over_classes")
-        numbers: dict[str, Any] = {"recordings": len(self.truth)}
-        for name in intervals:
+        numbers: dict[str, Any] = {"recordings": len(self.truth), "p_value": self.p_value}
+        numbers |= {name: getattr(self, name)._asdict() for name in ("aligned", "unaligned")}
+        for name in ("gain", "gain_over_classes"):
             interval = getattr(self, name)
             half = interval.half_width if np.isfinite(interval.half_width) else None
             numbers[name] = {"mean": interval.mean, "half_width": half}
@@ -110,11 +140,11 @@ def compare_alignment(
 def describe_outcome(report: Report, outcome: Outcome) -> None:
     """Add an evaluation to its page: the table, and recordings with their answers."""
     report.table(
-        ["pictures", "accuracy %"],
+        ["pictures", "accuracy"],
         [["aligned", str(outcome.aligned)], ["as the sensor saw them", str(outcome.unaligned)]],
         f"{len(outcome.truth)} recordings of {len(set(outcome.truth))} things, 95 % intervals over recordings; "
-        f"{outcome.verdict} (95 % interval over recordings; over things ± "
-        f"{100 * outcome.gain_over_classes.half_width:.2f}).",
+        f"{outcome.verdict}; the gain with 95 % intervals: {outcome.gain} over recordings, {outcome.gain_over_classes} "
+        "over things.",
     )
     shown = [
         Shown(picture, str(label), str(truth), float(row.max()))
