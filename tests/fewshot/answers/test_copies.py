@@ -136,6 +136,42 @@ def test_what_is_alike_by_chance_is_no_copy():
         np.testing.assert_array_equal(no_coincidences(features, found), np.arange(len(rows)))
 
 
+@pytest.mark.parametrize("divided", [False, True])
+def test_what_is_alike_by_chance_is_no_copy_where_columns_are_centered(divided):
+    """Scaled to length one after a StandardScaler, equal values of two rows are no longer equal numbers."""
+    generator = np.random.default_rng(0)
+    for rows in (
+        generator.integers(0, 2, (300, 10)),
+        generator.poisson(0.1, (500, 30)),
+        generator.poisson(1, (900, 6)),
+    ):
+        centered = torch.from_numpy(rows - rows.mean(0)) / (torch.from_numpy(rows.std(0)) if divided else 1)
+        features = torch.nn.functional.normalize(centered, dim=1)
+        found = copies(features)
+        assert (found != np.arange(len(rows))).sum() > 10
+        np.testing.assert_array_equal(no_coincidences(features, found), np.arange(len(rows)))
+
+
+def test_a_copy_is_found_where_columns_are_centered_and_where_most_values_are_zero():
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 17, (600, 64)) + 0.0
+    rectified = np.maximum(generator.normal(-1, 1, (400, 640)), 0)
+    for rows in (pixels - pixels.mean(0), rectified, rectified - rectified.mean(0)):
+        rows[-1] = rows[123]
+        found = copies(features := torch.nn.functional.normalize(torch.from_numpy(rows), dim=1))
+        expected = np.arange(len(rows))
+        expected[-1] = 123
+        np.testing.assert_array_equal(no_coincidences(features, found), expected)
+
+
+def test_comparing_very_many_copies_takes_a_part_of_their_values(monkeypatch):
+    rows = torch.from_numpy(embedded(40, 64)).double().repeat(5, 1)
+    expected = np.arange(200) % 40
+    np.testing.assert_array_equal(no_coincidences(rows, copies(rows)), expected)
+    monkeypatch.setattr("pauca.fewshot.answers.copies._PAIRS_ASKED", 10_000)
+    np.testing.assert_array_equal(no_coincidences(rows, copies(rows)), expected)
+
+
 def test_among_many_rows_a_copy_is_still_found():
     generator = np.random.default_rng(0)
     pixels = torch.from_numpy(generator.integers(0, 17, (3000, 64)) + 0.0)  # as of scikit-learn's digits

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from pauca.fewshot.answers.examples import Examples, Words
@@ -17,6 +17,7 @@ _SAME = 1e-5
 # Bits by which two rows must be alike beyond what makes one pair among all of them so by chance: one in a million.
 _MORE_THAN_CHANCE = 20
 _ROWS_ASKED = 1000  # of those that differ, how usual a value is
+_PAIRS_ASKED = 30_000_000  # values of pairs of rows that are compared: some seconds
 
 
 class CopiedExamplesWarning(UserWarning):
@@ -51,12 +52,55 @@ def no_coincidences(features: Float[Tensor, "n d"], first: Int64[np.ndarray, "n"
         return first
     distinct = np.flatnonzero(first == places)
     distinct = distinct[:: math.ceil(len(distinct) / _ROWS_ASKED)]
+    # The fewer bits of two ways to undo that rows are scaled to length one. Dividing by the largest value does where
+    # columns have one zero and one unit; centered or standardized ones are compared pair by pair, which takes longer.
+    needed = _MORE_THAN_CHANCE + 2 * math.log2(len(first))
+    surely = repeated[_bits_of_columns(features, distinct, repeated) >= needed]
+    surely = surely[_bits_of_pairs(features, distinct, surely) >= needed]
+    return np.where(np.isin(first, surely), first, places)
+
+
+def _bits_of_columns(
+    features: Float[Tensor, "n d"], distinct: Int64[np.ndarray, "m"], repeated: Int64[np.ndarray, "r"]
+) -> Float64[np.ndarray, "r"]:
+    """How unusual the values of each repeated row are among the distinct rows, rows divided by their largest value."""
     ordered = _columns(features, distinct).sort(1).values
     asked = _columns(features, repeated)
     count = torch.searchsorted(ordered, asked, right=True) - torch.searchsorted(ordered, asked)
-    bits = (len(distinct) / count.clamp_min(1)).log2().sum(0).cpu().numpy()
-    surely = repeated[bits >= _MORE_THAN_CHANCE + 2 * math.log2(len(first))]
-    return np.where(np.isin(first, surely), first, places)
+    return (len(distinct) / count.clamp_min(1).double()).log2().sum(0).cpu().numpy()
+
+
+def _bits_of_pairs(
+    features: Float[Tensor, "n d"], distinct: Int64[np.ndarray, "m"], repeated: Int64[np.ndarray, "r"]
+) -> Float64[np.ndarray, "r"]:
+    """The same, of the values that two rows have alike once one is scaled so that the most of them are."""
+    asked = features[torch.from_numpy(repeated).to(features.device)].double()
+    columns = asked.shape[1]
+    rows = min(len(distinct), max(50, _PAIRS_ASKED // max(1, asked.numel())))
+    distinct = distinct[:: math.ceil(len(distinct) / rows)]
+    stride = math.ceil(len(distinct) * asked.numel() / _PAIRS_ASKED) or 1
+    others = features[torch.from_numpy(distinct).to(features.device), ::stride].double()
+    asked = asked[:, ::stride]
+    bits = [np.zeros(0)]
+    for some in asked.split(max(1, 4_000_000 // max(1, others.numel()))):
+        count = _alike(some[:, None], others[None]).sum(1).clamp_min(1).double()
+        bits.append((len(distinct) / count).log2().sum(1).cpu().numpy())
+    return np.concatenate(bits) * (columns / max(1, asked.shape[1]))
+
+
+def _alike(one: Float[Tensor, "a 1 d"], other: Float[Tensor, "1 b d"]) -> Bool[Tensor, "a b d"]:
+    """The values that are the same in both rows but for a factor, that of most; zero is zero whatever the factor."""
+    factor = (one / other).log()  # NaN where the signs differ or both are zero
+    factor = factor.where(factor.isfinite(), torch.inf)
+    ordered = factor.sort(2).values
+    places = torch.arange(ordered.shape[2], device=ordered.device).expand_as(ordered)
+    begins = torch.ones_like(ordered, dtype=torch.bool)
+    begins[..., 1:] = ~(ordered[..., 1:] - ordered[..., :-1] <= _SAME)
+    start = places.where(begins, 0).cummax(2).values
+    length, end = (places - start).max(2, keepdim=True)
+    low, high = ordered.gather(2, start.gather(2, end)), ordered.gather(2, end)
+    same_factor = (factor >= low) & (factor <= high) & factor.isfinite() & (length > 0)
+    return same_factor | ((one == 0) & (other == 0))
 
 
 def _columns(features: Float[Tensor, "n d"], rows: Int64[np.ndarray, "m"]) -> Float[Tensor, "d m"]:
