@@ -107,7 +107,7 @@ def plan(
         memory: memory of one GPU, as in 80GB (10^9 bytes) or 79.6GiB (2^30 bytes); if not given, that of its kind.
         tokens: tokens of one micro-batch on each GPU.
         context: length of a sequence in tokens, which the time of attention depends on: whole sequences make a
-            micro-batch. If not given, 4096, or less where the model or the micro-batch holds no more.
+            micro-batch. If not given, the most up to 4096 that the model and, as a whole number, the micro-batch hold.
         ep: GPUs that share the experts of a layer (expert parallelism); if not given, all that fit are tried.
         pp: stages of the pipeline (pipeline parallelism); if not given, all that fit are tried.
         dp: GPUs of one stage, each with tokens of its own (data parallelism): all GPUs over pp; if not given, all that

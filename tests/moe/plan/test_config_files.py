@@ -74,6 +74,20 @@ def test_a_hugging_face_config_gives_the_named_shape(tmp_path, config, name):
     assert model_shape(str(path)).context == SHAPES[name].context > 0
 
 
+@pytest.mark.parametrize("entry", ["rope_scaling", "rope_parameters"])
+def test_positions_may_be_stretched(tmp_path, entry):
+    """As Qwen's models are for longer texts, by an entry beside positions that stay as they were."""
+    path = tmp_path / "qwen.json"
+    for scaling, context in (
+        ({"factor": 4.0, "original_max_position_embeddings": 32768, "type": "yarn"}, 131072),
+        ({"factor": 1.0, "original_max_position_embeddings": 32768}, 40960),
+        ({"type": "default"}, 40960),
+        (None, 40960),
+    ):
+        path.write_text(json.dumps(QWEN | {"max_position_embeddings": 40960, entry: scaling}))
+        assert model_shape(str(path)).context == context
+
+
 def test_a_model_folder_is_known_by_its_name(tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()

@@ -133,7 +133,7 @@ def test_layouts_are_those_that_divide():
             {"tokens": 2048, "context": 4096},
             r"of 2,048 tokens \(--tokens\) is no whole number of sequences of 4,096 \(",
         ),
-        ({"tokens": 6144}, r"of 6,144 tokens \(--tokens\) is no whole number of sequences of 4,096: give a multiple"),
+        ({"tokens": 6143}, r"of 6,143 tokens \(--tokens\) is no whole number of sequences of 4,096: give a multiple"),
         ({"tokens": 2**17, "context": 2**16}, "of 65,536 .* is longer than the 32,768 tokens that mixtral-8x7b has"),
     ],
 )
@@ -192,6 +192,9 @@ def test_a_micro_batch_is_whole_sequences_by_default():
         512,
     )
     assert PlanTask(LM_SIZES["toy"].shape, 1, 80 * GB).sequence == LM_SIZES["toy"].context == 256
+    odd = replace(LM_SIZES["toy"].shape, context=100)  # 4,096 tokens, the default, were refused
+    assert (PlanTask(odd, 1, 80 * GB).sequence, replace(PAPER, tokens=6144).sequence) == (64, 3072)
+    assert all(replace(PAPER, tokens=2**k, context=None).sequence == min(2**k, 4096) for k in range(20))
     unknown = replace(SHAPES["mixtral-8x7b"], context=0)
     assert PlanTask(unknown, 8, 80 * GB, 2**20, 2**20).sequence == 2**20
     short = evaluate(replace(PAPER, tokens=4096), Way("fp4", LAYOUT, FULL))

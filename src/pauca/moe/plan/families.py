@@ -99,7 +99,7 @@ def sizes(config: dict[str, Any], family: Family) -> dict[str, Any]:
         "top_groups": config.get("topk_group") or 1,
         "router_bias": family.router_bias,
         "tied": bool(config.get("tie_word_embeddings", False)),
-        "context": config.get("max_position_embeddings") or 0,
+        "context": _context(config),
         "note": family.note,
     }
 
@@ -110,6 +110,18 @@ def _first(config: dict[str, Any], *names: str) -> Any:
         if config.get(name) is not None:
             return config[name]
     raise KeyError(" or ".join(names))
+
+
+def _context(config: dict[str, Any]) -> int:
+    """Tokens of the longest sequence, 0 if that is not said. Some configs tell only by what positions are stretched."""
+    longest = config.get("max_position_embeddings") or 0
+    for name in ("rope_scaling", "rope_parameters"):
+        scaling = config.get(name)
+        scaling = scaling if isinstance(scaling, dict) else {}
+        factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings")
+        if longest and isinstance(factor, int | float) and isinstance(original, int):
+            longest = max(longest, int(factor * original))
+    return longest
 
 
 def _attention(config: dict[str, Any], family: Family) -> Attention:

@@ -161,14 +161,21 @@ class PlanTask:
 
     @property
     def sequence(self) -> int:
-        """Tokens of a sequence: 4,096 if not given, or less where the model or the micro-batch holds no more."""
-        return self.context or min(4096, self.tokens, self.shape.context or 4096)
+        """Tokens of a sequence: if not given, the most up to 4,096 that the model and, as a whole number, the
+        micro-batch hold.
+        """
+        if self.context is not None:
+            return self.context
+        most = min(4096, self.tokens, self.shape.context or 4096)
+        # A micro-batch of, say, a prime number of tokens is no packing of sequences that anyone means: refused.
+        return next((length for length in range(most, most // 2, -1) if self.tokens % length == 0), most)
 
     def _check_sequence(self) -> None:
         shape, given = self.shape, f"{self.sequence:,}" + " (--context)" * (self.context is not None)
         if 0 < shape.context < self.sequence:
             raise ConfigError(
-                f"a sequence of {given} is longer than the {shape.context:,} tokens that {shape.name} has positions for"
+                f"a sequence of {given} is longer than the {shape.context:,} tokens that {shape.name} has positions "
+                "for; to plan for more, give a config.json with a larger max_position_embeddings (a YAML: context)"
             )
         if self.tokens % self.sequence:
             raise ConfigError(
