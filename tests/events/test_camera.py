@@ -85,6 +85,13 @@ def test_intrinsics_that_are_no_pixels_of_the_sensor_are_refused(tmp_path, numbe
             Camera.from_file(tmp_path / name, (240, 180))
 
 
+def test_a_center_outside_of_a_guessed_sensor_names_the_option_that_gives_its_size():
+    with pytest.raises(
+        InputError, match=r"true size \(--size WIDTH HEIGHT.*guessed; a crop keeps the pixels and the size"
+    ):
+        Camera((128, 128), 199.0, 199.0, 132.0, 110.0)
+
+
 def test_wide_lenses_and_reduced_cameras_are_not_refused():
     Camera((346, 260), 90.0, 90.0, 173.0, 130.0, lens="equidistant").reduced(4)
     Camera((640, 480), 170.0, 170.0, -0.5, 480.0).reduced(4)

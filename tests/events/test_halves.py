@@ -70,6 +70,16 @@ def test_halves_hold_each_event_once_and_few_events_are_no_half():
     assert list(halves(Aligner(CAMERA).packet(recording.events[:150]))) == []
 
 
+def test_one_wrong_window_does_not_dispute_the_right_ones_after_it(pauca_data):
+    """The second window is too short and off by 400 deg/s; ten right ones of the next 20 ms were disputed for it."""
+    recording = events.read(pauca_data / "events/rotation/dynamic_rotation.npz")
+    aligner, first_us = Aligner(DAVIS240C), int(recording.events.t_us[0])
+    windows = [recording.events.between(t, t + 1000) for t in range(first_us, int(recording.events.t_us[-1]), 1000)]
+    found = [aligner.align(window) for window in windows]
+    assert found[1].status is Status.DISPUTED
+    assert all(a.status is Status.CONVERGED for a in found[5:])
+
+
 def test_when_halves_were_asked_survives_an_interrupted_run():
     pixels = np.array([100.0, 100.0, 50.0])
     history = History(pixels, _asked_us=7, _object_us=5)

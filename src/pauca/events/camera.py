@@ -50,7 +50,8 @@ class Camera:
         if not (-0.5 <= self.cx <= width and -0.5 <= self.cy <= height):
             raise InputError(
                 f"camera: its center cx {self.cx:g}, cy {self.cy:g} lies outside of the sensor of {width} x {height} "
-                "pixels; give fx, fy, cx, cy in pixels of this sensor, or its true size"
+                "pixels; give fx, fy, cx, cy in pixels of this sensor, or its true size (--size WIDTH HEIGHT, in "
+                "Python size), which may have been guessed; a crop keeps the pixels and the size of the whole sensor"
             )
 
     @property

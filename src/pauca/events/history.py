@@ -83,7 +83,9 @@ class History:
         """The estimate and the past, knowing whether halves of the packet have motions of their own."""
         if not disagree:
             return estimate, replace(self, _asked_us=packet.end_us)
-        return estimate._replace(status=Status.DISPUTED), replace(self, _object_us=packet.end_us)
+        # No object is remembered: a whole that is wrong follows nothing, and one wrong window of a millisecond cost all
+        # of the next 100 ms. The next packet is asked by itself.
+        return estimate._replace(status=Status.DISPUTED), self
 
     def judge(self, packet: Packet, estimate: Estimate) -> tuple[Estimate, "History"]:
         """The estimate with what its past adds to the covariance, or disputed by it; and the past of the next one."""
