@@ -23,6 +23,8 @@ def test_a_mistyped_option_is_answered_with_options_as_they_are_typed(capsys):
     said = capsys.readouterr().err
     assert "Perhaps you meant: --images INT how many" in said
     assert " in pauca events align --help; --image PATH" in said
+    assert cli.main(["fewshot", "train", "--epsiodes", "3"]) == 2
+    assert " in pauca fewshot compare --help, in pauca fewshot eval --help" in capsys.readouterr().err
     assert cli.main(["moe", "plan", "--mdoel", "x"]) == 2
     said = capsys.readouterr().err
     assert "Missing from pauca moe plan: --model STR" in said

@@ -180,6 +180,8 @@ def _without_box(text: str, program: str) -> str:
     for line in found[1:]:
         if not line:
             parts.append("")
+        elif re.fullmatch(r"in pauca .*--help", line) and parts[-1].endswith("--help"):
+            parts[-1] += f", {line}"  # one command of several that know it
         elif line.startswith("--") and parts[-1] and not parts[-1].endswith(":"):
             parts[-1] += f"; {line}"  # one option of several
         else:

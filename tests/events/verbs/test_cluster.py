@@ -56,6 +56,23 @@ def test_results_that_are_there_are_not_replaced_by_a_cluster(recording, tmp_pat
     assert _status(tmp_path) == ["failed", "done", "done"]
 
 
+def test_a_journal_of_before_is_gone_on_with_by_resume_alone(recording, tmp_path, monkeypatch):  # noqa: F811
+    """A cluster took it for what a lost worker had begun: "was begun with another setting; resume it ..."."""
+    before = tmp_path / "out" / "a" / JOURNAL
+    before.parent.mkdir(parents=True)
+    command, given = [*_several(recording, tmp_path), "--dask", "tcp://127.0.0.1:1"], {}
+
+    def align(run):
+        given[run.path.stem] = (run.resume, run.force)
+        return "", 1.0
+
+    monkeypatch.setattr(many, "cluster", lambda _: nullcontext(_Engine(align)))
+    for option, expected in ([], (False, True)), (["--resume"], (True, False)):
+        before.write_text("{}")
+        assert cli.main([*command, *option]) == 0
+        assert given == {"a": expected, "b": (False, False), "broken": (False, False)}
+
+
 def test_threads_of_a_worker_align_one_after_the_other():
     inside, most = [], []
 

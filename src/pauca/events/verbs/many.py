@@ -97,7 +97,7 @@ def _share(engine: Executor, runs: dict[Path, AlignRun], told: _Account, align: 
             except PaucaError as error:
                 told.fail(path, error, 0.0)
             else:
-                futures[engine.submit(align, _absolute(run))] = path
+                futures[engine.submit(align, _absolute(_begun_anew(run)))] = path
     for future in as_completed(futures):
         path = futures[future]
         try:
@@ -113,6 +113,14 @@ def _share(engine: Executor, runs: dict[Path, AlignRun], told: _Account, align: 
         else:
             print(said, end="", flush=True)
             told.add(path, "done", seconds)
+
+
+def _begun_anew(run: AlignRun) -> AlignRun:
+    """A run whose targets were checked: without --resume, a journal of before, without results, is no beginning of it.
+
+    A worker of a cluster would go on with it, and fail where its settings were others.
+    """
+    return replace(run, force=run.force or (not run.resume and (run.out / JOURNAL).exists()))
 
 
 def _align_there(run: AlignRun) -> tuple[str, float]:
