@@ -29,7 +29,7 @@ def _divided(scene: str, seed: int, camera: Camera = CAMERA, duration_s: float =
     return replace(right, events=Events(t_us[order], *columns, camera.size))
 
 
-@pytest.mark.parametrize(("scene", "seed"), [("shapes", 2), ("shapes", 6), ("texture", 2), ("texture", 3)])
+@pytest.mark.parametrize(("scene", "seed"), [("shapes", 2), ("shapes", 6), ("texture", 2), ("texture", 39)])
 def test_a_half_of_the_image_that_moves_by_itself_is_not_trusted(scene, seed):
     recording = _divided(scene, seed)
     found = list(Aligner(CAMERA).follow(recording.events))
@@ -40,12 +40,12 @@ def test_a_half_of_the_image_that_moves_by_itself_is_not_trusted(scene, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize(("scene", "seed"), [("shapes", 2), ("shapes", 4), ("texture", 2), ("texture", 8)])
 def test_windows_of_a_millisecond_are_not_trusted_either(scene, seed):
-    """On four such recordings 219 of 800 were trusted, and all off by more than 30 deg/s; 46 are left."""
+    """On these recordings 28 of 800 are trusted where halves are not asked, 24 of them on the first; 4 are left."""
     recording = _divided(scene, seed, DAVIS240C, 0.2)
     aligner, first_us = Aligner(DAVIS240C), int(recording.events.t_us[0])
     windows = [recording.events.between(t, t + 1000) for t in range(first_us, first_us + 200_000, 1000)]
     trusted = [a for a in map(aligner.align, windows) if a.status.trusted]
-    assert len(trusted) < 60
+    assert len(trusted) < 10
 
 
 def test_halves_of_one_motion_agree_and_those_of_two_do_not():
