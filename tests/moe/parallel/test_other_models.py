@@ -246,6 +246,23 @@ def test_ranks_with_other_routers_are_refused(together):
         assert "'1.bank', checksum of the experts and what stands beside them" in message
 
 
+def _one_of_four(rank: int) -> str:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "ep"))
+    model = _other("bf16")
+    with torch.no_grad():
+        model[1].gate.weight += rank == 3
+    with pytest.raises(PaucaError) as found:
+        parallelize(model, mesh)
+    return str(found.value)
+
+
+def test_a_difference_is_told_on_ranks_that_have_none_with_it(together):
+    """They waited for those that had stopped, or went on without them."""
+    messages = together(_one_of_four, 4, timeout_s=10)
+    assert all("'1.bank', checksum of the experts and what stands beside them" in message for message in messages)
+    assert "rank 3 has" in messages[0]
+
+
 def _failing(rank: int, family: str, how: str) -> None:
     """A model whose last layer cannot be divided, or only the other rank's first, is what it was before."""
     mesh, model = init_device_mesh("cpu", (2,), mesh_dim_names=("ep",)), convert(benchmark.build(family), Recipe.bf16())

@@ -76,22 +76,32 @@ class Ranks:
             PaucaError: ranks that differ, with the first difference, or that do not answer in time.
         """
         ours: dict[str, object] = {"torch": torch.__version__, "code": code_digest()} | what
-        for name in self.names:
-            group = self.mesh[name].get_group()
-            theirs: list[Any] = [None] * dist.get_world_size(group)
-            with peers_answer("comparing layers"):
-                dist.all_gather_object(theirs, ours, group=group)
-            for place, other in enumerate(theirs):
-                self._require_equal(ours, other, dist.get_global_rank(group, place))
+        found: list[str | None] = []
+        with peers_answer("comparing layers"):
+            for name in self.names:
+                found += [_difference(ours, other, place) for place, other in self._gather(name, ours)]
+            first = next(filter(None, found), None)
+            # Those that differ along one dimension tell it along the others, whose ranks would wait for them.
+            for name in self.names:
+                told = self._gather(name, first)
+                first = first or next((text for _, text in told if text), None)
+        if first:
+            raise PaucaError(f"expert parallelism: {first}; start all ranks with the same code, configuration and seed")
 
-    @staticmethod
-    def _require_equal(ours: dict[str, object], other: dict[str, object], rank: int) -> None:
-        for name in [*ours, *(other.keys() - ours.keys())]:
-            if ours.get(name) != other.get(name):
-                raise PaucaError(
-                    f"expert parallelism: rank {rank} has {name}: {other.get(name)} where rank {dist.get_rank()} has "
-                    f"{ours.get(name)}; start all ranks with the same code, configuration and seed"
-                )
+    def _gather(self, name: str, ours: object) -> list[tuple[int, Any]]:
+        """What each rank along a dimension has, beside the rank."""
+        group = self.mesh[name].get_group()
+        theirs: list[Any] = [None] * dist.get_world_size(group)
+        dist.all_gather_object(theirs, ours, group=group)
+        return [(dist.get_global_rank(group, place), other) for place, other in enumerate(theirs)]
+
+
+def _difference(ours: dict[str, object], other: dict[str, object], rank: int) -> str | None:
+    """The first one, in words."""
+    for name in [*ours, *(other.keys() - ours.keys())]:
+        if ours.get(name) != other.get(name):
+            return f"rank {rank} has {name}: {other.get(name)} where rank {dist.get_rank()} has {ours.get(name)}"
+    return None
 
 
 @cache
