@@ -17,7 +17,8 @@ def check_choices(config: Any) -> None:
     """
     for name, (values, alone) in _choices(type(config)).items():
         given = getattr(config, name)
-        if given not in values and (alone or isinstance(given, str)):
+        is_plain = alone and isinstance(given, bool | int | float | None)  # a recording, say: told where it is used
+        if (is_plain or isinstance(given, str)) and given not in values:
             words = " or ".join(map(repr, values))
             raise ConfigError(f"{name} {given!r} is not known; choose {words}")
 
