@@ -8,12 +8,10 @@ import pytest
 
 from pauca.fewshot.training.compiled import compiled
 
-MOVED = """
+COUNTED = """
 import torch
 from torch import nn
 from torch._inductor.graph import GraphLowering
-from pauca.fewshot.backbones import _ResidualBlock
-from pauca.fewshot.training import compiled
 
 moved, codegen = [], GraphLowering.codegen
 
@@ -23,6 +21,12 @@ def counted(graph):
     return code
 
 GraphLowering.codegen = counted
+"""
+
+MOVED = """
+from pauca.fewshot.backbones import _ResidualBlock
+from pauca.fewshot.training import compiled
+
 for options in ({}, compiled.OPTIONS):
     compiled.OPTIONS = options
     torch.compiler.reset()
@@ -34,18 +38,8 @@ print(*moved)
 """
 
 OF_HEADS = """
-import torch
-from torch import nn
-from torch._inductor.graph import GraphLowering
 from pauca.fewshot.latent import LatentConfig, LatentStem, Posterior
 from pauca.fewshot.training.compiled import compiled
-
-moved, codegen = [], GraphLowering.codegen
-
-def counted(graph):
-    code = codegen(graph)
-    moved.append(graph.count_bytes()[0])
-    return code
 
 def by_autograd(posterior):
     mu, log_sigma = posterior.mu.float(), posterior.log_sigma.float()
@@ -55,7 +49,6 @@ def loss(images):
     posterior = stem.posterior(images)
     return after(posterior.sample()).float().square().mean() + kl(posterior)
 
-GraphLowering.codegen = counted
 for kl in (by_autograd, Posterior.kl_to_standard_normal):
     torch.compiler.reset()
     stem = LatentStem(3, LatentConfig(mode="variational")).to(memory_format=torch.channels_last)
@@ -89,7 +82,8 @@ def test_the_gradient_of_the_heads_is_not_copied_into_another_layout():
 def _bytes_moved(script: str) -> list[float]:
     """In a process of its own, because the compiler cannot trace the type checks that tests run with; and without the
     caches of earlier runs, from which a graph comes without being counted."""
-    command, uncached = [sys.executable, "-c", script], {**os.environ, "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+    command = [sys.executable, "-c", COUNTED + script]
+    uncached = {**os.environ, "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=uncached)
     assert done.returncode == 0, done.stderr[-2000:]
     return [float(word) for word in done.stdout.split()]
