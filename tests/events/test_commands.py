@@ -157,6 +157,20 @@ def test_results_are_not_overwritten_without_force(recording, tmp_path, capsys):
     assert cli.main([*words, "--force"]) == 0
 
 
+def test_an_unfit_calibration_in_a_recording_does_not_stand_in_the_way_of_a_given_one(recording, tmp_path, capsys):
+    with np.load(recording) as archive:
+        np.savez(tmp_path / "turn.npz", **dict(archive) | {"K": [0.83, 1.1, 0.5, 0.5]})
+    words = ["events", "align", str(tmp_path / "turn.npz"), "--images", "0", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "turn.npz: the calibration in it is unfit (camera: fx 0.83, fy 1.1 are no pixels" in told
+    assert "add --camera FILE" in told
+    calib = tmp_path / "calib.txt"
+    calib.write_text("100 100 60 45 0 0 0 0 0")
+    assert cli.main([*words, "--camera", str(calib)]) == 0
+
+
 def test_a_missing_camera_is_asked_for_before_any_result(tmp_path, capsys):
     text = tmp_path / "events.txt"
     text.write_text("".join(f"{i * 1e-5:.6f} {i % 240} {i % 180} {i % 2}\n" for i in range(1000)))

@@ -64,6 +64,11 @@ class Camera:
         """k1, k2, p1, p2, k3; of a fisheye k1, k2, k3, k4, 0."""
         return self.k1, self.k2, self.p1, self.p2, self.k3
 
+    @property
+    def without_distortion(self) -> "Camera":
+        """The pinhole camera of the same intrinsics, for events whose lens is undone."""
+        return Camera(self.size, *self.intrinsics)
+
     def reduced(self, by: int) -> "Camera":
         """The same view with so many pixels of each axis in one."""
         size = -(-self.size[0] // by), -(-self.size[1] // by)

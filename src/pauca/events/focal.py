@@ -150,7 +150,7 @@ class _Probe:
 
     def _on_sensor(self, events: Events, camera: Camera, bearings: np.ndarray) -> Float[np.ndarray, "2 n"]:
         """Pixels of the frame."""
-        plain = replace(camera, k1=0.0, k2=0.0, p1=0.0, p2=0.0, k3=0.0, lens="radtan") if events.undistorted else camera
+        plain = camera.without_distortion if events.undistorted else camera
         return np.stack(plain.distort(*bearings.astype(float))).astype(np.float32) + np.float32(_BORDER)
 
     def _slope(self, events: Events, dt_s: np.ndarray, found: Alignment, longer: float) -> float:

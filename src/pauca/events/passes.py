@@ -46,6 +46,11 @@ class Clean:
         """The calibration, where the file has one."""
         return self.stream.camera
 
+    @property
+    def no_camera(self) -> str:
+        """Why the calibration in the file is not taken over, where there is one."""
+        return self.stream.no_camera
+
     def __iter__(self) -> Iterator[Events]:
         if not self.without_noise:
             yield from self._without_hot()

@@ -105,6 +105,7 @@ class Recording:
     ground_truth: GroundTruth | None = None
     inertial: Inertial | None = None
     frame_times_us: Int64[np.ndarray, "m"] | None = None  # of the camera's ordinary images, where it takes them
+    no_camera: str = ""  # why the calibration in the file is not taken over, where there is one
 
 
 def camera_of(recording: object, camera: Camera | None = None) -> Camera:
@@ -115,7 +116,8 @@ def camera_of(recording: object, camera: Camera | None = None) -> Camera:
     """
     found = camera or getattr(recording, "camera", None)
     if found is None:
-        raise InputError("the recording does not say its camera: give one, such as Camera.from_file('calib.txt')")
+        why = getattr(recording, "no_camera", "") or "the recording does not say its camera"
+        raise InputError(f"{why}: give one, such as Camera.from_file('calib.txt')")
     return expect(found, Camera)
 
 

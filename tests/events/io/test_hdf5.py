@@ -56,6 +56,17 @@ def test_offset_of_zero(tmp_path):
     _same(read(path).events)
 
 
+def test_an_unfit_calibration_is_left_out_and_said(tmp_path):
+    path = _file(tmp_path, _dsec)
+    with h5py.File(path, "a") as file:
+        file["K"], file["lens"] = [0.83, 1.1, 0.5, 0.5], b"radtan"
+    recording = read(path)
+    _same(recording.events)
+    assert recording.camera is None
+    assert "are they normalized" in recording.no_camera
+    assert recording.notes[-1].startswith("dropped the calibration in it: camera: fx 0.83")
+
+
 def test_prophesee(tmp_path):
     def fill(file):
         table = np.zeros(N, [("x", "<u2"), ("y", "<u2"), ("p", "<i2"), ("t", "<i8")])

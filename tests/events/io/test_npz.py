@@ -1,5 +1,7 @@
 """NPZ recordings, our own and those of others."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -66,15 +68,35 @@ def test_camera_without_distortion(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"K": [1.0, 2.0]}, "K is .*, expected 4 or 9 numbers"),
         ({"size": ["a", "b"]}, "size holds <U1, expected numbers"),
-        ({"K": [-1.0, 1, 1, 1]}, "recording.npz: camera: fx -1.0"),
         ({"gt_t": [0.0, 1.0], "gt_w": [[0.0, 0, 0]]}, r"ground truth of shapes gt_t \(2,\), gt_w \(1, 3\)"),
     ],
 )
 def test_wrong_extras(tmp_path, wrong, message):
     with pytest.raises(InputError, match=message):
         read(_write(tmp_path, **EVENTS, **wrong))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"K": [1.0, 2.0]}, "K is .*, expected 4 or 9 numbers"),
+        ({"K": ["a", "b", "c", "d"]}, "K holds .*, expected numbers"),
+        ({"K": [-1.0, 1, 1, 1]}, "camera: fx -1.0"),
+        ({"K": [0.83, 1.1, 0.5, 0.5]}, "are they normalized"),
+        ({"K": [200.0, 200, 320, 240]}, "lies outside of the sensor"),
+        ({"K": K, "D": [0.1, 0.2]}, "D is .*, expected 0 or 4 or 5 numbers"),
+        ({"K": K, "lens": "omni"}, "the lens model omni is not supported"),
+        ({"calib": [1.0, 2.0]}, "calib is .*, expected 9 or 11 numbers"),
+    ],
+)
+def test_an_unfit_calibration_is_none(tmp_path, wrong, why, caplog):
+    path = _write(tmp_path, **EVENTS, size=[240, 180], **wrong)
+    recording = read(path)
+    assert (len(recording.events), recording.camera) == (len(EVENTS["x"]), None)
+    assert re.search(why, recording.no_camera)
+    assert str(path) not in recording.no_camera
+    assert "dropped the calibration in it" in caplog.text
 
 
 def test_ground_truth(tmp_path):

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pauca.errors import InputError
+from pauca.events import Camera, align
 from pauca.events.io import Recording, Remedy
 from pauca.events.io.sensor import guess_size
 from pauca.events.io.source import Block, Source
 from pauca.events.io.stream import read_whole
+from pauca.events.recording import camera_of
 
 SENSOR = (240, 180)
 
@@ -28,7 +30,7 @@ class Columns:
     unit: str = "us"
     unit_is_certain: bool = True
     size: tuple[int, int] | None = None
-    calibration: tuple[float, ...] | None = None
+    camera: tuple[float, ...] | None = None
 
     def source(self, step: int = 0) -> Source:
         step = step or max(1, len(self.t))
@@ -38,8 +40,10 @@ class Columns:
                 cut = slice(start, start + step)
                 yield Block(self.t[cut], self.x[cut], self.y[cut], self.p[cut])
 
-        said = {name: getattr(self, name) for name in ("unit", "unit_is_certain", "size", "calibration")}
-        return Source("test", blocks, plain=False, **said)
+        said = {name: getattr(self, name) for name in ("unit", "unit_is_certain", "size")}
+        return Source(
+            "test", blocks, plain=False, camera=lambda size: self.camera and Camera(size, *self.camera), **said
+        )
 
 
 def _raw(n: int = 2000, seed: int = 0, **changes) -> Columns:
@@ -321,12 +325,35 @@ def test_unsigned_times_beyond_int64():
 
 
 def test_lens_of_undistorted_pixels_is_a_pinhole():
-    raw = _raw(calibration=(200.0, 200.0, 120.0, 90.0, -0.3, 0.1, 0.0, 0.0, 0.0))
+    raw = _raw(camera=(200.0, 200.0, 120.0, 90.0, -0.3, 0.1, 0.0, 0.0, 0.0))
     assert _repair(raw).camera.distortion == (-0.3, 0.1, 0.0, 0.0, 0.0)
     raw.x = raw.x + np.float32(0.25)
     recording = _repair(raw)
     assert recording.camera.distortion == (0.0,) * 5
     assert "the distortion is ignored" in recording.notes[0]
+
+
+def test_an_unfit_calibration_is_left_out_and_said():
+    """Such a recording could not be read at all, not even with another calibration."""
+    raw = _raw(camera=(0.83, 1.1, 0.5, 0.5))
+    recording = _repair(raw)
+    assert (len(recording.events), recording.camera) == (2000, None)
+    assert not recording.report.clean
+    assert recording.notes[0].startswith("dropped the calibration in it: camera: fx 0.83, fy 1.1 are no pixels")
+    with pytest.raises(InputError, match="refused, because strict reading"):
+        _repair(raw, strict=True)
+    with pytest.raises(InputError, match=r"the calibration in it is unfit \(camera: fx 0.83.*: give one"):
+        align(recording)
+    assert camera_of(recording, Camera.pinhole(SENSOR)).size == SENSOR
+
+
+def test_events_that_are_refused_are_told_apart_from_an_unfit_calibration():
+    raw = _raw(camera=(-1.0, 1.1, 0.5, 0.5))
+    raw.x[:] = 999
+    with pytest.raises(
+        InputError, match=r"2,000 of 2,000 events are unusable, too many to go on \(dropped 2,000 pixels"
+    ):
+        _repair(raw)
 
 
 def test_report_for_machines():

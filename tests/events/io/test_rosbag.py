@@ -1,5 +1,6 @@
 """Bags of ROS 1 and 2: messages packed by hand, written by rosbags, and real ones with counts by other readers."""
 
+import re
 import struct
 
 import numpy as np
@@ -97,9 +98,9 @@ def _imu(ros: int, nanoseconds: int) -> bytes:
     return Writer(ros).header(1, nanoseconds).put("d", *numbers).message()
 
 
-def _info(ros: int) -> bytes:
-    writer = Writer(ros).header(1, 0).put("I", 180, 240).text("plumb_bob").put("I", 5)
-    writer.put("d", -0.3, 0.1, 0.0, 0.0, 0.0).put("d", 200, 0, 120, 0, 201, 90, 0, 0, 1)
+def _info(ros: int, size: tuple[int, int] = (240, 180), fx: float = 200.0, model: str = "plumb_bob") -> bytes:
+    writer = Writer(ros).header(1, 0).put("I", size[1], size[0]).text(model).put("I", 5)
+    writer.put("d", -0.3, 0.1, 0.0, 0.0, 0.0).put("d", fx, 0, 120, 0, 201, 90, 0, 0, 1)
     return writer.put("d", *[0] * 21).put("I", 0, 0).message()
 
 
@@ -145,6 +146,27 @@ def test_a_bag_with_inertial_samples_and_a_calibration(tmp_path, ros):
     assert recording.inertial.t_us.tolist() == [1_000_001]
     np.testing.assert_allclose(recording.inertial.angular_velocity_rad_s, [[0.1, 0.2, 0.3]])
     np.testing.assert_allclose(recording.inertial.acceleration_m_s2, [[0.0, 0.0, 9.81]])
+
+
+@pytest.mark.parametrize(
+    ("infos", "why", "clean"),
+    [
+        ([{"fx": -1.0}], r"unfit \(camera: fx -1.0", False),
+        ([{"model": "omni"}], "the lens model omni is not supported", False),
+        ([{"size": (346, 260)}], r"240 x 180 is unknown \(/info0 of 346 x 260\)", True),
+        ([{}, {}], r"unknown \(/info0 of 240 x 180, /info1 of 240 x 180\)", True),
+        ([{"fx": 0.0, "model": ""}], "unfit", False),
+        ([], "^$", True),
+    ],
+)
+def test_a_bag_with_an_unfit_calibration_is_read_without_a_camera(tmp_path, infos, why, clean):
+    rows = [(i % 240, i % 180, 1, 1000 * i, i % 2) for i in range(50)]
+    told = [(f"/info{i}", "sensor_msgs/msg/CameraInfo", _info(1, **info)) for i, info in enumerate(infos)]
+    path = _bag(tmp_path, 1, [*told, ("/dvs/events", "dvs_msgs/msg/EventArray", event_array(1, rows))])
+    recording = read(path)
+    assert (len(recording.events), recording.camera) == (50, None)
+    assert re.search(why, recording.no_camera)
+    assert recording.report.clean == clean
 
 
 def _image(ros: int, nanoseconds: int) -> bytes:

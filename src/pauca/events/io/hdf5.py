@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pauca.errors import InputError
-from pauca.events.io.npz import camera_of, frame_times_of, ground_truth_of, inertial_of, lens_of
+from pauca.events.io.npz import camera_of, frame_times_of, ground_truth_of, inertial_of, size_of
 from pauca.events.io.source import Block, Source, TimeUnit, check_lengths, choose, holds_plain
 from pauca.events.recording import Finding, Remedy
 
@@ -56,7 +56,6 @@ def open_hdf5(path: Path, time_unit: TimeUnit | None, group: str | None) -> Sour
         size = _size_of(file, name)
         kinds = {role: _kind(*source) for role, source in recordings[name].items()}
     floating = kinds["t"] == "f"
-    found_size, calibration = camera_of(extras, path)
     offset = 0 if floating else _offset(extras.get("t_offset", np.asarray(0)), path)
     return Source(
         f"HDF5, {name}",
@@ -64,12 +63,11 @@ def open_hdf5(path: Path, time_unit: TimeUnit | None, group: str | None) -> Sour
         unit=time_unit or ("s" if floating else "us"),
         unit_is_certain=time_unit is not None,
         plain=holds_plain(kinds),
-        size=found_size or size,
-        calibration=calibration,
+        size=size_of(extras, path) or size,
+        camera=lambda size: camera_of(extras, size, path),
         ground_truth=ground_truth_of(extras, path),
         inertial=inertial_of(extras, path),
         frame_times_us=frame_times_of(extras, path),
-        lens=lens_of(extras, path),
     )
 
 

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, get_args
+from typing import IO
 from zipfile import ZipExtFile, ZipFile
 
 import numpy as np
 
 from pauca.errors import InputError
+from pauca.events.calibration import Calibration
+from pauca.events.camera import Camera
 from pauca.events.io.source import Block, Source, TimeUnit, check_lengths, holds_plain
-from pauca.events.lens import LensModel
 from pauca.events.recording import Finding, GroundTruth, Inertial, Remedy
 
 _BLOCK_EVENTS = 1 << 20
@@ -53,19 +54,17 @@ def open_npz(path: Path, time_unit: TimeUnit | None) -> Source:
     findings = []
     if kind != "f" and not time_unit and not in_name:
         findings.append(Finding(Remedy.NOTED, "times are whole numbers: taken as microseconds"))
-    size, calibration = camera_of(arrays, path)
     return Source(
         "npz",
         lambda found: _blocks(path, {role: str(name) for role, name in members.items()}),
         unit=time_unit or ("s" if kind == "f" and not in_name else "us"),
         unit_is_certain=time_unit is not None or in_name,
         plain=holds_plain(kinds),
-        size=size,
-        calibration=calibration,
+        size=size_of(arrays, path),
+        camera=lambda size: camera_of(arrays, size, path),
         ground_truth=ground_truth_of(arrays, path),
         inertial=inertial_of(arrays, path),
         frame_times_us=frame_times_of(arrays, path),
-        lens=lens_of(arrays, path),
         findings=findings,
     )
 
@@ -149,19 +148,33 @@ def _blocks(path: Path, members: dict[str, str]) -> Iterator[Block]:
             yield Block(rows["t"], rows["x"], rows["y"], rows["p"])
 
 
-def camera_of(arrays: Mapping[str, np.ndarray], path: Path) -> tuple[tuple[int, int] | None, tuple[float, ...] | None]:
-    """Size of the sensor and fx fy cx cy k1 k2 p1 p2 k3, each None where it is not there."""
+def size_of(arrays: Mapping[str, np.ndarray], path: Path) -> tuple[int, int] | None:
+    """Width and height of the sensor, where they are there."""
     size = _numbers(arrays, "size", (2,), path)
-    calibration = _numbers(arrays, "K", (4, 9), path)
-    if calibration is not None and len(calibration) == 9:  # a 3 x 3 matrix
-        calibration = (calibration[0], calibration[4], calibration[2], calibration[5])
-    if calibration is not None:
-        calibration += _numbers(arrays, "D", (0, 4, 5), path) or ()
-    both = _numbers(arrays, "calib", (9, 11), path)
-    if both is not None:
-        calibration = calibration or both[:9]
-        size = size or both[9:] or None
-    return (None if size is None else (int(size[0]), int(size[1]))), calibration
+    if size is None:
+        with suppress(InputError):  # `camera_of` says so
+            size = (_numbers(arrays, "calib", (9, 11), path) or ())[9:]
+    return (int(size[0]), int(size[1])) if size else None
+
+
+def camera_of(arrays: Mapping[str, np.ndarray], size: tuple[int, int], path: Path) -> Camera | None:
+    """The camera of a sensor of this size from K, D and lens, or from calib; None where they are not there.
+
+    Raises:
+        InputError: they are no camera of it.
+    """
+    intrinsics, distortion = _numbers(arrays, "K", (4, 9), path), _numbers(arrays, "D", (0, 4, 5), path)
+    if intrinsics is None:
+        both = _numbers(arrays, "calib", (9, 11), path)
+        if both is None:
+            return None
+        intrinsics, distortion = both[:4], both[4:9]
+    elif len(intrinsics) == 9:  # a 3 x 3 matrix
+        intrinsics = (intrinsics[0], intrinsics[4], intrinsics[2], intrinsics[5])
+    said = np.asarray(arrays.get("lens", "radtan"))
+    said = said.item() if said.size == 1 else said
+    lens = " ".join((said.decode("latin-1") if isinstance(said, bytes) else str(said)).split())[:40]
+    return Camera.from_calibration(Calibration(size, list(intrinsics), list(distortion or ()), lens), path)
 
 
 def ground_truth_of(arrays: Mapping[str, np.ndarray], path: Path) -> GroundTruth | None:
@@ -196,19 +209,6 @@ def frame_times_of(arrays: Mapping[str, np.ndarray], path: Path) -> np.ndarray |
     if times.ndim != 1 or times.dtype != np.int64:
         raise InputError(f"{path}: frame_t_us is {times.dtype} of shape {times.shape}, expected int64 of shape (n,)")
     return times
-
-
-def lens_of(arrays: Mapping[str, np.ndarray], path: Path) -> LensModel:
-    """The lens model that the coefficients D belong to; radtan where nothing is said."""
-    if "lens" not in arrays:
-        return "radtan"
-    said = np.asarray(arrays["lens"])
-    said = said.item() if said.size == 1 else said
-    name = said.decode("latin-1") if isinstance(said, bytes) else str(said)
-    for lens in get_args(LensModel):
-        if name == lens:
-            return lens
-    raise InputError(f"{path}: lens {name!r:.40} is unknown; known are {', '.join(get_args(LensModel))}")
 
 
 def _numbers(

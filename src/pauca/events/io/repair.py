@@ -53,6 +53,7 @@ class Repair:
         self._off = -1 if self._notes else 0
         self.size = self._sensor_size(self.given_size)
         self.undistorted = self.seen is not None and self.seen.fractions
+        self.no_camera = self.source.no_camera
         self.camera = self._camera()
         self._clock, self._events_seen = Clock(), 0
         self._lone = LoneTimes(lambda n, at: self._drop(_LONE, n, at))
@@ -165,22 +166,24 @@ class Repair:
         return int(size[0]), int(size[1])
 
     def _camera(self) -> Camera | None:
-        source = self.source
-        if source.camera is not None or source.calibration is None:
-            return source.camera
-        intrinsics, distortion = source.calibration[:4], source.calibration[4:]
-        if self.undistorted and any(distortion):
+        try:
+            camera = self.source.camera(self.size)
+        except InputError as error:  # the events are as good as without; who needs a camera gives another one
+            why = str(error).removeprefix(f"{self.path}: ")
+            self.no_camera = f"the calibration in it is unfit ({why})"
+            self._notes.append(Finding(Remedy.DROPPED, f"the calibration in it: {why}"))
+            return None
+        if self.no_camera:
+            self._notes.append(Finding(Remedy.NOTED, self.no_camera))
+        if camera is not None and self.undistorted and camera != camera.without_distortion:
             told = "pixels have fractions: taken as undistorted, the distortion is ignored"
             self._notes.append(Finding(Remedy.NOTED, told))
-            distortion = ()
-        try:
-            return Camera(self.size, *intrinsics, *distortion, lens=source.lens)
-        except InputError as error:
-            raise InputError(f"{self.path}: {error}") from None
+            return camera.without_distortion
+        return camera
 
     def _check_share(self) -> None:
         found = self._found - sum(f.count for f in self.found if f.remedy == Remedy.LOST)
-        findings = [f for f in self.findings() if f.remedy == Remedy.DROPPED]
+        findings = [f for f in self.findings() if f.remedy == Remedy.DROPPED and f.count]
         total = sum(finding.count for finding in findings)
         if total == found or total > max(10, MAX_DROPPED_SHARE * found):
             told = "; ".join(str(finding) for finding in findings)

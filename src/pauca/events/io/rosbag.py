@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def open_rosbag(path: Path, topic: str | None, ros: int) -> Source:
         nothing = f"topics of events: none; topics are: {told}"
         chosen = choose(topics, topic, path, one="topic", several="topics of events", nothing=nothing)
         first = _first_packet(bag, chosen, ros, path)
-        camera = _camera(_camera_infos(bag, ros), first.size, path)
+        calibration, no_camera = _calibration(_camera_infos(bag, ros), first.size)
         beside = any(c.msgtype in (IMU, *IMAGES) and c.msgcount for c in bag.connections)
         moved = beside and first.encoding == "evt3"
 
@@ -78,7 +79,8 @@ def open_rosbag(path: Path, topic: str | None, ros: int) -> Source:
         blocks,
         unit="us" if first.encoding == "evt3" else "ns",
         size=first.size,
-        camera=camera,
+        camera=lambda size: calibration and Camera.from_calibration(replace(calibration, size=size), path),
+        no_camera=no_camera,
     )
     return source
 
@@ -215,11 +217,13 @@ def _frame_times(images: list[tuple[str, int]]) -> np.ndarray | None:
     return np.array([stamp for _, stamp in images]) // 1000
 
 
-def _camera(infos: list[Any], size: tuple[int, int], path: Path) -> Camera | None:
-    """Of the one topic whose images have the events' size, where it is calibrated."""
-    fitting = {topic: (model, tuple(d), tuple(k)) for topic, info, model, d, k in infos if info == size and any(k)}
+def _calibration(infos: list[Any], size: tuple[int, int]) -> tuple[Calibration | None, str]:
+    """Of the one topic whose images have the events' size, where it is calibrated; or else why there is none."""
+    told = {topic: (info, model, tuple(d), tuple(k)) for topic, info, model, d, k in infos if any(k)}
+    fitting = [topic for topic, (info, *_) in told.items() if info == size]
     if len(fitting) != 1:
-        return None
-    model, coefficients, matrix = next(iter(fitting.values()))
-    intrinsics = [matrix[0], matrix[4], matrix[2], matrix[5]]
-    return Camera.from_calibration(Calibration(size, intrinsics, list(coefficients), model), path)
+        width, height = size
+        sizes = ", ".join(f"{topic} of {info[0]} x {info[1]}" for topic, (info, *_) in told.items())
+        return None, f"which camera_info belongs to events of {width} x {height} is unknown ({sizes})" if told else ""
+    _, model, coefficients, matrix = told[fitting[0]]
+    return Calibration(size, [matrix[0], matrix[4], matrix[2], matrix[5]], list(coefficients), model), ""

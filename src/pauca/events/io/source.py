@@ -12,7 +12,6 @@ import numpy as np
 
 from pauca.errors import InputError
 from pauca.events.camera import Camera
-from pauca.events.lens import LensModel
 from pauca.events.recording import Finding, GroundTruth, Inertial
 
 TimeUnit = Literal["s", "ms", "us", "ns"]
@@ -83,10 +82,9 @@ class Source:
     said_unit: TimeUnit | None = None  # the unit in the file, where the blocks' times are converted already
     plain: bool = True  # pixels are integers, and polarity 0/1: nothing has to be looked at before it is understood
     size: tuple[int, int] | None = None
-    calibration: tuple[float, ...] | None = None  # fx fy cx cy k1 k2 p1 p2 k3
-    lens: LensModel = "radtan"  # what the coefficients of the calibration belong to
+    camera: Callable[[tuple[int, int]], Camera | None] = lambda size: None  # for this size; InputError: it is unfit
+    no_camera: str = ""  # why what the file says of a camera is not said of this one
     ground_truth: GroundTruth | None = None
-    camera: Camera | None = None  # where the file holds a whole one, instead of `calibration`
     findings: list[Finding] = field(default_factory=list)  # in the header
     inertial: Inertial | None = None  # these two are complete after a pass over the blocks
     frame_times_us: np.ndarray | None = None

@@ -61,6 +61,11 @@ class EventStream:
         return self._first.camera
 
     @property
+    def no_camera(self) -> str:
+        """Why the calibration in the file is not taken over, where there is one."""
+        return self._first.no_camera
+
+    @property
     def undistorted(self) -> bool:
         """Whether pixels are float32, with the lens undone."""
         return self._first.undistorted
@@ -109,6 +114,7 @@ class EventStream:
             self.ground_truth,
             self.inertial,
             self.frame_times_us,
+            self._first.no_camera,
         )
 
     def _conclude(self, repair: Repair) -> None:

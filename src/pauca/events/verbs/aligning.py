@@ -61,7 +61,7 @@ class AlignRun:
         self.check_targets()
         journal_path, started = self.out / JOURNAL, time.perf_counter()
         stream = events.open_events(self.path, self.reading)
-        calibration = calibrated(stream.path.name, stream.size, stream.camera, self.camera, self.camera_name)
+        calibration = calibrated(stream, self.camera, self.camera_name)
         hot = self._hot_pixels(stream) if self.without_hot else None
         reading_s = time.perf_counter() - started
         about = {

@@ -6,27 +6,25 @@ from pathlib import Path
 
 from pauca.errors import InputError
 from pauca.events.camera import Camera
+from pauca.events.io import EventStream
 
 
-def calibrated(
-    name: str, size: tuple[int, int], own: Camera | None, path: Path | None, camera_name: str | None
-) -> Camera:
+def calibrated(stream: EventStream, path: Path | None, camera_name: str | None) -> Camera:
     """The camera to use.
 
     Args:
-        name: of the recording, for the error.
-        size: width and height of its sensor in pixels.
-        own: the recording's own camera, where it has one.
+        stream: the recording.
         path: calibration file, which comes first.
         camera_name: which camera, where the file holds several.
 
     Raises:
-        InputError: neither is known, or the file cannot be read.
+        InputError: neither knows it, or the file cannot be read.
     """
     if path is not None:
-        return Camera.from_file(path, size, camera_name)
-    if own is None:
+        return Camera.from_file(path, stream.size, camera_name)
+    if stream.camera is None:
         raise InputError(
-            f"{name}: does not say its camera; add --camera FILE (UZH calib.txt, or YAML of ROS, Kalibr, OpenCV)"
+            f"{stream.path.name}: {stream.no_camera or 'does not say its camera'}; "
+            "add --camera FILE (UZH calib.txt, or YAML of ROS, Kalibr, OpenCV)"
         )
-    return own
+    return stream.camera

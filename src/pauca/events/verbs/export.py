@@ -51,7 +51,7 @@ def export(
         write_export(out, found, force=force)
     else:
         stream = events.open_events(recording, reading)
-        calibration = calibrated(stream.path.name, stream.size, stream.camera, camera, camera_name)
+        calibration = calibrated(stream, camera, camera_name)
         hot = find_hot_pixels(stream)
         tell_uncovered(found, hot, quiet)
         shown = Clean(stream, hot, without_noise=False)

@@ -90,7 +90,7 @@ def _open(
     kind, place = open_source(source)
     if isinstance(place, Path):
         stream = events.open_events(place, events.ReadConfig(size=size))
-        calibration = calibrated(place.name, stream.size, stream.camera, camera, camera_name)
+        calibration = calibrated(stream, camera, camera_name)
         return replay(stream, window_s, speed), calibration
     if size is None or camera is None:
         raise InputError(f"{kind}://{place[0]}:{place[1]}: datagrams do not say their camera; add --size and --camera")

@@ -35,7 +35,7 @@ def read_turned(
 ) -> Turned:
     """Look at a recording's hot pixels, and read its trajectory; align where none is given."""
     stream = events.open_events(recording, reading)
-    calibration = calibrated(stream.path.name, stream.size, stream.camera, camera, camera_name)
+    calibration = calibrated(stream, camera, camera_name)
     hot = find_hot_pixels(stream)
     check_something_left(hot, stream.path.name)
     clean = Clean(stream, hot, without_noise=False)
