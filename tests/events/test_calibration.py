@@ -51,6 +51,26 @@ def test_calib_txt(tmp_path):
         Camera.from_file(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "lacking"),
+    [
+        ("199 198 132 110", "k1 k2 p1 p2 k3"),
+        ("camera_matrix: [199.0, 0, 132.0, 0, 198.0, 110.0, 0, 0, 1]", "distortion_coefficients"),
+    ],
+)
+def test_a_calibration_without_distortion_is_told_once(tmp_path, caplog, text, lacking):
+    path = tmp_path / "calib"
+    path.write_text(text)
+    for _ in range(2):
+        assert Camera.from_file(path, size=(240, 180)) == Camera((240, 180), 199.0, 198.0, 132.0, 110.0)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: no {lacking}: taken as a lens without distortion; if it has none, add zeros"
+    ]
+    path.write_text("199 198 132 110 0 0 0 0 0")
+    Camera.from_file(path, size=(240, 180))
+    assert len(caplog.records) == 1
+
+
 @pytest.mark.parametrize(("text", "k3"), [(ROS, 0.03), (KALIBR, 0.0), (OPENCV, 0.03)])
 def test_yaml_of_ros_kalibr_and_opencv(tmp_path, text, k3):
     path = tmp_path / "camera.yaml"
@@ -100,12 +120,13 @@ DV = """<?xml version="1.0"?>
 """
 
 
-def test_dsec_names_its_cameras(tmp_path):
+def test_dsec_names_its_cameras(tmp_path, caplog):
     (tmp_path / "cam_to_cam.yaml").write_text(DSEC)
     raw = Camera.from_file(tmp_path / "cam_to_cam.yaml")
     assert raw == Camera((640, 480), 556.3, 556.2, 342.5, 209.7, -0.09, 0.08, 0.0002, 0.001)
     rectified = Camera.from_file(tmp_path / "cam_to_cam.yaml", name="camRect0")
     assert rectified == Camera((640, 480), 583.8, 583.8, 336.8, 220.9)
+    assert not caplog.records  # rectified images have no distortion
     with pytest.raises(InputError, match="no camera 'cam7'; there are: cam0, camRect0"):
         Camera.from_file(tmp_path / "cam_to_cam.yaml", name="cam7")
 

@@ -1,7 +1,9 @@
 """Calibration files: UZH `calib.txt`; YAML of ROS camera_info, Kalibr, DSEC or OpenCV; OpenCV's XML; DSEC's maps."""
 
+import logging
 import re
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,6 +14,8 @@ import yaml
 from pauca.errors import InputError
 from pauca.events.lens import LensModel
 from pauca.events.rectification import HDF5_MAGIC, calibration_beside, fit_lens, read_map, rectified_name
+
+_log = logging.getLogger(__name__)
 
 _LARGEST = 1 << 16  # pixels to a side of a sensor; more is damage
 _LENSES: dict[str, LensModel] = {
@@ -91,6 +95,8 @@ def _parse_numbers(text: str, path: Path) -> Calibration | None:
         return None
     if len(numbers) not in (4, 8, 9):
         raise InputError(f"{path}: {len(numbers)} numbers, expected fx fy cx cy k1 k2 p1 p2 k3")
+    if len(numbers) == 4:
+        _tell_undistorted(path, "k1 k2 p1 p2 k3")
     return Calibration(None, numbers[:4], numbers[4:])
 
 
@@ -107,7 +113,9 @@ def _yaml_cameras(text: str, path: Path) -> dict[str, dict[str, Any]]:
         tree = tree["intrinsics"]
     tree = _by_words(tree)
     cameras = {
-        key: _by_words(value) for key, value in tree.items() if key.startswith("cam") and isinstance(value, dict)
+        key: ({"D": []} if key.startswith("camRect") else {}) | _by_words(value)  # of rectified images
+        for key, value in tree.items()
+        if key.startswith("cam") and isinstance(value, dict)
     }
     named = {key: value for key, value in cameras.items() if {"intrinsics", "camera_matrix"} & value.keys()}
     return named or {"": tree}
@@ -157,7 +165,7 @@ def _from_tree(tree: dict[str, Any], path: Path) -> Calibration:
             "distortion, or undistort the events before and use float32 pixels"
         )
     model = str(tree.get("distortion_model", "plumb_bob"))
-    return Calibration(_size_of(tree, path), _intrinsics_of(tree, path), _distortion_of(tree), model)
+    return Calibration(_size_of(tree, path), _intrinsics_of(tree, path), _distortion_of(tree, path), model)
 
 
 class _CalibrationLoader(yaml.SafeLoader):
@@ -208,9 +216,18 @@ def _intrinsics_of(tree: dict[str, Any], path: Path) -> list[float]:
     raise InputError(f"{path}: no camera_matrix, K or intrinsics with fx, fy, cx, cy")
 
 
-def _distortion_of(tree: dict[str, Any]) -> list[float]:
+def _distortion_of(tree: dict[str, Any], path: Path) -> list[float]:
     name = next(
         (n for n in ("distortion_coefficients", "distortion_coeffs", "Distortion_Coefficients", "D", "d") if n in tree),
         None,
     )
-    return [] if name is None else _numbers(tree[name])
+    if name is None:
+        _tell_undistorted(path, "distortion_coefficients")
+        return []
+    return _numbers(tree[name])
+
+
+@cache
+def _tell_undistorted(path: Path, lacking: str) -> None:
+    """Say, once for each file, that a lens is taken as one without distortion, as hardly any is."""
+    _log.warning("%s: no %s: taken as a lens without distortion; if it has none, add zeros", path, lacking)

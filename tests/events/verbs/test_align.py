@@ -151,6 +151,10 @@ def _status(tmp_path) -> list[str]:
     return [line.split(",")[1] for line in lines[1:]]
 
 
+def _seconds(tmp_path) -> list[str]:
+    return [line.split(",")[2] for line in (tmp_path / "out" / ACCOUNT).read_text().splitlines()[1:]]
+
+
 def test_what_became_of_several_recordings_is_told_and_can_be_taken_up(recording, tmp_path, monkeypatch, capsys):
     words = _several(recording, tmp_path)
     with monkeypatch.context() as patch:
@@ -162,6 +166,7 @@ def test_what_became_of_several_recordings_is_told_and_can_be_taken_up(recording
     written = (tmp_path / "out" / "a" / "trajectory.npz").stat().st_mtime_ns
     assert cli.main([*words, "--resume"]) == 1
     assert _status(tmp_path) == ["done before", "done before", "failed"]
+    assert _seconds(tmp_path)[:2] == ["", ""]
     assert (tmp_path / "out" / "a" / "trajectory.npz").stat().st_mtime_ns == written
     capsys.readouterr()
     for more, said in (
@@ -232,6 +237,7 @@ def test_a_process_that_dies_fails_its_recording_alone(recording, tmp_path, monk
     assert cli.main([*_several(recording, tmp_path), "--jobs", "2"]) == 1
     assert "a.npz: a process ended in the middle of its work" in capsys.readouterr().err
     assert _status(tmp_path) == ["failed", "done", "done"]
+    assert _seconds(tmp_path) == ["", "1.0", "1.0"]
 
 
 def _same_results(tmp_path, whole) -> None:

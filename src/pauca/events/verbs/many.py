@@ -67,7 +67,7 @@ def align_many(runs: dict[Path, AlignRun], account: Path, at_once: AtOnce) -> No
     waiting: dict[Path, AlignRun] = {}
     for path, run in runs.items():
         if run.resume and run.finished:
-            told.add(path, "done before", 0.0)
+            told.add(path, "done before", None)
         else:
             waiting[path] = replace(run, resume=run.resume and (run.out / JOURNAL).exists())
     with _engine(at_once) as engine:
@@ -95,7 +95,7 @@ def _share(engine: Executor, runs: dict[Path, AlignRun], told: _Account, align: 
             try:
                 run.check_targets()
             except PaucaError as error:
-                told.fail(path, error, 0.0)
+                told.fail(path, error)
             else:
                 futures[engine.submit(align, _absolute(_begun_anew(run)))] = path
     for future in as_completed(futures):
@@ -103,13 +103,13 @@ def _share(engine: Executor, runs: dict[Path, AlignRun], told: _Account, align: 
         try:
             said, seconds = future.result()
         except PaucaError as error:
-            told.fail(path, error, 0.0)
+            told.fail(path, error)
         except BrokenExecutor:
-            told.fail(path, PaucaError(f"{path}: {_ENDED}"), 0.0)
+            told.fail(path, PaucaError(f"{path}: {_ENDED}"))
         except BaseException as error:  # that of a task that asyncio cancels is no Exception
             if align is _align or isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
-            told.fail(path, PaucaError(f"{path}: {reason(error)}"), 0.0)
+            told.fail(path, PaucaError(f"{path}: {reason(error)}"))
         else:
             print(said, end="", flush=True)
             told.add(path, "done", seconds)
@@ -189,16 +189,17 @@ class _Account:
     failed: int = 0
     _rows: dict[Path, list[str]] = field(default_factory=dict)
 
-    def add(self, recording: Path, status: str, seconds: float, message: str = "") -> None:
-        """Count one more, and write the table."""
-        self._rows[recording] = [str(recording), status, f"{seconds:.1f}", message]
+    def add(self, recording: Path, status: str, seconds: float | None, message: str = "") -> None:
+        """Count one more, and write the table; seconds are None where nobody knows how long it was at work."""
+        took = "" if seconds is None else f"{seconds:.1f}"
+        self._rows[recording] = [str(recording), status, took, message]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["recording", "status", "seconds", "message"])
         writer.writerows(self._rows.get(each, [str(each), "waiting", "", ""]) for each in self.recordings)
         write_text(self.path, text.getvalue(), force=True)
 
-    def fail(self, recording: Path, error: PaucaError, seconds: float) -> None:
+    def fail(self, recording: Path, error: PaucaError, seconds: float | None = None) -> None:
         """One that failed, and why."""
         message = " ".join(str(error).split())
         print(f"pauca: {message}", file=sys.stderr, flush=True)
