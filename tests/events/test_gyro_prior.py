@@ -157,6 +157,28 @@ def test_the_command_takes_readings_and_their_fit(tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
+def test_the_command_says_what_is_wrong_with_readings_that_contradict_all_packets(tmp_path, capsys):
+    config = events.SimulateConfig(duration_s=0.6, peak_deg_s=200.0, seed=5)
+    made = events.simulate(config, camera=Camera((120, 90), 100.0, 100.0, 60.0, 45.0))
+    truth = made.ground_truth
+    assert truth is not None
+    events.write(tmp_path / "turn.npz", made)
+    words = ["events", "align", str(tmp_path / "turn.npz"), "--images", "1", "--force", "--out", str(tmp_path / "out")]
+    for change, said in (
+        (lambda rates: rates, None),
+        (np.degrees, "convert them (--unit deg/s, of align --gyro-unit deg/s"),
+        (np.radians, "multiply them by 57.3"),
+        (lambda rates: rates[:, [1, 2, 0]], "are its axes and its clock the camera's?"),
+    ):
+        rows = np.column_stack([truth.t_s, np.zeros((len(truth.t_s), 3)), change(truth.omega_rad_s)])
+        np.savetxt(tmp_path / "imu.txt", rows, fmt="%.9f")
+        assert cli.main([*words, "--gyro-prior", str(tmp_path / "imu.txt")]) == 0
+        told = capsys.readouterr().out
+        assert ("contradicts the events" in told) == (said is not None), told
+        assert said is None or said in told
+        assert len(list((tmp_path / "out").glob("aligned_*.png"))) == 1
+
+
 def _true(found, truth) -> np.ndarray:
     return np.stack([np.interp(found.t_s, truth.t_s, w) for w in truth.omega_rad_s.T], axis=1)
 

@@ -6,9 +6,11 @@ import numpy as np
 
 from pauca.errors import InputError
 from pauca.events.gyro_prior import GyroPrior
+from pauca.events.rate_units import doubt_of_unit
 from pauca.events.trajectory import Trajectory
-from pauca.events.types import Alignment, Events
+from pauca.events.types import Alignment, Events, Status
 
+_ASKED = 24  # packets
 _ALL = 0.99  # of a recording's time: packets end a little before the last event
 
 
@@ -76,6 +78,31 @@ def not_read(prior: GyroPrior, alignments: Sequence[Alignment]) -> str:
         f"the gyroscope was read at {_seconds(begin_us, end_us)}{', with gaps' if within else ''}: {len(lacking)} of "
         f"{len(alignments)} packets are estimated without it"
     )
+
+
+def contradicted(prior: GyroPrior | None, alignments: Sequence[Alignment]) -> dict[int, Alignment]:
+    """Some packets, by number, where a gyroscope contradicts the events of more than half of them."""
+    disputed = [i for i, each in enumerate(alignments) if each.status is Status.DISPUTED]
+    if prior is None or 2 * len(disputed) <= len(alignments):
+        return {}
+    spread = np.linspace(0, len(disputed) - 1, min(len(disputed), _ASKED)).astype(int)
+    return {disputed[i]: alignments[disputed[i]] for i in spread.tolist()}
+
+
+def why_contradicted(prior: GyroPrior, alone: Iterable[Alignment]) -> str:
+    """What is wrong with a gyroscope that contradicts most packets, in words.
+
+    Args:
+        prior: its readings.
+        alone: some of these packets, aligned without it.
+    """
+    sure = [each for each in alone if each.status is Status.CONVERGED]
+    shown = np.stack(
+        [np.interp([each.t_us for each in sure], prior.t_us, axis) for axis in prior.omega_rad_s.T], axis=1
+    )
+    told = doubt_of_unit([(shown, np.array([each.velocity for each in sure]).reshape(-1, 3))])
+    remedy = "are its axes and its clock the camera's? `pauca events gyro` finds them (--gyro-fit)"
+    return f"the gyroscope contradicts the events of most packets, which are disputed: {told or remedy}"
 
 
 def check_read(t_us: np.ndarray, first_us: int, last_us: int) -> None:

@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from pauca.errors import InputError
 from pauca.events.given import expect
+from pauca.events.rate_units import doubt_of_unit
 from pauca.events.recording import GroundTruth, Inertial, gyro_of
 from pauca.events.trajectory import Trajectory
 
@@ -27,8 +28,6 @@ _LEAST_SD = np.radians(0.3)  # a camera's velocity is not known better, whatever
 _UNKNOWN_DEG = 20.0  # a standard deviation about an axis beyond which it is said that the motion does not tell it
 _TWO_SIDED_95 = 1.96
 _PARTS = 24  # of the recording, which are compared with each other
-_DEGREES = float(np.degrees(1.0))
-_MUCH_BETTER = 0.5  # part of the difference that is left where readings are taken in another unit
 _CLOCK_SD_S = 1e-4  # a velocity's time is not known better than to this: it is that of a whole packet
 
 
@@ -131,22 +130,9 @@ def fit_gyro(trajectory: Trajectory, gyro: GroundTruth | Inertial, within_s: flo
     if not within_s > 0:
         raise InputError(f"within_s {within_s} must be positive")
     fit = _Fit(trajectory, gyro, within_s)
-    offset = fit.coarse_offset()
-    _check_unit(trajectory, gyro, within_s, fit.left(offset))
-    return fit.refined(offset)
-
-
-def _check_unit(trajectory: Trajectory, gyro: GroundTruth, within_s: float, left: float) -> None:
-    """Refuse readings that are not in rad/s: 57.3 times what the camera sees, or a part of it."""
-    for factor, told in ((1 / _DEGREES, "57.3 times as fast"), (_DEGREES, "1/57.3 times as fast")):
-        other = _Fit(trajectory, GroundTruth(gyro.t_s, gyro.omega_rad_s * factor), within_s)
-        # The speeds agree on average, too: a gyroscope that hardly differs from zero would fit as badly as none.
-        shown, seen = other.speeds()
-        if other.left(other.coarse_offset()) < _MUCH_BETTER * left and 2 / 3 < shown / seen < 3 / 2:
-            remedy = "its rates are in degrees a second: convert them (--unit deg/s; in Python np.radians)"
-            if factor > 1:
-                remedy = "its rates were converted to radians twice: multiply them by 57.3"
-            raise InputError(f"the gyroscope turns {told} as the camera; {remedy}")
+    if told := doubt_of_unit((fit.gyro_at(offset), fit.velocity) for offset in fit.offsets):
+        raise InputError(told)
+    return fit.refined(fit.coarse_offset())
 
 
 class _Fit:
@@ -173,17 +159,15 @@ class _Fit:
         times = self.t_s - offset_s
         return np.stack([np.interp(times, self.gyro.t_s, axis) for axis in self.gyro.omega_rad_s.T], axis=1)
 
-    def speeds(self) -> tuple[float, float]:
-        """How far the velocities of gyroscope and camera scatter, in the median."""
-        shown, seen = self.gyro_at(0.0), self.velocity
-        seen_rad_s, shown_rad_s = (float(np.median(np.linalg.norm(v - v.mean(0), axis=1))) for v in (seen, shown))
-        return shown_rad_s, seen_rad_s
-
     def coarse_offset(self) -> float:
         """The offset of a grid at which the best rotation and bias leave the least difference."""
+        return min(self.offsets, key=self.left)
+
+    @property
+    def offsets(self) -> list[float]:
+        """A grid of those to try."""
         steps = int(np.ceil(self.within_s / _COARSE_STEP_S))
-        offsets = np.linspace(-self.within_s, self.within_s, 2 * steps + 1)
-        return float(min(offsets, key=lambda offset: self.left(float(offset))))
+        return np.linspace(-self.within_s, self.within_s, 2 * steps + 1).tolist()
 
     def left(self, offset_s: float) -> float:
         """Median difference, rad/s, by the best rotation and bias."""

@@ -16,7 +16,7 @@ from pauca import events
 from pauca.errors import InputError
 from pauca.events import pieces
 from pauca.events.alignment import Memory
-from pauca.events.coverage import check_read, not_read
+from pauca.events.coverage import check_read, contradicted, not_read, why_contradicted
 from pauca.events.focal import telling_packets, widened
 from pauca.events.hot_pixels import HotPixels, check_something_left, find_hot_pixels
 from pauca.events.journal import Journal, Next, memory_of
@@ -92,7 +92,9 @@ class AlignRun:
                 trajectory = self._refine(clean, trajectory, calibration, workers)
             seconds, noise = time.perf_counter() - started, clean.noise
             chosen = _spread(alignments, self.images)
-            focal, windows = self._again(clean, alignments, chosen, calibration)
+            doubted = contradicted(prior, alignments)
+            focal, windows = self._again(clean, alignments, chosen | doubted, calibration)
+            alone = [events.Aligner(calibration, self.config).align(windows[i]) for i in doubted]
             trajectory = widened(trajectory, focal)
             trajectory.to_csv(self.out / "trajectory.csv", force=True)  # the rows so far were this run's
             trajectory.to_npz(self.out / "trajectory.npz", self.force or self.resume)
@@ -106,6 +108,8 @@ class AlignRun:
             print(_summary(trajectory, self.config, n, duration_s, seconds, reading_s))
             if prior is not None and (lacking := not_read(prior, alignments)):
                 print(lacking)
+            if prior is not None and alone:
+                print(why_contradicted(prior, alone))
             if focal is not None and focal.doubtful:
                 print(focal.in_words())
             print(f"wrote {', '.join(RESULTS)}{' and images' if chosen else ''} to {self.out}")
@@ -204,7 +208,7 @@ class AlignRun:
         name = self.path.name
         figure = plots.velocity_figure(trajectory, truth, name)
         save_figure(figure, self.out / "velocity.png", self.force or self.resume)
-        for i, window in windows.items():
+        for i, window in ((i, windows[i]) for i in chosen):
             title = f"{name}: packet {i}, {chosen[i].start_us / 1e6:.3f} to {chosen[i].end_us / 1e6:.3f} s"
             before, after = aligner.images(window), aligner.images(window, chosen[i])
             save_figure(plots.warped_figure(before, after, title), self.out / f"aligned_{i:05d}.png", True)
