@@ -69,6 +69,10 @@ def test_too_few_examples_are_a_warning(folders, capsys):
         (["eval", "absent.safetensors", "data"], "absent.safetensors: is not a readable safetensors file"),
         (["eval", "resnet18", "data"], "neither a file nor of a known form"),
         (["fit", "examples", "--backbone", "timm"], "neither a file nor of a known form"),
+        (["fit", "examples", "--backbone", "features"], "features take the place of images, and here images are given"),
+        (["predict", "rows.npy", "--support", "examples", "--query", "new"], "rows.npy: features take the place of"),
+        (["eval", "features", "data"], "features: give the .npy file that holds them"),
+        (["compare", "features", "features", "data"], "features: give the .npy file that holds them"),
     ],
 )
 def test_wrong_usage_is_one_line(words, said, folders, capsys):
@@ -76,6 +80,23 @@ def test_wrong_usage_is_one_line(words, said, folders, capsys):
     error = capsys.readouterr().err.strip()
     assert said in error
     assert "\n" not in error
+
+
+def test_what_is_left_out_or_learned_though_put_aside_is_told(folders, capsys):
+    (folders / "new" / "class0" / "05.png").rename(folders / "examples" / "loose.png")
+    assert main(["fewshot", "fit", "examples", "--backbone", "model.safetensors"]) == 0
+    loose = "loose.png, which lies in no class folder"
+    assert f"warning: left out examples/{loose}" in capsys.readouterr().err
+    (folders / "data" / "loose.png").write_bytes((folders / "examples" / "loose.png").read_bytes())
+    for verb in (["eval"], ["compare", "model.safetensors"]):
+        assert main(["fewshot", *verb, "model.safetensors", "data", *TASKS]) == 0
+        assert capsys.readouterr().err.count(f"warning: left out data/{loose}") == 1
+    (folders / "examples").rename(folders / "test")
+    (folders / "both").mkdir()
+    (folders / "test").rename(folders / "both" / "test")
+    (folders / "data").rename(folders / "both" / "train")
+    assert main(["fewshot", "fit", "both", "--backbone", "model.safetensors", "--force"]) == 0
+    assert "warning: both: learned from test and train alike; name one of these folders" in capsys.readouterr().err
 
 
 TASKS = ("--way", "3", "--shots", "2", "--query", "4", "--episodes", "20")
@@ -89,6 +110,33 @@ def test_features_in_a_file_are_tested(folders, capsys):
     np.save("rows.npy", np.array(images[1:]))
     assert main(["fewshot", "eval", "rows.npy", "data", *TASKS, "--force"]) == 2
     assert "holds features of 95 images, but data has 96" in capsys.readouterr().err
+
+
+def test_features_are_compared_and_have_no_views(folders, capsys):
+    images = [np.asarray(Image.open(path)).ravel() / 255 for path in sorted((folders / "data").rglob("*.png"))]
+    np.save("rows.npy", np.array(images))
+    np.save("noise.npy", np.random.default_rng(0).normal(size=(96, 5)))
+    assert main(["fewshot", "compare", "rows.npy", "noise.npy", "data", *TASKS, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["2-shot"]["difference"] > 0.2
+    assert main(["fewshot", "compare", "model.safetensors", "rows.npy", "data", *TASKS]) == 0
+    for words in (["eval", "rows.npy", "data"], ["compare", "model.safetensors", "rows.npy", "data"]):
+        assert main(["fewshot", *words, *TASKS, "--mirror"]) == 2
+        assert "rows.npy: holds features, which have no views; leave out --mirror" in capsys.readouterr().err
+
+
+def test_each_of_two_models_sees_images_of_its_own_size(folders, capsys):
+    torch.manual_seed(0)
+    MCRNet(ModelConfig(backbone="pixels", image_size=32, channels=1)).save(folders / "large.safetensors")
+    accuracies = {}
+    for name in ("model", "large"):
+        assert main(["fewshot", "eval", f"{name}.safetensors", "data", *TASKS, "--out", name, "--json"]) == 0
+        accuracies[name] = json.loads(capsys.readouterr().out)["2-shot"]["accuracy"]
+    for first, second in (("model", "large"), ("large", "model")):
+        words = ["fewshot", "compare", f"{first}.safetensors", f"{second}.safetensors", "data", "--json", *TASKS]
+        for saved in ([], ["--episodes-from", "model"], ["--episodes-from", "large"]):
+            assert main([*words, *saved]) == 0
+            found = json.loads(capsys.readouterr().out)["2-shot"]
+            assert (found["first"], found["second"]) == (accuracies[first], accuracies[second])
 
 
 @pytest.mark.slow  # a network of 224 pixels

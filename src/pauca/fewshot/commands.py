@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,8 +55,6 @@ def evaluate(
     Args:
         model: a model's file, or any backbone: timm:NAME, hf:NAME_OR_FOLDER, onnx:FILE, efficientnet-lite0, or a .npy
             file with the features of the data's images, in their order.
-        backbone: the backbone in place of the model; then DATA is named alone.
-        base_learner: classifier that is fitted on a backbone's features in each task, instead of logistic.
         data: what to test on: a prepared data set (`pauca fewshot data prepare`), a folder or zip archive with a folder
             for each class, or `glyphs`, characters drawn on the spot. A split named train in there must share no image
             with the tested one.
@@ -80,7 +79,8 @@ def evaluate(
     model, data = named_parts("eval", backbone, model, data)
     network, features = open_tested(model, base_learner, test_code)
     config = network.config
-    images = open_test(data, config.image_size, config.channels, config.fitting, split, quiet=as_json)
+    with spoken_warnings():
+        images = open_test(data, config.image_size, config.channels, config.fitting, split, quiet=as_json)
     episodes = tasks.episodes_of(images, episodes_from)
     place = resolve_device(device)
     out = out or Path("runs/fewshot") / f"eval-{Path(data).stem}-{short_name(model)}"
@@ -91,7 +91,7 @@ def evaluate(
     if features is None:
         features = fewshot.embed_images(network, images, place, quiet=as_json, views=views)
     else:
-        features = rows_for(features, images, model).to(place)
+        features = rows_for(features, images, model, views).to(place)
     settings = EvalSettings(model, data, split, test_code, views, episodes_from, tasks)
     with lock_folder(out):
         run = Run.create(out, settings, force)
@@ -133,7 +133,8 @@ def compare(
     It is called significant if zero lies outside both intervals: over episodes of these classes, and over classes.
 
     Args:
-        first: a model's file, or any backbone: timm:NAME, hf:NAME_OR_FOLDER, onnx:FILE, efficientnet-lite0.
+        first: a model's file, or any backbone: timm:NAME, hf:NAME_OR_FOLDER, onnx:FILE, efficientnet-lite0, or a .npy
+            file with the features of the data's images, in their order.
         second: another one; its accuracy is subtracted from that of the first.
         data: what to test on: a prepared data set (`pauca fewshot data prepare`), a folder or zip archive with a folder
             for each class, or `glyphs`, characters drawn on the spot.
@@ -146,18 +147,28 @@ def compare(
         as_json: print JSON for programs.
     """
     second, data = named_parts("compare", backbone, second, data)
-    networks = [open_tested(path, None, None)[0] for path in (first, second)]
-    config = networks[0].config
-    images = open_test(data, config.image_size, config.channels, config.fitting, split, quiet=as_json)
+    names = first, second
+    opened = [open_tested(name, None, None) for name in names]
+    # Each sees the images as it was made for them: of its own size, and whatever the other one's.
+    shapes = [(network.config.image_size, network.config.channels, network.config.fitting) for network, _ in opened]
+    with spoken_warnings():
+        seen = {shape: open_test(data, *shape, split, quiet=as_json) for shape in shapes}
+    sets = [seen[shape] for shape in shapes]
     place = resolve_device(device)
-    episodes = tasks.episodes_of(images, episodes_from)
-    features = [fewshot.embed_images(network, images, place, quiet=as_json, views=views) for network in networks]
+    episodes = tasks.episodes_of_any(sets, episodes_from)
+    features = [
+        fewshot.embed_images(network, images, place, quiet=as_json, views=views)
+        if table is None
+        else rows_for(table, images, name, views).to(place)
+        for (network, table), images, name in zip(opened, sets, names, strict=True)
+    ]
     rows: dict[str, Any] = {}
     for shot, drawn in episodes.items():
         one, other = (
             fewshot.evaluate(network, images, drawn, place, embedded)
-            for network, embedded in zip(networks, features, strict=True)
+            for (network, _), images, embedded in zip(opened, sets, features, strict=True)
         )
+        other = replace(other, data_fingerprint=one.data_fingerprint)  # the same images, though of another size
         found = fewshot.compare(one, other)
         if shot == min(episodes):
             _warn(one, other)

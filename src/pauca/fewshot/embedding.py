@@ -15,6 +15,7 @@ from pauca.runs import Progress
 # tensor above 32 MiB anew and has its pages zeroed: 512 images through Conv-4 take 2.5 times as long an image.
 _IMAGES_PER_PASS_ON_GPU = 512
 _PIXELS_PER_PASS_ON_CPU = 32 * 32**2
+_OTHER = 0.1  # of features of length one: in half precision batches of another size differ by 0.01, dropout by 0.5
 
 
 @torch.no_grad()
@@ -55,6 +56,8 @@ def embed_images(
                 features = model.embed(batch.contiguous(memory_format=torch.channels_last), generator, mirror, views)
             rows.append(features.float())
             progress.advance(len(part))
+            if len(rows) == 1:
+                check_steady(model, batch[:1], features, views)
     return _finite(torch.cat(rows), f"{images.name}: ")
 
 
@@ -75,6 +78,31 @@ def embed_rows(
             rows.append(model.embed(batch.to(device), generator, views=views))
             progress.advance(len(batch))
     return _finite(torch.cat(rows)).double()
+
+
+@torch.no_grad()
+def check_steady(
+    model: FewShotModel, image: Shaped[Tensor, "1 *shape"], features: Float[Tensor, "n d"], views: ViewsAtTest
+) -> None:
+    """Refuse a network from elsewhere whose features of an image change with its company, or from call to call.
+
+    Args:
+        model: which network; only one that fits images itself is asked.
+        image: the first image.
+        features: of all that it was among.
+        views: in which they were seen.
+
+    Raises:
+        InputError: alone, the image has other features.
+    """
+    if not model.refits:
+        return
+    alone = model.embed(image.to(model.mean.device), views=views)
+    if (alone - features[:1].to(alone)).norm() > _OTHER:
+        raise InputError(
+            f"{model.config.backbone}: gives an image other features alone than among others, or each time; switch "
+            "dropout, masks and statistics over the batch off, as in F.dropout(x, training=self.training)"
+        )
 
 
 def _finite(features: Float[Tensor, "n d"], where: str = "") -> Float[Tensor, "n d"]:

@@ -23,9 +23,10 @@ from pauca.fewshot.answers.threshold import FewExamplesWarning, Promise
 from pauca.fewshot.classifier_file import FittedClassifier
 from pauca.fewshot.data import load_images
 from pauca.fewshot.data.features import load_features
-from pauca.fewshot.embedding import embed_rows
+from pauca.fewshot.embedding import check_steady, embed_rows
 from pauca.fewshot.onnx_export import ClassifierGraph, export_graph
 from pauca.fewshot.pretrained import Features, open_backbone
+from pauca.fewshot.pretrained.opening import FORMS
 from pauca.fewshot.views_at_test import AS_IT_IS, ViewsAtTest
 from pauca.runs import resolve_device
 
@@ -334,6 +335,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         given = [part for part in (self.model, self.backbone) if part is not None]
         if len(given) != 1:
             raise ConfigError("give a model or a backbone, and not both" if given else "give a model or a backbone")
+        if not isinstance(given[0], str | Path | nn.Module):
+            raise ConfigError(
+                f"a backbone of type {type(given[0]).__name__}: give a module (an object, not its class), or {FORMS}"
+            )
         self.model_ = open_backbone(given[0], self.base_learner).to(resolve_device(self.device)).eval()
 
     def _learn(self, examples: Examples) -> "FewShotClassifier":
@@ -374,7 +379,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         images = self._rows(X, first) if isinstance(self.model_, Features) else self._images(X)
         if expected is not None and len(images) != expected:
             raise ExampleError(f"{len(images)} images but {expected} labels; give one label for each image")
-        return embed_rows(self.model_, images, self._views(), quiet=not self.verbose)
+        features = embed_rows(self.model_, images, self._views(), quiet=not self.verbose)
+        if first:
+            check_steady(self.model_, images[:1], features, self._views())
+        return features
 
     def _images(self, X: Any) -> Shaped[Tensor, "n c s s"]:
         """Images of the model's size and channels."""
@@ -386,7 +394,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(X, str | Path):
             X = load_features(X)
         elif isinstance(X, Tensor):
-            X = X.detach().cpu().numpy()
+            X = X.detach().cpu().double().numpy()  # numpy has no bfloat16
         return torch.tensor(validate_data(self, X, reset=first, dtype=np.float64))
 
 

@@ -19,6 +19,7 @@ from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.pretrained import Features, open_backbone
 from pauca.fewshot.pretrained.opening import open_model
 from pauca.fewshot.types import ImageSet
+from pauca.fewshot.views_at_test import AS_IT_IS, ViewsAtTest
 
 MapMethod = Literal["tsne", "umap"]
 BaseLearnerName = Literal["ridge", "svm", "prototypes", "logistic", "cosine"]
@@ -48,8 +49,10 @@ def open_tested(
 
     Raises:
         InputError: there is no such model or file.
-        ConfigError: test code for a model without a latent space.
+        ConfigError: test code for a model without a latent space, or the word `features`, which says not which.
     """
+    if name == "features":
+        raise ConfigError("features: give the .npy file that holds them, a row for each of the data's images")
     if name.endswith(".npy"):
         return Features(base_learner or "ridge"), normalize(torch.from_numpy(load_features(name)).float(), dim=1)
     # A file that is not there is called missing, and not an unknown form of backbone.
@@ -61,12 +64,32 @@ def open_tested(
     return model, None
 
 
-def rows_for(features: Float32[Tensor, "n d"], images: ImageSet, name: str) -> Float32[Tensor, "n d"]:
+def open_for_images(name: str, base_learner: str | None) -> FewShotModel:
+    """A model by its name, to classify images of one's own.
+
+    Raises:
+        InputError: there is no such model or file.
+        ConfigError: it is a file of features, which images of one's own have not.
+    """
+    if name.endswith(".npy") or name == "features":
+        raise ConfigError(
+            f"{name}: features take the place of images, and here images are given; name a network, or in Python use "
+            'FewShotClassifier(backbone="features")'
+        )
+    return open_tested(name, base_learner, None)[0]
+
+
+def rows_for(
+    features: Float32[Tensor, "n d"], images: ImageSet, name: str, views: ViewsAtTest
+) -> Float32[Tensor, "n d"]:
     """The features, if there is one row for each image.
 
     Raises:
         InputError: there are more or fewer.
+        ConfigError: they are to be seen in views, and are no images.
     """
+    if views != AS_IT_IS:
+        raise ConfigError(f"{name}: holds features, which have no views; leave out --mirror, --crops and --turns")
     if len(features) != len(images):
         raise InputError(
             f"{name}: holds features of {len(features)} images, but {images.name} has {len(images)}; compute them for "

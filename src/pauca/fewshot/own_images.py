@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from pauca.fewshot.answers.examples import ExampleError
 from pauca.fewshot.data.folder import Unreadable, list_images, read_files
 from pauca.fewshot.data.image_set import read_images
 from pauca.fewshot.model import read_safetensors
-from pauca.fewshot.named import BaseLearnerName, open_tested
+from pauca.fewshot.named import BaseLearnerName, open_for_images
 from pauca.fewshot.reports import predictions_report, write_predictions
 from pauca.fewshot.types import ImageSet
 from pauca.fewshot.views_at_test import AS_IT_IS, ViewsAtTest
@@ -61,7 +61,7 @@ def fit(
     """
     for path in filter(None, (out, export)):
         check_can_write(path, force)
-    network, _ = open_tested(backbone, base_learner, None)
+    network = open_for_images(backbone, base_learner)
     classifier = fewshot.FewShotClassifier(
         network, reject, device=device, views=views, confidence=confidence, verbose=not quiet
     )
@@ -132,7 +132,7 @@ def predict(
     else:
         if support is None:
             raise ConfigError(f"{name}: knows none of your classes yet; give --support, a folder of examples of each")
-        network, _ = open_tested(name, base_learner, None)
+        network = open_for_images(name, base_learner)
         classifier = fewshot.FewShotClassifier(network, device=device, views=views, **options)
         examples = _learn(classifier, support, unreadable)
     config = classifier.model_.config
@@ -188,19 +188,32 @@ def _learn(classifier: fewshot.FewShotClassifier, support: Path, unreadable: Unr
     told = {"unreadable": unreadable, "fitting": config.fitting, "quiet": not classifier.verbose}
     with spoken_warnings():
         examples = read_images(support, config.image_size, config.channels, **told)
+        with suppress(InputError):  # a set that was saved holds no files
+            _warn_of_splits(support)
         labels = np.array(examples.class_names)[examples.labels.numpy()]
         classifier.fit(examples.images, labels)
     return examples
 
 
+def _warn_of_splits(support: Path) -> None:
+    """Say that what was put aside to test on is learned, too."""
+    splits = {file.split for file in list_images(support) if file.class_name}
+    if len(splits) > 1:
+        warnings.warn(
+            f"{support}: learned from {' and '.join(sorted(splits))} alike; name one of these folders to learn from it "
+            "alone",
+            stacklevel=2,
+        )
+
+
 @contextmanager
-def spoken_warnings() -> Iterator[None]:
-    """What is warned of as sentences, without the place in the code."""
+def spoken_warnings(by_all: bool = True) -> Iterator[None]:
+    """What is warned of as sentences, each once, without the place in the code; of several processes, by one."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         yield
-    for warning in said:
-        print(f"warning: {warning.message}", file=sys.stderr)
+    for sentence in dict.fromkeys(str(warning.message) for warning in said if by_all):
+        print(f"warning: {sentence}", file=sys.stderr)
 
 
 def _is_fitted(name: str) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pauca.errors import ConfigError
+from pauca.errors import ConfigError, InputError
 from pauca.fewshot.episodes import load_episodes, sample_episodes
 from pauca.fewshot.types import EpisodeConfig, Episodes, ImageSet
 from pauca.fewshot.views_at_test import ViewsAtTest
@@ -41,6 +43,13 @@ class Tasks:
             shot: EpisodeConfig(self.way, shot, self.query, small_classes=self.small_classes) for shot in self.shots
         }
         return {shot: sample_episodes(images, shape, self.episodes, self.seed) for shot, shape in shapes.items()}
+
+    def episodes_of_any(self, sets: Sequence[ImageSet], saved: Path | None = None) -> dict[int, Episodes]:
+        """The same of one data set read in several sizes: saved episodes are those of one of them."""
+        for images in sets[:-1]:
+            with suppress(InputError):
+                return self.episodes_of(images, saved)
+        return self.episodes_of(sets[-1], saved)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 from pauca import fewshot
 from pauca.errors import InputError
 from pauca.fewshot.data.sources import open_training
+from pauca.fewshot.own_images import spoken_warnings
 from pauca.fewshot.reports import training_report
 from pauca.fewshot.training.loop import own_random_state
 from pauca.fewshot.training.settings import DEAR, ProtocolName, RecipeName, TrainSettings, check_asked, settings_from
@@ -73,7 +74,9 @@ def train(
     out = out or Path("runs/fewshot") / Path(settings.data).stem
     with joined(settings.train.device, timeout):
         given = settings.model
-        images = open_training(settings.data, given.image_size, given.channels, given.fitting, quiet or own_rank() > 0)
+        with spoken_warnings(own_rank() == 0):
+            told = given.image_size, given.channels, given.fitting, quiet or own_rank() > 0
+            images = open_training(settings.data, *told)
         planned = PlannedTraining.of(settings, given if config else model, *images)
         planned.run(*images, out, resume, force, quiet, minutes)
 

@@ -56,6 +56,27 @@ def test_leftovers_of_file_managers_are_no_images(tmp_path: Path):
     assert set(places(tmp_path)) == {"1.png"}
 
 
+def test_linked_folders_are_followed_but_not_round_and_round(tmp_path: Path, folder: Path):
+    linked = tmp_path / "linked"
+    (linked / "own").mkdir(parents=True)
+    (linked / "own" / "one.png").write_bytes((folder / "cat" / "cat_0.png").read_bytes())
+    (linked / "dog").symlink_to(folder / "dog", target_is_directory=True)
+    (linked / "again").symlink_to(linked, target_is_directory=True)
+    (linked / "own" / "above").symlink_to(tmp_path, target_is_directory=True)
+    (folder / "dog" / "back").symlink_to(linked, target_is_directory=True)
+    files = list_images(linked)
+    assert [file.class_name for file in files] == ["dog"] * 4 + ["own"]
+    assert {Path(file.path).resolve() for file in files[:4]} == {p.resolve() for p in (folder / "dog").glob("*.png")}
+
+
+def test_a_link_to_nothing_is_a_damaged_image(folder: Path):
+    (folder / "cat" / "lost.png").symlink_to(folder / "nowhere.png")
+    with pytest.raises(InputError, match=r"lost\.png: cannot be read \(.*No such file"):
+        read_images(folder)
+    with pytest.warns(UnreadableImagesWarning, match=r"left out 1 damaged image of 13: .*lost\.png$"):
+        assert len(read_images(folder, unreadable="skip")) == 12
+
+
 def test_archives_in_a_folder_are_read_each_by_itself(tmp_path: Path, folder: Path, make_zip):
     (tmp_path / "zips").mkdir()
     make_zip(folder, tmp_path / "zips" / "part1.zip", "background_small1")

