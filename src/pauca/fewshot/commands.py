@@ -150,7 +150,8 @@ def compare(
     names = first, second
     opened = [open_tested(name, None, None) for name in names]
     # Each sees the images as it was made for them: of its own size, and whatever the other one's.
-    shapes = [(network.config.image_size, network.config.channels, network.config.fitting) for network, _ in opened]
+    configs = [network.config for network, _ in opened]
+    shapes: list[tuple[int, int, Fitting]] = [(c.image_size, c.channels, c.fitting) for c in configs]
     with spoken_warnings():
         seen = {shape: open_test(data, *shape, split, quiet=as_json) for shape in shapes}
     sets = [seen[shape] for shape in shapes]
