@@ -1,5 +1,6 @@
 """Experts of converted transformers models, and of layers of other people's, divided over gloo processes."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -197,6 +198,22 @@ def test_every_form_of_experts_is_computed_where_it_lies(family, together):
     assert divided >= 2
 
 
+def _from_nothing(rank: int, family: str) -> tuple[Tensor, Tensor]:
+    mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("ep",))
+    model = convert(benchmark.build(family), Recipe.bf16())
+    divided = parallelize(copy.deepcopy(model).to("meta"), mesh).to_empty(device="cpu")
+    for empty, buffer in zip(divided.buffers(), model.buffers(), strict=True):
+        empty.copy_(buffer)
+    divided.load_state_dict(model.state_dict())
+    return _hidden_and_gradients(divided)[0], _hidden_and_gradients(model)[0]
+
+
+@pytest.mark.parametrize("family", ["jetmoe", "qwen3_moe"])
+def test_a_model_may_be_divided_before_it_has_memory(family, together):
+    for found, whole in together(_from_nothing, 2, family):
+        assert (found - whole).norm() < 0.01 * whole.norm()
+
+
 def _refusals(rank: int) -> list[str]:
     mesh, said = init_device_mesh("cpu", (2,), mesh_dim_names=("ep",)), []
     with pytest.raises(ConfigError) as found:
@@ -261,6 +278,47 @@ def test_a_difference_is_told_on_ranks_that_have_none_with_it(together):
     messages = together(_one_of_four, 4, timeout_s=10)
     assert all("'1.bank', checksum of the experts and what stands beside them" in message for message in messages)
     assert "rank 3 has" in messages[0]
+
+
+def _failing_alone(rank: int, how: str) -> str:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "ep"))
+    model = _other("bf16")
+    weights, dispatch = dict(model.named_parameters()), None
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == 3:
+            if how == "none":
+                model = nn.Sequential(model[0])
+            elif how == "dispatch":
+                dispatch: Any = "fp8"
+            else:
+
+                def clone(tensor: Tensor, **options: Any) -> Tensor:
+                    raise torch.OutOfMemoryError("no memory is left\nmore lines")
+
+                patch.setattr(Tensor, "clone", clone)
+        with pytest.raises((ConfigError, PaucaError, torch.OutOfMemoryError)) as found:
+            parallelize(model, mesh, dispatch=dispatch)
+    assert all(weight is weights[name] for name, weight in model.named_parameters())
+    return f"{type(found.value).__name__}: {found.value}"
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("none", "Sequential has no pauca.moe.MoE layer"),
+        ("dispatch", "tokens of the bf16 recipe travel in bf16"),
+        ("memory", "no memory is left"),
+    ],
+)
+def test_a_rank_that_fails_alone_is_named_on_the_others(how, why, together):
+    """They waited for it until the timeout."""
+    *others, failed = together(_failing_alone, 4, how, timeout_s=10)
+    assert why in failed
+    assert not failed.startswith("PaucaError")
+    for message in others:
+        assert message.startswith("PaucaError: expert parallelism: rank 3 failed: ")
+        assert why in message
+        assert "\n" not in message
 
 
 def _failing(rank: int, family: str, how: str) -> None:

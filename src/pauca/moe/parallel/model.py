@@ -1,5 +1,6 @@
 """Divide the experts of a whole model over ranks."""
 
+from collections.abc import Callable
 from typing import TypeVar
 from zlib import crc32
 
@@ -45,7 +46,23 @@ def parallelize(
     Raises:
         ConfigError: no experts, or of a kind that cannot be divided, or not evenly; a mesh without "ep". As with all
             errors here, the model is then as it was.
-        PaucaError: ranks that do not answer within the process group's timeout, or run something else.
+        PaucaError: ranks that do not answer within the process group's timeout, run something else, or could not
+            divide their model.
+    """
+    ranks = Ranks(mesh)
+    places, described = ranks.all_or_none(lambda: _prepared(model, mesh, dispatch, overlap))
+    ranks.require_the_same(described)
+    for holder, name, divided in places:
+        setattr(holder, name, divided())
+    return model
+
+
+def _prepared(
+    model: nn.Module, mesh: DeviceMesh, dispatch: Format | None, overlap: bool
+) -> tuple[list[tuple[nn.Module, str, Callable[[], ParallelExperts]]], dict[str, object]]:
+    """Where this rank's parts of the banks are to stand, and what makes them; and what must be the same on all ranks.
+
+    All that may fail on one rank alone: nothing of the model is changed yet.
     """
     banks = {name: module for name, module in model.named_modules() if isinstance(module, ExpertBank)}
     if any(isinstance(bank, ParallelExperts) for bank in banks.values()):
@@ -62,19 +79,16 @@ def parallelize(
             raise ConfigError(
                 f"{name}: {reason}; it cannot be divided over ranks by parallelize, but by fully_shard like any module"
             )
-    holders = {name: model.get_submodule(name.rpartition(".")[0]) for name in banks}
-    called = {name: name.rpartition(".")[0] if isinstance(holders[name], MoE) else name for name in banks}
-    divided = {name: divide_bank(bank, mesh, dispatch, overlap, called[name]) for name, bank in banks.items()}
-    Ranks(mesh).require_the_same(
-        {
-            f"layer {called[name]!r}, {what}": value
-            for name, bank in banks.items()
-            for what, value in _description(holders[name], bank, dispatch).items()
+    places, described = [], {}
+    for name, bank in banks.items():
+        above, _, own = name.rpartition(".")
+        holder = model.get_submodule(above)
+        called = above if isinstance(holder, MoE) else name
+        places.append((holder, own, divide_bank(bank, mesh, dispatch, overlap, called)))
+        described |= {
+            f"layer {called!r}, {what}": value for what, value in _description(holder, bank, dispatch).items()
         }
-    )
-    for name, holder in holders.items():
-        setattr(holder, name.rpartition(".")[2], divided[name]())
-    return model
+    return places, described
 
 
 def _is_single(bank: ExpertBank) -> bool:

@@ -1,9 +1,10 @@
 """The ranks that share a model's experts, and what they must agree on before they start."""
 
 import hashlib
+from collections.abc import Callable
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +13,9 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from pauca.errors import ConfigError, PaucaError
 from pauca.moe.parallel.exchange import peers_answer
+from pauca.runs.processes import first_line
 
+Found = TypeVar("Found")
 DIMENSION = "ep"
 """Name of the mesh dimension along which ranks divide the experts."""
 
@@ -80,13 +83,36 @@ class Ranks:
         with peers_answer("comparing layers"):
             for name in self.names:
                 found += [_difference(ours, other, place) for place, other in self._gather(name, ours)]
-            first = next(filter(None, found), None)
-            # Those that differ along one dimension tell it along the others, whose ranks would wait for them.
-            for name in self.names:
-                told = self._gather(name, first)
-                first = first or next((text for _, text in told if text), None)
+        first = self._first_told(next(filter(None, found), None))
         if first:
             raise PaucaError(f"expert parallelism: {first}; start all ranks with the same code, configuration and seed")
+
+    def all_or_none(self, work: Callable[[], Found]) -> Found:
+        """What `work` gives on this rank, once it is done on all: none goes on, or waits, where it failed on one.
+
+        Raises:
+            Exception: that of this rank's work.
+            PaucaError: that of another rank's, in its words.
+        """
+        failed = found = None
+        try:
+            found = work()
+        except Exception as error:
+            failed = error
+        told = self._first_told(failed and f"rank {dist.get_rank()} failed: {first_line(failed)}")
+        if failed is not None:
+            raise failed
+        if told:
+            raise PaucaError(f"expert parallelism: {told}; all ranks stop with it, and nothing is changed")
+        return cast(Found, found)
+
+    def _first_told(self, ours: str | None) -> str | None:
+        """What the first rank of the whole mesh that has something to say says; one that has says its own."""
+        with peers_answer("comparing layers"):
+            for name in self.names:  # along each dimension what was heard along those before
+                told = self._gather(name, ours)
+                ours = ours or next((text for _, text in told if text), None)
+        return ours
 
     def _gather(self, name: str, ours: object) -> list[tuple[int, Any]]:
         """What each rank along a dimension has, beside the rank."""
