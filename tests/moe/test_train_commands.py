@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,29 @@ def test_a_vocabulary_that_was_learned_may_be_asked_for_again(text, capsys):
     assert "started with vocabulary 300, not 256" in said(capsys)
 
 
+def test_a_text_of_fewer_tokens_than_asked_for_is_told(text, capsys):
+    assert pauca(f"train --data {text} {SMALL} --steps 1 --vocabulary 5000") == 0
+    assert " different tokens, where 5,000 were asked for" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--vocabulary 300", "of a vocabulary of 256, and divided; leave --vocabulary out"),
+        ("--validation-share 0.05", "leave --validation-share out"),
+        ("--validation text.txt", "has its own to validate on, and takes no other text (text.txt)"),
+    ],
+)
+def test_tokens_that_are_made_refuse_what_would_make_others(text, capsys, options, message):
+    """They were passed over without a word."""
+    assert pauca(f"train --data {text} {SMALL} --steps 1 --quiet") == 0
+    (tokens,) = Path("runs/moe/tokens").iterdir()
+    assert pauca(f"train --data {tokens} {SMALL} --out runs/moe/other --quiet {options}") == 2
+    assert message in said(capsys)
+    assert not Path("runs/moe/other").exists()
+    assert pauca(f"train --data {tokens} {SMALL} --steps 1 --out runs/moe/other --quiet --vocabulary 256") == 0
+
+
 def test_refused_settings_leave_nothing_and_cost_no_earlier_run(text, capsys):
     assert pauca(f"train --data {text} {SMALL} --quiet") == 0
     before = {path: path.read_bytes() for path in Path("runs/moe/toy-bf16").rglob("*") if path.is_file()}
@@ -176,7 +200,14 @@ def test_samples_go_on_from_the_prompt_and_repeat(text, capsys):
     assert outputs[0] == outputs[1]
     assert outputs[0] != outputs[2]
     assert main(["moe", "sample", "runs/moe/toy-bf16"]) == 0
-    Path("runs/moe/toy-bf16/tokenizer.json").unlink()  # which leaves bytes
+    assert main(["moe", "sample", "runs/moe/toy-bf16", "--prompt", "7 \udcff"]) == 2
+    assert "the prompt is not UTF-8 from character 3 on" in capsys.readouterr().err
+    pairs = Path("runs/moe/toy-bf16/tokenizer.json")
+    assert pauca(f"train --data {text} {SMALL} --steps 1 --out runs/moe/bytes --quiet") == 0
+    shutil.copy(pairs, "runs/moe/bytes")
+    assert main(["moe", "sample", "runs/moe/bytes", "--count", "1"]) == 2
+    assert "runs/moe/bytes: the tokenizer knows tokens that its model does not" in capsys.readouterr().err
+    pairs.unlink()  # which leaves bytes
     capsys.readouterr()
     assert main(["moe", "sample", "runs/moe/toy-bf16", "--temperature", "10"]) == 2
     assert "runs/moe/toy-bf16: the model knows tokens that its tokenizer does not" in said(capsys)

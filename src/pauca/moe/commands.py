@@ -33,6 +33,7 @@ from pauca.runs import (
 )
 from pauca.runs.loop import opened_run, reported
 from pauca.runs.processes import count_ranks, first_then_all, joined, own_rank
+from pauca.typed import is_typed
 
 _VARIANTS = {  # the named recipes, and what else is kept of z
     "bf16": moe.RECIPES["bf16"],
@@ -42,6 +43,7 @@ _VARIANTS = {  # the named recipes, and what else is kept of z
     "fp4, z in fp8": replace(moe.RECIPES["fp4"], kept_z="fp8"),
     "fp4": moe.RECIPES["fp4"],
 }
+_RESTORE = "restore the tokenizer.json that the training wrote there, or remove it where it wrote none (bytes)"
 _MODES: tuple[moe.Recompute, ...] = ("none", "activation", "experts")
 
 
@@ -195,6 +197,7 @@ def _train(
     minutes: float | None,
 ) -> None:
     tokens = first_then_all(lambda: moe.prepare_tokens(settings.data, out.parent / "tokens"))
+    _compare_vocabulary(settings.data, tokens, quiet)
     stored, settings = (
         replace(one, model=replace(one.model, vocabulary=tokens.tokenizer.vocabulary)) for one in (stored, settings)
     )
@@ -244,6 +247,12 @@ def sample(
         raise InputError(f"{run}: holds no trained model ({path.relative_to(run)}); give the folder of a training")
     place = resolve_device(device)
     network, tokenizer = moe.load_model(path).to(place).eval(), moe.load_tokenizer(run)
+    if tokenizer.vocabulary > network.config.vocabulary:
+        raise InputError(f"{run}: the tokenizer knows tokens that its model does not; {_RESTORE}")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:  # bytes of the command line that are no UTF-8
+        raise InputError(f"the prompt is not UTF-8 from character {error.start + 1} on; convert it") from error
     start = tokenizer.encode([prompt])[0].tolist() or [tokenizer.end]
     room = network.config.context - len(start)
     tokens = network.generate(
@@ -255,10 +264,7 @@ def sample(
     )
     new = tokens[0, len(start) :].tolist()
     if max(new, default=0) >= tokenizer.vocabulary:
-        raise InputError(
-            f"{run}: the model knows tokens that its tokenizer does not; restore the tokenizer.json that the training "
-            "wrote there"
-        )
+        raise InputError(f"{run}: the model knows tokens that its tokenizer does not; {_RESTORE}")
     print(prompt + tokenizer.decode(new[: new.index(tokenizer.end)] if tokenizer.end in new else new))
 
 
@@ -306,6 +312,20 @@ def _settings(
     settings = stored.going_on_as(given, usual) if resume else stored
     settings.obeyed(given, usual, path)
     return stored, settings
+
+
+def _compare_vocabulary(asked: moe.DataConfig, tokens: moe.TokenData, quiet: bool) -> None:
+    """Say where a text has come to fewer tokens; refuse what says otherwise than tokens that were made before."""
+    found = tokens.tokenizer.vocabulary
+    if tokens.folder in map(Path, asked.sources):
+        for option, other in (("vocabulary", asked.vocabulary != found), ("validation-share", True)):
+            if other and is_typed(option.replace("-", "_")):
+                raise InputError(
+                    f"{tokens.folder}: its tokens are made, of a vocabulary of {found}, and divided; leave --{option} "
+                    "out, or give the text that they were made of"
+                )
+    elif found < asked.vocabulary and own_rank() == 0 and not quiet:
+        print(f"the text gives {found:,} different tokens, where {asked.vocabulary:,} were asked for")
 
 
 def _remember_text(run: Run, tokens: moe.TokenData, resume: bool) -> None:

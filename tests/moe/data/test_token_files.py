@@ -131,6 +131,35 @@ def test_own_validation_files_leave_the_text_whole(tmp_path):
     assert len(data.train) == len(TEXT) + 1
 
 
+@pytest.mark.parametrize(
+    ("training", "validation", "message"),
+    [
+        (["books/a.txt", "books/a.txt"], [], "a.txt: is named twice for training"),
+        (["books", "books/../books/b.txt"], [], "b.txt: is named twice for training"),
+        (["books/a.txt"], ["books/a.txt"], "a.txt: is text to train on and to validate on"),
+        (["books"], ["books/b.txt"], "b.txt: is text to train on and to validate on"),
+        (["books/a.txt"], ["books/b.txt", "books/b.txt"], "b.txt: is named twice for validation"),
+    ],
+)
+def test_a_text_is_learned_once_and_not_what_validates(tmp_path, monkeypatch, training, validation, message):
+    monkeypatch.chdir(tmp_path)
+    Path("books").mkdir()
+    for name in "ab":
+        Path(f"books/{name}.txt").write_text(TEXT)  # alike under two names: that is theirs to decide
+    with pytest.raises(InputError, match=message):
+        prepare_tokens(DataConfig(tuple(training), tuple(validation)), tmp_path / "cache")
+    data = prepare_tokens(DataConfig(("books/a.txt",), ("books/b.txt",)), tmp_path / "cache")
+    assert data.sources.keys() == {"books/a.txt", "books/b.txt"}
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + TEXT.encode())
+    assert list(read_documents(path)) == [(TEXT, True)]
+    path.write_bytes(TEXT.encode() + b"\xef\xbb\xbf")  # elsewhere it is a character like others
+    assert list(read_documents(path)) == [(TEXT + "\ufeff", True)]
+
+
 def test_byte_pairs_are_stored_beside_the_tokens(tmp_path):
     data = prepare_tokens(replace(source(tmp_path, TEXT), vocabulary=300), tmp_path / "cache")
     tokenizer = load_tokenizer(data.folder)

@@ -12,7 +12,7 @@ from uuid import uuid4
 import numpy as np
 
 from pauca.errors import ConfigError, InputError, PaucaError
-from pauca.moe.data.text_files import read_documents, text_files
+from pauca.moe.data.text_files import read_documents, refuse_repeated, text_files
 from pauca.moe.data.token_files import TokenData, checksum_of
 from pauca.moe.data.tokenizers import BpeTokenizer, ByteTokenizer, Tokenizer
 
@@ -45,14 +45,23 @@ def prepare_tokens(config: DataConfig, cache: Path) -> TokenData:
     Where the only source is itself a folder of tokens, that one is opened and nothing is written.
 
     Raises:
-        InputError: a source is missing, empty, damaged or not UTF-8; a token file has changed since it was written.
+        InputError: a source is missing, empty, damaged, not UTF-8 or named twice; a token file has changed since it was
+            written.
+        ConfigError: text to validate on beside a folder of tokens.
         PaucaError: the disk is full.
     """
     if len(config.sources) == 1 and (Path(config.sources[0]) / "tokens.json").exists():
+        if config.validation:
+            raise ConfigError(
+                f"{config.sources[0]}: a folder of tokens has its own to validate on, and takes no other text "
+                f"({config.validation[0]}); leave that out, or give the text that the tokens were made of"
+            )
         return TokenData.open(Path(config.sources[0]))
     files = {"train": text_files(config.sources)}
     if config.validation:
         files["validation"] = text_files(config.validation)
+    if config.sources:  # the standard library may hold links
+        refuse_repeated(*([path for _, path in files.get(part, [])] for part in ("train", "validation")))
     checksums = {part: [checksum_of(path) for _, path in named] for part, named in files.items()}
     content = json.dumps([checksums, config.validation_share, config.vocabulary])
     folder = cache / hashlib.sha256(content.encode()).hexdigest()[:16]

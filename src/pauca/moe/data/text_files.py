@@ -23,6 +23,9 @@ _COMPRESSED = {".xz": lzma.open, ".gz": gzip.open}
 _NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
+_MARK = "\ufeff"  # with which editors of Windows begin a file; no part of its text
+
+
 BYTES_AT_ONCE = 1 << 24
 LONGEST_PIECE = 1 << 24  # characters of a document
 
@@ -96,6 +99,8 @@ def _decoded(path: Path) -> Iterator[str]:
                     )
                 if not data:
                     return
+                if offset == 0:
+                    text = text.removeprefix(_MARK)
                 offset, line = offset + len(data), line + data.count(b"\n")
                 yield text
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
@@ -125,6 +130,26 @@ def text_files(sources: Sequence[str]) -> list[tuple[str, Path]]:
         else:
             raise InputError(f"{source}: no such file or folder of text")
     return files
+
+
+def refuse_repeated(training: Sequence[Path], validation: Sequence[Path]) -> None:
+    """Text that is learned twice is no more text, and the loss of text that is learned is no validation.
+
+    Raises:
+        InputError: the first file that is among these twice, under whatever names.
+    """
+    seen: dict[Path, str] = {}
+    for part, paths in (("training", training), ("validation", validation)):
+        for path in paths:
+            before = seen.setdefault(path.resolve(), "")
+            if before == part:
+                raise InputError(f"{path}: is named twice for {part}, or lies in a folder that is; name it once")
+            if before:
+                raise InputError(
+                    f"{path}: is text to train on and to validate on, whose loss would say nothing; name or move it so "
+                    "that it is one of them"
+                )
+            seen[path.resolve()] = part
 
 
 def _refuse_records(path: Path) -> None:
