@@ -89,7 +89,8 @@ def test_unbalanced_support_varies_within_an_episode():
 
 def test_classes_with_too_few_images_are_named_or_skipped():
     images = image_set([20, 3, 20, 4, 20])
-    with pytest.raises(InputError, match=r"2 classes .* class1 \(3\), class3 \(4\).*small_classes"):
+    told = r'2 classes .* class1 \(3\), class3 \(4\).*by small_classes="skip" \(--small-classes skip\)'
+    with pytest.raises(InputError, match=told):
         sample_episodes(images, EpisodeConfig(3, 1, 15), 1, seed=0)
     episodes = sample_episodes(images, EpisodeConfig(3, 1, 15, small_classes="skip"), 50, seed=0)
     assert set(episodes.classes.flatten().tolist()) == {0, 2, 4}
@@ -99,8 +100,10 @@ def test_more_ways_than_classes_are_refused_with_the_counts():
     images = image_set([20, 3, 20])
     with pytest.raises(ConfigError, match=r"5-way .* has 3; lower way"):
         sample_episodes(images, EpisodeConfig(5, 1, 1), 1, seed=0)
-    with pytest.raises(ConfigError, match=r"3-way .* has 2 after leaving out .*class1 \(3\)"):
+    with pytest.raises(ConfigError, match=r"3-way .* has 2 after leaving out .*class1 \(3\); lower way"):
         sample_episodes(images, EpisodeConfig(3, 1, 15, small_classes="skip"), 1, seed=0)
+    with pytest.raises(ConfigError, match=r"3-way .* has 0 after leaving out .*; lower shot or query"):
+        sample_episodes(images, EpisodeConfig(3, 1, 30, small_classes="skip"), 1, seed=0)
 
 
 def test_saved_episodes_return_and_refuse_other_images(tmp_path: Path):

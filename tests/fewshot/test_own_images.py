@@ -51,7 +51,8 @@ def test_a_fitted_file_predicts_without_its_examples(folders, capsys):
 
 
 def test_too_few_examples_are_a_warning(folders, capsys):
-    assert main(["fewshot", "fit", "examples", "--backbone", "model.safetensors", "--reject", "0.01"]) == 0
+    words = ["fewshot", "fit", "--support", "examples", "--backbone", "model.safetensors", "--reject", "0.01"]
+    assert main(words) == 0
     warning = "warning: nothing is rejected: to call no more than 0.01"
     assert warning in capsys.readouterr().err
     assert main(["fewshot", "predict", "classifier.safetensors", "--query", "new"]) == 0
@@ -69,6 +70,8 @@ def test_too_few_examples_are_a_warning(folders, capsys):
         (["eval", "absent.safetensors", "data"], "absent.safetensors: is not a readable safetensors file"),
         (["eval", "resnet18", "data"], "neither a file nor of a known form"),
         (["fit", "examples", "--backbone", "timm"], "neither a file nor of a known form"),
+        (["fit"], "no examples are named; give their folder"),
+        (["fit", "examples", "--support", "examples"], "examples are named twice; leave one out"),
         (["fit", "examples", "--backbone", "features"], "features take the place of images, and here images are given"),
         (["predict", "rows.npy", "--support", "examples", "--query", "new"], "rows.npy: features take the place of"),
         (["eval", "features", "data"], "features: give the .npy file that holds them"),

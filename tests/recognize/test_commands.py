@@ -107,6 +107,22 @@ def test_a_played_recording_is_named(folders, capsys):
     assert lines[0]["probability"] >= 0.3
 
 
+def test_examples_are_named_by_their_place_or_by_support(folders, tmp_path, capsys):
+    support, query = folders / "support", folders / "query" / "thing 1"
+    for number, named in enumerate(((support,), ("--support", support))):
+        learned = tmp_path / f"{number}.safetensors"
+        assert _run("fit", *named, "--out", learned, "--quiet") == 0
+        assert _run("predict", learned, "--query", query, "--out", tmp_path / f"{number}.csv", "--quiet") == 0
+        assert _run("eval", *named, "--query", folders / "query", "--out", tmp_path / f"{number}", "--quiet") == 0
+    assert (tmp_path / "0.csv").read_text() == (tmp_path / "1.csv").read_text()
+    assert (tmp_path / "0/evaluation.json").read_text() == (tmp_path / "1/evaluation.json").read_text()
+    for verb in (["fit"], ["predict", "--query", query], ["eval", "--query", query]):
+        assert _run(*verb, support, "--support", support) == 2
+        assert "examples are named twice; leave one out" in capsys.readouterr().err
+        assert _run(*verb) == 2
+        assert "no examples are named; give their folder" in capsys.readouterr().err
+
+
 def test_what_is_wrong_with_folders_is_one_line(folders, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     loose = tmp_path / "loose"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from pauca.fewshot import mean_interval
 from pauca.recognize.evaluation import Outcome, Share
 
 
@@ -30,6 +31,16 @@ def test_the_gain_is_tested_exactly(won, lost):
     unaligned = [0] * won + [1] * lost + [1, 0]
     known = binomtest(won, won + lost).pvalue if won + lost else 1.0
     assert outcome(right, unaligned).p_value == pytest.approx(known)
+
+
+def test_the_gain_over_things_has_its_last_bit_in_every_process():
+    generator = np.random.default_rng(0)
+    for _ in range(50):  # a set of names comes in another order in each process
+        right, unaligned = generator.integers(0, 2, (2, 40)).astype(bool)
+        truth = np.array([f"thing {number}" for number in generator.integers(0, 9, 40)])
+        found = Outcome(truth, truth, np.ones((40, 9)), right, unaligned, ()).gain_over_classes
+        by_name = [(right.astype(float) - unaligned)[truth == name].mean() for name in sorted(set(truth))]
+        assert found == mean_interval(np.array(by_name))
 
 
 def test_two_recordings_that_gain_alike_prove_nothing():

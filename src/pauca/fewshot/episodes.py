@@ -49,15 +49,15 @@ def _members_of_usable_classes(images: ImageSet, config: EpisodeConfig) -> list[
     if small and config.small_classes == "refuse":
         raise InputError(
             f"{images.name}/{images.split}: {len(small)} classes have fewer than the {needed} images that "
-            f"{config.shot_range[1]} shots and {config.query} queries need: {named}; lower shot or query, or set "
-            'small_classes to "skip"'
+            f"{config.shot_range[1]} shots and {config.query} queries need: {named}; lower shot or query, or leave "
+            'these classes out by small_classes="skip" (--small-classes skip)'
         )
     usable = len(counts) - len(small)
     if config.way_range[1] > usable:
         left_out = f" after leaving out those with too few images: {named}" if small else ""
         raise ConfigError(
             f"{config.way_range[1]}-way episodes need as many classes, but {images.name}/{images.split} has "
-            f"{usable}{left_out}; lower way"
+            f"{usable}{left_out}; lower {'way' if usable > 1 else 'shot or query'}"
         )
     labels = images.labels.cpu().numpy()
     by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])

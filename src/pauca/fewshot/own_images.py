@@ -18,7 +18,7 @@ from pauca.fewshot.answers.examples import ExampleError
 from pauca.fewshot.data.folder import Unreadable, list_images, read_files
 from pauca.fewshot.data.image_set import read_images
 from pauca.fewshot.model import read_safetensors
-from pauca.fewshot.named import BaseLearnerName, open_for_images
+from pauca.fewshot.named import BaseLearnerName, named_once, open_for_images
 from pauca.fewshot.reports import predictions_report, write_predictions
 from pauca.fewshot.types import ImageSet
 from pauca.fewshot.views_at_test import AS_IT_IS, ViewsAtTest
@@ -26,7 +26,8 @@ from pauca.runs import check_can_write
 
 
 def fit(
-    examples: Positional[Annotated[Path, arg(metavar="EXAMPLES")]],
+    examples: Positional[Annotated[Path | None, arg(metavar="EXAMPLES")]] = None,
+    support: Path | None = None,
     backbone: str = "efficientnet-lite0",
     out: Path = Path("classifier.safetensors"),
     base_learner: BaseLearnerName | None = None,
@@ -46,6 +47,7 @@ def fit(
 
     Args:
         examples: folder or zip archive with a folder of examples for each class.
+        support: the examples, where they are not named by their place.
         backbone: a model's file, or any network: timm:NAME, hf:NAME_OR_FOLDER, onnx:FILE, or efficientnet-lite0.
         out: file to write (.safetensors).
         base_learner: classifier in place of the model's own.
@@ -59,13 +61,14 @@ def fit(
         force: replace files that are there already.
         quiet: print only errors and the report.
     """
+    support = named_once(examples, support)
     for path in filter(None, (out, export)):
         check_can_write(path, force)
     network = open_for_images(backbone, base_learner)
     classifier = fewshot.FewShotClassifier(
         network, reject, device=device, views=views, confidence=confidence, verbose=not quiet
     )
-    learned = _learn(classifier, examples, unreadable)
+    learned = _learn(classifier, support, unreadable)
     classifier.save(out, force)
     if export is not None:
         classifier.export(export, force)

@@ -18,6 +18,7 @@ from pauca.errors import InputError, PaucaError
 from pauca.events.live import replay
 from pauca.fewshot.commands import plan_training
 from pauca.fewshot.data import open_training
+from pauca.fewshot.named import named_once
 from pauca.fewshot.reports import write_predictions
 from pauca.recognize.estimator import EventClassifier
 from pauca.recognize.evaluation import Outcome, compare_alignment, describe_outcome
@@ -50,7 +51,8 @@ class EvalSettings:
 
 
 def fit(
-    examples: Positional[Annotated[Path, arg(metavar="EXAMPLES")]],
+    examples: Positional[Annotated[Path | None, arg(metavar="EXAMPLES")]] = None,
+    support: Path | None = None,
     out: Path = Path("things.safetensors"),
     model: str = _MODEL,
     pictures: PictureConfig = PictureConfig(),  # noqa: B008 - frozen
@@ -65,6 +67,7 @@ def fit(
 
     Args:
         examples: folder with a folder of recordings for each thing.
+        support: the examples, where they are not named by their place.
         out: file to write (.safetensors).
         model: edges, pixels or turned (pixels, as if examples had been turned on a table), which need no training, the
             file of a trained model, or any other backbone, such as efficientnet-lite0.
@@ -79,15 +82,16 @@ def fit(
     if out.suffix != ".safetensors":  # by which predict and live know it from a folder
         raise InputError(f"{out}: what was learned is kept in a .safetensors file; choose such a name")
     check_can_write(out, force)
-    classifier = _fitted(examples, model, pictures, camera, reject, reading, device, quiet)
+    classifier = _fitted(named_once(examples, support), model, pictures, camera, reject, reading, device, quiet)
     classifier.save(out, force)
     if not quiet:
         print(f"learned {len(classifier.classes_)} things: {out}")
 
 
 def predict(
-    support: Path,
     query: Path,
+    examples: Positional[Annotated[Path | None, arg(metavar="EXAMPLES")]] = None,
+    support: Path | None = None,
     model: str = _MODEL,
     out: Path = Path("predictions.csv"),
     pictures: PictureConfig = PictureConfig(),  # noqa: B008 - frozen
@@ -105,9 +109,10 @@ def predict(
     left out of both.
 
     Args:
-        support: folder with a folder of recordings for each thing, or the file that fit wrote, which has its own model,
-            pictures and camera.
         query: folder of recordings to name, or one recording.
+        examples: folder with a folder of recordings for each thing, or the file that fit wrote, which has its own
+            model, pictures and camera.
+        support: the examples, where they are not named by their place.
         model: edges, pixels or turned (pixels, as if examples had been turned on a table), which need no training, the
             file of a trained model, or any other backbone, such as efficientnet-lite0.
         out: table to write (.csv).
@@ -120,6 +125,7 @@ def predict(
         force: replace results that are there already.
         quiet: print only errors.
     """
+    support = named_once(examples, support)
     page = out.with_suffix(".html")
     for path in (out, page):
         check_can_write(path, force)
@@ -144,8 +150,9 @@ def predict(
 
 
 def evaluate(
-    support: Path,
     query: Path,
+    examples: Positional[Annotated[Path | None, arg(metavar="EXAMPLES")]] = None,
+    support: Path | None = None,
     model: str = _MODEL,
     out: Path | None = None,
     pictures: PictureConfig = PictureConfig(),  # noqa: B008 - frozen
@@ -163,8 +170,9 @@ def evaluate(
     Writes report.html and evaluation.json to the output folder.
 
     Args:
-        support: folder with a folder of recordings for each thing.
         query: folder with a folder of other recordings for each thing, to be named.
+        examples: folder with a folder of recordings for each thing.
+        support: the examples, where they are not named by their place.
         model: edges, pixels or turned (pixels, as if examples had been turned on a table), which need no training, the
             file of a trained model, or any other backbone, such as efficientnet-lite0.
         out: output folder; default: the query's name, in runs/recognize.
@@ -177,7 +185,8 @@ def evaluate(
         quiet: show no progress.
     """
     out = out or Path("runs/recognize") / f"eval-{query.name}"
-    examples, asked = list_labeled(support), list_labeled(query)
+    support = named_once(examples, support)
+    learned, asked = list_labeled(support), list_labeled(query)
     settings = EvalSettings(support, query, model, pictures, camera, reading)
     with lock_folder(out):
         run = Run.create(out, settings, force)
@@ -186,15 +195,15 @@ def evaluate(
         }
         outcome = compare_alignment(
             classifiers,
-            _read(examples, reading, "learn", quiet),
-            [file.label for file in examples],
+            _read(learned, reading, "learn", quiet),
+            [file.label for file in learned],
             _read(asked, reading, "recognize", quiet),
             [file.label for file in asked],
         )
         numbers = outcome.as_dict()
         run.log(**numbers)
         write_text(out / "evaluation.json", json.dumps(numbers, indent=2) + "\n", force=True)
-        report = Report("Recognition from events", f"{model}: {query}, from {len(examples)} recordings of {support}")
+        report = Report("Recognition from events", f"{model}: {query}, from {len(learned)} recordings of {support}")
         describe_outcome(report, outcome)
         report.save(out / "report.html")
     print(json.dumps(numbers, indent=2) if as_json else _summary(outcome, out))

@@ -68,7 +68,9 @@ class Outcome:
     def gain_over_classes(self) -> fewshot.Interval:
         """The same, its interval over things: for other things of the same kind."""
         difference = self._difference()
-        return fewshot.mean_interval(np.array([difference[self.truth == name].mean() for name in set(self.truth)]))
+        return fewshot.mean_interval(
+            np.array([difference[self.truth == name].mean() for name in np.unique(self.truth)])
+        )
 
     @property
     def p_value(self) -> float:
