@@ -365,3 +365,30 @@ def test_labels_of_another_kind_are_not_turned_into_strings(task):
     classifier = FewShotClassifier(flat_model(), device="cpu").fit(examples, names)
     with pytest.raises(InputError, match="give all as numbers or all as strings"):
         classifier.partial_fit(examples[:1], [3])
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda c, images: c.partial_fit(images[:1], ["unknown"]),
+        lambda c, images: c.rename_class("ant", "unknown"),
+        lambda c, images: c.remove_class("ant").remove_class("bee").remove_class("cow"),
+        lambda c, images: c.fit(images[:2], ["ant", "unknown"]),
+        lambda c, images: c.fit(images[:2], ["ant", "bee"]),  # of which none can be left out
+        lambda c, images: c.set_params(model=flat_model(size=8)).fit(images[:2], ["ant", "ant"]),
+    ],
+    ids=["partial_fit", "rename_class", "remove_class", "fit", "too few", "another model"],
+)
+def test_what_is_refused_is_not_learned(refused, task):
+    examples, names, queries, strangers = task
+    strangers = strangers.reshape(-1, 16, 16, 3)
+    classifier = FewShotClassifier(flat_model(), reject=0.1, device="cpu").fit(examples, names)
+    before = classifier.answer(queries)
+    with pytest.raises(InputError):
+        refused(classifier, strangers)
+    if len(classifier.classes_) == 4:
+        np.testing.assert_array_equal(classifier.answer(queries).probabilities, before.probabilities)
+    else:
+        assert classifier.classes_.tolist() == ["cow", "doe"]  # what two could be removed from
+    classifier.partial_fit(strangers[2:3], ["elk"])
+    assert "elk" in classifier.classes_

@@ -1,6 +1,8 @@
 """`FewShotClassifier`: a trained model as a scikit-learn estimator for a user's own images and classes."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,11 +134,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
                 of further groups; left out one by one, near copies of one another promise too much. It takes two
                 groups in at least two classes. None makes a group of each example.
         """
-        self._load_model()
-        labels = checked_labels(y)
-        features = self._embed(X, len(labels), first=True)
-        self._further = None
-        return self._learn(Examples.of(features, labels, groups))
+        with self._as_before_if_refused():
+            self._load_model()
+            labels = checked_labels(y)
+            features = self._embed(X, len(labels), first=True)
+            self._further = None
+            return self._learn(Examples.of(features, labels, groups))
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, groups: Any = None) -> "FewShotClassifier":
         """Add examples, of known classes or of new ones.
@@ -343,14 +346,26 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _learn(self, examples: Examples) -> "FewShotClassifier":
         """Fit the base learner, once; predictions only ask it."""
-        self._examples, self._learned = examples, Learned(self.model_, examples, bool(self.votes), self.words)
-        self.classes_, self.features_, self.targets_ = examples.classes, examples.features, examples.targets
-        if self._learned.copies:
-            warnings.warn(self._learned.copies, CopiedExamplesWarning, stacklevel=level_outside())
-        if self.reject is not None:
-            self._unknown()
-            self._warn_of_few(examples.are_grouped)
+        with self._as_before_if_refused():
+            self._examples, self._learned = examples, Learned(self.model_, examples, bool(self.votes), self.words)
+            self.classes_, self.features_, self.targets_ = examples.classes, examples.features, examples.targets
+            if self._learned.copies:
+                warnings.warn(self._learned.copies, CopiedExamplesWarning, stacklevel=level_outside())
+            if self.reject is not None:
+                self._unknown()
+                self._warn_of_few(examples.are_grouped)
         return self
+
+    @contextmanager
+    def _as_before_if_refused(self) -> Iterator[None]:
+        """What is refused within leaves all that was learned before as it was: a service goes on answering."""
+        before = dict(vars(self))
+        try:
+            yield
+        except Exception:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
 
     def _views(self) -> ViewsAtTest:
         if not isinstance(self.views, ViewsAtTest | None):
