@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pauca.cli import main
-from pauca.errors import ConfigError
+from pauca.errors import ConfigError, InputError
 from pauca.fewshot.latent import LatentConfig
 from pauca.fewshot.model import ModelConfig
 from pauca.fewshot.training.config import TrainConfig
@@ -15,7 +15,7 @@ from pauca.moe.training.config import TrainConfig as MoeTrainConfig
 from pauca.moe.training.settings import ModelOptions
 from pauca.moe.training.settings import settings_from as moe_settings_from
 from pauca.runs import check_obeyed, to_yaml
-from pauca.typed import is_typed, typed
+from pauca.typed import is_typed, require_once, typed
 
 
 def test_names_are_those_of_fields():
@@ -23,6 +23,14 @@ def test_names_are_those_of_fields():
         assert all(map(is_typed, ("whiten_features", "shard", "seed")))
         assert not any(map(is_typed, ("fewshot", "no_shard", "x", "")))
     assert not is_typed("seed")
+
+
+def test_an_option_of_many_values_is_given_once():
+    with typed(["--data", "a", "b", "--steps", "1", "--steps=2", "--data=c"]):
+        require_once("validation", "steps_of_others")
+        with pytest.raises(InputError, match="--data is given more than once; name all of its values after one --data"):
+            require_once("validation", "data")
+    require_once("data")
 
 
 def test_what_is_typed_wins_over_a_recipe():

@@ -124,6 +124,12 @@ def test_a_vocabulary_that_was_learned_may_be_asked_for_again(text, capsys):
     assert "started with vocabulary 300, not 256" in said(capsys)
 
 
+def test_texts_are_named_after_one_option(text, capsys):
+    """The last --data replaced those before it."""
+    assert pauca(f"train --data {text} --data other.txt {SMALL}") == 2
+    assert "--data is given more than once; name all of its values after one --data" in said(capsys)
+
+
 def test_a_text_of_fewer_tokens_than_asked_for_is_told(text, capsys):
     assert pauca(f"train --data {text} {SMALL} --steps 1 --vocabulary 5000") == 0
     assert " different tokens, where 5,000 were asked for" in capsys.readouterr().out
@@ -154,7 +160,7 @@ def test_refused_settings_leave_nothing_and_cost_no_earlier_run(text, capsys):
         ("--context 0", "context of a model must be positive, got 0"),
         ("--vocabulary 0", "vocabulary 0: 256 (bytes) is the smallest"),
         ("--context 100000", "too few for one context of 100000"),
-        ("--data none.txt", "none.txt: no such file"),
+        ("--validation none.txt", "none.txt: no such file"),
         ("--steps 0", "steps of training must be at least 1"),
         ("--context 32 --batch-size 3 --passes 2", "cannot be shared evenly"),
     ):

@@ -33,7 +33,7 @@ from pauca.runs import (
 )
 from pauca.runs.loop import opened_run, reported
 from pauca.runs.processes import count_ranks, first_then_all, joined, own_rank
-from pauca.typed import is_typed
+from pauca.typed import is_typed, require_once
 
 _VARIANTS = {  # the named recipes, and what else is kept of z
     "bf16": moe.RECIPES["bf16"],
@@ -180,6 +180,7 @@ def train(
         timeout: with torchrun, minutes that one rank may keep the others waiting (for tokens, too) before all stop
             and say so.
     """
+    require_once("data", "validation")
     out = out or Path("runs/moe") / f"{model.size}-{model.recipe}"
     text = (data, validation, validation_share, vocabulary)
     stored, settings = _settings(out, config, resume, text, model, training)

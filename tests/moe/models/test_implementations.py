@@ -109,6 +109,30 @@ def test_a_trainer_trains_with_it_and_what_it_saves_loads_without(tmp_path):
     assert abs(own - found) < 0.02 * own
 
 
+def test_a_trainer_goes_on_where_the_model_is_loaded_from_its_checkpoint(tmp_path):
+    """As the guide has it: by itself the Trainer leaves experts alone that the files store one by one."""
+    model, load = build(), transformers.Qwen3MoeForCausalLM.from_pretrained
+    examples = [{"input_ids": row, "labels": row} for row in TOKENS.repeat(4, 1)]
+
+    def train(model: nn.Module, steps: int, **going_on: str) -> None:
+        arguments = transformers.TrainingArguments(
+            output_dir=str(tmp_path), max_steps=steps, per_device_train_batch_size=2, learning_rate=3e-3, save_steps=2,
+            lr_scheduler_type="constant", report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+            use_cpu=True,
+        )  # fmt: skip
+        transformers.Trainer(convert(model, RECIPES["fp4"]), arguments, train_dataset=examples).train(**going_on)
+
+    unbroken = copy.deepcopy(model)
+    train(unbroken, 4)
+    checkpoint = str(tmp_path / "checkpoint-2")
+    resumed = load(checkpoint, dtype=torch.float32)
+    train(resumed, 4, resume_from_checkpoint=checkpoint)
+    expected = unbroken.state_dict()
+    for name, weight in resumed.state_dict().items():
+        assert torch.allclose(weight, expected[name], atol=1e-6), name
+        assert not torch.allclose(weight, model.state_dict()[name], atol=1e-4), name
+
+
 @pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")  # PEFT's own call
 @pytest.mark.parametrize("chosen", ["convert", "pauca_fp4"])
 def test_adapters_of_peft_train_beside_frozen_experts_and_on_them(chosen):

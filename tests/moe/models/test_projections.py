@@ -2,12 +2,13 @@
 
 import copy
 import gc
+import inspect
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pauca.errors import InputError
+from pauca.errors import ConfigError, InputError
 from pauca.moe import Recipe, convert, unconvert
 from pauca.moe.layer.linear import _STORED, apply_linear, quantize_input
 
@@ -132,4 +133,6 @@ def test_a_part_without_attention_is_refused():
     model = qwen()
     with pytest.raises(InputError, match=r"no projections found in Qwen3MoeSparseMoeBlock.*leave projections at bf16"):
         convert(model.model.layers[0].mlp, Recipe.fp4(), projections="fp4")
+    with pytest.raises(ConfigError, match="projections must be bf16, fp8 or fp4, got 'fp3'"):
+        inspect.unwrap(convert)(model, Recipe.fp4(), projections="fp3")  # as users have it, without the tests' hook
     assert not any(isinstance(layer, ConvertedLinear) for layer in model.modules())

@@ -74,6 +74,25 @@ def test_a_hugging_face_config_gives_the_named_shape(tmp_path, config, name):
     assert model_shape(str(path)).context == SHAPES[name].context > 0
 
 
+def test_sizes_listed_for_each_layer_are_numbers_where_they_are_the_same(tmp_path):
+    """As in Hunyuan-A13B's own config.json, which was refused: 80 B parameters, 13 B active."""
+    path, lists = tmp_path / "hunyuan.json", ("moe_intermediate_size", "moe_topk", "num_shared_expert")
+    config = {
+        "model_type": "hunyuan_v1_moe", "vocab_size": 128167, "num_hidden_layers": 32, "hidden_size": 4096,
+        "intermediate_size": 3072, "num_attention_heads": 32, "num_key_value_heads": 8, "num_experts": 64,
+        "moe_intermediate_size": [3072] * 32, "moe_topk": [8] * 32, "num_shared_expert": [1] * 32,
+        "tie_word_embeddings": True,
+    }  # fmt: skip
+    path.write_text(json.dumps(config))
+    shape = model_shape(str(path))
+    assert shape.parameters / 1e9 == pytest.approx(80, rel=0.01)
+    path.write_text(json.dumps(config | {name: config[name][0] for name in lists}))
+    assert model_shape(str(path)) == shape
+    path.write_text(json.dumps(config | {"moe_intermediate_size": [3072] * 31 + [6144]}))
+    with pytest.raises(InputError, match="moe_intermediate_size must be a positive whole number"):
+        model_shape(str(path))
+
+
 @pytest.mark.parametrize("entry", ["rope_scaling", "rope_parameters"])
 def test_positions_may_be_stretched(tmp_path, entry):
     """As Qwen's models are for longer texts, by an entry beside positions that stay as they were."""
@@ -208,3 +227,11 @@ def test_impossible_shapes_are_refused():
         GroupedQueryAttention(heads=4, kv_heads=3, head_dim=16)
     with pytest.raises(ConfigError, match="kv_rank must be a positive whole number"):
         LatentAttention(heads=4, kv_rank=0, nope_dim=16, rope_dim=8, value_dim=16)
+
+
+def test_a_family_is_for_config_files_alone(tmp_path):
+    path = tmp_path / "shape.yaml"
+    path.write_text("vocabulary: 1000")
+    for model in ("qwen3-30b", "toy", str(path)):
+        with pytest.raises(InputError, match=r"--like mixtral: says how to read a config\.json, and "):
+            model_shape(model, "mixtral")

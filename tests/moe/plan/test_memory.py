@@ -149,6 +149,11 @@ def test_experts_on_one_gpu_receive_each_token_once():
     assert 7.0 < shared.received / 1024 < 7.4  # of 8 visits a token rarely makes two to the same of 32 GPUs
     busy = routed_load(shape, 1024, ep=32, imbalance=1.5)
     assert (busy.copies, busy.received) == (12288, round(1.5 * shared.received))
+    # No GPU gets more than all tokens, nor any choice twice; one that has all experts gets what there is.
+    assert (routed_load(shape, 1024, ep=2, imbalance=9.0).copies, routed_load(shape, 1024, imbalance=9.0)) == (
+        16384,
+        alone,
+    )
 
 
 def test_recomputing_the_up_projection_drops_queries_keys_and_values():

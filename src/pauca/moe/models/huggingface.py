@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.moe.layer.experts import ExpertBank, checked_recipe
 from pauca.moe.layer.kept import kept_formats
-from pauca.moe.layer.recipe import Precision, Recipe, Recompute
+from pauca.moe.layer.recipe import RECIPES, Precision, Recipe, Recompute
 from pauca.moe.models.expert_kinds import ExpertKind
 from pauca.moe.models.other_experts import ConvertedExperts, conversion_of
 from pauca.moe.models.projections import convert_projections, restore_projections
@@ -50,7 +50,7 @@ def convert(
 
     Raises:
         InputError: no experts in there, or of a kind that pauca does not compute; nothing is changed then.
-        ConfigError: a recipe that cannot hold the sizes of the experts.
+        ConfigError: a recipe that cannot hold the sizes of the experts; numerics that there are not.
         PaucaError: transformers is missing, or not of a supported version.
 
     Examples:
@@ -58,6 +58,8 @@ def convert(
         >>> convert(model, Recipe.fp4())
     """
     require_transformers()
+    if projections not in RECIPES:
+        raise ConfigError(f"projections must be bf16, fp8 or fp4, got {projections!r}")
     for name, module in model.named_modules():
         if isinstance(module, ExpertBank) and module._ranks is not None:
             raise InputError(f"{name} is divided over ranks: convert before parallelize; its `recipe` may be set later")

@@ -31,14 +31,17 @@ def model_shape(model: str, like: str | None = None) -> ModelShape:
         InputError: there is neither such a name nor such a file, or the file is of no known kind.
     """
     name = ALIASES.get(model.lower(), model.lower())
+    path = Path(model)
+    if path.is_dir():
+        path = path / ("config.yaml" if (path / "config.yaml").exists() else "config.json")
+    is_yaml = path.suffix in (".yaml", ".yml")
+    if like is not None and (is_yaml or name in SHAPES or name in LM_SIZES):
+        raise InputError(f"--like {like}: says how to read a config.json, and {model} is none; leave it out")
     if name in SHAPES:
         return SHAPES[name]
     if name in LM_SIZES:
         return replace(LM_SIZES[name].shape, name=name)
-    path = Path(model)
-    if path.is_dir():
-        path = path / ("config.yaml" if (path / "config.yaml").exists() else "config.json")
-    if path.suffix in (".yaml", ".yml"):
+    if is_yaml:
         return from_run_config(path)
     if path.suffix == ".json" or path.exists():
         return from_config_json(path, like)
@@ -141,12 +144,20 @@ def from_config_json(path: str | Path, like: str | None = None) -> ModelShape:
     return shape
 
 
+_SIZES = ("_size", "_size_mlp", "_dim", "_rank", "_experts", "_heads", "_layers", "_per_tok", "_embeddings")
+"""What the names of sizes end in."""
+
+
 def _numbers(config: dict[str, Any]) -> dict[str, Any]:
-    """A config whose sizes are numbers, or arithmetic would complain in words of its own."""
-    endings = ("_size", "_size_mlp", "_dim", "_rank", "_experts", "_heads", "_layers", "_per_tok", "_embeddings")
+    """A config whose sizes are numbers, or arithmetic would complain in words of its own.
+
+    A size that is listed for each layer (Hunyuan's) is a number where it is the same in all.
+    """
     for name, value in config.items():
         listed = isinstance(value, list) and not name.endswith("_layers")  # which layers have experts
-        if name.endswith(endings) and (listed or isinstance(value, str | float | dict)):
+        if listed and len(value) == config.get("num_hidden_layers") and type(value[0]) is int and len(set(value)) == 1:
+            config, value, listed = config | {name: value[0]}, value[0], False
+        if name.endswith(_SIZES) and (listed or isinstance(value, str | float | dict)):
             raise ConfigError(f"{name} must be a positive whole number, got {value!r}")
     return config
 

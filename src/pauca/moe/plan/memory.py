@@ -45,7 +45,8 @@ def routed_load(shape: ModelShape, tokens: int, ep: int = 1, imbalance: float = 
     # Of all choices of top_k experts, those that leave this GPU's out.
     elsewhere = comb(shape.experts - local, shape.top_k) / comb(shape.experts, shape.top_k)
     received = tokens * ep * (1 - elsewhere) * imbalance
-    return Load(round(min(received, tokens * ep)), round(tokens * shape.top_k * imbalance), local)
+    most = tokens * ep * min(shape.top_k, local)  # so that experts that nobody shares are not more than busy
+    return Load(round(min(received, tokens * ep)), round(min(tokens * shape.top_k * imbalance, most)), local)
 
 
 def dense_load(tokens: int) -> Load:
