@@ -446,7 +446,7 @@ def draw(stored: dict, path: Path) -> None:
     tokens = [step * per_step for step, _ in places]
     for number, (name, runs) in enumerate(curves.items()):
         values, color = np.array(list(runs.values())), f"C{number}"
-        left.plot(tokens, values.mean(0), color=color, label=f"{name}, {len(values)} seeds")
+        left.plot(tokens, values.mean(0), color=color, label=f"{name}, {len(values)} seed{'s' * (len(values) > 1)}")
         left.fill_between(tokens, values.min(0), values.max(0), color=color, alpha=0.25, linewidth=0)
         shared = sorted(runs.keys() & curves.get("bf16", {}).keys())
         if name != "bf16" and shared:

@@ -91,6 +91,15 @@ def test_a_fresh_model_knows_nothing():
     assert model.loss(tokens[:, :-1], tokens[:, 1:]).cross_entropy.item() == pytest.approx(math.log(256) + 0.5, abs=0.2)
 
 
+@pytest.mark.parametrize(("scaled", "least", "most"), [(False, 0.2, 0.6), (True, 0.0, 0.05)])
+def test_a_scaled_embedding_keeps_tokens_of_a_deep_model_apart(scaled, least, most):
+    model, tokens = _model(layers=16, scaled_embedding=scaled).eval(), _tokens(1, 64)
+    with torch.no_grad():
+        states = F.normalize(model.hidden_states(tokens)[0].float(), dim=1)
+    likeness = (states @ states.T).triu(1).sum() / (64 * 63 / 2)  # mean cosine of two tokens
+    assert least < likeness < most
+
+
 def test_the_loss_in_chunks_is_the_loss_at_once(monkeypatch):
     torch.manual_seed(0)
     hidden, weight = torch.randn(50, 16, requires_grad=True), torch.randn(40, 16, requires_grad=True)
@@ -199,8 +208,9 @@ def test_recomputing_never_routes_again(monkeypatch):
     loss.backward()
 
 
-def test_generation_continues_as_the_whole_sequence_says():
-    model, prompt = _model().eval(), _tokens(2, 5)
+@pytest.mark.parametrize("scaled", [False, True])
+def test_generation_continues_as_the_whole_sequence_says(scaled):
+    model, prompt = _model(scaled_embedding=scaled).eval(), _tokens(2, 5)
     tokens = model.generate(prompt, 20, temperature=0.0)
     assert torch.equal(tokens[:, :5], prompt)
     logits = model(tokens[:, :-1])[:, 4:]
@@ -265,6 +275,7 @@ def test_parameters_may_be_bf16():
         ({"layers": 0}, "layers"),
         ({"dense_layers": 3}, r"dense_layers must lie in 0\.\.layers"),
         ({"dense_layers": 1}, "dense_width"),
+        ({"scaled_embedding": True, "tied": False}, "scaled_embedding is of a tied embedding"),
         ({"expert_width": 40, "recipe": Recipe.fp4()}, "multiple of 32"),
     ],
 )

@@ -93,6 +93,7 @@ def test_a_step_that_cannot_be_recorded_is_launched(tmp_path):
         assert trainer.step().cross_entropy == pytest.approx(launched.step().cross_entropy, rel=0.01)
     assert trainer.not_recorded
     assert not launched.not_recorded
+    assert torch.rand(2, device="cuda").max() < 1  # the generator is not left within the capture
     assert trainer.validate() == pytest.approx(launched.validate(), rel=0.01)
     assert trainer.health().keys() == launched.health().keys()
 
@@ -124,6 +125,9 @@ def test_a_recording_that_breaks_off_ends_what_fsdp_divides(monkeypatch, divided
     _without_graphs(monkeypatch)
     if divided:
         monkeypatch.setattr("pauca.moe.training.graph.DTensor", torch.nn.Parameter)
+    states = []
+    generator = SimpleNamespace(clone_state=lambda: "before", graphsafe_set_state=states.append)
+    monkeypatch.setattr(torch.cuda, "default_generators", (generator,))
 
     def compute(batches):
         raise torch.OutOfMemoryError("no room")
@@ -136,6 +140,7 @@ def test_a_recording_that_breaks_off_ends_what_fsdp_divides(monkeypatch, divided
         step._capture([])
         assert step.refused == "no room"
         assert not step.is_recorded
+    assert states == ["before"]
 
 
 def _without_graphs(monkeypatch):

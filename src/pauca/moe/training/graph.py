@@ -117,12 +117,15 @@ class GraphedStep:
     def _record(self) -> RuntimeError | None:
         """What forbade it, if anything; nothing of what was recorded has run, and the step is still to be taken."""
         first, second = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        drawn = [(generator, generator.clone_state()) for generator in torch.cuda.default_generators]
         try:
             with torch.cuda.graph(first, stream=self._stream, capture_error_mode=MODE):
                 self._numbers = self._compute(self._batches)
             with torch.cuda.graph(second, pool=first.pool(), stream=self._stream, capture_error_mode=MODE):
                 self._update()
         except RuntimeError as error:
+            for generator, state in drawn:  # torch leaves them within the capture, and could draw from them no more
+                generator.graphsafe_set_state(state)
             return error
         self._graphs = [first, second]
         return None

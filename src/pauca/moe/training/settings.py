@@ -58,17 +58,18 @@ class TrainSettings:
         """Refuse options beside this file that say otherwise.
 
         A size and a recipe are no fields here: where the command line has them, what they decide is compared. How many
-        tokens the vocabulary has come to is the text's to say, and what was asked for stands in `data`.
+        tokens the vocabulary has come to is the text's to say, and what was asked for stands in `data`; whether a size
+        scales its embedding has changed since some runs began.
 
         Raises:
             ConfigError: the first such option, with both values.
         """
-        told = replace(given, model=replace(given.model, vocabulary=self.model.vocabulary))
-        check_obeyed(to_dict(self), to_dict(told), to_dict(usual), where)
         ours, theirs = to_dict(self.model), to_dict(given.model)
+        told = to_dict(given) | {"model": theirs | {name: ours[name] for name in ("vocabulary", "scaled_embedding")}}
+        check_obeyed(to_dict(self), told, to_dict(usual), where)
         if is_typed("size"):
             asked = {name: value for name, value in theirs.items() if name not in _BESIDE_THE_SIZE}
-            check_obeyed(ours, asked, None, where)
+            check_obeyed(ours, asked | {"scaled_embedding": ours["scaled_embedding"]}, None, where)
         if is_typed("recipe"):
             asked = {name: value for name, value in theirs["recipe"].items() if name not in ("kept_z", "rotate")}
             check_obeyed(ours["recipe"], asked, None, where)
