@@ -2,7 +2,7 @@
 
     python benchmarks/moe_convergence.py --prepare                     # the pack of tokens, on a CPU
     python benchmarks/moe_embedding.py [--size large] [--rates 6e-4,1.5e-3,3e-3] [--steps 110] [--batch 32]
-    python benchmarks/moe_embedding.py --small --rates 1.5e-3 --steps 300 --batch 16      # a stand-in, on a CPU
+    python benchmarks/moe_embedding.py --small --rates 1.5e-3 --steps 200 --batch 16      # a stand-in, on a CPU
 
 For each learning rate and both kinds of model, in BF16, with the same first weights and text: how alike the final
 states of two tokens of a text are at the start (mean cosine), the training loss over the last fifteen steps, and the
