@@ -104,6 +104,8 @@ def test_more_ways_than_classes_are_refused_with_the_counts():
         sample_episodes(images, EpisodeConfig(3, 1, 15, small_classes="skip"), 1, seed=0)
     with pytest.raises(ConfigError, match=r"3-way .* has 0 after leaving out .*; lower shot or query"):
         sample_episodes(images, EpisodeConfig(3, 1, 30, small_classes="skip"), 1, seed=0)
+    with pytest.raises(ConfigError, match=r"3-way .* has 1; give more classes"):
+        sample_episodes(image_set([20]), EpisodeConfig(3, 1, 1), 1, seed=0)
 
 
 def test_saved_episodes_return_and_refuse_other_images(tmp_path: Path):

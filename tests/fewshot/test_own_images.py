@@ -50,6 +50,15 @@ def test_a_fitted_file_predicts_without_its_examples(folders, capsys):
     assert "classifier.safetensors" in (folders / "a.html").read_text()
 
 
+def test_a_fitted_file_has_any_name_and_one_image_is_one(folders, capsys):
+    assert main(["fewshot", "fit", "examples", "--backbone", "model.safetensors", "--out", "mine"]) == 0
+    capsys.readouterr()
+    assert main(["fewshot", "predict", "mine", "--query", "new/class0/05.png"]) == 0
+    assert "classified 1 image: predictions.csv" in capsys.readouterr().out
+    assert main(["fewshot", "predict", "mine", "--query", "new", "--confidence", "0.9", "--force"]) == 2
+    assert "give --reject, too" in capsys.readouterr().err
+
+
 def test_too_few_examples_are_a_warning(folders, capsys):
     words = ["fewshot", "fit", "--support", "examples", "--backbone", "model.safetensors", "--reject", "0.01"]
     assert main(words) == 0
@@ -70,6 +79,13 @@ def test_too_few_examples_are_a_warning(folders, capsys):
         (["eval", "absent.safetensors", "data"], "absent.safetensors: is not a readable safetensors file"),
         (["eval", "resnet18", "data"], "neither a file nor of a known form"),
         (["fit", "examples", "--backbone", "timm"], "neither a file nor of a known form"),
+        (["eval", "run", "data"], "did you mean run/checkpoints/best.safetensors?"),
+        (["predict", "hub", "--support", "examples", "--query", "new"], "did you mean hf:hub?"),
+        (["fit", "examples", "--backbone", "model.safetensors", "--confidence", "0.9"], "give --reject, too"),
+        (
+            ["predict", "model.safetensors", "--support", "examples", "--query", "new", "--confidence", "0.9"],
+            "--reject",
+        ),
         (["fit"], "no examples are named; give their folder"),
         (["fit", "examples", "--support", "examples"], "examples are named twice; leave one out"),
         (["fit", "examples", "--backbone", "features"], "features take the place of images, and here images are given"),
@@ -79,6 +95,9 @@ def test_too_few_examples_are_a_warning(folders, capsys):
     ],
 )
 def test_wrong_usage_is_one_line(words, said, folders, capsys):
+    for there in ("run/checkpoints/best.safetensors", "hub/config.json"):
+        (folders / there).parent.mkdir(parents=True)
+        (folders / there).touch()
     assert main(["fewshot", *words]) == 2
     error = capsys.readouterr().err.strip()
     assert said in error

@@ -204,7 +204,10 @@ def make_backbone(name: str, channels_in: int, image_size: int) -> nn.Module:
         image_size: side of the square images, in pixels; at least 16, because every network here halves it four times.
     """
     if name not in BACKBONES:
-        raise ConfigError(f"backbone {name!r} is not known; choose one of {', '.join(BACKBONES)}")
+        raise ConfigError(
+            f"backbone {name!r} is not known; choose one of {', '.join(BACKBONES)}; networks that others have trained "
+            "are not trained further: give them to `fit`, `predict`, `eval` or `compare`"
+        )
     if image_size < 16:
         raise ConfigError(
             f"image size {image_size} px is too small for {name}, which halves it four times; use 16 or more"

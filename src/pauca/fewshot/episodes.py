@@ -55,9 +55,10 @@ def _members_of_usable_classes(images: ImageSet, config: EpisodeConfig) -> list[
     usable = len(counts) - len(small)
     if config.way_range[1] > usable:
         left_out = f" after leaving out those with too few images: {named}" if small else ""
+        remedy = "lower way" if usable > 1 else "lower shot or query" if small else "give more classes"
         raise ConfigError(
             f"{config.way_range[1]}-way episodes need as many classes, but {images.name}/{images.split} has "
-            f"{usable}{left_out}; lower {'way' if usable > 1 else 'shot or query'}"
+            f"{usable}{left_out}; {remedy}"
         )
     labels = images.labels.cpu().numpy()
     by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])

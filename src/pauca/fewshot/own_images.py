@@ -65,6 +65,7 @@ def fit(
     for path in filter(None, (out, export)):
         check_can_write(path, force)
     network = open_for_images(backbone, base_learner)
+    _check_confidence(confidence, reject)
     classifier = fewshot.FewShotClassifier(
         network, reject, device=device, views=views, confidence=confidence, verbose=not quiet
     )
@@ -131,11 +132,13 @@ def predict(
         with spoken_warnings():
             classifier = fewshot.FewShotClassifier.load(name, device)
         classifier.set_params(**{key: value for key, value in options.items() if value is not None})
+        _check_confidence(confidence, classifier.reject)
         examples = None
     else:
         if support is None:
             raise ConfigError(f"{name}: knows none of your classes yet; give --support, a folder of examples of each")
         network = open_for_images(name, base_learner)
+        _check_confidence(confidence, reject)
         classifier = fewshot.FewShotClassifier(network, device=device, views=views, **options)
         examples = _learn(classifier, support, unreadable)
     config = classifier.model_.config
@@ -149,7 +152,7 @@ def predict(
     words = f"{len(files)} images of {query}, {learned}"
     predictions_report(words, examples, pixels, answers.labels, answers.probabilities).save(page, force)
     if not quiet:
-        print(f"classified {len(files)} images: {out} and {page}")
+        print(f"classified {len(files)} image{'' if len(files) == 1 else 's'}: {out} and {page}")
         print(_expectation(classifier))
 
 
@@ -219,9 +222,17 @@ def spoken_warnings(by_all: bool = True) -> Iterator[None]:
         print(f"warning: {sentence}", file=sys.stderr)
 
 
+def _check_confidence(confidence: float | None, reject: float | None) -> None:
+    if confidence is not None and reject is None:
+        raise ConfigError(
+            f"--confidence {confidence:g}: says how surely the share of --reject is kept, and nothing is rejected; "
+            "give --reject, too"
+        )
+
+
 def _is_fitted(name: str) -> bool:
     """Whether a name is that of a fitted classifier's file."""
-    if not name.endswith(".safetensors"):
+    if not Path(name).is_file():
         return False
     try:
         return "pauca.fewshot.classifier" in read_safetensors(name)[1]

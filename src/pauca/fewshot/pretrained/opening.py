@@ -70,8 +70,16 @@ def open_backbone(
             )
         return Pretrained(network, expected, Source(kind, name or kind, settings), learner)  # type: ignore[arg-type]
     if not Path(text).is_file():
-        raise ConfigError(f"backbone {text!r} is neither a file nor of a known form; give {FORMS}")
+        raise ConfigError(f"backbone {text!r} is neither a file nor of a known form; give {FORMS}{_meant(Path(text))}")
     return open_model(text, base_learner)
+
+
+def _meant(folder: Path) -> str:
+    """What the folder of a run, or of transformers, may stand for, in words."""
+    best = folder / "checkpoints" / "best.safetensors"
+    if best.is_file():
+        return f"; did you mean {best}?"
+    return f"; did you mean hf:{folder}?" if (folder / "config.json").is_file() else ""
 
 
 def open_model(
