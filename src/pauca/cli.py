@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _dispatch(words)
     except SystemExit as stop:  # raised by tyro: 0 after --help, 2 for wrong usage
         return stop.code if isinstance(stop.code, int) else 2
-    except KeyboardInterrupt:
-        print("pauca: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:  # of a training it says what is left
+        print(f"pauca: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 130
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_has_gone():

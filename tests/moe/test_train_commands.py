@@ -12,6 +12,7 @@ import yaml
 
 from pauca.cli import main
 from pauca.moe import LM_SIZES, MoELM
+from pauca.moe.training.trainer import Trainer, TrainStep
 from pauca.runs import lock_folder
 
 SMALL = "--recipe bf16 --context 32 --batch-size 4 --steps 4 --validate-every 2 --checkpoint-every 2 --log-every 1"
@@ -196,6 +197,20 @@ def test_a_divergence_ends_with_1_and_a_report(text, capsys):
     assert "checkpoint" in message
     assert "loss" in message
     assert "The training stopped before its end: step " in Path("runs/moe/toy-bf16/report.html").read_text()
+
+
+def test_an_interrupted_training_says_what_is_left(text, capsys, monkeypatch):
+    def interrupted(self: Trainer) -> TrainStep:
+        if self.steps_done == 3:
+            raise KeyboardInterrupt
+        return take(self)
+
+    take = Trainer.step
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    assert pauca(f"train --data {text} {SMALL} --quiet") == 130
+    left = "interrupted; the last good checkpoint is runs/moe/toy-bf16/checkpoints/step-00000002"
+    assert said(capsys) == f"pauca: {left}\n"
+    assert left in Path("runs/moe/toy-bf16/report.html").read_text()
 
 
 def test_a_few_bits_run_reports_what_its_formats_lose(text):

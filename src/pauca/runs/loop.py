@@ -152,6 +152,8 @@ def run_training(
                     if isinstance(error, Diverged):
                         loop.settle()
                     raise type(error)(f"{error}; {loop.what_is_left()}") from error
+                except KeyboardInterrupt as error:
+                    raise KeyboardInterrupt(f"interrupted; {loop.what_is_left()}") from error
                 bar.advance(note=loop.note)
     return Best(loop.best_loss, loop.best_step, training.steps_done == config.steps)
 
