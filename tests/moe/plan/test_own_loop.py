@@ -9,7 +9,10 @@ from pauca.errors import ConfigError
 from pauca.moe import LM_SIZES
 from pauca.moe.plan.evaluate import evaluate
 from pauca.moe.plan.gpus import GPUS
+from pauca.moe.plan.own_loop import MOST_RECORDED_EP
+from pauca.moe.plan.search import find_plans
 from pauca.moe.plan.task import Assumptions, ParallelLayout, PlanTask, Way
+from pauca.moe.training.trainer import BOUNDED_RANKS
 
 NO_LAUNCHES = replace(GPUS["h200"].rates, launch_ms=0.0)
 SEQUENCES = {"toy": 4, "base": 32, "large": 8, "xl": 4}
@@ -97,3 +100,24 @@ def test_a_plan_that_waits_for_python_names_what_its_loop_can_be_given(capsys):
     for loop, words in advice.items():
         assert cli.main([*toy, "--loop", loop]) == 0
         assert f"or count on one CUDA graph {words}" in capsys.readouterr().out
+
+
+def test_plans_of_pauca_s_own_loop_are_what_it_can_do():
+    """No pipeline, no recording with experts shared by many, and nothing quantized beforehand for a single pass."""
+    shape, given = LM_SIZES["xl"].shape, Assumptions(4, 4, 8, loop="recorded")
+    task = PlanTask(shape, 8, 40 * 10**9, 4096, assumptions=given)
+    assert {(layout.pp, layout.ep) for layout in task.layouts()} == {(1, 1), (1, MOST_RECORDED_EP)}
+    assert MOST_RECORDED_EP == BOUNDED_RANKS
+    eager = replace(task, assumptions=replace(given, loop="eager"))
+    assert {(layout.pp, layout.ep) for layout in eager.layouts()} == {(1, 1), (1, 2), (1, 4), (1, 8)}
+    for wrong, message in (
+        ({"pp": 2}, "PP 2: `pauca moe train` has no pipeline"),
+        ({"dp": 4}, "PP 2: `pauca moe train` has no pipeline"),
+        ({"ep": 4}, "EP 4: --loop recorded plans steps that are recorded"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            replace(task, **wrong).layouts()
+    large = PlanTask(LM_SIZES["large"].shape, 1, 2**37, 16384, 2048, assumptions=replace(given, batch_tokens=16384))
+    assert not any(plan.way.prepared for plan in find_plans(large).values())
+    several = replace(large, assumptions=replace(given, batch_tokens=4 * 16384))
+    assert find_plans(several)["fp4"].way.prepared

@@ -31,6 +31,8 @@ WIDE_HEADS = 1.42
 LAUNCH_MS = {"alone": 9.0, "sharded": 13.0, "exchanging": 16.0}
 """Python's time for a layer, forward and backward, with what stands between layers: on one GPU (9.1 and 9.2 on a quiet
 host, 8 to 12 on a busy one), under FSDP2 (12.6 and 14.0), and where tokens travel to experts (14.4 to 17.3)."""
+MOST_RECORDED_EP = 2
+"""With more GPUs that share a layer's experts a step is not recorded (`BOUNDED_RANKS` of the trainer)."""
 LEAST_MS = 0.3
 """The least time of a layer's kernels, forward and backward, recorded as a CUDA graph; assumed: 150 of 2 us."""
 

@@ -51,9 +51,11 @@ def _merit(plan: Plan) -> tuple[float, int, int]:
 
 
 def _ways(task: PlanTask, recipe: Precision) -> Iterator[Way]:
-    choices = (False,) if recipe == "bf16" else (False, True)
-    for layout, policy, prepared in product(task.layouts(), policies(task.shape), choices):
-        yield Way(recipe, layout, policy, prepared)
+    for layout, policy, prepared in product(task.layouts(), policies(task.shape), (False, True)):
+        # `pauca moe train` quantizes once a step where a step has several passes.
+        once = recipe != "bf16" and (task.assumptions.loop == "fused" or task.micro_batches(layout) > 1)
+        if once or not prepared:
+            yield Way(recipe, layout, policy, prepared)
 
 
 def policies(shape: ModelShape) -> list[Recomputation]:

@@ -12,6 +12,7 @@ from pauca.moe.models.shapes import ModelShape
 from pauca.moe.plan.memory import (
     Bytes,
 )
+from pauca.moe.plan.own_loop import MOST_RECORDED_EP
 from pauca.moe.plan.speed import Rates, Seconds
 from pauca.renamed import formerly
 
@@ -54,6 +55,11 @@ class Assumptions:
                 f"launch_ms {self.rates.launch_ms} counts in the loop fused alone: {self.loop} has a measured time of "
                 "its own; leave one of the two out"
             )
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether a step is a CUDA graph of `pauca moe train`."""
+        return self.loop in ("compiled", "recorded")
 
 
 @dataclass(frozen=True)
@@ -197,9 +203,11 @@ class PlanTask:
         found = [
             ParallelLayout(self.gpus, pp, ep)
             for pp in _divisors(self.gpus)
-            if pp <= self.shape.layers and self.pp in (None, pp) and self.dp in (None, self.gpus // pp)
+            if pp <= (self.shape.layers if self.assumptions.loop == "fused" else 1)
+            if self.pp in (None, pp) and self.dp in (None, self.gpus // pp)
             for ep in _divisors(self.gpus // pp)
             if self.shape.experts % ep == 0 and self.ep in (None, ep)
+            if ep <= MOST_RECORDED_EP or not self.assumptions.is_recorded
         ]
         if not found:
             raise ConfigError(
@@ -224,6 +232,14 @@ class PlanTask:
             raise ConfigError(f"PP {self.pp} x DP {self.dp} is {self.pp * self.dp}, not the {self.gpus} GPUs")
         if stages and stages > self.shape.layers:
             raise ConfigError(f"{stages} stages are more than the {self.shape.layers} layers of {self.shape.name}")
+        loop = self.assumptions.loop
+        if loop != "fused" and stages and stages > 1:
+            raise ConfigError(f"PP {stages}: `pauca moe train` has no pipeline, whose steps --loop {loop} plans")
+        if self.assumptions.is_recorded and self.ep and self.ep > MOST_RECORDED_EP:
+            raise ConfigError(
+                f"EP {self.ep}: --loop {loop} plans steps that are recorded, which those with EP above "
+                f"{MOST_RECORDED_EP} are not; plan them by --loop eager"
+            )
         if self.ep and self.shape.experts % self.ep:
             raise ConfigError(f"EP {self.ep} does not divide the {self.shape.experts} experts of {self.shape.name}")
         if self.ep and stages and (self.gpus // stages) % self.ep:
