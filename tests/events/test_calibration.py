@@ -51,10 +51,17 @@ def test_calib_txt(tmp_path):
         Camera.from_file(path)
 
 
+def test_calib_txt_with_commas(tmp_path):
+    path = tmp_path / "calib.txt"
+    path.write_text(", ".join(str(number) for number in NUMBERS))
+    assert Camera.from_file(path, size=(240, 180)) == DAVIS
+
+
 @pytest.mark.parametrize(
     ("text", "lacking"),
     [
         ("199 198 132 110", "k1 k2 p1 p2 k3"),
+        ("199 0 132\n0 198 110\n0 0 1", "k1 k2 p1 p2 k3"),
         ("camera_matrix: [199.0, 0, 132.0, 0, 198.0, 110.0, 0, 0, 1]", "distortion_coefficients"),
     ],
 )

@@ -66,6 +66,7 @@ def test_a_fisheye_stays_one_at_half_the_resolution():
         ((0.83, 1.1, 0.5, 0.5), "are they normalized"),
         ((199.0, 198.0, 320.0, 90.0), "outside of the sensor of 240 x 180"),
         ((199.0, 198.0, 120.0, -3.0), "cy -3 lies outside"),
+        ((400.0, 400.0, 239.5, 179.5), r"240 x 180 pixels, or at its rim"),  # of a sensor that is read out by halves
     ],
 )
 def test_intrinsics_that_are_no_pixels_of_the_sensor_are_refused(tmp_path, numbers, message):
@@ -94,4 +95,4 @@ def test_a_center_outside_of_a_guessed_sensor_names_the_option_that_gives_its_si
 
 def test_wide_lenses_and_reduced_cameras_are_not_refused():
     Camera((346, 260), 90.0, 90.0, 173.0, 130.0, lens="equidistant").reduced(4)
-    Camera((640, 480), 170.0, 170.0, -0.5, 480.0).reduced(4)
+    Camera((640, 480), 170.0, 170.0, 33.0, 450.0).reduced(4)

@@ -171,6 +171,15 @@ def test_an_unfit_calibration_in_a_recording_does_not_stand_in_the_way_of_a_give
     assert cli.main([*words, "--camera", str(calib)]) == 0
 
 
+def test_where_most_is_disputed_the_likely_mistakes_are_told(recording, tmp_path, capsys):
+    calib = tmp_path / "calib.txt"
+    words = ["events", "align", str(recording), "--images", "0", "--force", "--out", str(tmp_path / "out")]
+    for numbers, told in (("100 100 60 45 0 0 0 0 0", False), ("100 300 60 45 0 0 0 0 0", True)):
+        calib.write_text(numbers)
+        assert cli.main([*words, "--camera", str(calib)]) == 0
+        assert ("most are disputed" in capsys.readouterr().out) == told
+
+
 def test_a_missing_camera_is_asked_for_before_any_result(tmp_path, capsys):
     text = tmp_path / "events.txt"
     text.write_text("".join(f"{i * 1e-5:.6f} {i % 240} {i % 180} {i % 2}\n" for i in range(1000)))

@@ -81,6 +81,9 @@ def test_bad_inputs_are_said():
     trajectory, gyro = _both()
     with pytest.raises(InputError, match="12 are needed; are both on one clock"):
         fit_gyro(trajectory, GroundTruth(gyro.t_s + 1e9, gyro.omega_rad_s))
+    nothing = replace(trajectory, status=(Status.DISPUTED,) * len(trajectory))
+    with pytest.raises(InputError, match="the trajectory has 0 trusted velocities, and 12 are needed"):
+        fit_gyro(nothing, gyro)
     with pytest.raises(InputError, match="hardly turned"):
         fit_gyro(replace(trajectory, velocity=1e-4 * trajectory.velocity), gyro)
     flat = {"velocity": trajectory.velocity[:, :2], "covariance": trajectory.covariance[:, :2, :2]}

@@ -88,11 +88,13 @@ def _from_map(path: Path, name: str | None) -> Calibration:
 
 
 def _parse_numbers(text: str, path: Path) -> Calibration | None:
-    """UZH calib.txt: fx fy cx cy k1 k2 p1 p2 k3 on one line; None where the text is something else."""
+    """UZH calib.txt: fx fy cx cy k1 k2 p1 p2 k3 on one line, or a 3 x 3 matrix; None where it is something else."""
     try:
-        numbers = [float(word) for word in text.split()]
+        numbers = [float(word) for word in text.replace(",", " ").split()]
     except ValueError:
         return None
+    if len(numbers) == 9 and numbers[6:] == [0, 0, 1]:
+        numbers = [numbers[0], numbers[4], numbers[2], numbers[5]]
     if len(numbers) not in (4, 8, 9):
         raise InputError(f"{path}: {len(numbers)} numbers, expected fx fy cx cy k1 k2 p1 p2 k3")
     if len(numbers) == 4:

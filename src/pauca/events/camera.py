@@ -13,6 +13,7 @@ from pauca.events.given import path_of
 from pauca.events.lens import LensModel, distort, undistort
 
 _SHORTEST = 0.1  # of the sensor's side: a focal length of less sees more than all around, as no lens does
+_RIM = 0.05  # of the sensor's side: no center lies there, but that of a sensor with twice as many pixels to a side
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ class Camera:
                 f"camera: fx {self.fx:g}, fy {self.fy:g} are no pixels of a sensor of {width} x {height}; are they "
                 "normalized? multiply fx and cx by the width, fy and cy by the height"
             )
-        if not (-0.5 <= self.cx <= width and -0.5 <= self.cy <= height):
+        across, down = (self.cx + 0.5) / width, (self.cy + 0.5) / height
+        if not (_RIM <= across <= 1 - _RIM and _RIM <= down <= 1 - _RIM):
             raise InputError(
                 f"camera: its center cx {self.cx:g}, cy {self.cy:g} lies outside of the sensor of {width} x {height} "
-                "pixels; give fx, fy, cx, cy in pixels of this sensor, or its true size (--size WIDTH HEIGHT, in "
-                "Python size), which may have been guessed; a crop keeps the pixels and the size of the whole sensor"
+                "pixels, or at its rim; give fx, fy, cx, cy in pixels of this sensor, or its true size (--size WIDTH "
+                "HEIGHT, in Python size), which may have been guessed; a crop keeps the pixels and the size of the "
+                "whole sensor"
             )
 
     @property

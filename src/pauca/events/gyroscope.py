@@ -141,6 +141,10 @@ class _Fit:
     def __init__(self, trajectory: Trajectory, gyro: GroundTruth, within_s: float) -> None:
         t_s = trajectory.t_s
         keep = trajectory.trusted & (t_s >= gyro.t_s[0] + within_s) & (t_s <= gyro.t_s[-1] - within_s)
+        if trajectory.trusted.sum() < _FEWEST:
+            raise InputError(
+                f"the trajectory has {trajectory.trusted.sum()} trusted velocities, and {_FEWEST} are needed"
+            )
         if keep.sum() < _FEWEST:
             both = f"{gyro.t_s[0]:.3f} to {gyro.t_s[-1]:.3f} s (less {within_s:g} s at each end)"
             raise InputError(

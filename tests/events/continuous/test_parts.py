@@ -9,8 +9,8 @@ from pauca.events import Frame, NegativeBinomial, Packet, Status, TrajectoryConf
 from pauca.events.continuous import WindowScorer
 from pauca.events.continuous.blend import Blend, Fit
 from pauca.events.continuous.dispute import persistent
-from pauca.events.continuous.estimator import KnottedEvents, spans
-from pauca.events.continuous.fit import KnotEstimator
+from pauca.events.continuous.estimator import KnottedEvents, is_lost, spans
+from pauca.events.continuous.fit import KnotEstimator, _covariance
 from pauca.events.continuous.groups import directions_of_motion
 from pauca.events.continuous.knots import SMOOTH_JERK, knot_time, place_knots
 from pauca.events.continuous.prior import jerk_strength, precision
@@ -173,3 +173,12 @@ def test_curvature_is_learned_from_steps_that_tell():
     assert estimator._seen[False] == pytest.approx(np.sqrt(2 * 3))
     estimator._learn(False, moved / 100, begin, end)
     assert estimator._seen[False] == pytest.approx(np.sqrt(2 * 3))
+
+
+def test_a_curvature_of_rounding_errors_and_knots_at_one_time_are_lost_without_a_warning():
+    """Of knots a tenth of a millisecond apart deviations were no numbers, and numpy said so on standard error."""
+    nearly_singular = np.diag([1.0, 1e-9, 1.0])
+    told = _covariance(nearly_singular, np.diag([1.0, -1e-12, 1.0]))
+    assert np.isinf(told).all()
+    assert np.array_equal(_covariance(np.eye(3), np.eye(3))[0], np.eye(3))
+    assert is_lost(np.full((2, 3, 3), np.inf), np.array([0.0, 0.01]), 200.0).all()

@@ -197,7 +197,7 @@ def is_lost(
 ) -> Bool[np.ndarray, "n"]:
     """Whether the velocities leave displacements between knots open by more than a pixel."""
     sigma = (np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)) * (1, 1, ROLL)).max(axis=1)
-    return ~(sigma * seconds * pixels_per_rad <= _LOST_PIXELS)
+    return ~(sigma * np.maximum(seconds, 1e-6) * pixels_per_rad <= _LOST_PIXELS)
 
 
 def is_shaken(

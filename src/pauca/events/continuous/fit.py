@@ -153,4 +153,6 @@ def _covariance(
     except np.linalg.LinAlgError:
         return np.full((knots, 3, 3), np.inf)
     covariance = inverse @ noise @ inverse
+    if not np.diag(covariance).min() >= 0:  # nothing but rounding errors
+        return np.full((knots, 3, 3), np.inf)
     return np.stack([covariance[3 * k : 3 * k + 3, 3 * k : 3 * k + 3] for k in range(knots)])

@@ -110,6 +110,11 @@ class AlignRun:
                 print(lacking)
             if prior is not None and alone:
                 print(why_contradicted(prior, alone))
+            elif 2 * trajectory.count(events.Status.DISPUTED) > len(trajectory):
+                print(
+                    "most are disputed: parts of the image tell other motions. Is the calibration this camera's "
+                    f"(--camera), and its motion a {self.config.motion} (--motion) before a scene at rest?"
+                )
             if focal is not None and focal.doubtful:
                 print(focal.in_words())
             print(f"wrote {', '.join(RESULTS)}{' and images' if chosen else ''} to {self.out}")
