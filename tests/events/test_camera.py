@@ -96,3 +96,27 @@ def test_a_center_outside_of_a_guessed_sensor_names_the_option_that_gives_its_si
 def test_wide_lenses_and_reduced_cameras_are_not_refused():
     Camera((346, 260), 90.0, 90.0, 173.0, 130.0, lens="equidistant").reduced(4)
     Camera((640, 480), 170.0, 170.0, 33.0, 450.0).reduced(4)
+
+
+def _camera(size, *numbers) -> Camera:
+    """A camera of anything, which tests would refuse by its type first."""
+    camera = object.__new__(Camera)
+    names = ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2", "k3")
+    given = {"size": size, "lens": "radtan", **dict.fromkeys(names, 0.0), **dict(zip(names, numbers, strict=False))}
+    for name, value in given.items():
+        object.__setattr__(camera, name, value)
+    camera.__post_init__()
+    return camera
+
+
+def test_what_is_no_number_is_refused_and_numbers_of_numpy_are_taken():
+    size = np.array([240, 180])
+    for sized in (size, tuple(size), size.astype(float)):
+        assert str(_camera(sized, *np.array(NUMBERS))) == str(DAVIS)
+    for wrong in ((240, 180, 1), (240.5, 180), 240, ("a", "b"), None):
+        with pytest.raises(InputError, match=r"is no \(width, height\) in pixels"):
+            _camera(wrong, *NUMBERS)
+    with pytest.raises(InputError, match=r"fx \[199, 198\] is no number; .* one by one"):
+        _camera((240, 180), [199, 198], 132, 110, 0)
+    with pytest.raises(InputError, match=r"k1 array.* is no number"):
+        _camera((240, 180), *NUMBERS[:4], np.array(NUMBERS[4:]))

@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from pauca import cli
 from pauca.errors import InputError
-from pauca.events import GroundTruth, Status, Trajectory
+from pauca.events import GroundTruth, GyroPrior, Status, Trajectory, evaluate
 from pauca.events.gyroscope import _covariance, fit_gyro
 
 AXES = Rotation.from_euler("xyz", [100, -30, 45], degrees=True)
@@ -126,3 +126,23 @@ def test_a_gyroscope_of_another_motion_is_not_taken_for_another_unit():
     trajectory, gyro = _both()
     other = GroundTruth(gyro.t_s, 3.0 * np.random.default_rng(1).standard_normal(gyro.omega_rad_s.shape))
     assert fit_gyro(trajectory, other).residual_deg_s > 30
+
+
+def test_readings_that_cannot_be_compared_with_are_refused():
+    trajectory, gyro = _both()
+    turned = object.__new__(GroundTruth)  # of which tests would check the shapes first
+    vars(turned).update(t_s=gyro.t_s, omega_rad_s=gyro.omega_rad_s.T)
+    unknown = gyro.omega_rad_s.copy()
+    unknown[60, 1] = np.nan
+    for wrong, told in (
+        (turned, r"expected \(n,\), \(n, 3\)"),
+        (GroundTruth(gyro.t_s[::-1], gyro.omega_rad_s), "velocity 1: time .* sort by time before"),
+        (GroundTruth(gyro.t_s, unknown), "velocity 60 of 4000 is no finite number"),
+    ):
+        for use in (
+            lambda gyro: fit_gyro(trajectory, gyro),
+            GyroPrior.of_camera,
+            lambda gyro: evaluate(trajectory, gyro),
+        ):
+            with pytest.raises(InputError, match=told):
+                use(wrong)

@@ -177,3 +177,15 @@ def test_times_at_the_beginning_of_a_recording_are_no_seconds():
         start.at(np.linspace(0, 1.9, 20))
     assert start.at(np.array([0.0])).shape == (1, 3)
     assert start.at(np.linspace(0.5, 1_900_000.5, 20)).shape == (20, 3)
+
+
+def test_times_on_another_clock_are_refused():
+    """Beyond its ends a trajectory is constant; that was said of a time a year before, too."""
+    trajectory = _trajectory()
+    begin_us, end_us = int(trajectory.start_us.min()), int(trajectory.end_us.max())
+    near = trajectory.at([begin_us - 1000, end_us + 1000])
+    assert np.isfinite(near).all()
+    for far_us in (begin_us - 10_000_000, end_us + 10_000_000):
+        with pytest.raises(InputError, match="lie far from the trajectory's"):
+            trajectory.at(far_us)
+        assert np.isfinite(trajectory.at([far_us, begin_us])).all()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pauca.errors import InputError
-from pauca.events import Events
+from pauca.events import Events, types
 
 
 def _events(**changes):
@@ -69,3 +69,21 @@ def test_columns_of_other_types_are_refused():
     good = _events()
     with pytest.raises(InputError, match="x is int32 of shape"):
         Events(good.t_us, good.x.astype(np.int32), good.y, good.p, good.size)
+
+
+def test_likely_mistakes_are_told_once(caplog):
+    t_us, pixels, on = np.arange(2000) * 3, np.arange(2000) % 100, np.ones(2000, np.uint8)
+    types._tell.cache_clear()
+    for _ in range(2):
+        Events.from_arrays(t_us * 1000, pixels, pixels, on, (240, 180))
+        assert Events.from_arrays(t_us, pixels * 1.0, pixels * 1.0, on, (240, 180)).undistorted
+    assert ["nanoseconds" in record.getMessage() for record in caplog.records] == [True, False]
+    assert "give pixels of the sensor as integers" in caplog.records[1].getMessage()
+    caplog.clear()
+    types._tell.cache_clear()
+    Events.from_arrays(t_us, pixels, pixels, on, (240, 180))
+    Events.from_arrays(t_us, pixels + 0.25, pixels * 1.0, on, (240, 180))
+    Events.from_arrays(t_us[:20] * 1000, pixels[:20] * 1.0, pixels[:20], on[:20], (240, 180))
+    assert not caplog.records
+    with pytest.raises(InputError, match=r"of seconds, np\.rint"):
+        Events.from_arrays(t_us * 1e-6, pixels, pixels, on, (240, 180))

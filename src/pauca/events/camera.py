@@ -37,8 +37,22 @@ class Camera:
     lens: LensModel = "radtan"
 
     def __post_init__(self) -> None:
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise InputError(f"camera: size {self.size} is no (width, height) in pixels")
+        try:
+            size = tuple(int(side) for side in self.size)
+        except (TypeError, ValueError):
+            size = ()
+        if len(size) != 2 or min(size) < 1 or tuple(self.size) != size:
+            raise InputError(f"camera: size {self.size!r:.60} is no (width, height) in pixels")
+        object.__setattr__(self, "size", size)
+        for name in ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2", "k3"):
+            value = getattr(self, name)
+            try:
+                object.__setattr__(self, name, float(value))
+            except (TypeError, ValueError):
+                raise InputError(
+                    f"camera: {name} {value!r:.60} is no number; fx fy cx cy k1 k2 p1 p2 k3 are given one by one, "
+                    "as by Camera(size, *K, *D)"
+                ) from None
         numbers = (*self.intrinsics, *self.distortion)
         if not np.all(np.isfinite(numbers)) or min(self.fx, self.fy) <= 0:
             raise InputError(f"camera: fx {self.fx}, fy {self.fy} must be positive, all numbers finite")

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation, Slerp
 from pauca.choices import check_choices
 from pauca.errors import ConfigError, InputError
 from pauca.events.given import expect
-from pauca.events.recording import GroundTruth
+from pauca.events.recording import GroundTruth, velocities_of
 from pauca.events.trajectory import Trajectory
 
 _SIGMAS_68, _SIGMAS_95 = 0.9945, 1.96  # half widths of the intervals of a normal distribution
@@ -129,7 +129,7 @@ def evaluate(
         InputError: where the trajectory is not a rotation, no packet can be trusted, or none falls into the time of
             the truth.
     """
-    trajectory, truth = expect(trajectory, Trajectory), expect(truth, GroundTruth)
+    trajectory, truth = expect(trajectory, Trajectory), velocities_of(truth)
     if trajectory.motion != "rotation":
         raise InputError(
             "evaluate: the trajectory is a translation; only rotations have an angular velocity to compare"

@@ -114,7 +114,7 @@ def camera_of(recording: object, camera: Camera | None = None) -> Camera:
     Raises:
         InputError: neither is known, or what is given is no camera.
     """
-    found = camera or getattr(recording, "camera", None)
+    found = getattr(recording, "camera", None) if camera is None else camera
     if found is None:
         why = getattr(recording, "no_camera", "") or "the recording does not say its camera"
         raise InputError(f"{why}: give one, such as Camera.from_file('calib.txt')")
@@ -146,12 +146,33 @@ def gyro_of(given: GroundTruth | Inertial) -> GroundTruth:
         InputError: it is neither.
     """
     if isinstance(given, Inertial):
-        return GroundTruth(given.t_us * 1e-6, given.angular_velocity_rad_s)
+        return velocities_of(GroundTruth(given.t_us * 1e-6, given.angular_velocity_rad_s))
     if isinstance(given, Recording):
         raise refusal(
             given, "GroundTruth", "the gyroscope of a recording, where its file has one, is recording.inertial"
         )
-    return expect(given, GroundTruth)
+    return velocities_of(given)
+
+
+def velocities_of(given: GroundTruth) -> GroundTruth:
+    """Angular velocities over time that can be compared with: finite, in order, a row of three for each time.
+
+    Raises:
+        InputError: they are not.
+    """
+    t_s, omega = expect(given, GroundTruth).t_s, given.omega_rad_s
+    if np.ndim(t_s) != 1 or np.shape(omega) != (len(t_s), 3):
+        raise InputError(
+            f"velocities of shapes t_s {np.shape(t_s)}, omega_rad_s {np.shape(omega)}; expected (n,), (n, 3)"
+        )
+    unknown = ~(np.isfinite(t_s) & np.isfinite(omega).all(axis=1))
+    if unknown.any():
+        raise InputError(f"velocity {np.argmax(unknown)} of {len(t_s)} is no finite number; leave such rows out")
+    backwards = np.diff(t_s) < 0
+    if backwards.any():
+        i = int(np.argmax(backwards)) + 1
+        raise InputError(f"velocity {i}: time {t_s[i]} s follows {t_s[i - 1]} s; sort by time before")
+    return given
 
 
 def leave_out(recording: Recording, dropped: Bool[np.ndarray, "n"], reason: str) -> Recording:

@@ -21,6 +21,7 @@ _AXES: dict[Motion, tuple[str, ...]] = {
     "rotation": ("wx_rad_s", "wy_rad_s", "wz_rad_s"),
     "translation": ("vx_1_s", "vy_1_s"),
 }
+_FAR_US = 1_000_000  # from a trajectory that is shorter than this
 _INSTANT_US = 10_000  # before a recording has shown anything: nobody asks for these times alone
 _ACCELERATIONS: dict[Motion, tuple[str, ...]] = {
     "rotation": ("ax_rad_s2", "ay_rad_s2", "az_rad_s2"),
@@ -109,9 +110,17 @@ class Trajectory:
             t_us: one time or several, in microseconds on the recording's clock.
 
         Raises:
-            InputError: times that are no numbers, or that are seconds.
+            InputError: times that are no numbers, that are seconds, or that all lie farther outside than the trajectory
+                is long.
         """
-        times_us, keep = microseconds(t_us, int(self.start_us.min()), int(self.end_us.max())), self.trusted
+        begin_us, end_us, keep = int(self.start_us.min()), int(self.end_us.max()), self.trusted
+        times_us = microseconds(t_us, begin_us, end_us)
+        far_us = max(end_us - begin_us, _FAR_US)
+        if times_us.size and (times_us.max() < begin_us - far_us or times_us.min() > end_us + far_us):
+            raise InputError(
+                f"times {times_us.min():,} to {times_us.max():,} us lie far from the trajectory's, {begin_us:,} to "
+                f"{end_us:,} us: are they microseconds on the recording's clock?"
+            )
         if not keep.any():
             return np.full((*times_us.shape, self.velocity.shape[1]), np.nan)
         t, velocity = self.t_us[keep], self.velocity[keep]

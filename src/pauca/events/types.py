@@ -5,14 +5,21 @@ top left pixel; the camera frame is x right, y down, z forward; velocities are r
 per second (translation parallel to the image).
 """
 
+import logging
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64, Num, Shaped, UInt8
 
 from pauca.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+_TELLING = 1000  # events, from which on it is no chance that all are whole
+_FEW = 100
 
 Motion = Literal["rotation", "translation"]
 Objective = Literal["st-ppp", "contrast"]
@@ -59,10 +66,19 @@ class Events:
         floating = np.issubdtype(np.asarray(x).dtype, np.floating) or np.issubdtype(np.asarray(y).dtype, np.floating)
         pixel = np.float32 if floating else np.uint16
         polarity = np.asarray(p)
+        if floating and len(polarity) >= _TELLING and _whole(x, 1) and _whole(y, 1):
+            _tell(
+                "x and y are floats, which are undistorted pixels, but all whole; give pixels of the sensor as integers"
+            )
         if polarity.dtype != np.bool_:
             polarity = np.where(polarity == -1, 0, polarity)
+        times_us = _exactly(t_us, np.int64, "time (microseconds; of seconds, np.rint(1e6 * t_s))")
+        if len(times_us) >= _TELLING and times_us[0] < times_us[-1] and _whole(times_us, 1000):
+            _tell(
+                "all times are whole thousands; if they are nanoseconds, give t_ns // 1000: microseconds are expected"
+            )
         return cls(
-            _exactly(t_us, np.int64, "time (microseconds)"),
+            times_us,
             np.asarray(x, np.float32) if floating else _exactly(x, pixel, "x"),
             np.asarray(y, np.float32) if floating else _exactly(y, pixel, "y"),
             _exactly(polarity, np.uint8, "polarity"),
@@ -160,6 +176,17 @@ class Alignment:
     start_us: int  # first event of the packet
     end_us: int  # last event of the packet
     n_events: int
+
+
+def _whole(values: np.ndarray, unit: int) -> bool:
+    """Whether all are multiples of a unit; the first few tell of nearly all."""
+    return not (np.asarray(values[:_FEW]) % unit).any() and not (np.asarray(values) % unit).any()
+
+
+@cache
+def _tell(what: str) -> None:
+    """A likely mistake, once: a live camera's windows would all be told."""
+    _log.warning("events: %s", what)
 
 
 def _exactly(values: np.ndarray, dtype: type, name: str) -> np.ndarray:
