@@ -166,3 +166,11 @@ def test_a_constant_velocity_does_not_determine_an_offset():
     steady = GroundTruth(T_S, np.tile([1.0, 0.5, 0.0], (len(T_S), 1)))
     noisy = _trajectory(lambda t: np.array([1.0, 0.5, 0.0]) + 0.02 * rng.standard_normal(3), np.arange(1.0, 9.0, 0.1))
     assert not find_time_offset(noisy, steady).determined
+
+
+def test_a_truth_in_another_unit_is_refused_and_one_without_motion_has_no_percentage():
+    found = _trajectory(_truth)
+    for change, told in ((np.degrees, r"convert them \(np\.radians\)"), (np.radians, "multiply them by 57.3")):
+        with pytest.raises(InputError, match=f"the truth is in another unit: .*{told}"):
+            evaluate(found, GroundTruth(T_S, change(_truth(T_S))))
+    assert evaluate(found, GroundTruth(T_S, np.zeros((len(T_S), 3)))).percent == np.inf

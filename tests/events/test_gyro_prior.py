@@ -166,7 +166,7 @@ def test_the_command_says_what_is_wrong_with_readings_that_contradict_all_packet
     words = ["events", "align", str(tmp_path / "turn.npz"), "--images", "1", "--force", "--out", str(tmp_path / "out")]
     for change, said in (
         (lambda rates: rates, None),
-        (np.degrees, "convert them (--unit deg/s, of align --gyro-unit deg/s"),
+        (np.degrees, "convert them (--gyro-unit deg/s)"),
         (np.radians, "multiply them by 57.3"),
         (lambda rates: rates[:, [1, 2, 0]], "are its axes and its clock the camera's?"),
     ):

@@ -122,10 +122,13 @@ def test_readings_in_another_unit_are_refused_with_the_remedy(factor, remedy):
         fit_gyro(trajectory, GroundTruth(gyro.t_s, gyro.omega_rad_s * factor))
 
 
-def test_a_gyroscope_of_another_motion_is_not_taken_for_another_unit():
+@pytest.mark.parametrize("rad_s", [3.0, 0.05, 0.0])
+def test_a_gyroscope_of_another_motion_is_not_taken_for_another_unit_and_refused(rad_s):
+    """It was fitted, and the mounting was that of chance."""
     trajectory, gyro = _both()
-    other = GroundTruth(gyro.t_s, 3.0 * np.random.default_rng(1).standard_normal(gyro.omega_rad_s.shape))
-    assert fit_gyro(trajectory, other).residual_deg_s > 30
+    other = GroundTruth(gyro.t_s, rad_s * np.random.default_rng(1).standard_normal(gyro.omega_rad_s.shape))
+    with pytest.raises(InputError, match="the gyroscope does not turn as the camera: they differ by"):
+        fit_gyro(trajectory, other)
 
 
 def test_readings_that_cannot_be_compared_with_are_refused():

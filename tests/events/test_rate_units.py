@@ -9,6 +9,7 @@ from pauca.events.rate_units import agreement, doubt_of_unit
 
 MOUNTED = Rotation.from_euler("xyz", [100, -30, 45], degrees=True)
 SD = np.radians(1.5)
+HOW = "--unit deg/s"
 
 
 def test_ratio_and_correlation_of_a_motion_and_its_mirror_image():
@@ -22,10 +23,10 @@ def test_ratio_and_correlation_of_a_motion_and_its_mirror_image():
 
 def test_nothing_is_said_of_few_velocities_and_of_none_that_move():
     still = np.zeros((20, 3))
-    assert doubt_of_unit([(still, still)]) == ""
+    assert doubt_of_unit([(still, still)], HOW) == ""
     motion = np.random.default_rng(0).standard_normal((5, 3))
-    assert doubt_of_unit([(57.3 * motion, motion)]) == ""
-    assert doubt_of_unit([]) == ""
+    assert doubt_of_unit([(57.3 * motion, motion)], HOW) == ""
+    assert doubt_of_unit([], HOW) == ""
 
 
 @pytest.mark.realdata
@@ -44,7 +45,7 @@ def test_by_the_motion_of_a_hand(pauca_data):
         MOUNTED.inv().apply(np.stack([np.interp(part, t_s, axis) for axis in noisy.T], axis=1)) for part in seconds
     ]
     for i, (gyro, camera) in enumerate(zip(shown, seen, strict=True)):
-        assert doubt_of_unit([(gyro, camera)]) == ""
-        assert "--unit deg/s" in doubt_of_unit([(np.degrees(gyro), camera)])
-        assert "twice" in doubt_of_unit([(np.radians(gyro), camera)])
-        assert doubt_of_unit([(shown[(i + 17) % len(shown)], camera)]) == ""  # another motion
+        assert doubt_of_unit([(gyro, camera)], HOW) == ""
+        assert "--unit deg/s" in doubt_of_unit([(np.degrees(gyro), camera)], HOW)
+        assert "twice" in doubt_of_unit([(np.radians(gyro), camera)], HOW)
+        assert doubt_of_unit([(shown[(i + 17) % len(shown)], camera)], HOW) == ""  # another motion

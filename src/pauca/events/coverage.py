@@ -100,7 +100,7 @@ def why_contradicted(prior: GyroPrior, alone: Iterable[Alignment]) -> str:
     shown = np.stack(
         [np.interp([each.t_us for each in sure], prior.t_us, axis) for axis in prior.omega_rad_s.T], axis=1
     )
-    told = doubt_of_unit([(shown, np.array([each.velocity for each in sure]).reshape(-1, 3))])
+    told = doubt_of_unit([(shown, np.array([each.velocity for each in sure]).reshape(-1, 3))], "--gyro-unit deg/s")
     remedy = "are its axes and its clock the camera's? `pauca events gyro` finds them (--gyro-fit)"
     return f"the gyroscope contradicts the events of most packets, which are disputed: {told or remedy}"
 

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation, Slerp
 from pauca.choices import check_choices
 from pauca.errors import ConfigError, InputError
 from pauca.events.given import expect
+from pauca.events.rate_units import doubt_of_unit
 from pauca.events.recording import GroundTruth, velocities_of
 from pauca.events.trajectory import Trajectory
 
@@ -152,6 +153,8 @@ def evaluate(
         raise InputError("evaluate: none of the packets within the time of the truth is converged")
     outside, used = int(np.count_nonzero(~used)), used & trusted
     at_estimates = _interpolate(truth_t_s, omega, t_s[used], protocol.spline)
+    if told := doubt_of_unit([(at_estimates, trajectory.velocity[used])], "np.radians"):
+        raise InputError(f"evaluate: the truth is in another unit: {told}")
     error = np.degrees(trajectory.velocity[used] - at_estimates)
     sigma = np.degrees(np.sqrt(np.diagonal(trajectory.covariance[used], axis1=1, axis2=2)))
     per_axis = np.sqrt(np.mean(error**2, axis=0))
@@ -165,7 +168,7 @@ def evaluate(
         rms_deg_s=rms,
         median_deg_s=float(np.median(np.abs(error))),
         rms_axes_deg_s=(float(per_axis[0]), float(per_axis[1]), float(per_axis[2])),
-        percent=float(100 * rms / whole),
+        percent=float(100 * rms / whole) if whole else np.inf,
         left_out=outside,
         not_trusted=int(np.count_nonzero(~trusted)),
         within_68=float(np.mean(np.abs(error) < _SIGMAS_68 * sigma)),

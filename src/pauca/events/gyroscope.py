@@ -28,6 +28,7 @@ _LEAST_SD = np.radians(0.3)  # a camera's velocity is not known better, whatever
 _UNKNOWN_DEG = 20.0  # a standard deviation about an axis beyond which it is said that the motion does not tell it
 _TWO_SIDED_95 = 1.96
 _PARTS = 24  # of the recording, which are compared with each other
+_NO_BETTER = 0.9  # of how the camera's velocity varies: a gyroscope that shows nothing at all leaves as much
 _CLOCK_SD_S = 1e-4  # a velocity's time is not known better than to this: it is that of a whole packet
 
 
@@ -122,7 +123,7 @@ def fit_gyro(trajectory: Trajectory, gyro: GroundTruth | Inertial, within_s: flo
 
     Raises:
         InputError: a translation, or too few trusted velocities while the gyroscope ran, or no motion to compare, or
-            readings that agree with the camera in degrees a second, and not in rad/s.
+            readings that agree with the camera in degrees a second, or not at all.
     """
     trajectory, gyro = expect(trajectory, Trajectory), gyro_of(gyro)
     if trajectory.motion != "rotation":
@@ -130,9 +131,18 @@ def fit_gyro(trajectory: Trajectory, gyro: GroundTruth | Inertial, within_s: flo
     if not within_s > 0:
         raise InputError(f"within_s {within_s} must be positive")
     fit = _Fit(trajectory, gyro, within_s)
-    if told := doubt_of_unit((fit.gyro_at(offset), fit.velocity) for offset in fit.offsets):
+    pairs = ((fit.gyro_at(offset), fit.velocity) for offset in fit.offsets)
+    if told := doubt_of_unit(pairs, "--unit deg/s; in Python np.radians"):
         raise InputError(told)
-    return fit.refined(fit.coarse_offset())
+    offset = fit.coarse_offset()
+    left, varies = np.degrees([fit.left(offset), fit.varies])
+    if left > _NO_BETTER * varies:
+        raise InputError(
+            f"the gyroscope does not turn as the camera: they differ by {left:.1f} deg/s however it is mounted, and "
+            f"the camera's velocity varies by {varies:.1f}; are both of one recording, with clocks that differ by no "
+            f"more than {within_s:g} s (within_s, --within-s)?"
+        )
+    return fit.refined(offset)
 
 
 class _Fit:
@@ -162,6 +172,11 @@ class _Fit:
         """What the gyroscope showed at the times of the velocities."""
         times = self.t_s - offset_s
         return np.stack([np.interp(times, self.gyro.t_s, axis) for axis in self.gyro.omega_rad_s.T], axis=1)
+
+    @property
+    def varies(self) -> float:
+        """By how much the camera's velocity differs from its mean, rad/s, in the median."""
+        return float(np.median(np.linalg.norm(self.velocity - self.velocity.mean(0), axis=1)))
 
     def coarse_offset(self) -> float:
         """The offset of a grid at which the best rotation and bias leave the least difference."""

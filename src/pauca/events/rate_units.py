@@ -40,11 +40,12 @@ def _least_squares(shown: np.ndarray, seen: np.ndarray) -> tuple[Agreement, Floa
     return Agreement(ratio, both / np.sqrt(shown_2 * seen_2)), np.linalg.norm(seen - ratio * shown @ u @ v, axis=1)
 
 
-def doubt_of_unit(pairs: Iterable[tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]]) -> str:
+def doubt_of_unit(pairs: Iterable[tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]], remedy: str) -> str:
     """What speaks against rad/s, in words with the remedy; empty where nothing does.
 
     Args:
         pairs: what the gyroscope showed and the camera saw at the same times, for each offset that may be theirs.
+        remedy: how degrees a second are converted.
     """
     ratio, correlation = max(
         (agreement(shown, seen) for shown, seen in pairs if len(seen) >= _FEWEST),
@@ -56,7 +57,7 @@ def doubt_of_unit(pairs: Iterable[tuple[Float[np.ndarray, "n 3"], Float[np.ndarr
     if _LEAST < ratio * _DEGREES < _MOST:
         return (
             "the gyroscope turns 57.3 times as fast as the camera; its rates are in degrees a second: convert them "
-            "(--unit deg/s, of align --gyro-unit deg/s; in Python np.radians)"
+            f"({remedy})"
         )
     if _LEAST < ratio / _DEGREES < _MOST:
         return (

@@ -169,6 +169,8 @@ def test_what_became_of_several_recordings_is_told_and_can_be_taken_up(recording
     assert _seconds(tmp_path)[:2] == ["", ""]
     assert (tmp_path / "out" / "a" / "trajectory.npz").stat().st_mtime_ns == written
     capsys.readouterr()
+    assert cli.main([*words[:-1], "--resume"]) == 1  # without --quiet
+    assert f"a.npz: done before, in {tmp_path / 'out' / 'a'}" in capsys.readouterr().out
     for more, said in (
         (["--jobs", "0"], "at least 1"),
         (["--jobs", "2", "--dask", "tcp://127.0.0.1:1"], "choose one"),
