@@ -326,3 +326,8 @@ def test_hot_pixels_of_a_recording_are_left_out_and_their_number_is_logged(caplo
     assert "hot" not in caplog.text
     assert kept.n_events.sum() == len(spoilt.events)
     assert trajectory.n_events.sum() == len(events.remove_hot_pixels(spoilt).events)
+
+
+def test_a_score_of_another_number_of_velocities_is_refused():
+    with pytest.raises(InputError, match="a rotation has 3 velocities"):
+        Aligner(CAMERA, SMALL).score(rotating_events([1.0, -2.0, 3.0]), np.zeros(2))

@@ -1,5 +1,6 @@
 """Few events: the motion of an event camera, by maximum likelihood under a space-time Poisson point process."""
 
+from pauca.events import live
 from pauca.events.adapters import EventsLike, as_events
 from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
@@ -124,6 +125,7 @@ __all__ = [
     "hot_pixel_mask",
     "info",
     "joined",
+    "live",
     "noise_mask",
     "open_events",
     "panorama",

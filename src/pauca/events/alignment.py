@@ -149,7 +149,13 @@ class Aligner:
         return start + (events.duration_us // 2 if self.config.reference == "middle" else 0)
 
     def score(self, events: Events | Recording, velocity: Float[np.ndarray, "k"]) -> float:
-        """What `align` maximizes, at a constant velocity of one's own: to compare with the score it found."""
+        """What `align` maximizes, at a constant velocity of one's own: to compare with the score it found.
+
+        Raises:
+            InputError: a velocity of another number of components than the motion has.
+        """
+        if np.shape(velocity) != (self._estimator.velocities,):
+            raise InputError(f"a {self.config.motion} has {self._estimator.velocities} velocities, got {velocity}")
         return self._estimator.score(self.packet(events), velocity).value
 
     def images(
