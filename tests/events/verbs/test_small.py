@@ -67,7 +67,7 @@ def test_every_verb_answers_or_says_why_not(name, verb, tmp_path, capsys):
         capsys.readouterr()
     code = cli.main(["events", *_words(verb, path, tmp_path / "out")])
     out, err = capsys.readouterr()
-    refused = REFUSED.get((name, verb), "trusted velocities lie where" if verb == "gyro" else None)
+    refused = REFUSED.get((name, verb), "trusted velocities, and 12 are needed" if verb == "gyro" else None)
     if refused:
         assert code == 2
         assert refused in err
