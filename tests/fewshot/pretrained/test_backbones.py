@@ -423,6 +423,25 @@ def test_the_base_learner_is_a_choice(task):
     assert model.config.base_learner == "ridge"  # its own is as it was
 
 
+@pytest.mark.parametrize("shots", [1, 5])
+def test_the_nearest_mean_is_as_sure_by_distance_as_by_angle(shots):
+    """However many features there are: distances were divided by their number, and one example said nothing."""
+    generator = np.random.default_rng(0)
+    for count in (16, 2048):
+        means = np.linalg.qr(generator.normal(size=(count, 3)))[0].T
+        rows = means.repeat(shots, 0) + generator.normal(0, 0.5 / count**0.5, (3 * shots, count))
+        labels = np.repeat(["a", "b", "c"], shots)
+        sure = {
+            learner: FewShotClassifier(backbone="features", base_learner=learner, device="cpu")
+            .fit(rows, labels)
+            .predict_proba(means)
+            .diagonal()
+            for learner in ("prototypes", "cosine")
+        }
+        assert sure["prototypes"].min() > 0.9
+        assert sure["cosine"].min() > 0.9
+
+
 @pytest.mark.parametrize(
     ("parts", "words"),
     [

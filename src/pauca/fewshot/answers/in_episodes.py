@@ -35,13 +35,13 @@ def episode_temperatures(
     can_be_left_out = several.sum(1) >= 2
     if model.trained_on is not None:
         can_be_left_out &= harmonic >= ENOUGH_SHOTS
-    usual = _usual(model, shots)
+    alone = _usual(model, shots, True)
     if not can_be_left_out.any():
-        return usual
+        return alone
     logits, left_out = _held_out(model, support, labels, of_class, way)
     then = _usual(model, (shots * (1 - 1 / harmonic)).clamp_min(1.0))
     factors = best_factor(logits, labels.clamp_min(0), left_out.double(), then)
-    return torch.where(can_be_left_out, usual * factors, usual)
+    return torch.where(can_be_left_out, _usual(model, shots) * factors, alone)
 
 
 def _held_out(
@@ -68,6 +68,6 @@ def _held_out(
     return logits, found
 
 
-def _usual(model: FewShotModel, shots: Float[Tensor, "e"]) -> Float[Tensor, "e"]:
+def _usual(model: FewShotModel, shots: Float[Tensor, "e"], alone: bool = False) -> Float[Tensor, "e"]:
     kinds, place = shots.unique(return_inverse=True)
-    return shots.new_tensor([usual_temperature(model, float(kind)) for kind in kinds])[place]
+    return shots.new_tensor([usual_temperature(model, float(kind), alone) for kind in kinds])[place]

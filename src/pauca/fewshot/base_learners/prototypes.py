@@ -16,7 +16,16 @@ class Prototypes(Head):
 
     The mean of n images is off by the variance within a class over n, which lengthens its distances; what classes with
     fewer images have more of it than the largest one is taken off. For equal shots that is nothing.
+
+    Args:
+        scale: starting value of the learnable scale.
+        per_feature: divide by the number of features; not where they have length one, and distances are below four
+            however many there are.
     """
+
+    def __init__(self, scale: float = 1.0, per_feature: bool = True):
+        super().__init__(scale)
+        self.per_feature = per_feature
 
     def fit(self, support: Float[Tensor, "e n d"], targets: Float[Tensor, "e n way"]) -> Scorer:
         means = class_means(support, targets)
@@ -24,7 +33,7 @@ class Prototypes(Head):
 
         def score(query: Float[Tensor, "e q d"]) -> Float[Tensor, "e q way"]:
             squared = query.square().sum(-1, keepdim=True) + lengths - 2 * query @ means.mT
-            return -squared / support.shape[-1]
+            return -squared / (support.shape[-1] if self.per_feature else 1)
 
         return score
 

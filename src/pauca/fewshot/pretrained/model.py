@@ -29,6 +29,7 @@ _OPTIONS: dict[str, dict[str, float]] = {
     "ridge": {"penalty": 1.0, "scale": 9.0},
     "logistic": {"penalty": 0.1, "scale": 3.6},
     "cosine": {"scale": 30.0},
+    "prototypes": {"scale": 20.0, "per_feature": False},
     "svm": {"scale": 66.0},
 }
 DEFAULT_BASE_LEARNER = "ridge"
