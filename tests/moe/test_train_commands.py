@@ -56,11 +56,10 @@ def test_a_run_folder_holds_everything(text, capsys):
     ]
 
 
-def test_a_config_repeats_a_run(text):
+@pytest.mark.parametrize("config", ["runs/moe/toy-bf16/config.yaml", "runs/moe/toy-bf16"])
+def test_a_config_repeats_a_run(text, config):
     assert pauca(f"train --data {text} {SMALL} --quiet") == 0
-    assert (
-        main(["moe", "train", "--config", "runs/moe/toy-bf16/config.yaml", "--out", "runs/moe/again", "--quiet"]) == 0
-    )
+    assert main(["moe", "train", "--config", config, "--out", "runs/moe/again", "--quiet"]) == 0
     weights = [Path(f"runs/moe/{name}/checkpoints/best.safetensors").read_bytes() for name in ("toy-bf16", "again")]
     assert weights[0] == weights[1]
     assert len(list(Path("runs/moe/tokens").iterdir())) == 1

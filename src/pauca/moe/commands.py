@@ -167,7 +167,7 @@ def train(
             the size's own.
         validation_share: share of the documents that is held out to validate on where there is no --validation.
         out: folder to write the run to. If not given, runs/moe/SIZE-RECIPE.
-        config: a config.yaml whose training to repeat; all settings are then taken from it.
+        config: a config.yaml, or the folder of a run, whose training to repeat; all settings are then taken from it.
         model: what to train.
         training: how to train.
         resume: go on with the run in the output folder, from its latest checkpoint and with its own settings. Other
@@ -303,6 +303,8 @@ def _settings(
         settings_from(text, model, training),
         settings_from(((), (), 0.05, None), ModelOptions(), moe.TrainConfig()),
     )
+    if config is not None and config.is_dir():  # of a run
+        config = Run(config).config_path
     path = Run(out).config_path if resume else config
     if path is None:
         fresh = replace(given, train=given.train.suited_to(given.model))
