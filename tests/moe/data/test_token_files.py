@@ -152,6 +152,20 @@ def test_a_text_is_learned_once_and_not_what_validates(tmp_path, monkeypatch, tr
     assert data.sources.keys() == {"books/a.txt", "books/b.txt"}
 
 
+def test_links_in_a_folder_are_texts_of_their_own_but_validate_nothing_learned(tmp_path, monkeypatch):
+    """As in the cache of Hugging Face's hub, where files that are alike are links to one."""
+    monkeypatch.chdir(tmp_path)
+    Path("books").mkdir()
+    Path("books/a.txt").write_text(TEXT)
+    Path("books/b.txt").symlink_to("a.txt")
+    Path("shelf").symlink_to("books")
+    assert len(prepare_tokens(DataConfig(("books",)), tmp_path / "cache").sources) == 2
+    with pytest.raises(InputError, match=r"a\.txt: is named twice for training"):
+        prepare_tokens(DataConfig(("books", "shelf")), tmp_path / "cache")
+    with pytest.raises(InputError, match=r"b\.txt: is text to train on and to validate on"):
+        prepare_tokens(DataConfig(("books/a.txt",), ("books/b.txt",)), tmp_path / "cache")
+
+
 def test_a_byte_order_mark_is_no_text(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(b"\xef\xbb\xbf" + TEXT.encode())

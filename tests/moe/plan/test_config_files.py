@@ -88,8 +88,12 @@ def test_sizes_listed_for_each_layer_are_numbers_where_they_are_the_same(tmp_pat
     assert shape.parameters / 1e9 == pytest.approx(80, rel=0.01)
     path.write_text(json.dumps(config | {name: config[name][0] for name in lists}))
     assert model_shape(str(path)) == shape
-    path.write_text(json.dumps(config | {"moe_intermediate_size": [3072] * 31 + [6144]}))
-    with pytest.raises(InputError, match="moe_intermediate_size must be a positive whole number"):
+    for listed in ([3072] * 31 + [6144], [3072] * 31 + [[3072]], [True] * 32, []):
+        path.write_text(json.dumps(config | {"moe_intermediate_size": listed}))
+        with pytest.raises(InputError, match="moe_intermediate_size must be a positive whole number"):
+            model_shape(str(path))
+    path.write_text(json.dumps(config | {"num_hidden_layers": 0, "moe_topk": []}))
+    with pytest.raises(InputError, match=r"hunyuan\.json: "):
         model_shape(str(path))
 
 

@@ -133,23 +133,27 @@ def text_files(sources: Sequence[str]) -> list[tuple[str, Path]]:
 
 
 def refuse_repeated(training: Sequence[Path], validation: Sequence[Path]) -> None:
-    """Text that is learned twice is no more text, and the loss of text that is learned is no validation.
+    """Text that is named twice is no more text, and the loss of text that is learned is no validation.
+
+    A link inside a folder is a text of its own, as a copy would be; but none to validate on what it leads to.
 
     Raises:
-        InputError: the first file that is among these twice, under whatever names.
+        InputError: the first file that is among these twice.
     """
-    seen: dict[Path, str] = {}
     for part, paths in (("training", training), ("validation", validation)):
+        places: set[Path] = set()
         for path in paths:
-            before = seen.setdefault(path.resolve(), "")
-            if before == part:
+            place = path.parent.resolve() / path.name
+            if place in places:
                 raise InputError(f"{path}: is named twice for {part}, or lies in a folder that is; name it once")
-            if before:
-                raise InputError(
-                    f"{path}: is text to train on and to validate on, whose loss would say nothing; name or move it so "
-                    "that it is one of them"
-                )
-            seen[path.resolve()] = part
+            places.add(place)
+    learned = {path.resolve() for path in training}
+    for path in validation:
+        if path.resolve() in learned:
+            raise InputError(
+                f"{path}: is text to train on and to validate on, whose loss would say nothing; name or move it so "
+                "that it is one of them"
+            )
 
 
 def _refuse_records(path: Path) -> None:

@@ -153,9 +153,10 @@ def _numbers(config: dict[str, Any]) -> dict[str, Any]:
 
     A size that is listed for each layer (Hunyuan's) is a number where it is the same in all.
     """
+    layers = config.get("num_hidden_layers")
     for name, value in config.items():
         listed = isinstance(value, list) and not name.endswith("_layers")  # which layers have experts
-        if listed and len(value) == config.get("num_hidden_layers") and type(value[0]) is int and len(set(value)) == 1:
+        if listed and set(map(type, value)) == {int} and len(set(value)) == 1 and len(value) == layers:
             config, value, listed = config | {name: value[0]}, value[0], False
         if name.endswith(_SIZES) and (listed or isinstance(value, str | float | dict)):
             raise ConfigError(f"{name} must be a positive whole number, got {value!r}")
