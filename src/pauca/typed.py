@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pauca.errors import InputError
+from pauca.errors import ConfigError, InputError
 
 _names: ContextVar[Mapping[str, int]] = ContextVar("names", default=MappingProxyType({}))  # and how many times
 
@@ -44,3 +45,16 @@ def require_once(*names: str) -> None:
         if _names.get().get(name, 0) > 1:
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} is given more than once; name all of its values after one --{flag}")
+
+
+def named_once(examples: Path | None, support: Path | None) -> Path:
+    """The examples, which are named by their place or by `--support`.
+
+    Raises:
+        ConfigError: they are named in both ways, or in none.
+    """
+    if examples is not None and support is not None:
+        raise ConfigError(f"{examples} --support {support}: examples are named twice; leave one out")
+    if (found := examples or support) is None:
+        raise ConfigError("no examples are named; give their folder")
+    return found

@@ -42,19 +42,6 @@ def named_parts(verb: str, backbone: str | None, model: str, data: str | None) -
     return model, data
 
 
-def named_once(examples: Path | None, support: Path | None) -> Path:
-    """The examples, which are named by their place or by `--support`.
-
-    Raises:
-        ConfigError: they are named in both ways, or in none.
-    """
-    if examples is not None and support is not None:
-        raise ConfigError(f"{examples} --support {support}: examples are named twice; leave one out")
-    if (found := examples or support) is None:
-        raise ConfigError("no examples are named; give their folder")
-    return found
-
-
 def open_tested(
     name: str, base_learner: str | None, test_code: str | None
 ) -> tuple[FewShotModel, Float32[Tensor, "n d"] | None]:

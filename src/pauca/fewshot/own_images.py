@@ -18,11 +18,12 @@ from pauca.fewshot.answers.examples import ExampleError
 from pauca.fewshot.data.folder import Unreadable, list_images, read_files
 from pauca.fewshot.data.image_set import read_images
 from pauca.fewshot.model import read_safetensors
-from pauca.fewshot.named import BaseLearnerName, named_once, open_for_images
+from pauca.fewshot.named import BaseLearnerName, open_for_images
 from pauca.fewshot.reports import predictions_report, write_predictions
 from pauca.fewshot.types import ImageSet
 from pauca.fewshot.views_at_test import AS_IT_IS, ViewsAtTest
 from pauca.runs import check_can_write
+from pauca.typed import named_once
 
 
 def fit(

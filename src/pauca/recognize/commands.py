@@ -18,7 +18,6 @@ from pauca.errors import InputError, PaucaError
 from pauca.events.live import replay
 from pauca.fewshot.commands import plan_training
 from pauca.fewshot.data import open_training
-from pauca.fewshot.named import named_once
 from pauca.fewshot.reports import write_predictions
 from pauca.recognize.estimator import EventClassifier
 from pauca.recognize.evaluation import Outcome, compare_alignment, describe_outcome
@@ -30,6 +29,7 @@ from pauca.recognize.settings import PictureConfig
 from pauca.recognize.simulation import ShakeConfig, as_pictures, at_most, cached_pictures
 from pauca.runs import Progress, Report, Run, check_can_write, lock_folder, write_text
 from pauca.runs.processes import joined
+from pauca.typed import named_once
 
 _log = logging.getLogger(__name__)
 
