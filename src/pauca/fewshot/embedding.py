@@ -57,7 +57,7 @@ def embed_images(
             rows.append(features.float())
             progress.advance(len(part))
             if len(rows) == 1:
-                check_steady(model, batch[:1], features, views)
+                check_steady(model, batch[:1], features, views.with_mirror(mirror))
     return _finite(torch.cat(rows), f"{images.name}: ")
 
 

@@ -99,6 +99,18 @@ def test_an_unfit_calibration_is_none(tmp_path, wrong, why, caplog):
     assert "dropped the calibration in it" in caplog.text
 
 
+def test_a_matrix_in_place_of_the_camera_is_told_in_one_line(tmp_path):
+    said = read(_write(tmp_path, **EVENTS, size=[240, 180], K=np.zeros((5, 20)))).no_camera
+    assert "K is [[0.0, 0.0" in said
+    assert "\n" not in said
+
+
+def test_what_is_called_d_without_intrinsics_is_no_calibration(tmp_path):
+    """It may be depth."""
+    recording = read(_write(tmp_path, **EVENTS, size=[240, 180], D=np.zeros((9, 9))), strict=True)
+    assert (recording.camera, recording.no_camera) == (None, "")
+
+
 def test_ground_truth(tmp_path):
     truth = {"gt_t": np.arange(5) / 1e3, "gt_w": np.ones((5, 3), np.float32), "gt_q": np.tile([0.0, 0, 0, 1], (5, 1))}
     found = read(_write(tmp_path, **EVENTS, **truth)).ground_truth

@@ -12,7 +12,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 from pauca.errors import ConfigError, DeviceError, InputError
-from pauca.fewshot import FewShotClassifier, Preprocessing, Pretrained, draw_glyphs, open_backbone
+from pauca.fewshot import FewShotClassifier, Preprocessing, Pretrained, draw_glyphs, embed_images, open_backbone
+from pauca.fewshot.data import image_set_from_arrays
 from pauca.fewshot.pretrained import packages
 from pauca.fewshot.pretrained.hf_networks import read_processor
 
@@ -114,6 +115,15 @@ def test_what_is_no_feature_of_an_image_is_refused(kind, said, task):
     with pytest.raises(InputError, match=said) as caught:
         FewShotClassifier(backbone=Giving(kind), device="cpu").fit(examples, names)
     assert "\n" not in str(caught.value)
+
+
+def test_mirrored_images_are_asked_alone_mirrored_too():
+    pixels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    pixels[..., :2] = 255
+    images = image_set_from_arrays(pixels, ["a", "b"])
+    model = Pretrained(nn.Flatten(), Preprocessing(4, *HALVES))
+    found = embed_images(model, images, mirror=True)
+    torch.testing.assert_close(found, model.embed(pixels, mirror=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -228,6 +238,22 @@ def test_what_a_processor_does_not_say_is_that_of_its_kind(tmp_path):
     assert found == Preprocessing(256, (0.0,) * 3, (1.0,) * 3, blue_first=True)
 
 
+def test_a_kind_of_processor_that_needs_another_package_says_nothing(tmp_path, monkeypatch):
+    """transformers has DINOv3's without torchvision, too, but raises at any look at it."""
+    transformers = pytest.importorskip("transformers")
+
+    class Lacking(type):
+        def __getattribute__(cls, name):
+            raise ImportError("DINOv3ViTImageProcessor requires the Torchvision library")
+
+    monkeypatch.setattr(transformers, "DINOv3ViTImageProcessor", Lacking("Needy", (), {}), raising=False)
+    next(small_vision_models()).save_pretrained(tmp_path)
+    words = {"image_processor_type": "DINOv3ViTImageProcessorFast", "size": {"height": 16, "width": 16}}
+    words |= {"image_mean": 0.5, "image_std": 0.5}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(words))
+    assert open_backbone(f"hf:{tmp_path}").preprocessing == Preprocessing(16, *HALVES, fitting="squash")
+
+
 def test_a_class_token_is_the_feature():
     pytest.importorskip("transformers")
     from pauca.fewshot.pretrained.hf_networks import VisionNetwork
@@ -246,6 +272,11 @@ def test_a_class_token_is_the_feature():
         ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224}, "do_center_crop": True}, (224, "crop", 0.875)),
         ({"size": {"shortest_edge": 224}, "crop_pct": 0.875}, (224, "crop", 0.875)),
         ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, (384, "squash", 1.0)),
+        (
+            {"size": {"shortest_edge": 224}, "crop_size": 224, "do_center_crop": True}
+            | {"image_processor_type": "LevitImageProcessor"},
+            (224, "crop", 0.875),
+        ),
         # PoolFormer
         (
             {"size": {"shortest_edge": 224}, "crop_size": 224, "do_center_crop": True, "crop_pct": 0.9},
@@ -352,6 +383,9 @@ def test_onnx_of_other_origins(network, example, task, tmp_path):
     np.testing.assert_allclose(by_onnx.predict_proba(queries), by_torch, atol=1e-5)
     with pytest.raises(InputError, match=r"tiny\.onnx: its weights cannot be read .*put their file beside it"):
         open_backbone(f"onnx:{path}", preprocessing=halves)
+    if isinstance(network, Bytes):
+        with pytest.raises(ConfigError, match=r"takes bytes, which it normalizes itself; give .* a mean of 0"):
+            Pretrained(model.network, Preprocessing(16, *HALVES))
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

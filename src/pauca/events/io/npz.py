@@ -163,7 +163,9 @@ def camera_of(arrays: Mapping[str, np.ndarray], size: tuple[int, int], path: Pat
     Raises:
         InputError: they are no camera of it.
     """
-    intrinsics, distortion = _numbers(arrays, "K", (4, 9), path), _numbers(arrays, "D", (0, 4, 5), path)
+    intrinsics = _numbers(arrays, "K", (4, 9), path)
+    # Without K, a D is something else, such as depth.
+    distortion = None if intrinsics is None else _numbers(arrays, "D", (0, 4, 5), path)
     if intrinsics is None:
         both = _numbers(arrays, "calib", (9, 11), path)
         if both is None:
@@ -219,7 +221,7 @@ def _numbers(
     numbers = tuple(_floats(arrays, name, path).ravel().tolist())
     if len(numbers) not in counts or not np.isfinite(numbers).all():
         expected = " or ".join(str(count) for count in counts)
-        raise InputError(f"{path}: {name} is {arrays[name]!r:.80}, expected {expected} numbers")
+        raise InputError(f"{path}: {name} is {arrays[name].tolist()!s:.80}, expected {expected} numbers")
     return numbers
 
 

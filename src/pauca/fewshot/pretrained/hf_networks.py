@@ -85,9 +85,17 @@ def make(name: str, settings: dict[str, Any], weights: dict[str, Any]) -> nn.Mod
 
 def _of_its_kind(processor: dict[str, Any], transformers: Any) -> dict[str, Any]:
     """What the kind of processor that a preprocessor_config.json names does where the file is silent."""
-    kind = str(processor.get("image_processor_type") or processor.get("feature_extractor_type") or "")
-    known = getattr(transformers, kind.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast"), None)
-    return {name: getattr(known, name) for name in _READ if hasattr(known, name)}
+    known = getattr(
+        transformers, _kind(processor).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast"), None
+    )
+    try:
+        return {name: getattr(known, name) for name in _READ if hasattr(known, name)}
+    except ImportError:  # kinds that need torchvision, as that of DINOv3, raise it without one
+        return {}
+
+
+def _kind(processor: dict[str, Any]) -> str:
+    return str(processor.get("image_processor_type") or processor.get("feature_extractor_type") or "")
 
 
 def read_processor(values: dict[str, Any]) -> Preprocessing | None:
@@ -100,7 +108,11 @@ def read_processor(values: dict[str, Any]) -> Preprocessing | None:
     fitted = size.get("shortest_edge") or _side(size) if isinstance(size, dict) else size
     squash = isinstance(size, dict) and not size.get("shortest_edge") and crop is None
     seen = _side(crop) if isinstance(crop, dict) else crop
-    side, crop_pct = seen or fitted, values.get("crop_pct")
+    # LeViT's own processor scales to 256 where the file says 224, whatever is cut out then.
+    side, crop_pct = (
+        seen or fitted,
+        values.get("crop_pct") or (224 / 256 if _kind(values).startswith("Levit") else None),
+    )
     if side is None:
         return None
     share = 1.0

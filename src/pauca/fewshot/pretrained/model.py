@@ -135,6 +135,12 @@ class Pretrained(FewShotModel):
     ) -> None:
         preprocessing = preprocessing or Preprocessing.of(network)
         source = source or Source("module", type(network).__name__, {})
+        as_they_are = not any(preprocessing.mean) and set(preprocessing.deviation) == {1.0}
+        if getattr(network, "takes_bytes", False) and not as_they_are:
+            raise ConfigError(
+                f"{source}: takes bytes, which it normalizes itself; give preprocessing=Preprocessing(size, mean, "
+                "deviation) with a mean of 0 and a deviation of 1"
+            )
         config = ModelConfig(
             backbone=str(source),
             base_learner=base_learner if isinstance(base_learner, str) else type(base_learner).__name__,
