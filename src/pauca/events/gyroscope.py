@@ -140,7 +140,7 @@ def fit_gyro(trajectory: Trajectory, gyro: GroundTruth | Inertial, within_s: flo
         raise InputError(
             f"the gyroscope does not turn as the camera: they differ by {left:.1f} deg/s however it is mounted, and "
             f"the camera's velocity varies by {varies:.1f}; are both of one recording, with clocks that differ by no "
-            f"more than {within_s:g} s (within_s, --within-s)?"
+            f"more than {within_s:g} s (within_s, --within-s), and was the motion faster than the noise of both?"
         )
     return fit.refined(offset)
 

@@ -15,6 +15,7 @@ from pauca.fewshot.answers.learned import Further
 from pauca.fewshot.model import MCRNet, read_description, read_safetensors
 from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.pretrained import Features, Pretrained
+from pauca.fewshot.pretrained.model import with_scale_of_now
 from pauca.fewshot.pretrained.opening import rebuild
 from pauca.fewshot.views_at_test import ViewsAtTest
 from pauca.runs.tensors import save_tensors
@@ -129,6 +130,7 @@ def _rebuild(
         return rebuild(description, weights, path, base_learner, network)
     if kind == "Features":
         model: FewShotModel = Features(base_learner or description["base_learner"])
+        weights = with_scale_of_now(weights, description["base_learner"])
     else:
         config, trained_on = read_description(json.dumps(description["config"]))
         model = MCRNet(config, network, base_learner)

@@ -457,6 +457,21 @@ def test_the_base_learner_is_a_choice(task):
     assert model.config.base_learner == "ridge"  # its own is as it was
 
 
+@pytest.mark.parametrize("backbone", [Tiny(), "features"])
+def test_prototypes_of_a_file_from_before_are_as_sure_as_those_of_now(backbone, task, tmp_path):
+    """Their scale of 1 was that of distances divided by the number of features."""
+    examples, names, queries = task
+    if backbone == "features":
+        examples, queries = (each.reshape(len(each), -1) / 255 for each in (examples, queries))
+    classifier = FewShotClassifier(backbone=backbone, base_learner="prototypes", device="cpu").fit(examples, names)
+    expected = classifier.predict_proba(queries)
+    nn.init.ones_(classifier.model_.base_learner.scale)
+    classifier.save(tmp_path / "before.safetensors")
+    network = None if backbone == "features" else backbone
+    found = FewShotClassifier.load(tmp_path / "before.safetensors", device="cpu", network=network)
+    np.testing.assert_allclose(found.predict_proba(queries), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("shots", [1, 5])
 def test_the_nearest_mean_is_as_sure_by_distance_as_by_angle(shots):
     """However many features there are: distances were divided by their number, and one example said nothing."""

@@ -255,6 +255,14 @@ def pooled(features: Any, name: str, images: Float[Tensor, "b c h w"]) -> Float[
     return features.mean((2, 3)) if features.ndim == 4 else features
 
 
+def with_scale_of_now(weights: dict[str, Tensor], base_learner: str) -> dict[str, Tensor]:
+    """A file's weights; prototypes of 0.1, whose distances were divided by the number of features, had the scale 1."""
+    name = "base_learner.scale"
+    if base_learner != "prototypes" or weights.get(name) != 1:
+        return weights
+    return weights | {name: torch.tensor(_OPTIONS["prototypes"]["scale"])}
+
+
 def as_base_learner(base_learner: str | nn.Module) -> nn.Module:
     """A base learner by name, with its settings for features of length one, or as it is."""
     if isinstance(base_learner, nn.Module):

@@ -19,6 +19,7 @@ from pauca.fewshot.pretrained.model import (
     Pretrained,
     Source,
     with_base_learner,
+    with_scale_of_now,
 )
 
 FORMS = "timm:NAME, hf:NAME_OR_FOLDER, onnx:FILE, efficientnet-lite0, features, or a model's .safetensors file"
@@ -132,6 +133,7 @@ def rebuild(
         made = network
     model = Pretrained(made, preprocessing, source, base_learner or description["base_learner"])
     own = {name: value for name, value in weights.items() if base_learner is None or "base_learner" not in name}
+    own = with_scale_of_now(own, description["base_learner"])
     try:
         missing, unexpected = model.load_state_dict(own, strict=False)
     except RuntimeError as error:
