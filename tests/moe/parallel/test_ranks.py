@@ -134,6 +134,20 @@ def test_a_rank_whose_peer_died_or_is_late_says_so_within_the_timeout(dies, phas
     assert seconds < 3.5
 
 
+def _failing_beside_the_dead(rank: int) -> tuple[str, str, float]:
+    mesh = _mesh()
+    if rank == 1:
+        os._exit(0)
+    return _message(lambda: parallelize(_layer(experts=5), mesh))
+
+
+def test_an_error_of_one_s_own_is_said_though_another_rank_has_died(together):
+    """It was hidden by the other's silence, which was to say why."""
+    ((kind, message, _),) = together(_failing_beside_the_dead, 2, timeout_s=5, only=0)
+    assert kind == "ConfigError"
+    assert "5 experts cannot be divided evenly" in message
+
+
 @pytest.mark.parametrize("name", ["parallel/ranks.py", "layer/passes.py", "ops/kernels/swiglu.py", "plots.py"])
 def test_the_digest_is_of_all_rooms(tmp_path, name):
     same, other = tmp_path / "same", tmp_path / "other"

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -94,17 +95,15 @@ class Ranks:
             Exception: that of this rank's work.
             PaucaError: that of another rank's, in its words.
         """
-        failed = found = None
         try:
             found = work()
         except Exception as error:
-            failed = error
-        told = self._first_told(failed and f"rank {dist.get_rank()} failed: {first_line(failed)}")
-        if failed is not None:
-            raise failed
-        if told:
+            with suppress(PaucaError):  # others may have stopped: that says less than this
+                self._first_told(f"rank {dist.get_rank()} failed: {first_line(error)}")
+            raise
+        if told := self._first_told(None):
             raise PaucaError(f"expert parallelism: {told}; all ranks stop with it, and nothing is changed")
-        return cast(Found, found)
+        return found
 
     def _first_told(self, ours: str | None) -> str | None:
         """What the first rank of the whole mesh that has something to say says; one that has says its own."""
