@@ -34,10 +34,11 @@ def likeness(model: MoELM, tokens: torch.Tensor) -> float:
     return ((states @ states.T).sum().item() - count) / (count * (count - 1))
 
 
-def measure(size: str, rate: float, tokens: dict[str, torch.Tensor], options: argparse.Namespace) -> list[str]:
+def measure(model: LMConfig, rate: float, tokens: dict[str, torch.Tensor], options: argparse.Namespace) -> list[str]:
     """A row of the table: the first steps of one model."""
+    LM_SIZES["tried"] = model  # by whose name moe_convergence takes it
     settings = argparse.Namespace(
-        size=size, steps=1526, batch=options.batch, context=LM_SIZES[size].context, learning_rate=rate
+        size="tried", steps=1526, batch=options.batch, context=model.context, learning_rate=rate
     )
     settings.compile = settings.graph = tokens["train"].device.type == "cuda"
     training = moe_convergence.Training(Recipe.bf16(), 0, tokens, settings)
@@ -46,7 +47,7 @@ def measure(size: str, rate: float, tokens: dict[str, torch.Tensor], options: ar
     training.model.train()
     training.run_until(options.steps)
     loss = training.losses[options.steps - LAST : options.steps].mean().item()
-    scaled = "scaled" if training.model.config.scaled_embedding else "as it is"
+    scaled = "scaled" if model.scaled_embedding else "as it is"
     return [scaled, f"{rate:g}", f"{alike:.3f}", f"{loss:.3f}", f"{training.validate(64):.3f}"]
 
 
@@ -66,8 +67,7 @@ def main() -> None:
     rows = []
     for rate in map(float, options.rates.split(",")):
         for scaled in (False, True):
-            LM_SIZES["tried"] = replace(base, scaled_embedding=scaled)
-            rows.append(measure("tried", rate, tokens, options))
+            rows.append(measure(replace(base, scaled_embedding=scaled), rate, tokens, options))
             print(*rows[-1], flush=True)
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
     print(f"\n{name}, torch {torch.__version__}")

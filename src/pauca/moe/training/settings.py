@@ -64,12 +64,13 @@ class TrainSettings:
         Raises:
             ConfigError: the first such option, with both values.
         """
-        ours, theirs = to_dict(self.model), to_dict(given.model)
-        told = to_dict(given) | {"model": theirs | {name: ours[name] for name in ("vocabulary", "scaled_embedding")}}
+        ours = to_dict(self.model)
+        theirs = to_dict(given.model) | {"scaled_embedding": ours["scaled_embedding"]}
+        told = to_dict(given) | {"model": theirs | {"vocabulary": ours["vocabulary"]}}
         check_obeyed(to_dict(self), told, to_dict(usual), where)
         if is_typed("size"):
             asked = {name: value for name, value in theirs.items() if name not in _BESIDE_THE_SIZE}
-            check_obeyed(ours, asked | {"scaled_embedding": ours["scaled_embedding"]}, None, where)
+            check_obeyed(ours, asked, None, where)
         if is_typed("recipe"):
             asked = {name: value for name, value in theirs["recipe"].items() if name not in ("kept_z", "rotate")}
             check_obeyed(ours["recipe"], asked, None, where)
