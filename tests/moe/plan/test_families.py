@@ -1,6 +1,8 @@
 """Configs of Hugging Face families, from transformers' own config classes: the parameters of the models they make."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,25 @@ def test_parameters_are_those_of_transformers_own_model(family, tmp_path):
         expected += 0 if shape.tied else shape.embedding_parameters
     assert shape.parameters == pytest.approx(expected, rel=0.04 if shape.note else 0.0006)
     assert bool(shape.note) == bool(FAMILIES[family].note)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - ELSEWHERE))
+def test_an_entry_that_is_missing_is_refused_or_decides_nothing(family, tmp_path):
+    """transformers' own models then have its default: an expert's width was read from that of dense layers."""
+    given = INCOMPLETE.get(family, {})
+    whole = transformers.AutoConfig.for_model(family, **given).to_dict()
+    text = whole.get("text_config", whole)
+    expected = from_config_json(write(tmp_path, whole))
+    for name in text.keys() - given.keys() - {"model_type", "n_group", "topk_group"}:
+        part = {other: value for other, value in text.items() if other != name}
+        path = write(tmp_path, whole | {"text_config": part} if text is not whole else part)
+        shape, message = expected, f"{name} is missing"
+        try:
+            shape = from_config_json(path)
+        except InputError as error:
+            message = str(error)
+        assert replace(shape, context=expected.context) == expected, name
+        assert re.search(rf"\b{name}( or \w+)* is missing", message), message
 
 
 def test_kimi_k2_is_read_as_deepseek_v3_is(tmp_path):

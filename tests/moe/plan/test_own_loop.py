@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pauca import cli
-from pauca.errors import ConfigError
+from pauca.errors import ConfigError, PaucaError
 from pauca.moe import LM_SIZES
 from pauca.moe.plan.evaluate import evaluate
 from pauca.moe.plan.gpus import GPUS
@@ -121,3 +121,13 @@ def test_plans_of_pauca_s_own_loop_are_what_it_can_do():
     assert not any(plan.way.prepared for plan in find_plans(large).values())
     several = replace(large, assumptions=replace(given, batch_tokens=4 * 16384))
     assert find_plans(several)["fp4"].way.prepared
+
+
+@pytest.mark.parametrize("gpus", [8, 2])
+def test_where_recorded_steps_do_not_fit_the_loop_that_does_is_named(gpus):
+    """More than two GPUs share experts in `eager` alone; nothing is advised that would not fit either."""
+    given = Assumptions(4, 4, 8, loop="recorded")
+    task = PlanTask(LM_SIZES["xl"].shape, gpus, 20 * 10**9, 4096, assumptions=given)
+    with pytest.raises(PaucaError, match="does not fit") as caught:
+        find_plans(task)
+    assert str(caught.value).endswith("or plan for the loop eager, which fits with EP 8") == (gpus == 8)

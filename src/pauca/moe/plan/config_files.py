@@ -136,7 +136,10 @@ def from_config_json(path: str | Path, like: str | None = None) -> ModelShape:
         shape = ModelShape(_model_name(path), **found)
         shape.require_experts()
     except KeyError as error:
-        raise InputError(f"{path}: {error.args[0]} is missing") from error
+        raise InputError(
+            f"{path}: {error.args[0]} is missing, which a {name} config has; add it, or read the config as one of "
+            "another family by --like"
+        ) from error
     except ConfigError as error:
         raise InputError(f"{path}: {error}") from error
     except (TypeError, ValueError, ArithmeticError, AttributeError) as error:

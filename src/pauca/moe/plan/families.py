@@ -20,41 +20,66 @@ class Family:
     qk_norm: Literal["none", "head", "all"] = "none"
     router_bias: bool = False
     note: str = ""
+    width: str = "moe_intermediate_size"
+    """The entry that is an expert's width: another one would be that of dense layers."""
+    needs: tuple[str, ...] = ()
+    """Entries without which a model of this family would be another: its own code has defaults for them. Of names with
+    "or" between them one will do."""
+    tied: bool = False
+    """Whether embedding and head are one where no entry tells."""
 
 
 _LINEAR = "its layers of linear attention are counted as layers of attention"
 _INDEXED = "its sparse attention is counted as full attention, and its indexer not at all"
 
+_ALL_ALIKE = "intermediate_size"  # the width of experts in families that have no dense layers, or name those apart
+_LATENT = ("kv_lora_rank", "q_lora_rank", "n_shared_experts")
+_GROUPED = ("num_key_value_heads",)
+_SHARED = (*_GROUPED, "head_dim", "shared_expert_intermediate_size")
+
 FAMILIES: dict[str, Family] = {
-    "deepseek_v2": Family(),
-    "deepseek_v3": Family(router_bias=True),
-    "deepseek_v32": Family(router_bias=True, note=_INDEXED),
-    "deepseek_v4": Family(note="its compressed attention is counted as attention with one shared key and value head"),
+    "deepseek_v2": Family(needs=_LATENT),
+    "deepseek_v3": Family(router_bias=True, needs=(*_LATENT, "first_k_dense_replace")),
+    "deepseek_v32": Family(router_bias=True, note=_INDEXED, needs=_LATENT),
+    "deepseek_v4": Family(
+        note="its compressed attention is counted as attention with one shared key and value head",
+        needs=(*_GROUPED, "head_dim", "n_shared_experts"),
+    ),
     "dots1": Family("head", router_bias=True),
-    "ernie4_5_moe": Family(router_bias=True),
-    "flex_olmo": Family("all"),
-    "glm4_moe": Family(router_bias=True),
-    "glm4_moe_lite": Family(router_bias=True),
-    "glm_moe_dsa": Family(router_bias=True, note=_INDEXED),
-    "gpt_oss": Family(),
-    "granitemoe": Family(),
-    "granitemoehybrid": Family(note="its Mamba layers are counted as layers of attention"),
-    "granitemoeshared": Family(),
-    "hunyuan_v1_moe": Family("head"),
-    "kimi_k2": Family(router_bias=True),
-    "kimi_k25": Family(router_bias=True),
-    "kimi_linear": Family(router_bias=True, note=_LINEAR),
-    "llama4": Family(),
-    "llama4_text": Family(),
-    "minimax_m2": Family("all", router_bias=True),
-    "mixtral": Family(),
-    "olmoe": Family("all"),
-    "qwen2_moe": Family(),
-    "qwen3_5_moe": Family("head", note=_LINEAR),
-    "qwen3_5_moe_text": Family("head", note=_LINEAR),
-    "qwen3_moe": Family("head"),
-    "qwen3_next": Family("head", note=_LINEAR),
-    "qwen3_vl_moe_text": Family("head"),
+    "ernie4_5_moe": Family(
+        router_bias=True, needs=(*_GROUPED, "moe_num_shared_experts", "moe_layer_start_index"), tied=True
+    ),
+    "flex_olmo": Family("all", width=_ALL_ALIKE),
+    "glm4_moe": Family(router_bias=True, needs=(*_GROUPED, "n_shared_experts", "first_k_dense_replace")),
+    "glm4_moe_lite": Family(router_bias=True, needs=(*_LATENT, "mlp_layer_types or first_k_dense_replace")),
+    "glm_moe_dsa": Family(router_bias=True, note=_INDEXED, needs=_LATENT),
+    "gpt_oss": Family(width=_ALL_ALIKE, needs=(*_GROUPED, "head_dim")),
+    "granitemoe": Family(width=_ALL_ALIKE),
+    "granitemoehybrid": Family(
+        note="its Mamba layers are counted as layers of attention",
+        width=_ALL_ALIKE,
+        needs=("shared_intermediate_size",),
+    ),
+    "granitemoeshared": Family(width=_ALL_ALIKE),
+    "hunyuan_v1_moe": Family("head", width=_ALL_ALIKE),
+    "kimi_k2": Family(router_bias=True, needs=(*_LATENT, "first_k_dense_replace")),
+    "kimi_k25": Family(router_bias=True, needs=(*_LATENT, "first_k_dense_replace")),
+    "kimi_linear": Family(
+        router_bias=True,
+        note=_LINEAR,
+        needs=("kv_lora_rank", "num_shared_experts", "mlp_layer_types or first_k_dense_replace"),
+    ),
+    "llama4": Family(width=_ALL_ALIKE, needs=_GROUPED),
+    "llama4_text": Family(width=_ALL_ALIKE, needs=_GROUPED),
+    "minimax_m2": Family("all", router_bias=True, width=_ALL_ALIKE, needs=(*_GROUPED, "head_dim")),
+    "mixtral": Family(width=_ALL_ALIKE, needs=_GROUPED),
+    "olmoe": Family("all", width=_ALL_ALIKE),
+    "qwen2_moe": Family(needs=("shared_expert_intermediate_size",)),
+    "qwen3_5_moe": Family("head", note=_LINEAR, needs=_SHARED),
+    "qwen3_5_moe_text": Family("head", note=_LINEAR, needs=_SHARED),
+    "qwen3_moe": Family("head", needs=_GROUPED),
+    "qwen3_next": Family("head", note=_LINEAR, needs=_SHARED),
+    "qwen3_vl_moe_text": Family("head", needs=(*_GROUPED, "tie_word_embeddings")),
 }
 """By `model_type`."""
 
@@ -80,7 +105,10 @@ def sizes(config: dict[str, Any], family: Family) -> dict[str, Any]:
     Raises:
         KeyError: the name of a size that is missing.
     """
-    layers, width = config["num_hidden_layers"], _first(config, "moe_intermediate_size", "intermediate_size")
+    for needed in family.needs:
+        if not any(name in config for name in needed.split(" or ")):
+            raise KeyError(needed)
+    layers, width = config["num_hidden_layers"], config[family.width]
     dense = _dense_layers(config, layers)
     return {
         "vocabulary": config["vocab_size"],
@@ -98,7 +126,7 @@ def sizes(config: dict[str, Any], family: Family) -> dict[str, Any]:
         "groups": config.get("n_group") or 1,
         "top_groups": config.get("topk_group") or 1,
         "router_bias": family.router_bias,
-        "tied": bool(config.get("tie_word_embeddings", False)),
+        "tied": bool(config.get("tie_word_embeddings", family.tied)),
         "context": _context(config),
         "note": family.note,
     }

@@ -32,8 +32,21 @@ def find_plans(task: PlanTask) -> dict[Precision, Plan]:
         raise PaucaError(
             f"{task.shape.name} does not fit {task.gpus} GPU(s) of {task.memory / 1e9:.4g} GB: the nearest plan "
             f"({nearest.way}) lacks {nearest.lacks / 1e9:,.1f} GB a GPU; give more GPUs or memory, or fewer tokens"
+            f"{_if_launched(task)}"
         )
     return best
+
+
+def _if_launched(task: PlanTask) -> str:
+    """The loop that would fit where steps that are recorded do not, which share experts among two GPUs at most."""
+    if not task.assumptions.is_recorded:
+        return ""
+    try:
+        found = find_plans(replace(task, assumptions=replace(task.assumptions, loop="eager")))
+    except PaucaError:
+        return ""
+    plan = min((plan for plan in found.values() if plan.lacks <= 0), key=lambda plan: plan.way.layout.ep)
+    return f", or plan for the loop eager, which fits with EP {plan.way.layout.ep}"
 
 
 def _best(plans: list[Plan]) -> Plan:
