@@ -19,6 +19,7 @@ import re
 import sys
 import warnings
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,15 @@ def table(rows: list[Row]) -> str:
 def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
     warnings.simplefilter("ignore")
-    rows = [measure(family) for family in arguments or families()]
+    known = families()
+    for family in arguments:
+        if family not in known:
+            near = get_close_matches(family, known, n=1)
+            sys.exit(
+                f"{family}: transformers {transformers.__version__} has no family of experts of this name"
+                f"{f' (did you mean {near[0]}?)' if near else ''}; known are {', '.join(known)}"
+            )
+    rows = [measure(family) for family in arguments or known]
     print(json.dumps([asdict(row) for row in rows]) if "--json" in sys.argv else table(rows))
 
 

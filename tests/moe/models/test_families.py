@@ -81,3 +81,13 @@ def test_at_least_64_of_72_families_convert():
     for row in rows:
         if not row.refused:
             _require_within_rounding(row)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("gpt-oss", r" \(did you mean gpt_oss\?\)"), ("llama", ".*known are")])
+def test_a_family_that_there_is_not_is_said_in_one_line(monkeypatch, name, hint):
+    monkeypatch.setattr(sys, "argv", ["moe_families.py", name])
+    with pytest.raises(
+        SystemExit, match=f"^{name}: transformers .* has no family of experts of this name{hint}"
+    ) as end:
+        benchmark.main()
+    assert "\n" not in str(end.value)
