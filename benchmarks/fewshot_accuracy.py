@@ -14,7 +14,13 @@ rate along a cosine (`+phases` has the paper's phases), for the same number of s
     variational:KL:RECONSTRUCTION   sampled, with weights of both terms
 
 each with any of `+phases`, `+svm`, `+turned:SHARE` (classes turned by quarter turns count as new ones),
-`+smoothing:SHARE` (of labels) and `+start:LOG_SIGMA`. Nothing is chosen on the test classes: the last step is tested,
+`+smoothing:SHARE` (of labels) and `+start:LOG_SIGMA`. Elsewhere than in front of the network (`latent_spaces.py`):
+
+    deterministic+beside, variational:KL:0+beside   the code beside the image
+    variational:KL:0+code:WEIGHT                    the code read from the features
+    plain-wide+within:KL                            features with a spread, about their class's mean
+
+Nothing is chosen on the test classes: the last step is tested,
 on 10,000 fixed episodes, 5-way, 15 queries, 1 and 5 shots, with the features of the image, with the mean over the image
 and its mirror image (`mirror`), and, for sampled variants, over 8 codes (`mc:8`).
 
@@ -41,6 +47,7 @@ import numpy as np
 import torch
 
 import cifar_benchmarks
+from latent_spaces import Beside, CodeRead, WithinClass
 from pauca.fewshot.embedding import embed_images
 from pauca.fewshot.episodes import sample_episodes
 from pauca.fewshot.evaluation import evaluate
@@ -59,6 +66,7 @@ EPISODE_SEED = 20_200_710  # of the test episodes; any number, but always this o
 SECONDS_BEFORE_FIRST_GUESS = 120.0
 LONGER = 1.7  # multiply-adds of MCRNet over those of the plain network, at 32 pixels
 OTHERS = "± over classes | ± over seeds | each seed |"  # headings
+ELSEWHERE = ("beside", "code", "within")  # of the latent space; the controls have none there
 VARIANTS = "plain,plain-wide,plain-long,deterministic,released,variational:0.01:0"
 
 
@@ -75,6 +83,18 @@ def model_config(variant: str, backbone: str) -> ModelConfig:
         latent = replace(latent, kl_weight=float(weights[0]), reconstruction_weight=float(weights[1]))
         latent = replace(latent, log_sigma_start=extra(variant, "start", latent.log_sigma_start))
     return ModelConfig(backbone, learner, latent=latent)
+
+
+def make_model(variant: str, backbone: str) -> MCRNet:
+    """The network of a variant, its weights drawn."""
+    config = model_config(variant, backbone)
+    if "+beside" in variant:
+        return Beside(config)
+    if "+code" in variant:
+        return CodeRead(config, extra(variant, "code", 0.0))
+    if "+within" in variant:
+        return WithinClass(config, extra(variant, "within", 0.0))
+    return MCRNet(config)
 
 
 def extra(variant: str, name: str, default: float) -> float:
@@ -101,7 +121,7 @@ def train(variant: str, seed: int, images: ImageSet, options: argparse.Namespace
     """Train one variant; also what it took."""
     torch.compiler.reset()  # each variant is a new graph, and the compiler gives up after eight of one function
     torch.manual_seed(seed)
-    model = MCRNet(model_config(variant, options.backbone))
+    model = make_model(variant, options.backbone)
     trainer = Trainer(model, images, train_config(variant, seed, options))
     started = time.monotonic()
     losses = trainer.step()
@@ -194,12 +214,12 @@ def show(stored: dict, classes: dict[str, np.ndarray]) -> None:
     print("|---|---|---|---|---|---|---|")
     for (variant, way, shot), seeds in tested.items():
         print(f"| {variant} | {way} | {shot} | {seeds.cells(classes[shot], signed=False)} |")
-    for control in ("plain", "plain-wide", "plain-long", "deterministic"):
+    for control in ("plain", "plain-wide", "plain-long", "deterministic", "deterministic+beside"):
         rows = []
         for (variant, way, shot), seeds in tested.items():
-            extras = "".join(f"+{part}" for part in variant.split("+")[1:] if not part.startswith("start"))
-            against = tested.get((control + extras, "image" if way.startswith("mc") else way, shot))
-            if against is not None and against is not seeds:
+            extras = [part for part in variant.split("+")[1:] if part.split(":")[0] not in ("start", *ELSEWHERE)]
+            against = tested.get(("+".join([control, *extras]), "image" if way.startswith("mc") else way, shot))
+            if against is not None and against is not seeds and ("+" not in control or "+beside" in variant):
                 cells = seeds.minus(against).cells(classes[shot], signed=True)
                 rows.append(f"| {variant} | {way} | {shot} | {cells} |")
         if rows:
