@@ -4,7 +4,7 @@
     python benchmarks/moe_convergence.py [--recipes bf16,fp8,fp4] [--seeds 0,1,2] [--minutes 9] [--out FILE.json]
     python benchmarks/moe_convergence.py --show [--out FILE.json] [--figure FILE.png]
 
-A recipe is `bf16`, `fp8`, `fp4`, or `fp4` with one thing changed:
+A recipe is `bf16`, `fp8`, `fp4`, `paper` (as the paper's authors' code has it), or `fp4` with one thing changed:
 
     fp4-floor, fp4-best     another rule for the scales of MXFP4 blocks (default: even)
     fp4-z-bf16, fp4-z-fp8   FC1's output kept in BF16 or FP8 (default: MXFP4)
@@ -68,6 +68,7 @@ RECIPES = {
     "bf16": Recipe.bf16(),
     "fp8": Recipe.fp8(),
     "fp4": Recipe.fp4(),
+    "paper": Recipe.paper(),
     "fp4-floor": replace(Recipe.fp4(), scale_rule="floor"),
     "fp4-best": replace(Recipe.fp4(), scale_rule="best"),
     "fp4-z-bf16": Recipe.fp4(kept_z="bf16"),
