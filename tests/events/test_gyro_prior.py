@@ -11,6 +11,7 @@ from pauca.events import AlignConfig, Aligner, Camera, GroundTruth, GyroPrior, S
 from pauca.events.gyro_prior import Expected, combined
 from pauca.events.gyroscope import GyroFit
 from pauca.events.packets import Estimate
+from pauca.events.pieces import Workers, align_in_pieces
 from pauca.events.types import Packet
 
 from .scenes import CAMERA, random_events, rotating_events
@@ -42,7 +43,7 @@ def test_the_line_through_the_readings_of_a_packet():
         np.testing.assert_allclose(np.sqrt(np.diag(told.covariance)), np.radians(2.0))
     assert prior.expected(_packet(990_000, 1_010_000)) is None  # nobody read the gyroscope then
     assert prior.expected(_packet(-10_000, 10_000)) is None
-    gap = GyroPrior.of_camera(GroundTruth(np.array([0.0, 0.1, 0.2]), np.ones((3, 3))))
+    gap = GyroPrior.of_camera(GroundTruth(np.array([0.0, 0.01, 0.1, 0.2]), np.ones((4, 3))))
     assert gap.expected(_packet(110_000, 120_000)) is None
 
 
@@ -187,9 +188,59 @@ def test_bad_priors_are_refused():
     with pytest.raises(InputError, match="two or more readings"):
         GyroPrior(np.zeros(1), np.zeros((1, 3)), 0.1)
     with pytest.raises(ConfigError, match="standard deviation"):
-        GyroPrior(np.zeros(2), np.zeros((2, 3)), 0.0)
+        GyroPrior(np.arange(2) * 1e3, np.zeros((2, 3)), 0.0)
+    t_s = np.arange(0, 1, 0.001)
+    for times, apart in ((t_s, "0.001"), (1e9 * t_s, "1e\\+06"), (1e6 * t_s[::100], "100000"), (0 * t_s, "0")):
+        with pytest.raises(InputError, match=f"are {apart} us apart, and 10 to 50,000 us are expected"):
+            GyroPrior(times, np.zeros((len(times), 3)), 0.1)
     with pytest.raises(ConfigError, match="translation"):
         Aligner(CAMERA, AlignConfig(motion="translation"), GyroPrior.of_camera(_readings(OMEGA)))
+
+
+def test_a_gyroscope_of_another_clock_is_refused(caplog):
+    motion = rotating_events(OMEGA, points=120, per_point=120, duration_us=80_000)  # at 5 s
+    parts = [motion[:3_000], motion[:0], motion[3_000:]]
+    for shift_s, span in ((-5.0, "-0.500 to 0.998"), (1.7e9, "1700000004.500 to 1700000005.998")):
+        said = f"read at {span} s, and the events lie at 5.000 to 5.0[0-9]* s: are both on one clock"
+        readings = _readings(OMEGA)
+        readings = GroundTruth(readings.t_s + shift_s, readings.omega_rad_s)
+
+        def aligner(readings=readings) -> Aligner:
+            return Aligner(CAMERA, CONFIG, GyroPrior.of_camera(readings))
+
+        for follow in (
+            lambda aligner: next(aligner.follow(motion)),
+            lambda aligner: list(aligner.follow(iter(parts))),
+            lambda aligner: list(align_in_pieces(parts, aligner, Workers(1))),
+        ):
+            with pytest.raises(InputError, match=said):
+                follow(aligner())
+        for take in (Aligner.align, Aligner.push):
+            caplog.clear()
+            if shift_s < 0:
+                with pytest.raises(InputError, match=said):
+                    take(aligner(), motion)
+            else:  # a stream may get there
+                live = aligner()
+                take(live, parts[0])
+                take(live, parts[2])
+                assert len(caplog.records) == 1
+                assert "are both on one clock?" in caplog.text
+
+
+def test_a_gyroscope_that_was_read_for_a_part_is_taken():
+    motion = rotating_events(OMEGA, points=120, per_point=120, duration_us=80_000)
+    middle_us = int(motion.t_us[len(motion) // 2])
+    for begin_s, end_s in ((4.5, middle_us * 1e-6), (middle_us * 1e-6, 6.0)):
+        prior = GyroPrior.of_camera(_readings(OMEGA, begin_s, end_s))
+        parts = [motion[:3_000], motion[3_000:6_000], motion[6_000:]]
+        whole = list(Aligner(CAMERA, CONFIG, prior).follow(motion))
+        in_parts = Aligner(CAMERA, CONFIG, prior).follow(iter(parts))
+        assert [a.velocity.tolist() for a in in_parts] == [a.velocity.tolist() for a in whole]
+        list(Aligner(CAMERA, CONFIG, prior).follow(motion[-3_000:], whole=False))
+        live = Aligner(CAMERA, CONFIG, prior)
+        for part in parts:
+            live.align(part)
 
 
 def test_a_fit_is_read_back_exactly(tmp_path):

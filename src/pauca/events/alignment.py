@@ -118,13 +118,15 @@ class Aligner:
             events: the window; `Events`, or an array of Metavision or dv-processing (see `as_events`).
 
         Raises:
-            InputError: if the events are from a sensor of another size, or another thread is using this aligner.
+            InputError: if the events are from a sensor of another size, another thread is using this aligner, or its
+                gyroscope was read before the first events that it sees.
         """
         return self.align_all(events)[-1]
 
     def align_all(self, events: EventsLike) -> list[Alignment]:
         """The alignments of all packets of a window, in order; see `align`."""
         events = self._checked(events)
+        self._check_prior(events)
         with self._alone():
             first, alignments = 0, []
             while first < len(events) or not alignments:
@@ -167,7 +169,7 @@ class Aligner:
             return scorer.images(packet, np.zeros(self._estimator.velocities))
         return scorer.images(packet, alignment.velocity, alignment.acceleration)
 
-    def follow(self, events: EventsLike | Iterable[EventsLike]) -> Iterator[Alignment]:
+    def follow(self, events: EventsLike | Iterable[EventsLike], whole: bool = True) -> Iterator[Alignment]:
         """Alignments of a whole stream, one by one as they are found; every event is in one packet.
 
         A packet that nothing tells from rest waits for the next ones, up to `slowest_s`: a slow motion shows then.
@@ -175,9 +177,18 @@ class Aligner:
         Args:
             events: the stream, or its parts in order, of any size; the alignments are the same. `Events`, or what
                 `as_events` takes.
+            whole: whether that is a recording, and not a piece of one, so that a gyroscope (`prior`) must have been
+                read meanwhile.
+
+        Raises:
+            InputError: it was read at another time; with the last part, where it was read after all of them.
         """
+        alone = isinstance(events, EventsLike | str)
+        parts = map(self._checked, [events] if alone else expect(events, Iterable))
+        if self.prior is not None and whole:
+            parts = self.prior.within(parts, ends=alone)
         waiting = None
-        for part in map(self._checked, [events] if isinstance(events, EventsLike | str) else expect(events, Iterable)):
+        for part in parts:
             waiting = part if waiting is None else joined([waiting, part])
             end = yield from self._packets(waiting, _Known.ALL_BUT_END)
             waiting = waiting[end:]
@@ -223,6 +234,7 @@ class Aligner:
         events = self._checked(events)
         if not deadline_s > 0:
             raise InputError(f"deadline_s {deadline_s} must be positive")
+        self._check_prior(events)
         with self._alone(pushing=True):
             waiting = self._waiting
             if waiting is not None and len(waiting) and len(events) and events.t_us[0] < waiting.t_us[-1]:
@@ -292,6 +304,11 @@ class Aligner:
                 f"events are from a sensor of {events.size} pixels, but the camera is calibrated for {self.camera.size}"
             )
         return events
+
+    def _check_prior(self, events: Events) -> None:
+        """Refuse a gyroscope that was read before the first events of all."""
+        if self.prior is not None and self._last is None and not self._waiting:
+            self.prior.check_begun(events)
 
     @contextmanager
     def _alone(self, pushing: bool = False) -> Iterator[None]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from pauca.errors import InputError
-from pauca.events.gyro_prior import GyroPrior
+from pauca.events.gyro_prior import GyroPrior, in_seconds
 from pauca.events.rate_units import doubt_of_unit
 from pauca.events.trajectory import Trajectory
 from pauca.events.types import Alignment, Events, Status
@@ -34,13 +34,13 @@ def covered(trajectory: Trajectory, first_us: int, last_us: int) -> str:
     shared_us = min(end_us, last_us) - max(begin_us, first_us)
     if shared_us < 0:
         raise InputError(
-            f"the trajectory lies at {_seconds(begin_us, end_us)}, and the events at {_seconds(first_us, last_us)}: "
-            "it is of another recording, or on another clock"
+            f"the trajectory lies at {in_seconds(begin_us, end_us)}, and the events at "
+            f"{in_seconds(first_us, last_us)}: it is of another recording, or on another clock"
         )
     if shared_us >= _ALL * (last_us - first_us):
         return ""
     return (
-        f"the trajectory covers {_seconds(begin_us, end_us)} of events at {_seconds(first_us, last_us)}: "
+        f"the trajectory covers {in_seconds(begin_us, end_us)} of events at {in_seconds(first_us, last_us)}: "
         "what lies outside is left out"
     )
 
@@ -62,8 +62,8 @@ def with_events(windows: Iterable[Events], trajectory: Trajectory) -> Iterator[E
 def nothing_there(trajectory: Trajectory) -> InputError:
     """No event lies at a trajectory's time."""
     return InputError(
-        f"no event lies at the trajectory's time, {_seconds(*span_of(trajectory))}: it is of another recording, or on "
-        "another clock"
+        f"no event lies at the trajectory's time, {in_seconds(*span_of(trajectory))}: it is of another recording, or "
+        "on another clock"
     )
 
 
@@ -75,7 +75,7 @@ def not_read(prior: GyroPrior, alignments: Sequence[Alignment]) -> str:
     begin_us, end_us = int(prior.t_us[0]), int(prior.t_us[-1])
     within = any(begin_us < each.start_us and each.end_us < end_us for each in lacking)
     return (
-        f"the gyroscope was read at {_seconds(begin_us, end_us)}{', with gaps' if within else ''}: {len(lacking)} of "
+        f"the gyroscope was read at {in_seconds(begin_us, end_us)}{', with gaps' if within else ''}: {len(lacking)} of "
         f"{len(alignments)} packets are estimated without it"
     )
 
@@ -103,20 +103,3 @@ def why_contradicted(prior: GyroPrior, alone: Iterable[Alignment]) -> str:
     told = doubt_of_unit([(shown, np.array([each.velocity for each in sure]).reshape(-1, 3))], "--gyro-unit deg/s")
     remedy = "are its axes and its clock the camera's? `pauca events gyro` finds them (--gyro-fit)"
     return f"the gyroscope contradicts the events of most packets, which are disputed: {told or remedy}"
-
-
-def check_read(t_us: np.ndarray, first_us: int, last_us: int) -> None:
-    """Refuse a gyroscope that was read at another time than the recording.
-
-    Raises:
-        InputError: it was read before the recording, or after it.
-    """
-    if t_us[-1] < first_us or t_us[0] > last_us:
-        raise InputError(
-            f"the gyroscope was read at {_seconds(int(t_us[0]), int(t_us[-1]))}, and the events lie at "
-            f"{_seconds(first_us, last_us)}: are both on one clock? `pauca events gyro` finds an offset (--gyro-fit)"
-        )
-
-
-def _seconds(first_us: int, last_us: int) -> str:
-    return f"{first_us / 1e6:.3f} to {last_us / 1e6:.3f} s"

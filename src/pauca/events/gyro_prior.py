@@ -5,6 +5,8 @@ answer of the events is combined with it by their covariances. Events that canno
 gyroscope; events that contradict it are said to.
 """
 
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,10 +19,13 @@ from pauca.events.gyroscope import GyroFit
 from pauca.events.packets import Estimate
 from pauca.events.recording import GroundTruth, Inertial, gyro_of
 from pauca.events.score import REST_CHI2
-from pauca.events.types import Packet, Status
+from pauca.events.types import Events, Packet, Status
+
+_log = logging.getLogger(__name__)
 
 _FEWEST = 4  # readings from which on a line is fitted to them
 _NEAR_US = 2_500  # from a time, of the readings that tell the velocity then
+_SHORTEST_STEP_US = 10  # between readings, in the median: gyroscopes are read up to 32,000 times a second
 _LONGEST_GAP_US = 50_000  # between readings: beyond, nothing is known of a packet that lies there
 
 
@@ -47,7 +52,7 @@ class GyroPrior:
     A gyroscope has a clock and axes of its own: `GyroPrior.from_fit(fit_gyro(trajectory, gyro), gyro)`.
 
     Raises:
-        InputError: fewer than two readings.
+        InputError: fewer than two readings, or none that follow each other as those of a gyroscope do.
         ConfigError: a standard deviation that is not positive.
     """
 
@@ -61,6 +66,12 @@ class GyroPrior:
     def __post_init__(self) -> None:
         if len(self.t_us) < 2:
             raise InputError(f"a prior needs two or more readings of a gyroscope, got {len(self.t_us)}")
+        apart_us = np.diff(self.t_us)
+        if np.median(apart_us) < _SHORTEST_STEP_US or apart_us.min() > _LONGEST_GAP_US:
+            raise InputError(
+                f"the readings of a gyroscope are {np.median(apart_us):g} us apart, and {_SHORTEST_STEP_US} to "
+                f"{_LONGEST_GAP_US:,} us are expected of a prior: are its times (t_us) microseconds?"
+            )
         if not self.sd_rad_s > 0:
             raise ConfigError(f"the standard deviation of a gyroscope must be positive, got {self.sd_rad_s} rad/s")
 
@@ -114,6 +125,50 @@ class GyroPrior:
         around = self.t_us[max(first - 1, 0) : end + 1]
         return bool(first > 0 and end < len(self.t_us) and np.diff(around).max(initial=0) <= _LONGEST_GAP_US)
 
+    def check_read(self, first_us: int, last_us: int) -> None:
+        """Refuse readings of another time than that of a recording, whose events begin and end so.
+
+        Raises:
+            InputError: all lie before the recording, or after it.
+        """
+        if self.t_us[-1] < first_us or self.t_us[0] > last_us:
+            raise InputError(self._elsewhere(first_us, last_us))
+
+    def check_begun(self, events: Events) -> None:
+        """As `check_read`, of the first events of a stream: where all readings follow them, it may still get there, and
+        that is logged."""
+        if len(events) == 0:
+            return
+        first_us, last_us = int(events.t_us[0]), int(events.t_us[-1])
+        if self.t_us[-1] < first_us:
+            raise InputError(self._elsewhere(first_us, last_us))
+        if self.t_us[0] > last_us:
+            _log.warning("%s", self._elsewhere(first_us, last_us))
+
+    def within(self, parts: Iterable[Events], ends: bool = False) -> Iterator[Events]:
+        """The parts of a recording in order; as `check_read`, as soon as it is known.
+
+        Args:
+            parts: of any size.
+            ends: whether the first one is the last, too.
+        """
+        times_us: list[int] = []
+        for part in parts:
+            if len(part):
+                times_us = [*times_us[:1], int(part.t_us[0]), int(part.t_us[-1])]
+                later_us = times_us[-1] if ends else int(self.t_us[0])  # the recording may get there
+                self.check_read(times_us[0], max(times_us[-1], later_us))
+            yield part
+        if times_us:
+            self.check_read(times_us[0], times_us[-1])
+
+    def _elsewhere(self, first_us: int, last_us: int) -> str:
+        return (
+            f"the gyroscope was read at {in_seconds(int(self.t_us[0]), int(self.t_us[-1]))}, and the events lie at "
+            f"{in_seconds(first_us, last_us)}: are both on one clock? `pauca events gyro` finds an offset (--gyro-fit; "
+            "in Python fit_gyro and GyroPrior.from_fit)"
+        )
+
     def _line(self, start_us: int | float, end_us: int | float, t_us: int) -> tuple[np.ndarray, np.ndarray]:
         """Value at a time, and slope a second, of the line through the readings of a stretch around it."""
         first, end = np.searchsorted(self.t_us, [start_us, end_us], side="left")
@@ -124,6 +179,11 @@ class GyroPrior:
         times = np.array([t_us, start_us, end_us])
         value, begun, ended = np.stack([np.interp(times, self.t_us, axis) for axis in self.omega_rad_s.T], axis=1)
         return value, (ended - begun) / max((end_us - start_us) * 1e-6, 1e-6)
+
+
+def in_seconds(first_us: int, last_us: int) -> str:
+    """A stretch of time in words."""
+    return f"{first_us / 1e6:.3f} to {last_us / 1e6:.3f} s"
 
 
 def combined(estimate: Estimate, expected: Expected) -> Estimate:

@@ -52,18 +52,19 @@ def align_in_pieces(
 
     Raises:
         DeviceError: a GPU is asked for, and there is none.
+        InputError: the aligner's gyroscope was read at another time.
     """
     camera, config = aligner.camera, aligner.config
     warm = _WARM_PACKETS * config.cut(camera.size).most
     known = -(-done // PIECE_EVENTS)
+    read = chunks if aligner.prior is None else aligner.prior.within(chunks)
+    pieces = islice(pieces_in_parts(read, PIECE_EVENTS, warm), known, None)
     if config.device != "cpu":
         check_device(config.device)
         from pauca.events.device.align import align_on_device  # here, because it needs torch
 
-        parts = islice(pieces_in_parts(chunks, PIECE_EVENTS, warm), known, None)
-        yield from align_on_device(parts, aligner, workers, PIECE_EVENTS + warm, config.device)
+        yield from align_on_device(pieces, aligner, workers, PIECE_EVENTS + warm, config.device)
         return
-    pieces = islice(pieces_in_parts(chunks, PIECE_EVENTS, warm), known, None)
 
     def with_(before: list[Events]) -> Callable[[Events | SharedEvents], _Piece]:
         return lambda events: _Piece(camera, config, aligner.prior, joined(before) if before else None, events)
@@ -117,6 +118,6 @@ def _last_of(parts: list[Events], count: int) -> list[Events]:
 def _aligned(piece: _Piece) -> list[Alignment]:
     aligner = Aligner(piece.camera, piece.config, piece.prior)
     if piece.before is not None:
-        for _ in aligner.follow(piece.before):
+        for _ in aligner.follow(piece.before, whole=False):
             pass
-    return list(aligner.follow(taken(piece.events)))
+    return list(aligner.follow(taken(piece.events), whole=False))

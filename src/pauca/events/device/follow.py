@@ -55,7 +55,7 @@ def follow(setting: Setting, residents: list[Resident], ask: Ask) -> list[Alignm
     aligner = DeviceAligner(*setting, ask=ask, residents=tuple(residents))
     found: list[Alignment] = []
     for resident in residents:
-        found = list(aligner.follow(resident.events))
+        found = list(aligner.follow(resident.events, whole=False))
     return found
 
 

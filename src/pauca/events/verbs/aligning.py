@@ -16,7 +16,7 @@ from pauca import events
 from pauca.errors import InputError
 from pauca.events import pieces
 from pauca.events.alignment import Memory
-from pauca.events.coverage import check_read, contradicted, not_read, why_contradicted
+from pauca.events.coverage import contradicted, not_read, why_contradicted
 from pauca.events.focal import telling_packets, widened
 from pauca.events.hot_pixels import HotPixels, check_something_left, find_hot_pixels
 from pauca.events.journal import Journal, Next, memory_of
@@ -78,7 +78,7 @@ class AlignRun:
         known, told = journal.read() if self.resume else ([], [])
         aligner = events.Aligner(calibration, self.config, prior := self.prior.read())
         if prior is not None and hot is not None:
-            check_read(prior.t_us, hot.first_us, hot.last_us)
+            prior.check_read(hot.first_us, hot.last_us)
         compile_kernels(next(iter(stream))[:_FIRST], calibration, self.config)
         if told and self.workers is None:
             aligner.memory = memory_of(known[-1], told, aligner.pixels)
@@ -221,7 +221,7 @@ class AlignRun:
 
 def _in_one(clean: Clean, aligner: events.Aligner, done: int) -> Iterator[tuple[Alignment, Memory | None]]:
     """Packets, and with the last of those that were cut together what the next one starts from."""
-    for alignment in aligner.follow(after(clean, done)):
+    for alignment in aligner.follow(after(clean, done), whole=done == 0):
         yield alignment, aligner.memory if aligner.memory.last is alignment else None
 
 
