@@ -28,7 +28,7 @@ from pauca.moe import Experts, MoE, Recipe, parallelize
 from pauca.moe.layer.kept import to_bytes
 from pauca.moe.layer.passes import quantize
 from pauca.moe.models.shapes import GroupedQueryAttention, ModelShape
-from pauca.moe.parallel import ParallelExperts, wire_bytes
+from pauca.moe.parallel import wire_bytes
 from pauca.moe.parallel.exchange import Exchange, arrange_exchange
 from pauca.moe.plan.speed import all_to_all_bytes
 
@@ -130,8 +130,8 @@ def correctness(bench: Bench, hidden: int, width: int) -> list[dict]:
     for name, recipe in RECIPES.items():
         torch.manual_seed(0)
         whole = Experts(hidden, width, experts, recipe).to(bench.device)
-        divided = ParallelExperts(whole, bench.mesh)
-        everything, here = run(whole, slice(None)), run(divided, own)
+        everything = run(whole, slice(None))
+        here = run(parallelize(whole, bench.mesh), own)
         alone = [tensor[own] for tensor in everything[:3]] + [everything[3][4 * rank : 4 * rank + 4]]
         errors = [float((a - b).float().norm() / b.float().norm()) for a, b in zip(here, alone, strict=True)]
         worst = [bench.reduce(error, dist.ReduceOp.MAX) for error in errors]

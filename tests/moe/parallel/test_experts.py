@@ -20,7 +20,7 @@ from pauca.moe.layer.passes import Wanted
 from pauca.moe.layer.permutation import PADDING, row_bound, sort_by_expert
 from pauca.moe.layer.recipe import Recipe
 from pauca.moe.parallel import exchange as exchange_module
-from pauca.moe.parallel.experts import ParallelExperts
+from pauca.moe.parallel.experts import divide_banks
 from pauca.moe.parallel.model import parallelize
 from pauca.moe.parallel.wire import wire_bytes
 
@@ -103,7 +103,7 @@ def _divided(rank: int, cases: dict[str, Case]) -> dict[str, Any]:
     results = {}
     for name, case in cases.items():
         own = slice(sum(case.tokens[:rank]), sum(case.tokens[: rank + 1]))
-        bank = ParallelExperts(_bank(case), mesh, case.dispatch)
+        (bank,) = divide_banks({"": _bank(case)}, mesh, case.dispatch)
         bank.bounded = case.bounded
         log.clear()
         kept: list[torch.Tensor] = []
@@ -233,7 +233,8 @@ def test_tokens_that_all_travel_to_all_ranks_give_the_same_bits_and_ask_no_count
 
 
 def _unequal(rank: int, tokens: tuple[int, ...], frozen: int | None) -> str:
-    bank = ParallelExperts(_bank(Case(Recipe.fp4())), init_device_mesh("cpu", (len(tokens),), mesh_dim_names=("ep",)))
+    mesh = init_device_mesh("cpu", (len(tokens),), mesh_dim_names=("ep",))
+    (bank,) = divide_banks({"": _bank(Case(Recipe.fp4()))}, mesh)
     bank.bounded = True
     bank.requires_grad_(rank != frozen)
     problem = _problem(Case(Recipe.fp4(), tokens))

@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from pauca.errors import ConfigError
 from pauca.moe.layer.moe import MoE, auxiliary_loss, update_biases
@@ -145,3 +146,58 @@ def _copied(rank: int) -> bool:
 
 def test_a_divided_model_can_be_copied(together):
     assert together(_copied, 2) == [True, True]
+
+
+def _optimizer_of_before(rank: int, early: bool) -> dict[str, torch.Tensor]:
+    """After two steps, by an optimizer that was made before the model was divided or after."""
+    mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("ep",))
+    (x, *_), model = _batches(rank, 2), _model("fp4")
+    loss = model(x).square().mean()
+    loss.backward()  # its graph, which knows the whole weights, is still there
+    parameters = list(model.parameters()) if early else []
+    parallelize(model, mesh)
+    optimizer = torch.optim.AdamW(parameters or model.parameters(), lr=0.1)
+    optimizer.zero_grad()
+    for _ in range(2):
+        model(x).square().mean().backward()
+        average_gradients(model)
+        optimizer.step()
+        optimizer.zero_grad()
+    del loss
+    return {name: weight.detach() for name, weight in model.named_parameters()}
+
+
+def test_an_optimizer_that_was_made_before_the_division_trains_the_experts(together):
+    """It went on with the whole weights, which nothing used any more."""
+    for early, late in zip(*(together(_optimizer_of_before, 2, early) for early in (True, False)), strict=True):
+        assert early.keys() == late.keys()
+        assert all(torch.equal(weight, late[name]) for name, weight in early.items())
+        whole = dict(_model("fp4").named_parameters())
+        assert not torch.equal(early["0.1.experts.down"], whole["0.1.experts.down"][:4])
+        assert not torch.equal(early["0.1.experts.down"], whole["0.1.experts.down"][4:])
+
+
+def _averaged_by_others(rank: int) -> list[str]:
+    mesh, said = init_device_mesh("cpu", (2,), mesh_dim_names=("ep",)), []
+    (x, *_), model = _batches(rank, 2), _model("bf16")
+    with pytest.raises(ConfigError) as found:
+        parallelize(DistributedDataParallel(model), mesh)
+    said.append(str(found.value))
+    wrapped = DistributedDataParallel(parallelize(_model("bf16"), mesh))
+    with pytest.raises(ConfigError) as found:
+        wrapped(x)
+    told = parallelize(_model("bf16"), mesh)
+    experts = [name for name, _ in told.named_parameters() if ".experts." in name]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(told, experts)
+    own = told[0][1].experts.down.clone()
+    DistributedDataParallel(told)(x)
+    assert torch.equal(told[0][1].experts.down, own)
+    return [*said, str(found.value)]
+
+
+def test_what_would_average_unlike_experts_is_refused(together):
+    """DistributedDataParallel gave all ranks the first one's experts, and averaged their gradients, without a word."""
+    for around, within in together(_averaged_by_others, 2):
+        assert "DistributedDataParallel is around the model already: give parallelize the model itself" in around
+        assert "layer '0.1': DistributedDataParallel gives every rank the first one's experts" in within
+        assert "call average_gradients after backward, or use fully_shard" in within

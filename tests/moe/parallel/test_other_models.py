@@ -220,9 +220,6 @@ def _refusals(rank: int) -> list[str]:
         parallelize(convert(benchmark.build("longcat_flash"), Recipe.bf16()), mesh)
     said.append(str(found.value))
     with pytest.raises(ConfigError) as found:
-        parallelize(Experts(32, 32, 8), mesh)
-    said.append(str(found.value))
-    with pytest.raises(ConfigError) as found:
         parallelize(nn.Linear(2, 2), mesh)
     said.append(str(found.value))
     model = parallelize(_converted("Qwen3Moe", "bf16"), mesh)
@@ -238,10 +235,9 @@ def _refusals(rank: int) -> list[str]:
 
 
 def test_what_cannot_be_divided_says_why(together):
-    idle, bare, none, divided, twice, late = together(_refusals, 2)[0]
+    idle, none, divided, twice, late = together(_refusals, 2)[0]
     assert "rows for the experts that do nothing" in idle
     assert "but by fully_shard" in idle
-    assert "give the module that holds it" in bare
     assert "no pauca.moe.MoE layer, Experts or converted experts" in none
     assert "mlp.experts is divided over ranks" in divided
     assert "call parallelize once" in twice
@@ -336,13 +332,9 @@ def _failing(rank: int, family: str, how: str) -> None:
             banks[0].recipe, dispatch = Recipe.fp8(), "fp8"
             before[0], expected = dict(vars(banks[0])) | {"class": type(banks[0])}, _hidden_and_gradients(model)
         elif how == "memory":
-            cloned = []
 
             def clone(tensor: Tensor, **options: Any) -> Tensor:
-                cloned.append(tensor)
-                if len(cloned) > 3:
-                    raise torch.OutOfMemoryError("no memory is left")
-                return torch.empty_like(tensor).copy_(tensor)
+                raise torch.OutOfMemoryError("no memory is left")
 
             patch.setattr(Tensor, "clone", clone)
         elif rank:  # "other"
@@ -372,3 +364,73 @@ def _failing(rank: int, family: str, how: str) -> None:
 def test_a_division_that_fails_changes_nothing(family, how, together):
     """Earlier layers of these families stayed divided, and their model could neither compute nor be divided."""
     together(_failing, 2, family, how)
+
+
+def _held(model: nn.Module) -> int:
+    """Bytes of a model's weights, each counted once."""
+    storages = {weight.untyped_storage().data_ptr(): weight.untyped_storage() for weight in model.parameters()}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def _while_dividing(rank: int, family: str) -> dict[str, Any]:
+    model = convert(benchmark.build(family), Recipe.bf16())
+    before, most, clone = _held(model), 0, Tensor.clone
+    with pytest.MonkeyPatch.context() as patch:
+
+        def counted(tensor: Tensor, **options: Any) -> Tensor:
+            nonlocal most
+            most = max(most, _held(model) + tensor.nbytes)
+            return clone(tensor, **options)
+
+        patch.setattr(Tensor, "clone", counted)
+        parallelize(model, init_device_mesh("cpu", (2,), mesh_dim_names=("ep",)))
+    parts = [weight for m in model.modules() if isinstance(m, ParallelExperts) for weight in m.divided().values()]
+    sizes = sorted(weight.nbytes for weight in parts)
+    return {"more": most - before, "less": before - _held(model), "part": sizes[-1], "parts": sum(sizes)}
+
+
+@pytest.mark.parametrize("family", ["dbrx", "llama4", "jetmoe", "qwen3_moe"])
+def test_no_more_than_one_part_is_held_beside_the_model(family, together):
+    """All parts were, of all layers."""
+    for found in together(_while_dividing, 2, family):
+        assert found["more"] == found["part"] < found["parts"]
+        assert found["less"] == found["parts"]
+
+
+class Sharing(nn.Module):
+    """Two layers that call the same experts, and two whose experts share their weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.third = (OtherLayer(Recipe.bf16()) for _ in range(3))
+        self.second.bank = self.first.bank
+        self.third.bank.down = self.first.bank.down
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.third(self.second(self.first(x)))
+
+
+def _sharing(rank: int) -> tuple[Tensor, dict[str, Tensor]]:
+    model = parallelize(Sharing(), init_device_mesh("cpu", (2,), mesh_dim_names=("ep",)))
+    assert model.second.bank is model.first.bank
+    assert model.third.bank.down is model.first.bank.down
+    y = model(torch.linspace(-1, 1, 24 * 32).view(1, 24, 32))
+    y.square().mean().backward()
+    average_gradients(model)
+    return y.detach(), {name: weight.grad for name, weight in model.named_parameters()}
+
+
+def test_what_layers_share_they_go_on_sharing(together):
+    """Only the first of two layers with the same experts had them divided, and weights that were one became two."""
+    alone = Sharing()
+    y = alone(torch.linspace(-1, 1, 24 * 32).view(1, 24, 32))
+    y.square().mean().backward()
+    ranks = together(_sharing, 2)
+    for found, _ in ranks:
+        assert (found - y).norm() < 0.01 * y.norm()
+    for name, weight in alone.named_parameters():
+        parts = [gradients[name] for _, gradients in ranks]
+        assert weight.grad is not None
+        whole = parts[0] if parts[0].shape == weight.shape else torch.cat(parts)
+        assert (whole - weight.grad).norm() < 0.02 * weight.grad.norm(), name

@@ -10,7 +10,7 @@ ones. Every rank has tokens of its own.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -21,6 +21,7 @@ from jaxtyping import BFloat16, Float, Int, Int32
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from pauca.errors import ConfigError
 from pauca.moe import ops
@@ -40,48 +41,24 @@ from pauca.moe.parallel.wire import gradient_format, wire_format
 
 
 class ParallelExperts(ExpertBank):
-    """This rank's part of a bank of experts; `parallelize` makes it.
+    """This rank's part of a bank of experts; `parallelize` makes a bank one.
 
     `gate_up` and `down` hold this rank's experts alone. In a state dict they are DTensors, sharded over "ep": what
     `torch.distributed.checkpoint` stores once, whole, and loads on any number of ranks. A plain state dict of all
     experts, as one process writes it, can be loaded too.
     """
 
-    def __init__(
-        self,
-        whole: ExpertBank,
-        mesh: DeviceMesh,
-        dispatch: Format | None = None,
-        overlap: bool = True,
-        name: str = "",
-    ) -> None:
-        """See `parallelize`; a name that is the same on all ranks tells layers apart where their sizes do not."""
-        super().__init__()
-        self._kind = getattr(whole, "_kind", None)
-        self._join(whole, mesh, dispatch, overlap, name)
-        for part in self._parts:
-            setattr(self, part, self._own_of(getattr(whole, part)))
-        for part, weight in whole.named_parameters():
-            if part not in self._parts:  # used where the tokens are, by all ranks
-                setattr(self, part, weight)
-        self._configure(whole.recipe, whole.recompute)
-        self.train(whole.training)
-
-    def _join(self, whole: ExpertBank, mesh: DeviceMesh, dispatch: Format | None, overlap: bool, name: str) -> None:
-        """All but the weights."""
-        self._ranks, self._parts = _check_division(whole, mesh, dispatch)
-        self._name, self.total, self._gate_text = name, len(whole.down), whole._gate_text
+    def _join(self, ranks: Ranks, parts: tuple[str, ...], dispatch: Format | None, overlap: bool, name: str) -> None:
+        """Become one of the ranks' parts; the weights are still those of all experts."""
+        self._ranks, self._parts, self._name, self.total = ranks, parts, name, len(self.down)
         self.dispatch: Format | None = dispatch
         self.overlap = overlap
         self.bounded = False
         """Send every token to every rank, so that the host never waits for the GPU, and a CUDA graph can hold it all.
         All ranks must then have the same number of tokens; their CPUs compare that before each forward."""
+        self._configure(self.recipe, self.recompute)  # without copies of the weights before
         self.register_state_dict_post_hook(_name_shards)
         self.register_load_state_dict_pre_hook(_take_shards)
-
-    def _own_of(self, weight: Tensor) -> nn.Parameter:
-        """Of a weight of all experts, [experts, ...] or its first two dimensions as one, this rank's part."""
-        return _own_of(weight, self._ranks)
 
     def divided(self) -> dict[str, nn.Parameter]:
         """By name, the weights of which each rank holds those of its own experts."""
@@ -116,6 +93,7 @@ class ParallelExperts(ExpertBank):
 
         `expert_ids` count over all ranks' experts. Waits for the device once, to learn how much arrives.
         """
+        self._refuse_averaging()
         if not checked:
             self._check_call(x, expert_ids, probabilities)
         with torch.autocast(x.device.type, enabled=False):
@@ -134,6 +112,20 @@ class ParallelExperts(ExpertBank):
         if shared is None:
             return y
         return y + (shared(x) if addend is None else addend())
+
+    def _refuse_averaging(self) -> None:
+        """Ranks hold different experts; what takes them for copies of each other would spoil them without a word.
+
+        Raises:
+            ConfigError: this forward is one of `DistributedDataParallel`, and it was not told to leave them alone.
+        """
+        around = DistributedDataParallel._get_active_ddp_module()
+        if around is not None and not all(getattr(weight, "_ddp_ignored", False) for weight in self.divided().values()):
+            raise ConfigError(
+                f"layer {self._name!r}: DistributedDataParallel gives every rank the first one's experts and averages "
+                "what belongs to different ones; leave it out and call average_gradients after backward, or use "
+                "fully_shard"
+            )
 
     @torch.no_grad()
     def _send(self, x: Tensor, expert_ids: Tensor, probabilities: Tensor, fingerprint: int) -> "_Dispatched":
@@ -186,7 +178,7 @@ class ParallelExperts(ExpertBank):
         if isinstance(value, DTensor) and value.device_mesh == self._ranks.experts_mesh:
             value = value.to_local()
         elif not isinstance(value, DTensor) and len(value) == len(like) * self._ranks.count:
-            value = self._own_of(value).detach()
+            value = own_of(value, self._ranks)
         if isinstance(like, DTensor) and not isinstance(value, DTensor):
             return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
         return value
@@ -217,42 +209,42 @@ class ParallelOtherExperts(ParallelExperts):
         return getattr(self, self._kind.gate_up), getattr(self, self._kind.down)
 
 
-def divide_bank(
-    whole: ExpertBank, mesh: DeviceMesh, dispatch: Format | None, overlap: bool, name: str
-) -> Callable[[], ParallelExperts]:
-    """A function that gives this rank's part of a bank, to stand in its place; until it is called nothing is changed.
+def divide_banks(
+    banks: Mapping[str, ExpertBank], mesh: DeviceMesh, dispatch: Format | None = None, overlap: bool = True
+) -> list[ParallelExperts]:
+    """Leave of banks of experts this rank's part, where they stand; see `parallelize`.
 
-    What may fail, memory included, fails before. A layer that does more than its experts (its router and shared experts
-    in one module with them) is divided where it stands: it keeps what it does around them, and another class computes
-    its experts.
+    Modules and parameters stay the objects that they are: hooks, and an optimizer that was made before, go on with
+    them. One weight is divided after the other, the largest first, so that there is never more than the model and a
+    part of one: memory that suffices for that one suffices for all.
+
+    Args:
+        banks: by names that are the same on all ranks, which tell layers apart where their sizes do not.
+        mesh: see `parallelize`, as for the rest.
     """
-    if not getattr(whole, "is_whole_layer", False):
-        kind = ParallelExperts if getattr(whole, "_kind", None) is None else ParallelOtherExperts
-        apart = kind(whole, mesh, dispatch, overlap, name)
-        return lambda: apart
-    ranks, parts = _check_division(whole, mesh, dispatch)
-    own = {part: _own_of(whole.get_parameter(part), ranks) for part in parts}
-
-    def divide() -> ParallelExperts:
-        whole.__class__ = _around_divided(cast(Any, type(whole)))  # pyright: ignore[reportAttributeAccessIssue]
-        assert isinstance(whole, ParallelExperts)
-        whole._join(whole, mesh, dispatch, overlap, name)
-        for part, weight in own.items():
-            holder, _, leaf = part.rpartition(".")
-            setattr(whole.get_submodule(holder), leaf, weight)
-        whole._configure(whole.recipe, whole.recompute)  # without copies of the weights before
-        return whole
-
-    return divide
+    divided, ranks = [], Ranks(mesh)
+    for name, bank in banks.items():
+        parts = check_division(bank, ranks, dispatch)
+        bank.__class__ = _divided_class(bank)  # pyright: ignore[reportAttributeAccessIssue]
+        assert isinstance(bank, ParallelExperts)
+        bank._join(ranks, parts, dispatch, overlap, name)
+        divided.append(bank)
+    weights = {weight for bank in divided for weight in bank.divided().values()}  # shared ones once
+    for weight in sorted(weights, key=lambda weight: weight.nbytes, reverse=True):
+        own = own_of(weight, ranks)
+        # A graph of before knows the whole weight's shape. Another type makes autograd begin anew with this parameter.
+        weight.grad, weight.data = None, own.new_empty(0, dtype=torch.float64)
+        weight.data = own
+    return divided
 
 
-def _check_division(whole: ExpertBank, mesh: DeviceMesh, dispatch: Format | None) -> tuple[Ranks, tuple[str, ...]]:
-    """The ranks to divide a bank over, and the names of the weights to divide.
+def check_division(whole: ExpertBank, ranks: Ranks, dispatch: Format | None) -> tuple[str, ...]:
+    """The names of a bank's weights to divide over ranks.
 
     Raises:
         ConfigError: they cannot be divided, or not sent so.
     """
-    ranks, total, parts = Ranks(mesh), len(whole.down), whole.parts()
+    total, parts = len(whole.down), whole.parts()
     if total % ranks.count:
         raise ConfigError(
             f"{total} experts cannot be divided evenly by {ranks.count} ranks: "
@@ -263,14 +255,24 @@ def _check_division(whole: ExpertBank, mesh: DeviceMesh, dispatch: Format | None
     if any(isinstance(whole.get_parameter(part), DTensor) for part in parts):
         raise ConfigError("call parallelize before fully_shard, which has divided the experts' weights already")
     wire_format(whole.recipe, dispatch)
-    return ranks, parts
+    return parts
 
 
-def _own_of(weight: Tensor, ranks: Ranks) -> nn.Parameter:
-    """Of a weight of all experts, this rank's part."""
+def own_of(weight: Tensor, ranks: Ranks) -> Tensor:
+    """Of a weight of all experts, [experts, ...] or its first two dimensions as one, this rank's part."""
     rows = len(weight) // ranks.count
-    own = weight.detach()[ranks.place * rows : (ranks.place + 1) * rows].clone()
-    return nn.Parameter(own, weight.requires_grad)
+    return weight.detach()[ranks.place * rows : (ranks.place + 1) * rows].clone()
+
+
+def _divided_class(whole: ExpertBank) -> type[ParallelExperts]:
+    """What computes a bank once it is divided.
+
+    A layer that does more than its experts (its router and shared experts in one module with them) keeps what it does
+    around them, and another class computes its experts.
+    """
+    if getattr(whole, "is_whole_layer", False):
+        return cast(type[ParallelExperts], _around_divided(cast(Any, type(whole))))
+    return ParallelExperts if getattr(whole, "_kind", None) is None else ParallelOtherExperts
 
 
 @cache

@@ -1,18 +1,18 @@
 """Divide the experts of a whole model over ranks."""
 
-from collections.abc import Callable
 from typing import TypeVar
 from zlib import crc32
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.nn.parallel import DistributedDataParallel
 
 from pauca.errors import ConfigError
 from pauca.moe.layer.experts import ExpertBank
 from pauca.moe.layer.moe import MoE
 from pauca.moe.layer.recipe import Format
-from pauca.moe.parallel.experts import ParallelExperts, divide_bank
+from pauca.moe.parallel.experts import ParallelExperts, check_division, divide_banks, own_of
 from pauca.moe.parallel.ranks import Ranks
 
 ModelType = TypeVar("ModelType", bound=nn.Module)
@@ -26,9 +26,10 @@ def parallelize(
     Those of `MoE` layers, of layers of other people's that hold an `Experts` and call it with tokens, their choices and
     weights, and of models that `convert` has changed; a single expert that every token visits stays on all ranks.
 
-    Before `fully_shard`, the optimizer and the first forward. Every rank must hold the same model: build it from the
-    same seed or load the same checkpoint. The ranks compare their code, layers and routers, so that a difference is an
-    error here rather than a hang later.
+    Before `fully_shard` and an optimizer's first step. Modules and parameters stay the objects that they are, with this
+    rank's experts alone in them. Every rank must hold the same model: build it from the same seed or load the same
+    checkpoint. The ranks compare their code, layers and routers, so that a difference is an error here rather than a
+    hang later. `DistributedDataParallel`, for which all ranks hold the same, is refused.
 
     Args:
         model: a model, or one layer.
@@ -50,20 +51,24 @@ def parallelize(
             divide their model.
     """
     ranks = Ranks(mesh)
-    places, described = ranks.all_or_none(lambda: _prepared(model, mesh, dispatch, overlap))
+    banks, described = ranks.all_or_none(lambda: _prepared(model, ranks, dispatch))
     ranks.require_the_same(described)
-    for holder, name, divided in places:
-        setattr(holder, name, divided())
+    divide_banks(banks, mesh, dispatch, overlap)
     return model
 
 
 def _prepared(
-    model: nn.Module, mesh: DeviceMesh, dispatch: Format | None, overlap: bool
-) -> tuple[list[tuple[nn.Module, str, Callable[[], ParallelExperts]]], dict[str, object]]:
-    """Where this rank's parts of the banks are to stand, and what makes them; and what must be the same on all ranks.
+    model: nn.Module, ranks: Ranks, dispatch: Format | None
+) -> tuple[dict[str, ExpertBank], dict[str, object]]:
+    """The banks to divide, by the names of their layers, and what must be the same on all ranks.
 
-    All that may fail on one rank alone: nothing of the model is changed yet.
+    All that may fail on one rank alone, memory included: nothing of the model is changed yet.
     """
+    if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        raise ConfigError(
+            "DistributedDataParallel is around the model already: give parallelize the model itself, and call "
+            "average_gradients after backward in place of it"
+        )
     banks = {name: module for name, module in model.named_modules() if isinstance(module, ExpertBank)}
     if any(isinstance(bank, ParallelExperts) for bank in banks.values()):
         raise ConfigError("the experts have been divided over ranks before; call parallelize once")
@@ -72,23 +77,20 @@ def _prepared(
         raise ConfigError(
             f"{type(model).__name__} has no pauca.moe.MoE layer, Experts or converted experts that could be divided"
         )
-    if "" in banks:
-        raise ConfigError("a bank of experts by itself cannot be divided in place: give the module that holds it")
     for name, bank in banks.items():
         if isinstance(reason := bank.parts(), str):
             raise ConfigError(
                 f"{name}: {reason}; it cannot be divided over ranks by parallelize, but by fully_shard like any module"
             )
-    places, described = [], {}
+    called, described, weights = {}, {}, []
     for name, bank in banks.items():
-        above, _, own = name.rpartition(".")
-        holder = model.get_submodule(above)
-        called = above if isinstance(holder, MoE) else name
-        places.append((holder, own, divide_bank(bank, mesh, dispatch, overlap, called)))
-        described |= {
-            f"layer {called!r}, {what}": value for what, value in _description(holder, bank, dispatch).items()
-        }
-    return places, described
+        weights += [bank.get_parameter(part) for part in check_division(bank, ranks, dispatch)]
+        holder = model.get_submodule(name.rpartition(".")[0])
+        layer = name.rpartition(".")[0] if isinstance(holder, MoE) else name
+        called[layer] = bank
+        described |= {f"layer {layer!r}, {what}": value for what, value in _description(holder, bank, dispatch).items()}
+    own_of(max(weights, key=lambda weight: weight.nbytes), ranks)  # is there memory for the largest?
+    return called, described
 
 
 def _is_single(bank: ExpertBank) -> bool:
