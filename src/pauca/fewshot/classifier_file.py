@@ -17,6 +17,7 @@ from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.pretrained import Features, Pretrained
 from pauca.fewshot.pretrained.model import with_scale_of_now
 from pauca.fewshot.pretrained.opening import rebuild
+from pauca.fewshot.random_state import own_random_state
 from pauca.fewshot.views_at_test import ViewsAtTest
 from pauca.runs.tensors import save_tensors
 
@@ -61,6 +62,7 @@ class FittedClassifier:
         save_tensors(Path(path), tensors, {DESCRIPTION: json.dumps(description)}, force)
 
     @classmethod
+    @own_random_state()
     def load(cls, path: Path | str, network: nn.Module | None, base_learner: nn.Module | None) -> "FittedClassifier":
         """Read one from a file.
 

@@ -15,6 +15,7 @@ from pauca.errors import ConfigError, InputError
 from pauca.fewshot.backbones import feature_count, make_backbone
 from pauca.fewshot.latent import LATENT_CHANNELS, LatentConfig, LatentStem, draws_at_test
 from pauca.fewshot.network import FewShotModel, ModelConfig
+from pauca.fewshot.random_state import own_random_state
 from pauca.fewshot.types import PADDING, TrainingData
 from pauca.fewshot.views_at_test import KINDS
 from pauca.fewshot.whitening import MOST_WHITENED, whitening_matrix
@@ -192,6 +193,7 @@ class MCRNet(FewShotModel):
         save_tensors(Path(path), self.state_dict(), {_DESCRIPTION: json.dumps(description)}, force)
 
     @classmethod
+    @own_random_state()
     def load(
         cls, path: Path | str, backbone: nn.Module | None = None, base_learner: nn.Module | None = None
     ) -> "MCRNet":

@@ -13,8 +13,8 @@ from pauca import fewshot
 from pauca.errors import InputError
 from pauca.fewshot.data.sources import open_training
 from pauca.fewshot.own_images import spoken_warnings
+from pauca.fewshot.random_state import own_random_state
 from pauca.fewshot.reports import training_report
-from pauca.fewshot.training.loop import own_random_state
 from pauca.fewshot.training.settings import DEAR, ProtocolName, RecipeName, TrainSettings, check_asked, settings_from
 from pauca.runs import Run, fit_threads, from_yaml, resolve_device
 from pauca.runs.loop import opened_run, reported

@@ -3,6 +3,7 @@
 import importlib
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pauca.fewshot.pretrained.model import (
     with_base_learner,
     with_scale_of_now,
 )
+from pauca.fewshot.random_state import own_random_state
 
 FORMS = "timm:NAME, hf:NAME_OR_FOLDER, onnx:FILE, efficientnet-lite0, features, or a model's .safetensors file"
 Opened = tuple[nn.Module, Preprocessing | None, dict[str, Any]]
@@ -41,7 +43,7 @@ def open_backbone(
             mode, or a model.
         base_learner: classifier in place of the model's own; `ridge` for a network from elsewhere if not given.
         preprocessing: in place of what comes with the network.
-        pretrained: with weights; without, timm's and transformers' networks are random.
+        pretrained: with weights; without, timm's and transformers' networks are random, by torch's global state.
 
     Raises:
         ConfigError: no such form of backbone, or preprocessing is not known.
@@ -63,7 +65,8 @@ def open_backbone(
         return Features(learner)
     kind, _, name = text.partition(":")
     if kind in _OPENERS and (name or kind == "efficientnet-lite0"):
-        network, found, settings = _opener(kind)(name, pretrained)
+        with own_random_state() if pretrained else nullcontext():
+            network, found, settings = _opener(kind)(name, pretrained)
         if (expected := preprocessing or found) is None:
             raise ConfigError(
                 f"{text}: does not say how its images are to be prepared; put the preprocessor_config.json of its "
@@ -83,6 +86,7 @@ def _meant(folder: Path) -> str:
     return f"; did you mean hf:{folder}?" if (folder / "config.json").is_file() else ""
 
 
+@own_random_state()
 def open_model(
     path: str | Path, base_learner: str | nn.Module | None = None, network: nn.Module | None = None
 ) -> FewShotModel:

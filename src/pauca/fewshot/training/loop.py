@@ -1,8 +1,7 @@
 """A meta-training from end to end: what it logs, validates on fixed episodes and keeps."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +13,7 @@ from pauca.errors import ConfigError, PaucaError
 from pauca.fewshot.episodes import sample_episodes
 from pauca.fewshot.evaluation import Evaluation, evaluate
 from pauca.fewshot.model import MCRNet, read_safetensors
+from pauca.fewshot.random_state import own_random_state
 from pauca.fewshot.training.config import TrainConfig
 from pauca.fewshot.training.diagnosis import first_not_finite
 from pauca.fewshot.training.trainer import Trainer, Workers, describe_divergence, loss_parts
@@ -99,14 +99,6 @@ def train(
     """
     with own_random_state():
         return run_training(Trainer(model, train_images, config), validation_images, run, resume, quiet, minutes)
-
-
-@contextmanager
-def own_random_state() -> Iterator[None]:
-    """Torch's random state is the caller's again afterwards: dropout reads the global one, which each step seeds."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        yield
 
 
 def run_training(

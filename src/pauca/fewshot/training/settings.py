@@ -10,8 +10,9 @@ from pauca.errors import ConfigError
 from pauca.fewshot.backbones import make_backbone, multiply_adds
 from pauca.fewshot.latent import LATENT_CHANNELS, LatentConfig, LatentStem
 from pauca.fewshot.model import MCRNet, ModelConfig
+from pauca.fewshot.random_state import own_random_state
 from pauca.fewshot.training.config import PROTOCOLS, TrainConfig
-from pauca.fewshot.training.loop import check_settings, own_random_state
+from pauca.fewshot.training.loop import check_settings
 from pauca.fewshot.training.strong import STRONG, StrongConfig
 from pauca.fewshot.training.strong_trainer import check_strong
 from pauca.fewshot.training.trainer import check_unscaled

@@ -18,11 +18,12 @@ from pauca.fewshot.backbones import DropBlock, set_training_step
 from pauca.fewshot.embedding import check_images
 from pauca.fewshot.evaluation import evaluate
 from pauca.fewshot.model import MCRNet
+from pauca.fewshot.random_state import own_random_state
 from pauca.fewshot.training.bank import ContrastBank
 from pauca.fewshot.training.compiled import compiled
 from pauca.fewshot.training.confidence import fit_scale
 from pauca.fewshot.training.config import TrainConfig
-from pauca.fewshot.training.loop import TrainResult, own_random_state, run_training, validation_episodes
+from pauca.fewshot.training.loop import TrainResult, run_training, validation_episodes
 from pauca.fewshot.training.strong import StrongConfig, StrongLosses, StrongNetwork, losses_of_step
 from pauca.fewshot.training.trainer import Workers, set_normalization, with_progress
 from pauca.fewshot.types import ImageSet, TrainingData
