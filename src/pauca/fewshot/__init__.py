@@ -22,7 +22,7 @@ from pauca.fewshot.data import (
     read_images,
     scan_images,
 )
-from pauca.fewshot.data.folder import UnlabeledImagesWarning, UnreadableImagesWarning
+from pauca.fewshot.data.folder import EmptyFoldersWarning, UnlabeledImagesWarning, UnreadableImagesWarning
 from pauca.fewshot.embedding import embed_images
 from pauca.fewshot.episodes import load_episodes, sample_episodes, save_episodes
 from pauca.fewshot.evaluation import (
@@ -61,6 +61,7 @@ __all__ = [
     "Calibration",
     "Comparison",
     "CopiedExamplesWarning",
+    "EmptyFoldersWarning",
     "EpisodeConfig",
     "Episodes",
     "Evaluation",

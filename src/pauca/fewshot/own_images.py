@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +15,8 @@ from tyro.conf import Positional, arg
 from pauca import fewshot
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.answers.examples import ExampleError
-from pauca.fewshot.data.folder import Unreadable, list_images, read_files
-from pauca.fewshot.data.image_set import read_images
+from pauca.fewshot.data.folder import Listing, Unreadable, list_folder, list_images, read_files
+from pauca.fewshot.data.image_set import is_saved_set, read_images
 from pauca.fewshot.model import read_safetensors
 from pauca.fewshot.named import BaseLearnerName, open_for_images
 from pauca.fewshot.reports import predictions_report, write_predictions
@@ -194,17 +194,18 @@ def _learn(classifier: fewshot.FewShotClassifier, support: Path, unreadable: Unr
     config = classifier.model.config
     told = {"unreadable": unreadable, "fitting": config.fitting, "quiet": not classifier.verbose}
     with spoken_warnings():
-        examples = read_images(support, config.image_size, config.channels, **told)
-        with suppress(InputError):  # a set that was saved holds no files
-            _warn_of_splits(support)
+        listing = None if is_saved_set(support) else list_folder(support)
+        examples = read_images(support, config.image_size, config.channels, listing=listing, **told)
+        if listing is not None:
+            _warn_of_splits(support, listing)
         labels = np.array(examples.class_names)[examples.labels.numpy()]
         classifier.fit(examples.images, labels)
     return examples
 
 
-def _warn_of_splits(support: Path) -> None:
+def _warn_of_splits(support: Path, listing: Listing) -> None:
     """Say that what was put aside to test on is learned, too."""
-    splits = {file.split for file in list_images(support) if file.class_name}
+    splits = {file.split for file in listing.files if file.class_name}
     if len(splits) > 1:
         warnings.warn(
             f"{support}: learned from {' and '.join(sorted(splits))} alike; name one of these folders to learn from it "

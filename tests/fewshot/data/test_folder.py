@@ -1,6 +1,7 @@
 """Finding images: classes and splits by folder, archives, leftovers, damage."""
 
 import io
+import shutil
 from collections import Counter
 from pathlib import Path
 from zipfile import ZipFile, ZipInfo
@@ -10,7 +11,7 @@ from PIL import Image
 
 from pauca.errors import InputError
 from pauca.fewshot import UnreadableImagesWarning, read_images
-from pauca.fewshot.data.folder import fingerprint_files, list_images, read_files
+from pauca.fewshot.data.folder import fingerprint_files, list_folder, list_images, read_files
 
 
 def places(path: Path) -> dict[str, tuple[str, str]]:
@@ -75,6 +76,25 @@ def test_a_link_to_nothing_is_a_damaged_image(folder: Path):
         read_images(folder)
     with pytest.warns(UnreadableImagesWarning, match=r"left out 1 damaged image of 13: .*lost\.png$"):
         assert len(read_images(folder, unreadable="skip")) == 12
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_folders_without_images_lie_as_deep_as_classes(tmp_path: Path, folder: Path, packed):
+    """Not what is hidden, or lies elsewhere, as annotations do; Tiny-ImageNet has a folder `images` in each class."""
+    (folder / "fox" / "images").mkdir(parents=True)
+    for other in (".git", "__MACOSX"):
+        (folder / other).mkdir()
+    (folder / "gnu").mkdir()
+    (folder / "gnu" / "notes.txt").touch()
+    (folder / "cat" / "parts").mkdir()
+    if packed:
+        shutil.make_archive(str(tmp_path / "pets"), "zip", tmp_path, "pets")
+        found = list_folder(tmp_path / "pets.zip")
+    else:
+        found = list_folder(folder)
+    between = ".zip:pets/" if packed else "/"
+    assert found.empty == tuple(f"{tmp_path}/pets{between}{name}" for name in ("fox", "gnu"))
+    assert len(found.files) == 12
 
 
 def test_archives_in_a_folder_are_read_each_by_itself(tmp_path: Path, folder: Path, make_zip):

@@ -1,5 +1,7 @@
 """Image sets: labels of any kind, the cache, and images that two sets share."""
 
+import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from pauca.errors import InputError
-from pauca.fewshot import UnlabeledImagesWarning
+from pauca.fewshot import EmptyFoldersWarning, UnlabeledImagesWarning
 from pauca.fewshot.data import (
     check_disjoint,
     image_set_from_arrays,
@@ -56,6 +58,26 @@ def test_images_that_are_left_out_for_want_of_a_class_folder_are_told(folder: Pa
     picture(2).save(folder / "also.png")
     with pytest.warns(UnlabeledImagesWarning, match=r"left out 2 images, first .*also\.png, which lie in no class"):
         read_images(folder)
+
+
+def test_folders_without_images_beside_those_of_classes_are_told(folder: Path):
+    (folder / "fox").mkdir()
+    with pytest.warns(EmptyFoldersWarning, match=r"pets/fox: holds no images and is no class; put some there, or"):
+        assert read_images(folder).class_names == ("cat", "dog", "emu")
+    (folder / "gnu" / "raw").mkdir(parents=True)
+    with pytest.warns(EmptyFoldersWarning, match=r"pets/fox and 1 more: hold no images and are no classes"):
+        read_images(folder)
+
+
+def test_a_split_speaks_of_its_own_folders_without_images(folder: Path, tmp_path: Path):
+    for split in ("train", "test"):
+        shutil.copytree(folder, tmp_path / "both" / split)
+    (tmp_path / "both" / "test" / "fox").mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_images(tmp_path / "both", split="train")
+    with pytest.warns(EmptyFoldersWarning, match=r"both/test/fox: holds no images"):
+        read_images(tmp_path / "both", split="test")
 
 
 def test_the_cache_is_used_until_a_file_changes(folder: Path, tmp_path: Path, picture, monkeypatch):

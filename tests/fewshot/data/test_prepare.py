@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from io import BytesIO
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from PIL import Image
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot import UnreadableImagesWarning
 from pauca.fewshot.data import BENCHMARKS, check_disjoint, load_splits, prepare_benchmark, read_images, scan_images
+from pauca.fewshot.data.folder import _walk
 from pauca.fewshot.episodes import load_episodes, sample_episodes, save_episodes
 from pauca.fewshot.types import EpisodeConfig
+from pauca.runs import progress
 
 CLASSES = {"train": ["ant", "bee"], "val": ["cow"], "test": ["dog", "elk"]}
 NAMES = [name for names in CLASSES.values() for name in names]
@@ -136,6 +139,37 @@ def test_the_pickles_of_tieredimagenet_are_read(tmp_path: Path):
         (tmp_path / f"{split}_labels.pkl").write_bytes(pickle.dumps(labels))
     prepare_benchmark("tieredimagenet", tmp_path, tmp_path / "out", allow_incomplete=True)
     check(tmp_path / "out", 84)
+
+
+def test_images_that_are_decoded_one_by_one_have_progress(tmp_path: Path, lists, capsys, monkeypatch):
+    """Pictures of CIFAR-100 and tieredImageNet's pickles, as folders have it."""
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+    test_the_pickles_of_tieredimagenet_are_read(tmp_path)
+    assert capsys.readouterr().err == ""
+    prepare_benchmark("tieredimagenet", tmp_path, tmp_path / "out", allow_incomplete=True, force=True, quiet=False)
+    assert "read: 1/6 images of train, " in capsys.readouterr().err
+    for split, name in zip(CLASSES, ("apple", "bear", "beaver"), strict=True):
+        (tmp_path / "cifar" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32), (len(name), 0, len(split))).save(tmp_path / "cifar" / name / "0.png")
+        (lists / f"{split}.json").write_text(json.dumps([name]))
+    told = tmp_path / "cifar", tmp_path / "fs", None, lists
+    prepare_benchmark("cifar-fs", *told, allow_incomplete=True, quiet=False)
+    assert "read: 1/3 pictures, " in capsys.readouterr().err
+
+
+def test_the_source_is_listed_once(class_folders, lists, tmp_path: Path, monkeypatch):
+    walked = []
+    monkeypatch.setattr("pauca.fewshot.data.folder._walk", lambda root: walked.append(root) or _walk(root))
+    for split in CLASSES:
+        shutil.copytree(class_folders / "images" / CLASSES[split][0], tmp_path / "own" / split / CLASSES[split][0])
+    prepare_benchmark("folder", tmp_path / "own", tmp_path / "out", 16)
+    assert walked == [tmp_path / "own"]
+    for split in CLASSES:
+        (lists / f"{split}.json").unlink()
+        rows = [f"{path.name},{path.parent.name}" for n in CLASSES[split] for path in class_folders.rglob(f"{n}*.png")]
+        (lists / f"{split}.csv").write_text("\n".join(["filename,label", *rows]))
+    prepare_benchmark("miniimagenet", class_folders, tmp_path / "mini", 16, lists, allow_incomplete=True)
+    assert walked[1:] == [class_folders]
 
 
 def _random_pixels(images: int, seed: int = 0) -> np.ndarray:

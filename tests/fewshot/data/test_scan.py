@@ -178,6 +178,14 @@ def test_a_class_in_two_splits_is_told(folder: Path, tmp_path: Path):
     assert ("class in several splits", "cat", "") in report.findings()
 
 
+def test_folders_without_images_are_told_and_harm_nothing(folder: Path):
+    (folder / "fox").mkdir()
+    report = scan_images(folder, min_images=1)
+    assert report.empty_folders == [f"{folder}/fox"]
+    assert any(line.startswith("folder without images") for line in report.lines())
+    assert not report.harmful
+
+
 def test_names_that_differ_only_in_case_are_told(folder: Path):
     (folder / "Cat").mkdir()
     first = min((folder / "cat").iterdir())

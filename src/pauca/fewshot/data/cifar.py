@@ -38,7 +38,7 @@ class Cifar100:
         return tuple(name for name, above in self.superclass.items() if above in superclasses)
 
 
-def read_cifar100(source: Path, verify: bool = True) -> Cifar100:
+def read_cifar100(source: Path, verify: bool = True, quiet: bool = True) -> Cifar100:
     """Read the python or binary version: the archive, a folder that holds it, or the folder unpacked from it; or
     a folder of pictures (PNG) in folders by class, at any depth.
 
@@ -53,7 +53,7 @@ def read_cifar100(source: Path, verify: bool = True) -> Cifar100:
         if (folder / "meta").is_file() or (folder / "train.bin").is_file():
             return _parse({path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}, folder)
     if files := find_class_files(source):
-        return Cifar100(read_class_files(files), {name: SUPERCLASS_OF[name] for name in files})
+        return Cifar100(read_class_files(files, quiet), {name: SUPERCLASS_OF[name] for name in files})
     raise InputError(
         f"{source}: holds neither {' nor '.join(ARCHIVES)}, nor what they unpack to, nor pictures in folders by "
         "class; get one from https://www.cs.toronto.edu/~kriz/cifar.html"

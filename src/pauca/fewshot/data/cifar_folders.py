@@ -13,6 +13,7 @@ from PIL import Image
 from pauca.errors import InputError
 from pauca.fewshot.data.folder import files_below
 from pauca.fewshot.types import ImageSet
+from pauca.runs import Progress
 
 SIDE = 32
 # As published: superclass, and its five classes.
@@ -51,15 +52,17 @@ def find_class_files(source: Path) -> dict[str, list[Path]]:
     return dict(sorted(found.items()))
 
 
-def read_class_files(files: dict[str, list[Path]]) -> ImageSet:
+def read_class_files(files: dict[str, list[Path]], quiet: bool = True) -> ImageSet:
     """The images of each class, from pictures of one image, or mosaics of 32 x 32 tiles, row by row."""
     pixels, labels, sources = [], [], []
-    for label, paths in enumerate(files.values()):
-        for path in paths:
-            tiles = _tiles(path)
-            pixels.append(tiles)
-            labels += [label] * len(tiles)
-            sources += [path.as_posix()] if len(tiles) == 1 else [f"{path.as_posix()}#{i}" for i in range(len(tiles))]
+    with Progress("read", sum(map(len, files.values())), "pictures", quiet) as progress:
+        for label, paths in enumerate(files.values()):
+            for path in paths:
+                tiles, name = _tiles(path), path.as_posix()
+                pixels.append(tiles)
+                labels += [label] * len(tiles)
+                sources += [name] if len(tiles) == 1 else [f"{name}#{i}" for i in range(len(tiles))]
+                progress.advance()
     images = torch.from_numpy(np.concatenate(pixels))
     return ImageSet(images, torch.tensor(labels), tuple(files), name="cifar100", sources=tuple(sources))
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import takewhile
@@ -44,6 +44,10 @@ class UnlabeledImagesWarning(UserWarning):
     """Image files in no class folder, which were left out."""
 
 
+class EmptyFoldersWarning(UserWarning):
+    """Folders beside those of classes that hold no images, and so are no classes."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageFile:
     """An image that has not been read yet."""
@@ -58,6 +62,19 @@ class ImageFile:
     def name(self) -> str:
         """What to call it in messages."""
         return f"{self.archive}:{self.path}" if self.archive else self.path
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder or an archive holds."""
+
+    files: tuple[ImageFile, ...]
+    empty: tuple[str, ...] = ()  # folders as deep as those of classes, without an image
+
+    def of(self, split: str) -> "Listing":
+        """What belongs to one split."""
+        empty = (name for name in self.empty if split in map(SPLIT_FOLDERS.get, PurePosixPath(name).parts))
+        return Listing(tuple(file for file in self.files if file.split == split), tuple(empty))
 
 
 class ImageReader:
@@ -122,6 +139,11 @@ class _Members:
 
 
 def list_images(path: Path) -> tuple[ImageFile, ...]:
+    """The files of `list_folder`."""
+    return list_folder(path).files
+
+
+def list_folder(path: Path) -> Listing:
     """All image files below a folder, in a zip archive, or in the zip archives of a folder, sorted by name.
 
     Links to folders are followed, but for those that lead back to where they are found.
@@ -136,17 +158,18 @@ def list_images(path: Path) -> tuple[ImageFile, ...]:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.is_file() and _is_image(path):
-        return (ImageFile(str(path), None, path.stat().st_mtime_ns, "", "all"),)
-    files = _on_disk(path) if path.is_dir() else _in_archive(path)
+        return Listing((ImageFile(str(path), None, path.stat().st_mtime_ns, "", "all"),))
+    found = _on_disk(path) if path.is_dir() else _in_archive(path)
+    files = found.files
     if not files and path.is_dir():
         # Omniglot's small archives overlap; twice the same image would stand in both support and query of an episode.
-        packed = [file for archive in sorted(path.glob("*.zip")) for file in _in_archive(archive)]
+        packed = [file for archive in sorted(path.glob("*.zip")) for file in _in_archive(archive).files]
         same = {(file.split, file.class_name, PurePosixPath(file.path).name, file.stamp): file for file in packed}
-        files = list(same.values())
+        files = tuple(same.values())
     if not files:
         kinds = " ".join(sorted(EXTENSIONS))
         raise InputError(f"{path}: holds no images ({kinds}), neither in folders nor in zip archives")
-    return tuple(sorted(files, key=lambda file: (file.split, file.class_name, file.path)))
+    return Listing(tuple(sorted(files, key=lambda file: (file.split, file.class_name, file.path))), found.empty)
 
 
 def read_files(
@@ -236,26 +259,38 @@ def fingerprint_files(files: Sequence[ImageFile]) -> str:
     return hashlib.sha256(repr(described).encode()).hexdigest()
 
 
-def _on_disk(path: Path) -> list[ImageFile]:
+def _on_disk(path: Path) -> Listing:
     # As text, because a path object takes several times as much, and there may be hundreds of thousands.
-    found = [
-        (file.relative_to(path).as_posix(), file.stat().st_mtime_ns if file.exists() else 0)
-        for file in files_below(path)
-        if not _hidden(file.relative_to(path)) and _is_image(file)
-    ]
-    places = _place([name for name, _ in found])
-    return [
+    found: list[tuple[str, int]] = []
+    folders: list[str] = []
+    for folder, files in _walk(path):
+        folders.append(folder.relative_to(path).as_posix())
+        found += [
+            (file.relative_to(path).as_posix(), file.stat().st_mtime_ns if file.exists() else 0)
+            for file in files
+            if not _hidden(file.relative_to(path)) and _is_image(file)
+        ]
+    names = [name for name, _ in found]
+    places = _place(names)
+    listed = (
         ImageFile(str(path / name), None, stamp, class_name, split)
         for (name, stamp), (split, class_name) in zip(found, places, strict=True)
-    ]
+    )
+    return Listing(tuple(listed), tuple(str(path / name) for name in _empty(folders, names, places)))
 
 
 def files_below(root: Path) -> Iterator[Path]:
     """All files below a folder, and links to files, those to nothing included: who reads them is to say so."""
+    for _, files in _walk(root):
+        yield from files
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Each folder from `root` on, with its files."""
     for name, folders, files in os.walk(root, followlinks=True):
         folder = Path(name)
         folders[:] = sorted(inner for inner in folders if not _leads_back(folder / inner, root))
-        yield from (folder / file for file in sorted(files))
+        yield folder, [folder / file for file in sorted(files)]
 
 
 def _leads_back(folder: Path, root: Path) -> bool:
@@ -267,24 +302,28 @@ def _leads_back(folder: Path, root: Path) -> bool:
     return any(place.resolve().is_relative_to(target) for place in passed)
 
 
-def _in_archive(path: Path) -> list[ImageFile]:
-    found = [(name, crc) for name, crc in _image_members(path) if not _hidden(PurePosixPath(name))]
-    places = _place([name for name, _ in found])
-    return [
+def _in_archive(path: Path) -> Listing:
+    members, folders = _image_members(path)
+    found = [(name, crc) for name, crc in members if not _hidden(PurePosixPath(name))]
+    names = [name for name, _ in found]
+    places = _place(names)
+    listed = (
         ImageFile(name, path, crc, class_name, split)
         for (name, crc), (split, class_name) in zip(found, places, strict=True)
-    ]
+    )
+    return Listing(tuple(listed), tuple(f"{path}:{name}" for name in _empty(folders, names, places)))
 
 
-def _image_members(path: Path) -> list[tuple[str, int]]:
-    """Name and CRC of the images in an archive; only they outlive the call, because its index is large."""
+def _image_members(path: Path) -> tuple[list[tuple[str, int]], set[str]]:
+    """Name and CRC of the images in an archive, and its folders; only they outlive the call: its index is large."""
     try:
         with ZipFile(path) as archive:
-            return [
+            members = [
                 (member.filename, member.CRC)
                 for member in archive.infolist()
                 if not member.is_dir() and _is_member_image(archive, member)
             ]
+            return members, {member.filename.rpartition("/")[0] for member in archive.infolist()}
     except (OSError, BadZipFile) as error:
         raise InputError(f"{path}: neither a folder, a readable zip archive nor an image ({error})") from error
 
@@ -337,6 +376,16 @@ def _place(names: Sequence[str]) -> list[tuple[str, str]]:
         for parent, folder in below.items()
     }
     return [place_of[parent] for parent in parents]
+
+
+def _empty(folders: Iterable[str], names: Sequence[str], places: Sequence[tuple[str, str]]) -> list[str]:
+    """The folders that hold no image and lie as deep as those of classes: what lies elsewhere is meant as none."""
+    parents = {name.rpartition("/")[0]: bool(class_name) for name, (_, class_name) in zip(names, places, strict=True)}
+    depths = {len(_without_images(PurePosixPath(parent).parts)) for parent, is_class in parents.items() if is_class}
+    holding = {above for parent in map(PurePosixPath, parents) for above in (parent, *parent.parents)}
+    asked = {PurePosixPath(*_without_images(PurePosixPath(folder).parts)) for folder in folders}
+    empty = (folder for folder in asked - holding if len(folder.parts) in depths and not _hidden(folder))
+    return sorted(map(str, empty))
 
 
 def _without_images(folder: tuple[str, ...]) -> tuple[str, ...]:

@@ -14,10 +14,12 @@ from torch import Tensor
 from pauca.errors import InputError, level_outside
 from pauca.fewshot.data.arrays import Fitting, split_batch
 from pauca.fewshot.data.folder import (
+    EmptyFoldersWarning,
+    Listing,
     UnlabeledImagesWarning,
     Unreadable,
     fingerprint_files,
-    list_images,
+    list_folder,
     read_files,
 )
 from pauca.fewshot.types import ImageSet, shared_classes
@@ -36,6 +38,7 @@ def read_images(
     cache: Path | str | None = None,
     fitting: Fitting = "crop",
     quiet: bool = True,
+    listing: Listing | None = None,
 ) -> ImageSet:
     """Read labeled images: a folder or zip archive with a folder for each class, or a set that was saved.
 
@@ -48,14 +51,17 @@ def read_images(
         cache: folder that keeps the decoded pixels; read again when the files and arguments are unchanged.
         fitting: how images that are not square are fitted: `crop` (shorter side scaled, center kept) or `squash`.
         quiet: show no progress.
+        listing: what `path` holds, where that is known already.
 
     Raises:
         InputError: nothing to read, damaged files, images outside class folders.
     """
     path = Path(path)
-    if (path / _DESCRIPTION).is_file():
+    if is_saved_set(path):
         return load_image_set(path)
-    files = [file for file in list_images(path) if split in (None, file.split)]
+    listing = listing or list_folder(path)
+    listing = listing if split is None else listing.of(split)
+    files = listing.files
     labeled = [file for file in files if file.class_name]
     if not labeled:
         found = (
@@ -66,9 +72,11 @@ def read_images(
         count = f"{len(loose)} images, first {loose[0]}, which lie" if len(loose) > 1 else f"{loose[0]}, which lies"
         said = f"left out {count} in no class folder; put the images of each class in a folder of its name"
         warnings.warn(said, UnlabeledImagesWarning, stacklevel=level_outside())
+    if listing.empty:
+        warnings.warn(describe_empty(listing.empty), EmptyFoldersWarning, stacklevel=level_outside())
     request = f"{fingerprint_files(labeled)} {size} {channels} {unreadable} {fitting}"
     cached = Path(cache) / hashlib.sha256(request.encode()).hexdigest()[:16] if cache else None
-    if cached and (cached / _DESCRIPTION).is_file():
+    if cached and is_saved_set(cached):
         return load_image_set(cached)
     pixels, kept = read_files(labeled, size, channels, unreadable, fitting, quiet)
     labels, names = number_labels([file.class_name for file in kept])
@@ -77,6 +85,16 @@ def read_images(
     if cached:
         save_image_set(cached, images)
     return images
+
+
+def describe_empty(folders: Sequence[str]) -> str:
+    """What to do about folders without images, in words."""
+    if len(folders) == 1:
+        return f"{folders[0]}: holds no images and is no class; put some there, or remove the folder"
+    return (
+        f"{folders[0]} and {len(folders) - 1} more: hold no images and are no classes; put some there, or remove the "
+        "folders"
+    )
 
 
 def image_set_from_arrays(
@@ -135,6 +153,11 @@ def save_image_set(folder: Path, images: ImageSet, force: bool = False) -> None:
         "sha256": checksums,
     }
     write_text(folder / _DESCRIPTION, json.dumps(description, indent=1), force)
+
+
+def is_saved_set(path: Path) -> bool:
+    """Whether `save_image_set` wrote there."""
+    return (path / _DESCRIPTION).is_file()
 
 
 def load_image_set(folder: Path) -> ImageSet:

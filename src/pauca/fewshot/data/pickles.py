@@ -17,6 +17,7 @@ from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.data.decode import decode_array
 from pauca.fewshot.data.image_set import image_set_from_arrays, number_labels
 from pauca.fewshot.types import ImageSet
+from pauca.runs import Progress
 
 # Old files name numpy.core, new ones numpy._core; codecs.encode is how Python 2 bytes travel in newer protocols.
 _ALLOWED = {
@@ -66,7 +67,13 @@ def read_labeled_pickle(path: Path, split: str, name: str) -> ImageSet:
 
 
 def read_encoded_pickle(
-    images: Path, labels: Path, split: str, name: str, size: int | None, fitting: Fitting = "crop"
+    images: Path,
+    labels: Path,
+    split: str,
+    name: str,
+    size: int | None,
+    fitting: Fitting = "crop",
+    quiet: bool = True,
 ) -> ImageSet:
     """Two pickles in the layout of tieredImageNet: a list of encoded images, and {"label_specific", ...}."""
     encoded = read_pickle(images, str(images))
@@ -79,8 +86,12 @@ def read_encoded_pickle(
         raise InputError(f"{labels}: holds no label_specific for each of the {len(encoded)} images of {images.name}")
     names = content.get("label_specific_str")
     numbers = [int(number) for number in content["label_specific"]]
-    decoded = (decode_array(bytes(e), size, 3, f"{images}: image {i}", fitting) for i, e in enumerate(encoded))
-    pixels = np.stack(list(decoded))
+    decoded = []
+    with Progress("read", len(encoded), f"images of {split}", quiet) as progress:
+        for i, image in enumerate(encoded):
+            decoded.append(decode_array(bytes(image), size, 3, f"{images}: image {i}", fitting))
+            progress.advance()
+    pixels = np.stack(decoded)
     labeled, ordered = number_labels(numbers)
     class_names = tuple(str(names[int(number)]) for number in ordered) if names is not None else ordered
     return ImageSet(

@@ -1,7 +1,7 @@
 """Standard benchmarks from their originals: found, checked, split as papers split them, and kept decoded."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Literal
@@ -9,7 +9,7 @@ from typing import Literal
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.data.arrays import Fitting
 from pauca.fewshot.data.cifar import read_cifar100
-from pauca.fewshot.data.folder import Unreadable, list_images, read_files
+from pauca.fewshot.data.folder import ImageFile, Unreadable, list_folder, list_images, read_files
 from pauca.fewshot.data.image_set import number_labels, pixel_digests, read_images, save_image_set
 from pauca.fewshot.data.pickles import read_encoded_pickle, read_labeled_pickle
 from pauca.fewshot.data.splits import SPLITS, SplitLists, read_split_lists
@@ -201,7 +201,8 @@ def _read_folders(request: Request) -> dict[str, ImageSet]:
     """A folder or archive with a folder for each class, or with files that CSV lists name."""
     lists = request.split_lists()
     if lists.files:
-        return {split: _read_listed(request, split, lists.files[split]) for split in SPLITS}
+        there = list_images(request.source)
+        return {split: _read_listed(request, there, split, lists.files[split]) for split in SPLITS}
     everything = read_images(
         request.source, request.size, request.channels, None, request.unreadable, None, request.fitting, request.quiet
     )
@@ -212,7 +213,8 @@ def _read_own(request: Request) -> dict[str, ImageSet]:
     """Anybody's images: with lists, or with folders named train, val and test above the class folders."""
     if request.lists is not None:
         return _read_folders(request)
-    found = {file.split for file in list_images(request.source)}
+    listing = list_folder(request.source)
+    found = {file.split for file in listing.files}
     if "train" not in found:
         raise InputError(
             f"{request.source}: nothing says which class belongs to which split; put the class folders into folders "
@@ -228,6 +230,7 @@ def _read_own(request: Request) -> dict[str, ImageSet]:
             None,
             request.fitting,
             request.quiet,
+            listing,
         )
         for split in SPLITS
         if split in found
@@ -236,9 +239,9 @@ def _read_own(request: Request) -> dict[str, ImageSet]:
     return sets
 
 
-def _read_listed(request: Request, split: str, class_of: dict[str, str]) -> ImageSet:
+def _read_listed(request: Request, there: Sequence[ImageFile], split: str, class_of: dict[str, str]) -> ImageSet:
     """The images that a CSV list names, wherever they lie below the source."""
-    files = [file for file in list_images(request.source) if PurePath(file.path).name in class_of]
+    files = [file for file in there if PurePath(file.path).name in class_of]
     missing = sorted(set(class_of) - {PurePath(file.path).name for file in files})
     if (missing and not request.allow_incomplete) or not files:
         raise InputError(
@@ -256,7 +259,7 @@ def _read_cifar_fs(request: Request) -> dict[str, ImageSet]:
     pickles = _labeled_pickles(request, "CIFAR_FS_{}.pickle")
     if pickles:
         return pickles
-    cifar = read_cifar100(request.source, verify=not request.allow_incomplete)
+    cifar = read_cifar100(request.source, not request.allow_incomplete, request.quiet)
     return _select(cifar.images, request, request.split_lists())
 
 
@@ -264,7 +267,7 @@ def _read_fc100(request: Request) -> dict[str, ImageSet]:
     pickles = _labeled_pickles(request, "FC100_{}.pickle")
     if pickles:
         return pickles
-    cifar = read_cifar100(request.source, verify=not request.allow_incomplete)
+    cifar = read_cifar100(request.source, not request.allow_incomplete, request.quiet)
     lists = request.split_lists().classes
     return _select(cifar.images, request, SplitLists({split: cifar.classes_of(lists[split]) for split in SPLITS}, {}))
 
@@ -279,7 +282,9 @@ def _read_tiered(request: Request) -> dict[str, ImageSet]:
     if not all(path.is_file() for pair in paths.values() for path in pair):
         return _read_folders(request)
     return {
-        split: read_encoded_pickle(images, labels, split, request.source.stem, request.size, request.fitting)
+        split: read_encoded_pickle(
+            images, labels, split, request.source.stem, request.size, request.fitting, request.quiet
+        )
         for split, (images, labels) in paths.items()
     }
 

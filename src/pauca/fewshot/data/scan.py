@@ -17,7 +17,7 @@ from pauca.fewshot.data.arrays import plain_image
 from pauca.fewshot.data.crops import PointIndex, confirmed, windows
 from pauca.fewshot.data.decode import open_image
 from pauca.fewshot.data.duplicates import THUMBNAIL, near_pairs, perceive
-from pauca.fewshot.data.folder import ImageFile, ImageReader, list_images, map_ahead
+from pauca.fewshot.data.folder import ImageFile, ImageReader, list_folder, map_ahead
 from pauca.fewshot.data.points import MOST_POINTS, Points, find_points, small, small_size
 from pauca.renamed import formerly
 from pauca.runs import Progress
@@ -45,6 +45,7 @@ class ScanReport:
     classes: int
     unreadable: dict[str, str]  # file: reason
     unlabeled: list[str]
+    empty_folders: list[str]  # beside those of classes
     modes: dict[str, int]
     unusual_modes: dict[str, list[str]]  # all but RGB
     sizes: dict[str, int]
@@ -81,6 +82,7 @@ class ScanReport:
             rows.append(("differs only in case", earlier, name))
         rows += [("class too small", name, _images(number)) for name, number in self.small_classes.items()]
         rows += [("outside class folders", file, "") for file in self.unlabeled]
+        rows += [("folder without images", folder, "") for folder in self.empty_folders]
         for mode, files in self.unusual_modes.items():
             rows += [(f"mode {mode}, not RGB", file, "") for file in files]
         return rows
@@ -147,12 +149,13 @@ def scan_images(path: Path | str, min_images: int = 20, quiet: bool = True, crop
     """Look at every image below a path, as `read_images` and `prepare_benchmark` would read it.
 
     Args:
-        path: folder or zip archive, as `list_images` reads it.
+        path: folder or zip archive, as `list_folder` reads it.
         min_images: classes with fewer readable images are reported.
         quiet: show no progress.
         crops: also look for images that are parts of others, which takes about 8 ms an image.
     """
-    files = list_images(Path(path))
+    listing = list_folder(Path(path))
+    files = listing.files
     looks, broken = _Looks.room_for(len(files)), {}
     modes, sizes, unusual = Counter(), Counter(), defaultdict(list)
     with ImageReader(files) as reader, Progress("scan", len(files), "images", quiet) as progress:
@@ -175,6 +178,7 @@ def scan_images(path: Path | str, min_images: int = 20, quiet: bool = True, crop
         classes=len(members),
         unreadable=broken,
         unlabeled=[file.name for file in files if not file.class_name],
+        empty_folders=list(listing.empty),
         modes=dict(modes.most_common()),
         unusual_modes=dict(unusual),
         sizes=dict(sizes.most_common()),

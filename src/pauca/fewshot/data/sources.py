@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pauca.errors import InputError
 from pauca.fewshot.data.arrays import Fitting
-from pauca.fewshot.data.folder import list_images
+from pauca.fewshot.data.folder import list_folder
 from pauca.fewshot.data.glyphs import draw_glyphs
 from pauca.fewshot.data.image_set import check_disjoint, load_splits, read_images
 from pauca.fewshot.types import ImageSet
@@ -32,11 +32,14 @@ def open_splits(
     path = Path(data)
     if any(path.glob("*/image_set.json")):
         return load_splits(path)
-    found = {file.split for file in list_images(path)}
+    listing = list_folder(path)
+    found = {file.split for file in listing.files}
     if found == {"all"}:
-        return {"all": read_images(path, size, channels, fitting=fitting, quiet=quiet)}
+        return {"all": read_images(path, size, channels, fitting=fitting, quiet=quiet, listing=listing)}
     return {
-        name: read_images(path, size, channels, name, fitting=fitting, quiet=quiet) for name in wanted if name in found
+        name: read_images(path, size, channels, name, fitting=fitting, quiet=quiet, listing=listing)
+        for name in wanted
+        if name in found
     }
 
 
