@@ -351,6 +351,18 @@ def test_the_threshold_follows_reject(task):
     assert at_once.set_params(reject=0.5).threshold_ < late.threshold_
 
 
+def test_a_share_that_is_set_after_fitting_and_rejects_nothing_is_told_once(task):
+    examples, names, queries, _ = task
+    classifier = FewShotClassifier(flat_model(), reject=0.2, device="cpu").fit(examples, names)
+    for change in ({"reject": 0.02}, {"confidence": 0.9}):
+        classifier.set_params(**change)
+        with pytest.warns(FewExamplesWarning, match="nothing is rejected") as said:
+            classifier.predict(queries)
+            classifier.predict(queries)
+        assert len(said) == 1
+        assert said[0].filename == __file__
+
+
 def test_a_class_named_as_rejected_images_are_is_refused(task):
     examples, names, _, _ = task
     names = np.where(names == "ant", "unknown", names)

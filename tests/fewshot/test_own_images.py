@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from pauca.cli import main
 from pauca.fewshot import MCRNet, ModelConfig
+from pauca.fewshot.data.folder import _walk
 
 
 @pytest.fixture
@@ -50,6 +52,24 @@ def test_a_fitted_file_predicts_without_its_examples(folders, capsys):
     assert "classifier.safetensors" in (folders / "a.html").read_text()
 
 
+def test_examples_are_listed_once(folders, monkeypatch, capsys):
+    """Also where they lie in splits, which is told, and with a folder that is no class."""
+    for split in ("train", "test"):
+        shutil.copytree("examples", f"both/{split}")
+    (folders / "both" / "test" / "class9").mkdir()
+    walked = []
+    monkeypatch.setattr("pauca.fewshot.data.folder._walk", lambda root: walked.append(str(root)) or _walk(root))
+    assert main(["fewshot", "fit", "both", "--backbone", "model.safetensors"]) == 0
+    assert walked == ["both"]
+    said = capsys.readouterr().err
+    assert "warning: both: learned from test and train alike; name one of these folders" in said
+    assert "warning: both/test/class9: holds no images and is no class; put some there, or remove the folder" in said
+    words = ["--backbone", "model.safetensors", "--way", "3", "--shots", "1", "--query", "4", "--episodes", "5"]
+    shutil.rmtree("both/train")
+    assert main(["fewshot", "eval", "both", *words]) == 0
+    assert walked == ["both", "both"]
+
+
 def test_a_fitted_file_has_any_name_and_one_image_is_one(folders, capsys):
     assert main(["fewshot", "fit", "examples", "--backbone", "model.safetensors", "--out", "mine"]) == 0
     capsys.readouterr()
@@ -57,6 +77,8 @@ def test_a_fitted_file_has_any_name_and_one_image_is_one(folders, capsys):
     assert "classified 1 image: predictions.csv" in capsys.readouterr().out
     assert main(["fewshot", "predict", "mine", "--query", "new", "--confidence", "0.9", "--force"]) == 2
     assert "give --reject, too" in capsys.readouterr().err
+    assert main(["fewshot", "predict", "mine", "--query", "new", "--reject", "0.01", "--force"]) == 0
+    assert "warning: nothing is rejected: to call no more than 0.01 of" in capsys.readouterr().err
 
 
 def test_too_few_examples_are_a_warning(folders, capsys):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 
@@ -151,11 +152,35 @@ def test_what_a_file_cannot_do_otherwise_is_refused_and_reject_is_obeyed(folders
     assert "unknown" in [row["label"] for row in csv.DictReader((tmp_path / "names.csv").read_text().splitlines())]
 
 
-def test_too_few_recordings_to_reject_anything_are_said_in_one_line(folders, tmp_path, caplog):
-    words = "fit", folders / "support", "--out", tmp_path / "things.safetensors", "--reject", 0.01, "--quiet"
+def test_too_few_recordings_to_reject_anything_are_said_in_one_line(folders, tmp_path, capsys):
+    learned, query = tmp_path / "things.safetensors", folders / "query"
+    assert _run("fit", folders / "support", "--out", learned, "--reject", 0.01, "--quiet") == 0
+    [said] = capsys.readouterr().err.splitlines()
+    assert said.startswith(
+        "warning: nothing is rejected: to call no more than 0.01 of known recordings unknown takes 99"
+    )
+    assert "images" not in said
+    words = "predict", learned, "--query", query, "--quiet", "--out", tmp_path / "names.csv"
     assert _run(*words) == 0
-    assert "takes 99 recordings in classes of two or more" in caplog.text
-    assert "images" not in caplog.text
+    assert capsys.readouterr().err.splitlines() == [said]
+    assert _run(*words, "--force", "--reject", 0.02) == 0
+    assert "unknown takes 49 recordings" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_copies_are_told_in_a_line_by_every_verb(folders, tmp_path, capsys):
+    copied, learned = tmp_path / "copied", tmp_path / "things.safetensors"
+    shutil.copytree(folders / "support", copied)
+    shutil.copy(copied / "thing 0" / "0.npz", copied / "thing 0" / "9.npz")
+    query = folders / "query"
+    for words in (
+        ("fit", copied, "--out", learned),
+        ("predict", learned, "--query", query, "--out", tmp_path / "a.csv"),
+        ("eval", copied, "--query", query, "--out", tmp_path / "run"),
+    ):
+        assert _run(*words, "--quiet") == 0
+        for line in (told := capsys.readouterr().err.splitlines()):
+            assert line.startswith("warning: ")
+        assert any("1 of 9 recordings is a copy of another of the same class" in line for line in told)
 
 
 def test_a_stream_that_ends_too_soon_says_so(folders, tmp_path, caplog, capsys):
@@ -167,6 +192,26 @@ def test_a_stream_that_ends_too_soon_says_so(folders, tmp_path, caplog, capsys):
     assert "few.npz: 20 events are too few to recognize anything" in capsys.readouterr().err
     assert _run("live", tmp_path / "short.npz", *words, "--confidence", 0.999) == 0
     assert "short.npz: ended before the evidence sufficed" in caplog.text
+
+
+def test_a_folder_without_recordings_is_said(folders, tmp_path, caplog):
+    shutil.copytree(folders / "support", tmp_path / "support")
+    for name in ("cat", ".git"):
+        (tmp_path / "support" / name).mkdir()
+    assert _run("fit", tmp_path / "support", "--out", tmp_path / "things.safetensors", "--quiet") == 0
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said == f"{tmp_path}/support/cat: holds no recordings and is no thing; put some there, or remove the folder"
+
+
+def test_a_link_to_nothing_is_named(folders, tmp_path, capsys):
+    shutil.copytree(folders / "query", tmp_path / "query")
+    for place in (tmp_path / "query", tmp_path / "query" / "thing 0"):
+        (place / "gone.npz").symlink_to(tmp_path / "nothing.npz")
+    words = "predict", folders / "support", "--query", tmp_path / "query", "--out", tmp_path / "names.csv", "--quiet"
+    assert _run(*words) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert [f"{place}gone.npz: no such file" in line for place, line in zip(("query/", "thing 0/"), told, strict=False)]
+    assert "2 of 6 recordings cannot be named" in told[-1]
 
 
 def test_a_label_without_examples_is_said(folders, tmp_path, caplog):

@@ -182,6 +182,25 @@ def test_what_is_said_of_examples_is_said_of_recordings(tmp_path):
         EventClassifier().fit(examples[:1], labels[:1])
 
 
+def test_copies_are_counted_in_recordings_and_not_in_their_pictures():
+    examples, labels = recordings(range(1))
+    classifier = EventClassifier(view_s=0.08)
+    assert len(classifier.pictures(examples[0])) > 1
+    with pytest.warns(fewshot.CopiedExamplesWarning, match="^1 of 5 recordings is a copy of another"):
+        classifier.fit([*examples, examples[0]], [*labels, labels[0]])
+    with pytest.warns(fewshot.CopiedExamplesWarning, match="^1 of 5 recordings is the same as one of another class"):
+        classifier.fit([*examples, examples[0]], [*labels, labels[1]])
+
+
+def test_a_fit_that_is_refused_leaves_what_was_learned(fitted):
+    asked, _ = recordings(range(2, 3))
+    learner = pickle.loads(pickle.dumps(fitted))
+    for given, labels in (([asked[0]] * 2, ["a", "a"]), ([], []), (["no such file"], ["a"])):
+        with pytest.raises(InputError):
+            learner.fit(given, labels)
+    np.testing.assert_array_equal(learner.predict(asked), fitted.predict(asked))
+
+
 def test_another_sensor_is_said_and_still_answered(fitted, caplog):
     stream = recording(0, 2).events
     larger = events.Events(*_columns(stream), (64, 48))

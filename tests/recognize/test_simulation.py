@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pauca import cli, events, fewshot
 from pauca.errors import ConfigError, InputError
@@ -105,6 +106,28 @@ def test_a_model_is_trained_on_events_and_names_recordings(tmp_path, capsys, mon
     asked = "recognize", "predict", "--model", model, "--support", tmp_path / "support", "--query"
     assert cli.main([*map(str, asked), str(tmp_path / "support"), "--out", str(named), "--quiet"]) == 0
     assert len(list(csv.DictReader(named.read_text().splitlines()))) == CLASSES
+
+
+def test_images_that_are_no_classes_are_told_in_a_line(tmp_path, capsys):
+    """Then training is refused, for want of classes."""
+    for split, names in (("train", "ab"), ("val", "cd")):
+        for name in names:
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for number in range(2):
+                pixels = np.random.default_rng([ord(name), number]).integers(0, 256, (48, 48), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / split / name / f"{number}.png")
+        Image.new("L", (48, 48)).save(tmp_path / "data" / split / "loose.png")
+    (tmp_path / "data" / "val" / "e").mkdir()
+    assert cli.main(["recognize", "train", str(tmp_path / "data"), "--out", str(tmp_path / "run")]) == 2
+    *told, refused = (
+        line for line in capsys.readouterr().err.splitlines() if line.startswith(("warning: ", "pauca: "))
+    )
+    assert [line.split(": ", 1)[1].split(", ")[0].split("/")[-1] for line in told] == [
+        "loose.png",
+        "loose.png",
+        "e: holds no images and is no class; put some there",
+    ]
+    assert "classes" in refused
 
 
 @pytest.mark.slow

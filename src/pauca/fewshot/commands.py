@@ -237,7 +237,7 @@ def prepare(
     print("\n".join(report.lines()))
 
 
-__all__ = ["COMMANDS", "plan_training"]
+__all__ = ["COMMANDS", "plan_training", "spoken_warnings"]
 
 COMMANDS = {
     "train": train,

@@ -189,6 +189,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         labels = self.classes_[probabilities.argmax(1)]
         if self.reject is None:
             return labels
+        if self._promised != (self.reject, self.confidence):  # set after fitting
+            self._warn_of_few()
         unknown, threshold = self._unknown(), self.threshold_
         of_one_kind = isinstance(unknown, str) != are_numbers(labels)
         return np.where(distances <= threshold, labels if of_one_kind else labels.astype(object), unknown)
@@ -245,7 +247,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         features = self._embed(X)
         told = Groups.none(features.device).with_more(groups, len(features))
         self._further = Further(features, told.numbers)
-        self._warn_of_few(bool(told.names))
+        self._warn_of_few()
         return self
 
     def save(self, path: Path | str, force: bool = True, note: str = "") -> None:
@@ -349,11 +351,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         with self._as_before_if_refused():
             self._examples, self._learned = examples, Learned(self.model_, examples, bool(self.votes), self.words)
             self.classes_, self.features_, self.targets_ = examples.classes, examples.features, examples.targets
+            self._promised = None
             if self._learned.copies:
                 warnings.warn(self._learned.copies, CopiedExamplesWarning, stacklevel=level_outside())
             if self.reject is not None:
                 self._unknown()
-                self._warn_of_few(examples.are_grouped)
+                self._warn_of_few()
         return self
 
     @contextmanager
@@ -383,9 +386,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             )
         return unknown
 
-    def _warn_of_few(self, grouped: bool) -> None:
+    def _warn_of_few(self) -> None:
         """Say how many examples the threshold takes, where it has too few to reject anything."""
         promise = Promise(self.reject, self.confidence)
+        self._promised = self.reject, self.confidence
+        grouped = (self._further or self._examples).are_grouped
         _, weights = self._learned.unseen_distances(self._further)
         if lacking := promise.lacks(round(float(weights.sum())), self.words, grouped):
             warnings.warn(lacking, FewExamplesWarning, stacklevel=level_outside())

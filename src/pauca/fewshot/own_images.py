@@ -146,7 +146,7 @@ def predict(
     told = config.image_size, config.channels, unreadable, config.fitting, quiet
     with spoken_warnings():
         pixels, files = read_files(list_images(query), *told)
-    answers = classifier.answer(pixels)
+        answers = classifier.answer(pixels)
     names = [image.name for image in files]
     write_predictions(out, list(classifier.classes_), names, answers.labels, answers.probabilities, force)
     learned = name if examples is None else f"{len(examples)} examples of {support}"

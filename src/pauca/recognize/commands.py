@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from tyro.conf import Positional, arg
 from pauca import events, fewshot
 from pauca.errors import InputError, PaucaError
 from pauca.events.live import replay
-from pauca.fewshot.commands import plan_training
+from pauca.fewshot.commands import plan_training, spoken_warnings
 from pauca.fewshot.data import open_training
 from pauca.fewshot.reports import write_predictions
 from pauca.recognize.estimator import EventClassifier
@@ -132,7 +131,8 @@ def predict(
     asked = list_recordings(query)
     classifier = _fitted(support, model, pictures, camera, reject, reading, device, quiet)
     files, seen = _pictures(classifier, asked, reading, quiet)
-    answers = classifier.answer(seen)
+    with spoken_warnings():
+        answers = classifier.answer(seen)
     names = [file.name for file in files]
     write_predictions(out, list(classifier.classes_), names, answers.labels, answers.probabilities, force)
     report = Report("What recordings show", f"{len(files)} recordings of {query}, from {support}")
@@ -193,13 +193,14 @@ def evaluate(
         classifiers = {
             align: _classifier(model, pictures, camera, None, device, align=align) for align in (True, False)
         }
-        outcome = compare_alignment(
-            classifiers,
-            _read(learned, reading, "learn", quiet),
-            [file.label for file in learned],
-            _read(asked, reading, "recognize", quiet),
-            [file.label for file in asked],
-        )
+        with spoken_warnings():
+            outcome = compare_alignment(
+                classifiers,
+                _read(learned, reading, "learn", quiet),
+                [file.label for file in learned],
+                _read(asked, reading, "recognize", quiet),
+                [file.label for file in asked],
+            )
         numbers = outcome.as_dict()
         run.log(**numbers)
         write_text(out / "evaluation.json", json.dumps(numbers, indent=2) + "\n", force=True)
@@ -306,7 +307,8 @@ def train(
     if not force and Run(out).config_path.exists():
         raise InputError(f"{out}: holds a run already; choose another folder with --out, or replace it with --force")
     model = replace(model, image_size=shaking.side, channels=1)
-    sources = _sources(data, classes, per_class, quiet)
+    with spoken_warnings():
+        sources = _sources(data, classes, per_class, quiet)
     learned, *validated = (as_pictures(images, shaking.side) for images in sources)
     kept = out / "pictures"
     planned = plan_training(str(kept), model, training, learned, validated[0] if validated else None)
@@ -353,7 +355,8 @@ def _fitted(
     quiet: bool,
 ) -> EventClassifier:
     if support.is_file() and support.suffix == ".safetensors":
-        loaded = EventClassifier.load(support, device)
+        with spoken_warnings():
+            loaded = EventClassifier.load(support, device)
         for name, is_asked in (
             ("--model", model != _MODEL),
             ("--camera", camera is not None),
@@ -364,11 +367,8 @@ def _fitted(
         return loaded if reject is None else loaded.set_params(reject=reject)
     examples = list_labeled(support)
     classifier = _classifier(model, pictures, camera, reject, device)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", fewshot.FewExamplesWarning)
+    with spoken_warnings():
         classifier.fit(_read(examples, reading, "learn", quiet), [file.label for file in examples])
-    for warning in said:
-        _log.warning("%s: %s", support, warning.message)
     return classifier
 
 

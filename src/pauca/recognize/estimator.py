@@ -109,9 +109,15 @@ class EventClassifier(ClassifierMixin, BaseEstimator):
             InputError: a recording without events, labels of another number, or of one thing only.
         """
         told = {"reject": self.reject, "unknown_label": self.unknown_label, "device": self.device}
-        self.classifier_ = _OfRecordings(self._opened_model(), **told, votes=True)
-        self._size, self._recordings = None, 0
-        return self._learn(X, y, self.classifier_.fit)
+        before = dict(vars(self))
+        try:
+            self.classifier_ = _OfRecordings(self._opened_model(), **told, votes=True)
+            self._size, self._recordings = None, 0
+            return self._learn(X, y, self.classifier_.fit)
+        except Exception:  # what is refused leaves all that was learned before as it was
+            vars(self).clear()
+            vars(self).update(before)
+            raise
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> "EventClassifier":
         """Add recordings of known things or of new ones, as `fit` takes them; `classes` changes nothing."""

@@ -1,9 +1,12 @@
 """Recordings in folders: the folder of a recording names what it shows."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from pauca.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ def list_recordings(folder: Path) -> tuple[LabeledFile, ...]:
         return (LabeledFile(folder, ""),)
     found = [LabeledFile(path, "") for path in _visible(folder) if _is_recording(path)]
     for inside in _visible(folder):
-        if not _is_recording(inside):
+        if inside.is_dir() and not _is_recording(inside):
             found += [LabeledFile(path, inside.name) for path in _visible(inside) if _is_recording(path)]
     if not found:
         raise InputError(f"{folder}: holds no recordings, neither itself nor in folders that name what they show")
@@ -39,7 +42,7 @@ def list_recordings(folder: Path) -> tuple[LabeledFile, ...]:
 
 
 def list_labeled(folder: Path) -> tuple[LabeledFile, ...]:
-    """The recordings of a folder with a folder for each label.
+    """The recordings of a folder with a folder for each label; one without recordings is told.
 
     Raises:
         InputError: a recording outside such a folder.
@@ -50,6 +53,9 @@ def list_labeled(folder: Path) -> tuple[LabeledFile, ...]:
             f"{loose[0].path}: lies in no folder that names what it shows; put it into one, as in "
             f"{folder}/cup/{loose[0].path.name}"
         )
+    named = {file.label for file in files}
+    for empty in (inside for inside in _visible(folder) if inside.is_dir() and inside.name not in named):
+        _log.warning("%s: holds no recordings and is no thing; put some there, or remove the folder", empty)
     return files
 
 
@@ -58,5 +64,5 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _is_recording(path: Path) -> bool:
-    """A file, or the folder of a ROS 2 bag; what is none, `events.read` says."""
-    return path.is_file() or (path / "metadata.yaml").is_file()
+    """A file, a link to none, or the folder of a ROS 2 bag; what is none, `events.read` says."""
+    return path.is_file() or not path.exists() or (path / "metadata.yaml").is_file()

@@ -129,20 +129,26 @@ def describe_copies(examples: Examples, first: Int64[np.ndarray, "n"], words: Wo
     repeated = np.flatnonzero((groups != groups[first]) | (labels != labels[first]))
     if not len(repeated):
         return ""
-    contradicting = [place for place in repeated if labels[place] != labels[first[place]]]
+    disagree = labels[repeated] != labels[first[repeated]]
+    contradicting = repeated[disagree]
+    total, count, wrong = (_counted(groups[p], words) for p in (slice(None), repeated[~disagree], contradicting))
     sentences = []
-    if len(repeated) > len(contradicting):
-        count = len(repeated) - len(contradicting)
+    if count:
         sentences.append(
-            f"{count} of {len(first)} {word} {'is a copy' if count == 1 else 'are copies'} of another of the same "
+            f"{count} of {total} {word} {'is a copy' if count == 1 else 'are copies'} of another of the same "
             "class, which says nothing new: to find how often the classifier is right, copies count once"
         )
-    if contradicting:
+    if wrong:
         place = contradicting[0]
         names: list[Any] = [labels[first[place]].item(), labels[place].item()]
         sentences.append(
-            f"{len(contradicting)} of {len(first)} {word} {'is' if len(contradicting) == 1 else 'are'} the same "
+            f"{wrong} of {total} {word} {'is' if wrong == 1 else 'are'} the same "
             f"{'image ' if image else ''}as one of another class, first in {names[0]!r} and {names[1]!r}; one of the "
             f"labels is wrong{', and `pauca fewshot data scan` names the files' if image else ''}"
         )
     return "; ".join(sentences)
+
+
+def _counted(groups: Int64[np.ndarray, "n"], words: Words) -> int:
+    """How many there are of what `words` call examples."""
+    return len(np.unique(groups)) if words.are_groups else len(groups)

@@ -28,6 +28,11 @@ class Further:
     features: Float[Tensor, "k d"]
     groups: Int64[Tensor, "k"]
 
+    @property
+    def are_grouped(self) -> bool:
+        """Whether some of them belong together."""
+        return len(self.groups.unique()) < len(self.groups)
+
     def to(self, device: torch.device) -> "Further":
         """On another device."""
         return Further(self.features.to(device), self.groups.to(device))
