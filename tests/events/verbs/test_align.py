@@ -13,7 +13,7 @@ from pauca import cli, events
 from pauca.errors import InputError
 from pauca.events import history, journal, pieces
 from pauca.events.verbs import many
-from pauca.events.verbs.aligning import JOURNAL, AlignRun
+from pauca.events.verbs.aligning import JOURNAL, MADE_FROM, AlignRun
 from pauca.events.verbs.files import recordings_in
 from pauca.events.verbs.many import ACCOUNT, AtOnce
 
@@ -74,6 +74,38 @@ def test_an_interrupted_run_goes_on_bit_for_bit(recording, whole, of_packets, tm
         for name in expected.files:
             assert np.array_equal(got[name], expected[name]), name
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in whole.iterdir())
+
+
+def test_results_of_another_recording_or_other_options_are_not_those_asked_for(recording, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for name in ("a.npz", "b.npz"):
+        (tmp_path / "in" / name).write_bytes(recording.read_bytes())
+    calibration = tmp_path / "calib.txt"
+    calibration.write_text("100 100 60 45")
+    words = ["events", "align", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--images", "0", "--quiet"]
+    words += ["--estimator", "packets"]
+    assert cli.main(words) == 0
+    assert cli.main([*words, "--resume", "--images", "1"]) == 0
+    capsys.readouterr()
+    for more, said in (
+        (["--packet-s", "0.03"], "a: was made with packet_s 0.02, not 0.03; align it anew (--force in the place of"),
+        (["--time-unit", "s"], "a: was made with time_unit None, not s; align"),
+        (["--no-remove-noise"], "a: was made with remove_noise True, not False; align"),
+        (["--camera", str(calibration)], "a: was made from another calibration, or it has changed since; align"),
+    ):
+        assert cli.main([*words, "--resume", *more]) == 1
+        assert said in capsys.readouterr().err
+        assert _status(tmp_path) == ["failed", "failed"]
+    (tmp_path / "in" / "b.npz").touch()
+    (tmp_path / "out" / "a" / MADE_FROM).unlink()  # as before version 0.2
+    assert cli.main([*words, "--resume"]) == 1
+    assert "b: was made from another recording, or it has changed since; align" in capsys.readouterr().err
+    assert _status(tmp_path) == ["done before", "failed"]
+    assert cli.main([*words, "--force"]) == 0
+    assert cli.main([*words, "--resume"]) == 0
+    (tmp_path / "out" / "a" / MADE_FROM).write_text("{}")
+    assert cli.main([*words, "--resume"]) == 1
+    assert "damaged, so that nobody knows what its results are of" in capsys.readouterr().err
 
 
 def test_chunks_change_nothing(recording, whole, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Small sequences in the layouts of the public ones, from the simulator: found, aligned, compared, taken up again."""
 
 import json
+import os
 import struct
 
 import numpy as np
@@ -121,9 +122,13 @@ def test_the_uzh_sequences_by_both_protocols_and_taken_up_again(uzh, tmp_path, c
     monkeypatch.setattr(verb, "align", never)
     assert cli.main([*words, "--resume", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == rows[:2]
-    (uzh / "shapes_rotation" / "events.txt").touch()
-    assert cli.main([*words, "--resume"]) == 1
-    assert "made from another recording" in capsys.readouterr().err
+    for name in ("calib.txt", "events.txt"):
+        path = uzh / "shapes_rotation" / name
+        before = path.stat()
+        path.touch()
+        assert cli.main([*words, "--resume"]) == 1
+        assert "made from another recording or calibration, or one has changed since" in capsys.readouterr().err
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def test_ecrot_by_its_gyroscope_or_its_poses(ecrot, tmp_path, capsys):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,12 +25,15 @@ from pauca.events.journal import Journal, Next, memory_of
 from pauca.events.passes import Clean, after, windows_of
 from pauca.events.types import Alignment
 from pauca.events.verbs.calibrated import calibrated
+from pauca.events.verbs.files import facts
 from pauca.events.verbs.prior import PriorOptions
 from pauca.events.whole import can_refine, compile_kernels, refine_stream
-from pauca.runs import Progress, check_can_write, lock_folder, save_figure
+from pauca.runs import Progress, check_can_write, lock_folder, save_figure, write_text
 
 JOURNAL = "align.jsonl"
 RESULTS = ("trajectory.csv", "trajectory.npz", "velocity.png")
+MADE_FROM = "made_from.json"
+"""Beside the results: of which files, with which options."""
 _FIRST = 1000  # events that compile the kernels
 
 
@@ -56,6 +61,41 @@ class AlignRun:
         """Whether all results are there, and nothing was interrupted."""
         return all((self.out / name).exists() for name in RESULTS) and not (self.out / JOURNAL).exists()
 
+    def check_made_from(self) -> None:
+        """Refuse results that are there of other files or other options; those of before version 0.2 do not say it.
+
+        Raises:
+            InputError: the message names the first that differs.
+        """
+        path, now = self.out / MADE_FROM, self._made_from()
+        if not path.exists():
+            return
+        remedy = "align it anew (--force in the place of --resume), or into another folder (--out)"
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            files, options = dict(before["files"]), dict(before["options"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(f"{path}: damaged, so that nobody knows what its results are of; {remedy}") from None
+        for name, known in now["files"].items():
+            if files.get(name) != known:
+                raise InputError(f"{self.out}: was made from another {name}, or it has changed since; {remedy}")
+        for name, value in now["options"].items():
+            if options.get(name, value) != value:  # what an earlier version did not know was not asked
+                raise InputError(f"{self.out}: was made with {name} {options[name]}, not {value}; {remedy}")
+
+    def _made_from(self) -> dict[str, Any]:
+        """What results depend on, in plain values."""
+        options = {
+            **vars(self.config),
+            **vars(self.reading),
+            "camera_name": self.camera_name,
+            "remove_hot_pixels": self.without_hot,
+            "remove_noise": self.without_noise,
+            "pieces": None if self.workers is None else pieces.PIECE_EVENTS,
+        }
+        files = {"recording": facts(self.path), "calibration": facts(self.camera), "gyroscope": self.prior.about()}
+        return {"files": files, "options": {name: str(value) for name, value in options.items()}}
+
     def align(self) -> None:
         """Read, align, and write everything."""
         self.check_targets()
@@ -64,14 +104,15 @@ class AlignRun:
         calibration = calibrated(stream, self.camera, self.camera_name)
         hot = self._hot_pixels(stream) if self.without_hot else None
         reading_s = time.perf_counter() - started
+        made_from = self._made_from()
         about = {
-            "recording": [self.path.name, self.path.stat().st_size, self.path.stat().st_mtime_ns],
+            "recording": made_from["files"]["recording"],
             "setting": str(self.config),
             "camera": str(calibration),
             "way of reading": asdict(self.reading),
             "number of hot pixels": 0 if hot is None else len(hot),
             "choice about noise": self.without_noise,
-            "prior": self.prior.about(),
+            "prior": made_from["files"]["gyroscope"],
             "division into pieces": None if self.workers is None else pieces.PIECE_EVENTS,
         }
         journal = Journal(journal_path, about)
@@ -99,6 +140,7 @@ class AlignRun:
             trajectory.to_csv(self.out / "trajectory.csv", force=True)  # the rows so far were this run's
             trajectory.to_npz(self.out / "trajectory.npz", self.force or self.resume)
             self._draw(trajectory, chosen, windows, stream.ground_truth, events.Aligner(calibration, self.config))
+            write_text(self.out / MADE_FROM, json.dumps(made_from, indent=1) + "\n", force=True)
             journal_path.unlink()
         if not self.quiet:
             new = alignments[len(known) :]

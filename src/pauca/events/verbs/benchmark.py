@@ -20,7 +20,7 @@ from pauca.events.evaluation import orientation_error_deg
 from pauca.events.sequences import Sequence
 from pauca.events.verbs.align import align
 from pauca.events.verbs.aligning import JOURNAL
-from pauca.events.verbs.files import output_folder
+from pauca.events.verbs.files import facts, output_folder
 from pauca.events.verbs.gyro import read_gyro
 from pauca.runs import describe_machine, write_text
 
@@ -117,11 +117,13 @@ def _aligned(
     if sequence.lacks:
         raise InputError(sequence.lacks)
     about, path = folder / "done.json", folder / "trajectory.npz"
-    stat = sequence.events.stat()
-    made_from = [str(sequence.events), stat.st_size, stat.st_mtime_ns, str(sequence.camera)]
+    made_from = [facts(sequence.events), facts(sequence.camera)]
     if resume and about.is_file() and path.is_file():
         if about.read_text(encoding="utf-8", errors="replace") != json.dumps(made_from):
-            raise InputError(f"{folder}: was made from another recording or calibration; begin anew (--force)")
+            raise InputError(
+                f"{folder}: was made from another recording or calibration, or one has changed since; "
+                "begin anew (--force)"
+            )
         return events.Trajectory.from_file(path)
     about.unlink(missing_ok=True)
     if not quiet:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.events.io.npy import holds_something_else
@@ -41,6 +42,23 @@ def is_recording(path: Path) -> bool:
 def stem(recording: Path) -> str:
     """`boxes_rotation/events.txt.gz` is called events, after the file without its endings."""
     return recording.name.split(".")[0] or "recording"
+
+
+def facts(path: Path | None) -> list[Any] | None:
+    """Name, size and time of change of a file, of a folder those of the files in it: what tells it from another one.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if path is None:
+        return None
+    if path.is_dir():
+        return [path.name, *(facts(child) for child in sorted(path.iterdir()) if child.is_file())]
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    return [path.name, stat.st_size, stat.st_mtime_ns]
 
 
 def recordings_in(path: Path) -> list[Path]:

@@ -67,9 +67,14 @@ def align_many(runs: dict[Path, AlignRun], account: Path, at_once: AtOnce) -> No
     waiting: dict[Path, AlignRun] = {}
     for path, run in runs.items():
         if run.resume and run.finished:
-            told.add(path, "done before", None)
-            if not run.quiet:
-                print(f"{path}: done before, in {run.out}")
+            try:
+                run.check_made_from()
+            except PaucaError as error:
+                told.fail(path, error)
+            else:
+                told.add(path, "done before", None)
+                if not run.quiet:
+                    print(f"{path}: done before, in {run.out}")
         else:
             waiting[path] = replace(run, resume=run.resume and (run.out / JOURNAL).exists())
     with _engine(at_once) as engine:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pauca.errors import ConfigError
 from pauca.events.gyro_prior import GyroPrior
 from pauca.events.gyroscope import GyroFit
+from pauca.events.verbs.files import facts
 from pauca.events.verbs.gyro import Unit, read_gyro
 
 
@@ -47,12 +48,7 @@ class PriorOptions:
         return GyroPrior.from_fit(GyroFit.from_file(self.gyro_fit), readings, self.gyro_sd_deg_s)
 
     def about(self) -> list[object] | None:
-        """What must be the same for an interrupted run to go on."""
+        """What must be the same for an interrupted run to go on, or for its results to be those of another one."""
         if self.gyro_prior is None:
             return None
-        files = [path for path in (self.gyro_prior, self.gyro_fit) if path is not None]
-        return [
-            *((path.name, path.stat().st_size) for path in files if path.exists()),
-            self.gyro_sd_deg_s,
-            *([] if self.gyro_unit == "rad/s" else [self.gyro_unit]),
-        ]
+        return [facts(self.gyro_prior), facts(self.gyro_fit), self.gyro_sd_deg_s, self.gyro_unit]
