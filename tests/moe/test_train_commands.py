@@ -163,7 +163,44 @@ def test_tokens_that_are_made_refuse_what_would_make_others(text, capsys, option
     assert pauca(f"train --data {tokens} {SMALL} --out runs/moe/other --quiet {options}") == 2
     assert message in said(capsys)
     assert not Path("runs/moe/other").exists()
+    config = Path("runs/moe/toy-bf16/config.yaml")  # of a run that began so
+    written = config.read_text().replace("- text.txt", f"- {tokens}").replace(f"- {text}", f"- {tokens}")
+    config.write_text(written.replace("validation: []", "validation: [text.txt]"))
+    assert pauca(f"train --resume --steps 1 --quiet --out {config.parent}") == 2
+    assert "To go on with a run that began so, make it `validation: []` in its config.yaml" in said(capsys)
+    config.write_text(written)
+    assert pauca(f"train --resume --steps 1 --quiet --out {config.parent}") == 0
     assert pauca(f"train --data {tokens} {SMALL} --steps 1 --out runs/moe/other --quiet --vocabulary 256") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "refusal"),
+    [
+        ("--data a.jsonl", "holds JSON lines"),
+        ("--data text.txt text.txt", "is named twice for training"),
+        ("--data . --validation text.txt", "is text to train on and to validate on"),
+    ],
+)
+def test_a_run_of_text_that_is_refused_now_says_how_to_go_on(text, capsys, monkeypatch, options, refusal):
+    """It was refused as a new one is, though its options cannot be changed."""
+    Path("a.jsonl").write_text('{"text": "hello"}\n' * 400)
+    with monkeypatch.context() as patch:
+        for check in ("refuse_records", "refuse_repeated"):
+            patch.setattr(f"pauca.moe.data.prepare.{check}", lambda *_: None)  # as it was
+        assert pauca(f"train {options} {SMALL} --out old --quiet") == 0
+    assert pauca("train --out old --resume --quiet") == 2
+    told = said(capsys)
+    assert refusal in told
+    (tokens,) = Path("tokens").iterdir()
+    assert f"To go on with a run that began so, make it `sources: [{tokens}]` and `validation: []` in its " in told
+    path = Path("old/config.yaml")
+    config = yaml.safe_load(path.read_text())
+    config["data"] |= {"sources": [str(tokens)], "validation": []}
+    path.write_text(yaml.safe_dump(config))
+    Path("old/metrics.jsonl").write_text("")
+    shutil.rmtree("old/checkpoints/step-00000004")
+    assert pauca("train --out old --resume --quiet") == 0
+    assert "validation_loss" in Path("old/metrics.jsonl").read_text()
 
 
 def test_refused_settings_leave_nothing_and_cost_no_earlier_run(text, capsys):

@@ -12,7 +12,7 @@ from uuid import uuid4
 import numpy as np
 
 from pauca.errors import ConfigError, InputError, PaucaError
-from pauca.moe.data.text_files import read_documents, refuse_repeated, text_files
+from pauca.moe.data.text_files import read_documents, refuse_records, refuse_repeated, text_files
 from pauca.moe.data.token_files import TokenData, checksum_of
 from pauca.moe.data.tokenizers import BpeTokenizer, ByteTokenizer, Tokenizer
 
@@ -54,22 +54,40 @@ def prepare_tokens(config: DataConfig, cache: Path) -> TokenData:
         if config.validation:
             raise ConfigError(
                 f"{config.sources[0]}: a folder of tokens has its own to validate on, and takes no other text "
-                f"({config.validation[0]}); leave that out, or give the text that the tokens were made of"
+                f"({config.validation[0]}); leave that out, or give the text that the tokens were made of. To go on "
+                "with a run that began so, make it `validation: []` in its config.yaml"
             )
         return TokenData.open(Path(config.sources[0]))
     files = {"train": text_files(config.sources)}
     if config.validation:
         files["validation"] = text_files(config.validation)
-    if config.sources:  # the standard library may hold links
-        refuse_repeated(*([path for _, path in files.get(part, [])] for part in ("train", "validation")))
     checksums = {part: [checksum_of(path) for _, path in named] for part, named in files.items()}
     content = json.dumps([checksums, config.validation_share, config.vocabulary])
     folder = cache / hashlib.sha256(content.encode()).hexdigest()[:16]
+    _refuse_texts(config, files, folder)
     if not folder.exists():
         _make_folder(config, files, folder)
     names = [name for named in files.values() for name, _ in named]
     together = [checksum for of_part in checksums.values() for checksum in of_part]
     return replace(TokenData.open(folder), sources=dict(zip(names, together, strict=True)))
+
+
+def _refuse_texts(config: DataConfig, files: dict[str, list[tuple[str, Path]]], folder: Path) -> None:
+    """Refuse texts that are none, or one twice; with a way on where their tokens were made before that was refused."""
+    named = {*config.sources, *config.validation}
+    try:
+        for name, path in (one for part in files.values() for one in part):
+            if name in named:
+                refuse_records(path)
+        if config.sources:  # the standard library may hold links
+            refuse_repeated(*([path for _, path in files.get(part, [])] for part in ("train", "validation")))
+    except InputError as error:
+        if not folder.exists():
+            raise
+        raise InputError(
+            f"{error}. To go on with a run that began so, make it `sources: [{folder}]` and `validation: []` in its "
+            "config.yaml: its tokens are there"
+        ) from error
 
 
 def _make_folder(config: DataConfig, files: dict[str, list[tuple[str, Path]]], folder: Path) -> None:

@@ -125,7 +125,6 @@ def text_files(sources: Sequence[str]) -> list[tuple[str, Path]]:
                 raise InputError(f"{source}: no text files below it; they are known by {', '.join(_SUFFIXES)}")
             files += [(str(path), path) for path in below if path.stat().st_size]
         elif source.is_file():
-            _refuse_records(source)
             files.append((str(source), source))
         else:
             raise InputError(f"{source}: no such file or folder of text")
@@ -156,7 +155,7 @@ def refuse_repeated(training: Sequence[Path], validation: Sequence[Path]) -> Non
             )
 
 
-def _refuse_records(path: Path) -> None:
+def refuse_records(path: Path) -> None:
     """Data sets come as JSON lines; as text, their braces and names of fields would be learned, and no document end.
 
     Raises:
