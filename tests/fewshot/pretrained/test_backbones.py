@@ -7,13 +7,14 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 from pauca.errors import ConfigError, DeviceError, InputError
 from pauca.fewshot import FewShotClassifier, Preprocessing, Pretrained, draw_glyphs, embed_images, open_backbone
-from pauca.fewshot.data import image_set_from_arrays
+from pauca.fewshot.data import image_set_from_arrays, load_images
 from pauca.fewshot.pretrained import packages
 from pauca.fewshot.pretrained.hf_networks import read_processor
 
@@ -277,6 +278,17 @@ def test_a_class_token_is_the_feature():
             | {"image_processor_type": "LevitImageProcessor"},
             (224, "crop", 0.875),
         ),
+        # DeiT and FLAVA, whose files may hold a number alone
+        (
+            {"size": {"height": 256, "width": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True},
+            (224, "squash", 0.875),
+        ),
+        ({"size": 224, "default_to_square": True}, (224, "squash", 1.0)),
+        (
+            {"size": 224, "crop_size": 256, "do_center_crop": True, "default_to_square": True}
+            | {"feature_extractor_type": "PerceiverFeatureExtractor"},
+            (224, "crop", 0.875),
+        ),
         # PoolFormer
         (
             {"size": {"shortest_edge": 224}, "crop_size": 224, "do_center_crop": True, "crop_pct": 0.9},
@@ -291,6 +303,30 @@ def test_processors_of_transformers_are_read(words, expected):
     assert (found.mean, found.deviation) == ((0.0,) * 3, (1.0,) * 3)
     assert read_processor(words) is None  # by what it normalizes is not guessed
     assert read_processor({}) is None
+
+
+KINDS = ("Beit", "CLIP", "ConvNext", "DeiT", "Flava", "Levit", "Perceiver", "PoolFormer", "ViT")
+
+
+# Of a number alone SigLIP's makes images that are not square.
+@pytest.mark.parametrize(("kind", "number"), [("Siglip", False), *((k, n) for k in KINDS for n in (False, True))])
+def test_images_become_what_they_become_in_transformers(kind, number, tmp_path):
+    """Also where the file says nothing, or no more than a number for the size."""
+    transformers = pytest.importorskip("transformers")
+    processor = getattr(transformers, f"{kind}ImageProcessorPil")()
+    words: dict = {"image_processor_type": f"{kind}ImageProcessor"}
+    if number:
+        words["size"] = processor.size["shortest_edge"] or processor.size["height"]
+    next(small_vision_models()).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(words))
+    model = open_backbone(f"hf:{tmp_path}")
+    grid = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    image = Image.fromarray(grid).resize((400, 300), Image.Resampling.BICUBIC)
+    fitted = load_images([image], model.config.image_size, 3, model.config.fitting)
+    theirs = processor(images=image, return_tensors="pt")["pixel_values"]
+    ours = model.seen(model.normalize(fitted))
+    assert theirs.shape == ours.shape
+    assert (theirs - ours).abs().mean() < 0.05  # another part of the image is 0.3 off, other weights of pixels 0.03
 
 
 @pytest.mark.parametrize(

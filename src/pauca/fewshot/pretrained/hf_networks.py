@@ -15,7 +15,7 @@ from pauca.fewshot.pretrained.packages import need
 _PROCESSOR = "preprocessor_config.json"
 _READ = (
     *("size", "crop_size", "crop_pct", "do_center_crop", "do_normalize", "image_mean", "image_std"),
-    *("do_rescale", "rescale_factor", "rescale_offset", "include_top", "do_flip_channel_order"),
+    *("do_rescale", "rescale_factor", "rescale_offset", "include_top", "do_flip_channel_order", "default_to_square"),
 )
 
 
@@ -105,14 +105,17 @@ def read_processor(values: dict[str, Any]) -> Preprocessing | None:
         InputError: it asks for images that are not square.
     """
     size, crop = values.get("size"), values.get("crop_size") if values.get("do_center_crop") else None
-    fitted = size.get("shortest_edge") or _side(size) if isinstance(size, dict) else size
-    squash = isinstance(size, dict) and not size.get("shortest_edge") and crop is None
+    if isinstance(size, dict):
+        fitted, squash = size.get("shortest_edge") or _side(size), not size.get("shortest_edge")
+    else:  # which of the two a number means, its kind says
+        fitted, squash = size, size is not None and bool(values.get("default_to_square"))
     seen = _side(crop) if isinstance(crop, dict) else crop
-    # LeViT's own processor scales to 256 where the file says 224, whatever is cut out then.
-    side, crop_pct = (
-        seen or fitted,
-        values.get("crop_pct") or (224 / 256 if _kind(values).startswith("Levit") else None),
-    )
+    crop_pct, kind = values.get("crop_pct"), _kind(values)
+    if kind.startswith("Levit"):  # scales to 256 where the file says 224, whatever is cut out then
+        crop_pct = crop_pct or 224 / 256
+    elif kind.startswith("Perceiver") and seen:  # cuts the center out first, and scales that
+        seen, fitted, squash = fitted, seen, False
+    side = seen or fitted
     if side is None:
         return None
     share = 1.0
