@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pauca.errors import InputError
 from pauca.fewshot.pretrained.hf_networks import read_processor_file
 from pauca.fewshot.pretrained.model import Preprocessing
+from pauca.fewshot.pretrained.onnx_weights import has_weights_elsewhere
 from pauca.fewshot.pretrained.packages import need
 
 PREPROCESSING = "pauca.preprocessing"  # in the metadata of a graph that pauca wrote
@@ -113,7 +114,7 @@ def _read_graph(path: Path) -> bytes:
         graph = path.read_bytes()
     except OSError as error:
         raise InputError(f"onnx:{path}: cannot be read ({error.strerror}); give the path of an ONNX file") from error
-    if b"location" not in graph:  # the word under which a graph says where its weights are
+    if not has_weights_elsewhere(graph):
         return graph
     onnx = need("onnx", "onnx", "an ONNX graph with its weights in another file")
     try:
