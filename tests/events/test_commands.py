@@ -23,6 +23,7 @@ def test_align_writes_what_it_promises(recording, tmp_path, capsys):
     assert cli.main(["events", "align", str(recording), "--out", str(tmp_path / "out"), "--images", "2"]) == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert [name for name in names if not name.startswith("aligned")] == [
+        "made_from.json",
         "trajectory.csv",
         "trajectory.npz",
         "velocity.png",
@@ -73,6 +74,22 @@ def test_evaluate_takes_an_offset_or_finds_it_and_draws_the_error(recording, tmp
         assert cli.main([*evaluate, *wrong]) == 2
     assert cli.main([*evaluate, "--plot", str(tmp_path / "error.png")]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_truth_at_rest_has_no_percentage(recording, tmp_path, capsys):
+    assert cli.main(["events", "align", str(recording), "--out", str(tmp_path), "--images", "0", "--quiet"]) == 0
+    truth = events.read(recording).ground_truth
+    rows = np.column_stack([truth.t_s, np.zeros((len(truth.t_s), 3))])
+    names = "t_s,wx_rad_s,wy_rad_s,wz_rad_s"
+    np.savetxt(tmp_path / "still.csv", rows, fmt="%.9f", delimiter=",", header=names, comments="")
+    evaluate = ["events", "evaluate", str(tmp_path / "trajectory.csv"), str(tmp_path / "still.csv")]
+    capsys.readouterr()
+    assert cli.main([*evaluate, "--json"]) == 0
+    printed = capsys.readouterr().out
+    assert '"percent": null' in printed
+    assert "Infinity" not in printed
+    assert cli.main(evaluate) == 0
+    assert "deg/s (the truth is at rest), median" in capsys.readouterr().out
 
 
 def test_axes_that_begin_with_a_minus_are_taken_as_documented(recording, tmp_path, capsys):

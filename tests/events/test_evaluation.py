@@ -173,4 +173,7 @@ def test_a_truth_in_another_unit_is_refused_and_one_without_motion_has_no_percen
     for change, told in ((np.degrees, r"convert them \(np\.radians\)"), (np.radians, "multiply them by 57.3")):
         with pytest.raises(InputError, match=f"the truth is in another unit: .*{told}"):
             evaluate(found, GroundTruth(T_S, change(_truth(T_S))))
-    assert evaluate(found, GroundTruth(T_S, np.zeros((len(T_S), 3)))).percent == np.inf
+    for protocol in (STATED, PACKET_END):
+        resting = evaluate(found, GroundTruth(T_S, np.zeros((len(T_S), 3))), protocol)
+        assert resting.percent is None
+        assert resting.as_dict()["percent"] is None

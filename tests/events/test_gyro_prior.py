@@ -1,6 +1,7 @@
 """A gyroscope as a prior: bad packets become better, good ones stay, and what contradicts is said."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from pauca.events.gyroscope import GyroFit
 from pauca.events.packets import Estimate
 from pauca.events.pieces import Workers, align_in_pieces
 from pauca.events.types import Packet
+from pauca.runs import json_text
 
 from .scenes import CAMERA, random_events, rotating_events
 
@@ -249,6 +251,13 @@ def test_a_fit_is_read_back_exactly(tmp_path):
     (tmp_path / "fit.json").write_text(json.dumps(fit.as_dict()))
     back = GyroFit.from_file(tmp_path / "fit.json")
     assert json.dumps(back.as_dict()) == json.dumps(fit.as_dict())
+    nothing = replace(fit, axes_sd_deg=np.array([np.inf, 1, 1]), offset_sd_s=np.inf)
+    for text in (json_text(nothing.as_dict()), json.dumps(nothing.as_dict())):  # the second as by version 0.1
+        (tmp_path / "fit.json").write_text(text)
+        assert GyroFit.from_file(tmp_path / "fit.json").as_dict() == nothing.as_dict()
+    (tmp_path / "fit.json").write_text(json.dumps(fit.as_dict() | {"bias_rad_s": [0, None, 0]}))
+    with pytest.raises(InputError, match="a number that is none"):
+        GyroFit.from_file(tmp_path / "fit.json")
     (tmp_path / "fit.json").write_text(json.dumps(fit.as_dict() | {"axes": [1, 2]}))
     with pytest.raises(InputError, match="another shape"):
         GyroFit.from_file(tmp_path / "fit.json")

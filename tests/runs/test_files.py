@@ -1,16 +1,22 @@
 import errno
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from pauca.errors import InputError, PaucaError
-from pauca.runs import atomic_write, check_can_write, files, write_text
+from pauca.runs import atomic_write, check_can_write, files, json_text, write_text
 
 
 def test_writes_into_folders_that_do_not_exist_yet(tmp_path):
     write_text(tmp_path / "a" / "b.txt", "few")
     assert (tmp_path / "a" / "b.txt").read_text() == "few"
+
+
+def test_json_has_null_for_numbers_that_there_are_not():
+    values = {"a": [1.5, float("nan")], "b": {"c": (float("inf"), -float("inf"), "inf", 2, None, True)}}
+    assert json.loads(json_text(values)) == {"a": [1.5, None], "b": {"c": [None, None, "inf", 2, None, True]}}
 
 
 def test_refuses_to_overwrite_without_force(tmp_path):

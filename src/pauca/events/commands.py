@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from pauca.events.verbs.info import info
 from pauca.events.verbs.live import live
 from pauca.events.verbs.panorama import panorama
 from pauca.events.verbs.video import video
-from pauca.runs import check_can_write, check_picture, save_figure
+from pauca.runs import check_can_write, check_picture, json_text, save_figure
 
 
 def simulate(
@@ -110,16 +109,17 @@ def evaluate(
         save_figure(error_figure(found, f"{trajectory} beside {truth.name}"), plot, force)
     if as_json:
         numbers = found.as_dict() | {"truth_offset_s": rules.truth_offset_s} | (fitted.as_dict() if fitted else {})
-        print(json.dumps(numbers, indent=2))
+        print(json_text(numbers, indent=2))
         return
     x, y, z = found.rms_axes_deg_s
     relative = "largest component" if rules.relative_to == "peak" else "range"
+    share = f"{found.percent:.2f} % of the truth's {relative}" if found.percent is not None else "the truth is at rest"
     print(
         f"{len(found.t_s)} velocities ({found.left_out} outside the truth's time, {found.not_trusted} not converged), "
         f"truth moved by {1e3 * rules.truth_offset_s:+.1f} ms{fitted.in_words() if fitted else ''}"
     )
     print(
-        f"RMS {found.rms_deg_s:.2f} deg/s ({found.percent:.2f} % of the truth's {relative}), "
+        f"RMS {found.rms_deg_s:.2f} deg/s ({share}), "
         f"median {found.median_deg_s:.2f} deg/s; x {x:.2f}, y {y:.2f}, z {z:.2f} deg/s RMS"
     )
     print(

@@ -62,7 +62,7 @@ class Evaluation:
     rms_deg_s: float
     median_deg_s: float  # of the absolute error over packets and axes
     rms_axes_deg_s: tuple[float, float, float]
-    percent: float  # rms_deg_s relative to the truth's range or peak, as the protocol says
+    percent: float | None  # rms_deg_s relative to the truth's range or peak, as the protocol says; None if that is zero
     left_out: int  # packets that the truth does not cover, or that come too late
     not_trusted: int = 0  # packets that are stalled or degenerate, where these are left out
     within_68: float = np.nan  # share of errors, over packets and axes, within the 68 % interval that is stated
@@ -168,7 +168,7 @@ def evaluate(
         rms_deg_s=rms,
         median_deg_s=float(np.median(np.abs(error))),
         rms_axes_deg_s=(float(per_axis[0]), float(per_axis[1]), float(per_axis[2])),
-        percent=float(100 * rms / whole) if whole else np.inf,
+        percent=float(100 * rms / whole) if whole else None,
         left_out=outside,
         not_trusted=int(np.count_nonzero(~trusted)),
         within_68=float(np.mean(np.abs(error) < _SIGMAS_68 * sigma)),

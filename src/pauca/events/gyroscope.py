@@ -86,10 +86,9 @@ class GyroFit:
         """
         try:
             told = json.loads(Path(path).read_text(encoding="utf-8"))
-            arrays: dict[str, Any] = {name: _of_shape(told[name], shape) for name, shape in _SHAPES.items()}
-            numbers: dict[str, Any] = {
-                name: float(told[name]) for name in ("offset_s", "offset_sd_s", "residual_deg_s")
-            }
+            arrays: dict[str, Any] = {name: _read(told, name, shape) for name, shape in _SHAPES.items()}
+            numbers: dict[str, Any] = {name: float(told[name]) for name in ("offset_s", "residual_deg_s")}
+            numbers["offset_sd_s"] = float(_read(told, "offset_sd_s", ()))
             return cls(**arrays, **numbers, used=int(told["used"]), at_the_end=bool(told["at_the_end"]))
         except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
             raise InputError(
@@ -102,8 +101,10 @@ class GyroFit:
         return GroundTruth(gyro.t_s + self.offset_s, (gyro.omega_rad_s - self.bias_rad_s) @ self.axes.T)
 
 
-def _of_shape(values: Any, shape: tuple[int, ...]) -> np.ndarray:
-    array = np.array(values, float)
+def _read(told: dict[str, Any], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    array = np.array(told[name], float)  # of null, NaN
+    if "_sd_" in name:  # JSON has no infinity
+        array = np.where(np.isnan(array), np.inf, array)
     if array.shape != shape or np.isnan(array).any():
         raise ValueError(f"{array.shape} numbers, expected {shape}: another shape, or a number that is none")
     return array

@@ -2,7 +2,7 @@
 
 from pauca.runs.config import check_obeyed, from_dict, from_yaml, to_dict, to_yaml
 from pauca.runs.devices import resolve_device
-from pauca.runs.files import atomic_write, check_can_write, sha256_of, write_text
+from pauca.runs.files import atomic_write, check_can_write, json_text, sha256_of, write_text
 from pauca.runs.folder import Run, describe_machine, processor_name
 from pauca.runs.lock import lock_folder
 from pauca.runs.pictures import check_picture, save_figure
@@ -23,6 +23,7 @@ __all__ = [
     "fit_threads",
     "from_dict",
     "from_yaml",
+    "json_text",
     "lock_folder",
     "processor_name",
     "resolve_device",

@@ -1,10 +1,13 @@
 """Writing files so that nothing is ever lost or half written."""
 
 import hashlib
+import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from pauca.errors import InputError, PaucaError
@@ -78,6 +81,19 @@ def write_text(path: Path, text: str, force: bool = False) -> None:
     """Write `text` to `path` atomically (see `atomic_write`)."""
     with atomic_write(path, force) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Plain values as JSON, whose readers know neither NaN nor infinity: null stands for a number that there is not."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sha256_of(path: Path) -> str:

@@ -171,6 +171,9 @@ def test_what_is_missing_is_said(uzh, ecrot, tmp_path, capsys):
     (tmp_path / "short.csv").write_text("sequence,protocol,method,rms_deg_s\na,packet-end\n")
     assert cli.main([*words, str(tmp_path / "short.csv")]) == 2
     assert "line 2: no method and no rms_deg_s" in capsys.readouterr().err
+    (tmp_path / "nan.csv").write_text("sequence,protocol,method,rms_deg_s\na,packet-end,b,nan\n")
+    assert cli.main([*words, str(tmp_path / "nan.csv")]) == 2
+    assert "line 2: rms_deg_s or percent is no number" in capsys.readouterr().err
 
 
 def test_where_nothing_was_aligned_no_table_is_printed(uzh, tmp_path, monkeypatch, capsys):

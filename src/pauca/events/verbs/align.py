@@ -64,8 +64,9 @@ def align(
 ) -> None:
     """Estimate the velocity of the camera over a recording; write a table, a plot and sharp images.
 
-    Writes trajectory.csv, trajectory.npz, velocity.png and aligned_*.png to the output folder. Rows of trajectory.csv
-    are there as soon as they are found; what an interrupted run has found is kept, and --resume goes on.
+    Writes trajectory.csv, trajectory.npz, velocity.png, aligned_*.png and, of which files and options these are,
+    made_from.json to the output folder. Rows of trajectory.csv are there as soon as they are found; what an interrupted
+    run has found is kept, and --resume goes on.
 
     Args:
         recordings: events as text (plain or .gz), NPZ, HDF5, Prophesee RAW or DAT, AEDAT, ROS bag, or Event Stream; or

@@ -22,7 +22,7 @@ from pauca.events.verbs.align import align
 from pauca.events.verbs.aligning import JOURNAL
 from pauca.events.verbs.files import facts, output_folder
 from pauca.events.verbs.gyro import read_gyro
-from pauca.runs import describe_machine, write_text
+from pauca.runs import describe_machine, json_text, write_text
 
 Setting = Literal["paper", "packets", "trajectory"]
 
@@ -98,7 +98,7 @@ def benchmark(
     rows += [row for row in known if any(row["protocol"] == each["protocol"] for each in rows)]
     _write(rows, out, dataset)
     if rows or as_json:
-        print(json.dumps(rows, indent=2) if as_json else _table(rows, known))
+        print(json_text(rows, indent=2) if as_json else _table(rows, known))
     if failed:
         raise PaucaError(f"{failed} of {len(chosen) * len(settings)} alignments failed; --resume tries them again")
 
@@ -174,7 +174,7 @@ def _row(protocol: str, found: events.Evaluation) -> Row:
         "protocol": protocol,
         "packets": len(found.t_s),
         "rms_deg_s": found.rms_deg_s,
-        "percent": found.percent,
+        **({} if found.percent is None else {"percent": found.percent}),
         "x_deg_s": x,
         "y_deg_s": y,
         "z_deg_s": z,
@@ -200,6 +200,8 @@ def _published(path: Path) -> list[Row]:
             raise InputError(f"{path}: line {line}: protocol {row['protocol']!r}; known are {', '.join(_PROTOCOLS)}")
         try:
             numbers = {name: float(row[name]) for name in ("rms_deg_s", "percent") if row.get(name)}
+            if not np.isfinite([*numbers.values()]).all():
+                raise ValueError("NaN or infinity")
         except ValueError:
             raise InputError(f"{path}: line {line}: rms_deg_s or percent is no number") from None
         known.append({name: row[name] for name in ("sequence", "protocol", "method")} | numbers)
@@ -212,7 +214,7 @@ def _write(rows: list[Row], out: Path, dataset: str) -> None:
     lines += [",".join(str(row.get(name, "")) for name in _FIELDS) for row in rows]
     write_text(out / "results.csv", "\n".join(lines) + "\n", force=True)
     found = {"dataset": dataset, "machine": describe_machine(), "rows": rows}
-    write_text(out / "results.json", json.dumps(found, indent=2), force=True)
+    write_text(out / "results.json", json_text(found, indent=2), force=True)
 
 
 def _table(rows: list[Row], known: list[Row]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ from pauca.events.diagnosis import CheckReport
 from pauca.events.diagnosis import check as check_recording
 from pauca.events.io import ReadConfig, open_events
 from pauca.events.verbs.files import expanded, for_each
-from pauca.runs import check_can_write, check_picture, save_figure
+from pauca.runs import check_can_write, check_picture, json_text, save_figure
 
 
 def check(
@@ -53,7 +52,7 @@ def check(
         for_each(paths, one)
     finally:
         if as_json and found:
-            print(json.dumps(found[0] if single else found, indent=2))
+            print(json_text(found[0] if single else found, indent=2))
 
 
 def _pictures(paths: list[Path], plot: Path | None, single: bool, force: bool) -> dict[Path, Path]:

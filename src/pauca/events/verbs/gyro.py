@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +11,7 @@ from tyro.conf import Positional, arg
 from pauca import events
 from pauca.errors import InputError
 from pauca.events.gyroscope import fit_gyro
+from pauca.runs import json_text
 
 Unit = Literal["rad/s", "deg/s"]
 _TABLES = (".txt", ".csv", ".npz")
@@ -36,7 +36,7 @@ def gyro(
     """
     found = fit_gyro(events.Trajectory.from_file(trajectory), read_gyro(readings, unit), within_s)
     if as_json:
-        print(json.dumps(found.as_dict(), indent=2))
+        print(json_text(found.as_dict(), indent=2))
         return
     for name, value in found.table():
         print(f"{name:<11} {value}")

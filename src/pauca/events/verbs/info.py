@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ from tyro.conf import Positional, arg
 from pauca.events.description import info as describe
 from pauca.events.io import ReadConfig, open_events
 from pauca.events.verbs.files import expanded, for_each
+from pauca.runs import json_text
 
 
 def info(
@@ -44,4 +44,4 @@ def info(
         for_each(paths, one)
     finally:
         if as_json and found:
-            print(json.dumps(found[0] if single else found, indent=2))
+            print(json_text(found[0] if single else found, indent=2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from pauca.events.live.recent import Recent
 from pauca.events.live.sources import open_source, receive, replay
 from pauca.events.types import Alignment, Events
 from pauca.events.verbs.calibrated import calibrated
+from pauca.runs import json_text
 
 
 def live(
@@ -146,12 +146,4 @@ def _print_line(alignment: Alignment, latency_s: float) -> None:
         "events": alignment.n_events,
         "latency_ms": round(latency_s * 1e3, 3),
     }
-    finite = {name: _without_infinity(value) for name, value in line.items()}
-    print(json.dumps(finite), flush=True)
-
-
-def _without_infinity(value: object) -> object:
-    """JSON knows no infinity: null says that a standard deviation is not known."""
-    if isinstance(value, list):
-        return [number if np.isfinite(number) else None for number in value]
-    return value
+    print(json_text(line), flush=True)  # null for a standard deviation that is not known
