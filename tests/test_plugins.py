@@ -1,8 +1,10 @@
 """The suite runs the same beside pytest plugins that other packages bring."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from hypothesis import settings
@@ -29,6 +31,27 @@ def test_a_foreign_plugin_that_warns_does_not_stop_the_suite(tmp_path):
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "1 passed" in result.stdout
+
+
+def test_processes_that_tests_start_find_the_tests():
+    """Under plain pytest a process could not import what it was to call, and a pool waited for it forever."""
+    result = subprocess.run(
+        [sys.executable, "-P", "-m", "pytest", "-q", "tests/test_plugins.py", "-k", "another_process"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert "1 passed" in result.stdout, result.stdout + result.stderr
+
+
+def test_another_process_calls_a_function_of_the_tests():
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(_answer).result() == 42
+
+
+def _answer() -> int:
+    return 42
 
 
 def test_trivial():

@@ -1,6 +1,8 @@
 """A recording in pieces: every event in one packet, the motion of the whole, the same for any number of workers."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -83,6 +85,15 @@ def test_work_comes_back_in_order():
 def test_work_of_several_processes_comes_back_in_order():
     with Workers(2) as workers:
         assert list(workers.map(abs, range(-20, 0))) == list(range(20, 0, -1))
+
+
+def test_a_script_whose_work_is_not_below_its_main_is_told(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "from pauca.events.workers import Workers\n\nwith Workers(2) as workers:\n    list(workers.map(abs, [1, 2]))\n"
+    )
+    words = [sys.executable, str(tmp_path / "script.py")]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=100)
+    assert "must do so below `if __name__ == '__main__':`" in ended.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

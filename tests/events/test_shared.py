@@ -1,33 +1,27 @@
 """Events go from one process to another as they are."""
 
-import multiprocessing
 import os
 from pathlib import Path
 
 import numpy as np
 
 from pauca.events.shared import SharedEvents, new_file
+from pauca.events.workers import Workers
 
 from .scenes import rotating_events, whole_pixels
 
 EVENTS = whole_pixels(rotating_events([1.0, -2.0, 3.0], points=20, per_point=30))
 
 
-def _told(shared: SharedEvents) -> list[tuple]:
-    return [
-        (w.t_us.tobytes(), w.x.tobytes(), w.y.tobytes(), w.p.tobytes(), len(w), w.size, w.x.dtype.name)
-        for w in shared.windows()
-    ]
-
-
 def test_another_process_finds_the_same_events():
     windows = [EVENTS[:101], EVENTS[101:]]
     shared = SharedEvents.of([[EVENTS[:40], EVENTS[40:101]], [EVENTS[101:]]], new_file())
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found = pool.apply(_told, (shared,))
-    assert found == [
-        (w.t_us.tobytes(), w.x.tobytes(), w.y.tobytes(), w.p.tobytes(), len(w), w.size, "uint16") for w in windows
-    ]
+    with Workers(2) as workers:
+        (found,) = workers.map(SharedEvents.windows, [shared])
+    for got, expected in zip(found, windows, strict=True):
+        assert (len(got), got.size, got.x.dtype.name) == (len(expected), expected.size, "uint16")
+        for name in ("t_us", "x", "y", "p"):
+            assert getattr(got, name).tobytes() == getattr(expected, name).tobytes()
     os.close(shared.file)
 
 

@@ -55,6 +55,6 @@ class Workers:
                 yield waiting.popleft().result()
         except BrokenExecutor:
             raise PaucaError(
-                f"one of {self.count} processes ended in the middle of its work, for want of memory perhaps; try fewer "
-                "workers"
+                f"one of {self.count} processes ended in the middle of its work, for want of memory perhaps: try fewer "
+                "workers; a script that starts them must do so below `if __name__ == '__main__':`"
             ) from None
