@@ -134,5 +134,5 @@ def check_images(model: FewShotModel, images: ImageSet) -> None:
     if images.fitting not in (None, model.config.fitting):
         raise InputError(
             f"{images.name}: images were fitted by {images.fitting}, the model is for {model.config.fitting}; prepare "
-            f"the data with --fitting {model.config.fitting}"
+            f"the data with --fitting {model.config.fitting} (in Python fitting={model.config.fitting!r})"
         )

@@ -381,8 +381,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         unknown = usual if self.unknown_label is None else self.unknown_label
         if unknown in self.classes_.tolist():
             raise ExampleError(
-                f"a class is called {unknown!r}, which is also what rejected images are called; give another "
-                "unknown_label, or rename the class"
+                f"a class is called {unknown!r}, which is also what rejected images are called; rename the class "
+                "or, in Python, give another unknown_label"
             )
         return unknown
 

@@ -78,7 +78,8 @@ class BackgroundCheckpoints:
             if isinstance(error, PaucaError):
                 raise error
             raise PaucaError(
-                f"{self._path}: could not be written ({first_line(error)}); go on from the last one with --resume"
+                f"{self._path}: could not be written ({first_line(error)}); go on from the last one with --resume (in "
+                "Python resume=True)"
             ) from error
 
     def wait(self) -> None:

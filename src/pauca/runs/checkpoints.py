@@ -214,7 +214,7 @@ def _what_is_left(folder: Path, is_full: bool = False) -> str:
     left, space = checkpoints(folder), "free space and " if is_full else ""
     if not left:
         return f"there is no earlier one; {space}start again"
-    return f"{left[-1].name} is whole; {space}go on from it with --resume"
+    return f"{left[-1].name} is whole; {space}go on from it with --resume (in Python resume=True)"
 
 
 def _reason(error: BaseException) -> str:

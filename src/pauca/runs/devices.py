@@ -28,7 +28,8 @@ def resolve_device(name: str) -> torch.device:
         raise ConfigError(f"device {name!r} is not known; use auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
-            f"device {name}: torch {torch.__version__} sees no CUDA GPU here; use --device cpu (see `pauca doctor`)"
+            f"device {name}: torch {torch.__version__} sees no CUDA GPU here; use --device cpu (in Python "
+            'device="cpu"); `pauca doctor` says more'
         )
     if device.type == "cuda":
         device = _gpu(name, device.index, torch.cuda.device_count())

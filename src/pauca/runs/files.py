@@ -20,7 +20,9 @@ def check_can_write(path: Path, force: bool = False) -> None:
         InputError: `path` exists and `force` is not set, or its folder can be neither written nor made.
     """
     if path.exists() and not force:
-        raise InputError(f"{path}: exists already; choose another name or add --force to replace it")
+        raise InputError(
+            f"{path}: exists already; choose another name, or replace it with --force (in Python force=True)"
+        )
     for parent in path.parents:
         if parent.exists():
             if not parent.is_dir():

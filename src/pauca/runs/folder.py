@@ -47,8 +47,8 @@ class Run:
                 return run
             if not force:
                 raise InputError(
-                    f"{path}: holds a run already; continue it with --resume, replace it with --force, "
-                    "or choose another name"
+                    f"{path}: holds a run already; continue it with --resume, replace it with --force (in "
+                    "Python resume=True, force=True), or choose another name"
                 )
         # Left behind, they would pass for this run's, and be resumed from. The config goes first and comes last:
         # without it there is no run, should this process be killed meanwhile.

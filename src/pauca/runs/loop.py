@@ -310,7 +310,7 @@ class _Loop:
         except OSError as error:
             raise PaucaError(
                 f"{self.run.metrics_path}: could not be written ({error.strerror or error}); free space and go on from "
-                "the last checkpoint with --resume"
+                "the last checkpoint with --resume (in Python resume=True)"
             ) from error
         if self._board is not None:
             for name, value in metrics.items():

@@ -75,7 +75,10 @@ def join_processes(device: str = "auto", minutes: float = TIMEOUT_MINUTES) -> tu
         )
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if device.startswith("cuda:"):
-            raise ConfigError(f"device {device}: under torchrun each rank has a GPU of its own; use --device cuda")
+            raise ConfigError(
+                f"device {device}: under torchrun each rank has a GPU of its own; use --device cuda (in Python "
+                'device="cuda")'
+            )
         place = resolve_device(device)  # sets the device, too
         on_gpu = place.type == "cuda"
         try:

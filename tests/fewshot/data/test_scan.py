@@ -85,7 +85,7 @@ def test_the_table_shows_the_first_of_many_and_counts_the_rest(folder: Path, pic
     assert len(rows) == 10 + 1
     assert all(row.startswith("mode L, not RGB") and row.endswith(".png") for row in rows[:10])
     assert len({row.index(str(folder)) for row in rows[:10]}) == 1  # in one column
-    assert "and 4 more (--json names all)" in rows[-1]
+    assert "and 4 more (--json, in Python to_dict(), names all)" in rows[-1]
 
 
 def test_images_across_splits_are_told(folder: Path, tmp_path: Path):

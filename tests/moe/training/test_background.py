@@ -198,7 +198,8 @@ GLOO = "[enforce fail at pair.cc:547] . Connection closed by peer [127.0.0.1]:42
         (RuntimeError(GLOO), "rank 0 stops, because another rank has; that one says why, unless it was killed"),
         (
             RuntimeError("an odd thing\nframe #0"),
-            "/step-00000007: could not be written (an odd thing); go on from the last one with --resume",
+            "/step-00000007: could not be written (an odd thing); go on from the last one with --resume (in "
+            "Python resume=True)",
         ),
     ],
 )

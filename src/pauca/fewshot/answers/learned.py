@@ -107,8 +107,8 @@ class Learned:
             different = "different " if self.copies else ""
             raise ExampleError(
                 f"reject needs two {different}{self.counted} in at least two classes to set its threshold; add "
-                f"{self.words.examples}, or fit with reject=None, set reject and call calibrate with further "
-                f"{self.words.images}"
+                f"{self.words.examples}, leave reject out or, in Python, fit with reject=None, set reject and call "
+                f"calibrate with further {self.words.images}"
             )
         examples = self.examples
         distances, weights = self.means.left_out(examples.features, examples.targets, self.groups, self.votes)

@@ -83,7 +83,8 @@ def open_image(source: Path | bytes, name: str) -> Image.Image:
         why = "of no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         raise InputError(
             f"{name}: not readable as an image ({why}); restore or remove the file (--unreadable skip of `pauca "
-            "fewshot fit`, `predict` and `data prepare` leaves such files out)"
+            'fewshot fit`, `predict` and `data prepare`, in Python unreadable="skip" of `read_images`, leaves such '
+            "files out)"
         ) from error
 
 

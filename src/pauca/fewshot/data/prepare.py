@@ -16,6 +16,8 @@ from pauca.fewshot.data.splits import SPLITS, SplitLists, read_split_lists
 from pauca.fewshot.types import ImageSet
 from pauca.runs import check_can_write
 
+_A_PART = "make do with what there is by --allow-incomplete (in Python allow_incomplete=True)"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -40,7 +42,7 @@ class Request:
         if default is None or not (default.parent if "*" in default.name else default).is_dir():
             raise InputError(
                 f"{self.benchmark.title}: its split lists are not part of pauca; get them from "
-                f"{self.benchmark.lists_origin} and give their folder with --splits"
+                f"{self.benchmark.lists_origin} and give their folder with --splits (in Python splits=FOLDER)"
             )
         return read_split_lists(default)
 
@@ -133,7 +135,7 @@ def prepare_benchmark(
     if differences and not allow_incomplete:
         raise InputError(
             f"{source}: not the whole of {benchmark.title}: {'; '.join(differences)}; get it from {benchmark.origin}, "
-            "or add --allow-incomplete"
+            f"or {_A_PART}"
         )
     sets, left_out = _apart(sets)
     for split, images in sets.items():
@@ -183,7 +185,7 @@ def _select(images: ImageSet, request: Request, lists: SplitLists) -> dict[str, 
         raise InputError(
             f"{request.source}: lacks {len(absent)} of the {sum(map(len, lists.classes.values()))} classes that the "
             f"lists name, first {absent[0]} (it has {len(there)}, first {min(there)}); get {request.benchmark.title} "
-            f"from {request.benchmark.origin}, or add --allow-incomplete"
+            f"from {request.benchmark.origin}, or {_A_PART}"
         )
     if absent:
         classes = {split: tuple(n for n in names if n in there) for split, names in lists.classes.items()}
@@ -218,7 +220,7 @@ def _read_own(request: Request) -> dict[str, ImageSet]:
     if "train" not in found:
         raise InputError(
             f"{request.source}: nothing says which class belongs to which split; put the class folders into folders "
-            "train, val and test, or give lists of classes with --splits"
+            "train, val and test, or give lists of classes with --splits (in Python splits=FOLDER)"
         )
     sets = {
         split: read_images(
@@ -246,7 +248,7 @@ def _read_listed(request: Request, there: Sequence[ImageFile], split: str, class
     if (missing and not request.allow_incomplete) or not files:
         raise InputError(
             f"{request.source}: lacks {len(missing)} of the {len(class_of)} images that the {split} list names, first "
-            f"{missing[0]}; get {request.benchmark.title} from {request.benchmark.origin}, or add --allow-incomplete"
+            f"{missing[0]}; get {request.benchmark.title} from {request.benchmark.origin}, or {_A_PART}"
         )
     told = request.size, request.channels, request.unreadable, request.fitting, request.quiet
     pixels, kept = read_files(files, *told)

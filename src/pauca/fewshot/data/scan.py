@@ -94,7 +94,7 @@ class ScanReport:
             rows = list(group)
             table += rows[:_SHOWN]
             if len(rows) > _SHOWN:
-                table.append(("", f"and {len(rows) - _SHOWN} more (--json names all)", ""))
+                table.append(("", f"and {len(rows) - _SHOWN} more (--json, in Python to_dict(), names all)", ""))
         widths = [max(len(row[column]) for row in table) for column in (0, 1)]
         head = [
             f"{self.path}: {_images(self.images)} in {self.classes} classes",

@@ -146,8 +146,8 @@ def _side(size: dict[str, Any]) -> int | None:
     width = size.get("width", height)
     if height != width:
         raise InputError(
-            f"{_PROCESSOR}: asks for images of {height} x {width} pixels, and only square ones are made; give "
-            "preprocessing=Preprocessing(size, mean, deviation) if the network takes them"
+            f"{_PROCESSOR}: asks for images of {height} x {width} pixels, and only square ones are made; if the "
+            "network takes them, give preprocessing=Preprocessing(size, mean, deviation) to open_backbone in Python"
         )
     return height
 

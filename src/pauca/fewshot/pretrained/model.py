@@ -138,8 +138,8 @@ class Pretrained(FewShotModel):
         as_they_are = not any(preprocessing.mean) and set(preprocessing.deviation) == {1.0}
         if getattr(network, "takes_bytes", False) and not as_they_are:
             raise ConfigError(
-                f"{source}: takes bytes, which it normalizes itself; give preprocessing=Preprocessing(size, mean, "
-                "deviation) with a mean of 0 and a deviation of 1"
+                f"{source}: takes bytes, which it normalizes itself; give a mean of 0 and a deviation of 1 in its "
+                "preprocessor_config.json or, in Python, by preprocessing=Preprocessing(size, mean, deviation)"
             )
         config = ModelConfig(
             backbone=str(source),
@@ -168,7 +168,8 @@ class Pretrained(FewShotModel):
             words = " ".join(str(error).split())[:200]
             raise InputError(
                 f"{self.config.backbone}: cannot take images {list(seen.shape)} ({type(error).__name__}: {words}); "
-                "give a network of such images alone, or preprocessing=Preprocessing(size, mean, deviation) of its own"
+                "give a network of such images alone or, in Python, preprocessing=Preprocessing(size, mean, deviation) "
+                "of its own to open_backbone"
             ) from error
         return normalize(pooled(found, self.config.backbone, seen), dim=1)
 

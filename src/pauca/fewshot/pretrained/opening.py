@@ -70,7 +70,8 @@ def open_backbone(
         if (expected := preprocessing or found) is None:
             raise ConfigError(
                 f"{text}: does not say how its images are to be prepared; put the preprocessor_config.json of its "
-                "origin beside it, or give preprocessing=Preprocessing(size, mean, deviation)"
+                "origin beside it or, in Python, give preprocessing=Preprocessing(size, mean, deviation) to "
+                "open_backbone"
             )
         return Pretrained(network, expected, Source(kind, name or kind, settings), learner)  # type: ignore[arg-type]
     if not Path(text).is_file():

@@ -114,7 +114,7 @@ def run_training(
     if resume and run is not None and old is not None and old.exists() and not checkpoints(run.checkpoints):
         raise ConfigError(
             f"{old}: a checkpoint of pauca 0.1, which this version cannot go on from; start a new run, or replace this "
-            "one with --force"
+            "one with --force (in Python force=True of `Run.create`)"
         )
     training = _MetaTraining(trainer, validation_images)
     config = LoopConfig(
