@@ -1,6 +1,7 @@
 """A gyroscope as a prior: bad packets become better, good ones stay, and what contradicts is said."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -171,7 +172,7 @@ def test_the_command_says_what_is_wrong_with_readings_that_contradict_all_packet
         (lambda rates: rates, None),
         (np.degrees, "convert them (--gyro-unit deg/s)"),
         (np.radians, "multiply them by 57.3"),
-        (lambda rates: rates[:, [1, 2, 0]], "are its axes and its clock the camera's?"),
+        (lambda rates: rates[:, [1, 2, 0]], "are its axes, its clock and its unit (--gyro-unit) the camera's?"),
     ):
         rows = np.column_stack([truth.t_s, np.zeros((len(truth.t_s), 3)), change(truth.omega_rad_s)])
         np.savetxt(tmp_path / "imu.txt", rows, fmt="%.9f")
@@ -180,6 +181,22 @@ def test_the_command_says_what_is_wrong_with_readings_that_contradict_all_packet
         assert ("contradicts the events" in told) == (said is not None), told
         assert said is None or said in told
         assert len(list((tmp_path / "out").glob("aligned_*.png"))) == 1
+
+
+def test_a_steady_motion_in_degrees_a_second_names_the_unit_beside_axes_and_clock(tmp_path, capsys):
+    """Nothing but the size tells the unit of a constant: axes and clock alone were blamed."""
+    config = events.SimulateConfig(movement="constant", peak_deg_s=90.0, duration_s=0.4, seed=5)
+    made = events.simulate(config, camera=Camera((120, 90), 100.0, 100.0, 60.0, 45.0))
+    truth = made.ground_truth
+    assert truth is not None
+    events.write(tmp_path / "turn.npz", made)
+    rows = np.column_stack([truth.t_s, np.zeros((len(truth.t_s), 3)), np.degrees(truth.omega_rad_s)])
+    np.savetxt(tmp_path / "imu.txt", rows, fmt="%.9f")
+    words = ["events", "align", str(tmp_path / "turn.npz"), "--images", "0", "--out", str(tmp_path / "out")]
+    assert cli.main([*words, "--gyro-prior", str(tmp_path / "imu.txt")]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"it turns by 5,15\d\.\d deg/s where they turn by (89|90|91)\.\d; are its axes", told), told
+    assert "its clock and its unit (--gyro-unit) the camera's?" in told
 
 
 def _true(found, truth) -> np.ndarray:

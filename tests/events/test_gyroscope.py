@@ -122,13 +122,28 @@ def test_readings_in_another_unit_are_refused_with_the_remedy(factor, remedy):
         fit_gyro(trajectory, GroundTruth(gyro.t_s, gyro.omega_rad_s * factor))
 
 
-@pytest.mark.parametrize("rad_s", [3.0, 0.05, 0.0])
-def test_a_gyroscope_of_another_motion_is_not_taken_for_another_unit_and_refused(rad_s):
+@pytest.mark.parametrize(("rad_s", "noise_rad_s"), [(3.0, 0.01), (0.0, 0.05), (0.0, 0.0)])
+def test_a_gyroscope_of_another_motion_is_not_taken_for_another_unit_and_refused(rad_s, noise_rad_s):
     """It was fitted, and the mounting was that of chance."""
     trajectory, gyro = _both()
-    other = GroundTruth(gyro.t_s, rad_s * np.random.default_rng(1).standard_normal(gyro.omega_rad_s.shape))
+    rng = np.random.default_rng(1)
+    slow = np.stack([np.interp(gyro.t_s, np.arange(9.0, 15.0, 0.4), rng.standard_normal(15)) for _ in range(3)], axis=1)
+    other = GroundTruth(gyro.t_s, rad_s * slow + noise_rad_s * rng.standard_normal(gyro.omega_rad_s.shape))
     with pytest.raises(InputError, match="the gyroscope does not turn as the camera: they differ by"):
         fit_gyro(trajectory, other)
+
+
+@pytest.mark.parametrize("of", ["camera", "gyroscope"])
+def test_a_motion_that_noise_hides_does_not_speak_against_the_gyroscope(of):
+    """A sound gyroscope was said not to turn as the camera."""
+    trajectory, gyro = _both()
+    rng, slower = np.random.default_rng(1), 0.003 if of == "camera" else 0.01  # up to 0.5 and 1.7 deg/s about each axis
+    velocity = slower * _motion(trajectory.t_s) + (SD if of == "camera" else 0) * rng.standard_normal((150, 3))
+    readings = slower * AXES.inv().apply(_motion(gyro.t_s + OFFSET_S))
+    readings += np.radians(0.1 if of == "camera" else 3.0) * rng.standard_normal(readings.shape)
+    trajectory = replace(trajectory, velocity=velocity, covariance=trajectory.covariance * (1 if of == "camera" else 0))
+    with pytest.raises(InputError, match=r"cannot be told: the camera's velocity varies by .* turn the camera faster"):
+        fit_gyro(trajectory, GroundTruth(gyro.t_s, readings))
 
 
 def test_readings_that_cannot_be_compared_with_are_refused():

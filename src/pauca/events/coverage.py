@@ -11,6 +11,7 @@ from pauca.events.trajectory import Trajectory
 from pauca.events.types import Alignment, Events, Status
 
 _ASKED = 24  # packets
+_REMEDY = "are its axes, its clock and its unit (--gyro-unit) the camera's? `pauca events gyro` finds axes and clock (--gyro-fit)"
 _ALL = 0.99  # of a recording's time: packets end a little before the last event
 
 
@@ -100,6 +101,9 @@ def why_contradicted(prior: GyroPrior, alone: Iterable[Alignment]) -> str:
     shown = np.stack(
         [np.interp([each.t_us for each in sure], prior.t_us, axis) for axis in prior.omega_rad_s.T], axis=1
     )
-    told = doubt_of_unit([(shown, np.array([each.velocity for each in sure]).reshape(-1, 3))], "--gyro-unit deg/s")
-    remedy = "are its axes and its clock the camera's? `pauca events gyro` finds them (--gyro-fit)"
-    return f"the gyroscope contradicts the events of most packets, which are disputed: {told or remedy}"
+    seen = np.array([each.velocity for each in sure]).reshape(-1, 3)
+    told = doubt_of_unit([(shown, seen)], "--gyro-unit deg/s")
+    if not told and sure:  # a steady motion does not tell the unit
+        it, they = (np.degrees(np.median(np.linalg.norm(each, axis=1))) for each in (shown, seen))
+        told = f"it turns by {it:,.1f} deg/s where they turn by {they:,.1f}; {_REMEDY}"
+    return f"the gyroscope contradicts the events of most packets, which are disputed: {told or _REMEDY}"

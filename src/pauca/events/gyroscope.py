@@ -29,6 +29,7 @@ _UNKNOWN_DEG = 20.0  # a standard deviation about an axis beyond which it is sai
 _TWO_SIDED_95 = 1.96
 _PARTS = 24  # of the recording, which are compared with each other
 _NO_BETTER = 0.9  # of how the camera's velocity varies: a gyroscope that shows nothing at all leaves as much
+_MEDIAN_SIZE = 1.538  # of a vector whose three components have a standard deviation of one
 _CLOCK_SD_S = 1e-4  # a velocity's time is not known better than to this: it is that of a whole packet
 
 
@@ -124,7 +125,7 @@ def fit_gyro(trajectory: Trajectory, gyro: GroundTruth | Inertial, within_s: flo
 
     Raises:
         InputError: a translation, or too few trusted velocities while the gyroscope ran, or no motion to compare, or
-            readings that agree with the camera in degrees a second, or not at all.
+            readings that agree with the camera in degrees a second, or not at all, or as far as noise lets tell.
     """
     trajectory, gyro = expect(trajectory, Trajectory), gyro_of(gyro)
     if trajectory.motion != "rotation":
@@ -138,12 +139,26 @@ def fit_gyro(trajectory: Trajectory, gyro: GroundTruth | Inertial, within_s: flo
     offset = fit.coarse_offset()
     left, varies = np.degrees([fit.left(offset), fit.varies])
     if left > _NO_BETTER * varies:
+        camera, readings = np.degrees([fit.noise, _noise(gyro)])
+        if np.hypot(camera, readings) > _NO_BETTER * varies:
+            raise InputError(
+                f"whether the gyroscope turns as the camera cannot be told: the camera's velocity varies by {varies:.1f} "
+                f"deg/s, no more than noise does ({camera:.1f} deg/s of the camera, {readings:.1f} of the gyroscope); "
+                "turn the camera faster"
+            )
         raise InputError(
             f"the gyroscope does not turn as the camera: they differ by {left:.1f} deg/s however it is mounted, and "
             f"the camera's velocity varies by {varies:.1f}; are both of one recording, with clocks that differ by no "
-            f"more than {within_s:g} s (within_s, --within-s), and was the motion faster than the noise of both?"
+            f"more than {within_s:g} s (within_s, --within-s)?"
         )
     return fit.refined(offset)
+
+
+def _noise(gyro: GroundTruth) -> float:
+    """Median size of the noise of readings, rad/s: by how much one differs from the mean of its neighbors."""
+    omega = gyro.omega_rad_s
+    apart = omega[1:-1] - (omega[2:] + omega[:-2]) / 2
+    return float(np.sqrt(2 / 3) * np.median(np.linalg.norm(apart, axis=1)))
 
 
 class _Fit:
@@ -178,6 +193,11 @@ class _Fit:
     def varies(self) -> float:
         """By how much the camera's velocity differs from its mean, rad/s, in the median."""
         return float(np.median(np.linalg.norm(self.velocity - self.velocity.mean(0), axis=1)))
+
+    @property
+    def noise(self) -> float:
+        """Median size of the camera's error by what it states, rad/s."""
+        return float(_MEDIAN_SIZE * np.sqrt(np.median(np.mean(self.sd**2, axis=1))))
 
     def coarse_offset(self) -> float:
         """The offset of a grid at which the best rotation and bias leave the least difference."""
