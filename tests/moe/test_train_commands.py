@@ -213,11 +213,13 @@ def test_refused_settings_leave_nothing_and_cost_no_earlier_run(text, capsys):
         ("--validation none.txt", "none.txt: no such file"),
         ("--steps 0", "steps of training must be at least 1"),
         ("--context 32 --batch-size 3 --passes 2", "cannot be shared evenly"),
+        ("--minutes 0", "minutes 0.0: give a time above 0"),
     ):
         assert pauca(f"train --data {text} {SMALL} {wrong} --quiet --force") == 2, wrong
         assert message in capsys.readouterr().err
         assert {path: path.read_bytes() for path in Path("runs/moe/toy-bf16").rglob("*") if path.is_file()} == before
     assert pauca("train --data none.txt --out runs/moe/new") == 2
+    assert pauca(f"train --data {text} {SMALL} --out runs/moe/new --minutes 0") == 2
     assert not Path("runs/moe/new").exists()
 
 

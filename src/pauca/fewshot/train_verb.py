@@ -17,7 +17,7 @@ from pauca.fewshot.random_state import own_random_state
 from pauca.fewshot.reports import training_report
 from pauca.fewshot.training.settings import DEAR, ProtocolName, RecipeName, TrainSettings, check_asked, settings_from
 from pauca.runs import Run, fit_threads, from_yaml, resolve_device
-from pauca.runs.loop import opened_run, reported
+from pauca.runs.loop import check_minutes, opened_run, reported
 from pauca.runs.processes import joined, own_rank
 
 
@@ -126,6 +126,7 @@ class PlannedTraining:
         settings, network = self.settings, self.network
         fit_threads(settings.operations_per_step(network))
         # Only now, so that settings that are refused neither leave a run behind nor, with --force, cost an earlier one.
+        check_minutes(minutes)
         with opened_run(out, settings, force, resume) as run:
             if own_rank() == 0 and not quiet:
                 print(f"train on {images}; augmentation: {settings.train.augmentation.describe()}")

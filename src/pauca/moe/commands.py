@@ -31,7 +31,7 @@ from pauca.runs import (
     seed_all,
     write_text,
 )
-from pauca.runs.loop import opened_run, reported
+from pauca.runs.loop import check_minutes, opened_run, reported
 from pauca.runs.processes import count_ranks, first_then_all, joined, own_rank
 from pauca.typed import is_typed, require_once
 
@@ -181,6 +181,7 @@ def train(
             and say so.
     """
     require_once("data", "validation")
+    check_minutes(minutes)
     out = out or Path("runs/moe") / f"{model.size}-{model.recipe}"
     text = (data, validation, validation_share, vocabulary)
     stored, settings = _settings(out, config, resume, text, model, training)

@@ -106,6 +106,16 @@ class Best:
     is_finished: bool = True  # False if the time was up before the last step
 
 
+def check_minutes(minutes: float | None) -> None:
+    """Refuse a time in which nothing can be done; commands ask before they make a run's folder, or replace one.
+
+    Raises:
+        ConfigError: none is left.
+    """
+    if minutes is not None and not minutes > 0:
+        raise ConfigError(f"minutes {minutes}: give a time above 0, or leave the option out")
+
+
 def run_training(
     training: Training,
     config: LoopConfig,
@@ -129,8 +139,7 @@ def run_training(
         PaucaError: a checkpoint cannot be written, or the one to go on from is damaged; another rank has stopped.
         ConfigError: the run to go on with has other settings or data.
     """
-    if minutes is not None and not minutes > 0:
-        raise ConfigError(f"minutes {minutes}: give a time above 0, or leave the option out")
+    check_minutes(minutes)
     if resume and run is None:
         raise ConfigError("resuming needs the folder of the run to resume")
     until = time.monotonic() + 60 * minutes if minutes is not None else None

@@ -218,6 +218,13 @@ def test_an_unknown_name_lists_the_known():
         model_shape("absent.json")
 
 
+def test_a_folder_without_a_model_is_said_to_have_none(tmp_path):
+    with pytest.raises(
+        InputError, match=r"holds neither a config\.yaml nor a config\.json; give the folder of a model"
+    ):
+        model_shape(str(tmp_path))
+
+
 def test_impossible_shapes_are_refused():
     attention = GroupedQueryAttention(heads=4, kv_heads=2, head_dim=16)
     with pytest.raises(ConfigError, match="need dense_width"):

@@ -113,7 +113,7 @@ def test_plans_of_pauca_s_own_loop_are_what_it_can_do():
     for wrong, message in (
         ({"pp": 2}, "PP 2: `pauca moe train` has no pipeline"),
         ({"dp": 4}, "PP 2: `pauca moe train` has no pipeline"),
-        ({"ep": 4}, "EP 4: --loop recorded plans steps that are recorded"),
+        ({"ep": 4}, "EP 4: the loop recorded plans steps that are recorded"),
     ):
         with pytest.raises(ConfigError, match=message):
             replace(task, **wrong).layouts()

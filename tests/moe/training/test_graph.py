@@ -226,7 +226,7 @@ def test_memory_that_is_lacking_without_a_recording_or_of_several_ranks_is_said(
     if ranks > 1:
         trainer._graphed = OneRecording()
     monkeypatch.setattr(trainer, "_validate", crowded)
-    remedy = "--resume --no-graph$" if ranks > 1 else "--resume --recompute experts .*--passes"
+    remedy = r"TrainConfig\(graph=False\)\)$" if ranks > 1 else "--resume --recompute experts .*--passes"
     with pytest.raises(DeviceError, match=rf"^step 1: memory is lacking \(CUDA.*Tried to allocate 2 GiB\); .*{remedy}"):
         trainer.validate()
 

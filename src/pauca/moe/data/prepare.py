@@ -99,7 +99,8 @@ def _make_folder(config: DataConfig, files: dict[str, list[tuple[str, Path]]], f
             temporary.rename(folder)
     except OSError as error:
         raise PaucaError(
-            f"{folder}: could not be written ({error.strerror or error}); free space there, or choose another --out"
+            f"{folder}: could not be written ({error.strerror or error}); free space there, or choose another --out "
+            "(in Python cache)"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

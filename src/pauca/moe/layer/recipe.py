@@ -59,7 +59,7 @@ class Recipe:
             if value not in choices:
                 raise ConfigError(f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, got {value!r}")
         if self.precision == "bf16" and self.kept_z != "bf16":
-            raise ConfigError(f"the bf16 recipe keeps z in bf16, not {self.kept_z}; use Recipe.fp8() or Recipe.fp4()")
+            raise ConfigError(f"the bf16 recipe keeps z in bf16, not {self.kept_z}; use the recipe fp8 or fp4")
         if self.stochastic_rounding and "fp4" not in (self.precision, self.kept_z.removeprefix("mx")):
             raise ConfigError(f"stochastic rounding is of MXFP4 codes: this {self.precision} recipe has none")
         if self.rotate and self.precision != "fp4":

@@ -52,9 +52,12 @@ def lay_out_kernel(folder: Path, force: bool = False) -> None:
         >>> lay_out_kernel(Path("pauca-moe"))  # then kernels.get_local_kernel(Path("pauca-moe"))
     """
     folder = folder.resolve()
-    if folder.exists() and not (force and _is_ours(folder)):
+    if folder.exists() and not _is_ours(folder):
+        raise InputError(f"{folder}: exists already, and is no kernel that was written here; choose another folder")
+    if folder.exists() and not force:
         raise InputError(
-            f"{folder}: exists already; choose another folder, or replace a kernel that was written there by --force"
+            f"{folder}: exists already; choose another folder, or replace the kernel that was written there by --force "
+            "(in Python force=True)"
         )
     source = sources()
     new = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")

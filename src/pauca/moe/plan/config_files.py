@@ -33,7 +33,10 @@ def model_shape(model: str, like: str | None = None) -> ModelShape:
     name = ALIASES.get(model.lower(), model.lower())
     path = Path(model)
     if path.is_dir():
-        path = path / ("config.yaml" if (path / "config.yaml").exists() else "config.json")
+        found = [path / file for file in ("config.yaml", "config.json") if (path / file).exists()]
+        if not found:
+            raise InputError(f"{path}: holds neither a config.yaml nor a config.json; give the folder of a model")
+        path = found[0]
     is_yaml = path.suffix in (".yaml", ".yml")
     if like is not None and (is_yaml or name in SHAPES or name in LM_SIZES):
         raise InputError(f"--like {like}: says how to read a config.json, and {model} is none; leave it out")
@@ -130,7 +133,10 @@ def from_config_json(path: str | Path, like: str | None = None) -> ModelShape:
         known = ", ".join(FAMILIES)
         if like is not None:
             raise InputError(f"--like {like}: no family that is known; known are {known}")
-        raise InputError(f"{path}: model_type is {name!r}; known are {known}; read it as one of them with --like")
+        raise InputError(
+            f"{path}: model_type is {name!r}; known are {known}; read it as one of them with "
+            "--like FAMILY (in Python like)"
+        )
     try:
         found = sizes(_numbers(text), FAMILIES[name])
         shape = ModelShape(_model_name(path), **found)
@@ -138,7 +144,7 @@ def from_config_json(path: str | Path, like: str | None = None) -> ModelShape:
     except KeyError as error:
         raise InputError(
             f"{path}: {error.args[0]} is missing, which a {name} config has; add it, or read the config as one of "
-            "another family by --like"
+            "another family by --like FAMILY (in Python like)"
         ) from error
     except ConfigError as error:
         raise InputError(f"{path}: {error}") from error

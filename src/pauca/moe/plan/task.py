@@ -234,11 +234,11 @@ class PlanTask:
             raise ConfigError(f"{stages} stages are more than the {self.shape.layers} layers of {self.shape.name}")
         loop = self.assumptions.loop
         if loop != "fused" and stages and stages > 1:
-            raise ConfigError(f"PP {stages}: `pauca moe train` has no pipeline, whose steps --loop {loop} plans")
+            raise ConfigError(f"PP {stages}: `pauca moe train` has no pipeline, whose steps the loop {loop} plans")
         if self.assumptions.is_recorded and self.ep and self.ep > MOST_RECORDED_EP:
             raise ConfigError(
-                f"EP {self.ep}: --loop {loop} plans steps that are recorded, which those with EP above "
-                f"{MOST_RECORDED_EP} are not; plan them by --loop eager"
+                f"EP {self.ep}: the loop {loop} plans steps that are recorded, which those with EP above "
+                f"{MOST_RECORDED_EP} are not; plan them by the loop eager"
             )
         if self.ep and self.shape.experts % self.ep:
             raise ConfigError(f"EP {self.ep} does not divide the {self.shape.experts} experts of {self.shape.name}")

@@ -108,7 +108,8 @@ class GraphedStep:
         if any(isinstance(weight, DTensor) for weight in self._model.parameters()):
             raise ConfigError(  # FSDP2 takes weights that were to be gathered in the recording for gathered ones
                 f"this step cannot be recorded as a CUDA graph ({refused}), and weights that FSDP2 divides are "
-                "then in no state to go on with; train with --no-graph, which --resume takes, too"
+                "then in no state to go on with; train with --no-graph (in Python TrainConfig(graph=False)), which "
+                "--resume takes, too"
             ) from error
         del error  # which holds on to what was recorded
         self.forget()

@@ -237,11 +237,15 @@ class Trainer:
     def _lack_of_memory(self, error: torch.OutOfMemoryError, is_beside: bool) -> DeviceError:
         said = ". ".join(first_line(error).split(". ")[:2]).rstrip(".")
         if is_beside:
-            remedy = "the recorded step keeps its memory to itself: go on with --resume --no-graph"
+            remedy = (
+                "the recorded step keeps its memory to itself: go on with --resume --no-graph (in Python resume=True "
+                "and TrainConfig(graph=False))"
+            )
         else:
             remedy = (
-                "go on with --resume --recompute experts --recompute-attention, or on more GPUs; or start anew with "
-                "more --passes, which share the batch, or a smaller --batch-size"
+                "go on with --resume --recompute experts --recompute-attention (in Python resume=True and "
+                "LMConfig(recompute=Recomputation(attention=True, experts='experts'))), or on more GPUs; or start anew "
+                "with more --passes, which share the batch, or a smaller --batch-size"
             )
         return DeviceError(f"step {self.steps_done + 1}: memory is lacking ({said}); {remedy}")
 
