@@ -11,8 +11,11 @@ from pauca.events.trajectory import Trajectory
 from pauca.events.types import Alignment, Events, Status
 
 _ASKED = 24  # packets
-_REMEDY = "are its axes, its clock and its unit (--gyro-unit) the camera's? `pauca events gyro` finds axes and clock (--gyro-fit)"
 _ALL = 0.99  # of a recording's time: packets end a little before the last event
+_REMEDY = (
+    "are its axes, its clock and its unit (--gyro-unit) the camera's? `pauca events gyro` finds axes and clock "
+    "(--gyro-fit)"
+)
 
 
 def span_of(trajectory: Trajectory) -> tuple[int, int]:

@@ -142,9 +142,9 @@ def fit_gyro(trajectory: Trajectory, gyro: GroundTruth | Inertial, within_s: flo
         camera, readings = np.degrees([fit.noise, _noise(gyro)])
         if np.hypot(camera, readings) > _NO_BETTER * varies:
             raise InputError(
-                f"whether the gyroscope turns as the camera cannot be told: the camera's velocity varies by {varies:.1f} "
-                f"deg/s, no more than noise does ({camera:.1f} deg/s of the camera, {readings:.1f} of the gyroscope); "
-                "turn the camera faster"
+                "whether the gyroscope turns as the camera cannot be told: the camera's velocity varies by "
+                f"{varies:.1f} deg/s, no more than noise does ({camera:.1f} deg/s of the camera, {readings:.1f} of the "
+                "gyroscope); turn the camera faster"
             )
         raise InputError(
             f"the gyroscope does not turn as the camera: they differ by {left:.1f} deg/s however it is mounted, and "
