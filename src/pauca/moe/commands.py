@@ -42,6 +42,7 @@ _VARIANTS = {  # the named recipes, and what else is kept of z
     "fp4, z in bf16": replace(moe.RECIPES["fp4"], kept_z="bf16"),
     "fp4, z in fp8": replace(moe.RECIPES["fp4"], kept_z="fp8"),
     "fp4": moe.RECIPES["fp4"],
+    "paper": moe.Recipe.paper(),
 }
 _RESTORE = "restore the tokenizer.json that the training wrote there, or remove it where it wrote none (bytes)"
 _MODES: tuple[moe.Recompute, ...] = ("none", "activation", "experts")

@@ -1,5 +1,7 @@
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -207,3 +209,14 @@ def test_micro_batches_of_a_pipeline_need_be_no_multiple_of_its_stages():
     given = replace(PAPER.assumptions, batch_tokens=2048 * 8 * 11)
     task = replace(PAPER, gpus=64, pp=8, ep=None, tokens=2048, assumptions=given)
     assert {task.micro_batches(layout) for layout in task.layouts()} == {11}
+
+
+def test_the_page_on_several_hosts_says_what_the_planner_does():
+    """Of each row GPUs, EP, and tokens/s a GPU under each recipe."""
+    page = (Path(__file__).parents[3] / "docs" / "moe" / "cluster.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", page, re.MULTILINE)
+    assert len(rows) == 6
+    given = Assumptions(batch_tokens=4194304)
+    for gpus, ep, *said in rows:
+        task = PlanTask(SHAPES["qwen3-30b-a3b"], int(gpus), 80 * GB, ep=int(ep), pp=1, assumptions=given)
+        assert [f"{plan.tokens_per_second:,.0f}" for plan in find_plans(task).values()] == said
