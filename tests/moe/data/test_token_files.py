@@ -6,6 +6,7 @@ import lzma
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -333,6 +334,19 @@ def test_shakespeare_in_byte_pairs(pauca_data, tmp_path):
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         DataConfig(**wrong)
+
+
+def test_one_name_is_no_tuple_of_names():
+    """Its letters were taken for names, and the first of them was not found."""
+    given = SimpleNamespace(sources="a.txt", validation=(), validation_share=0.05, vocabulary=256)
+    with pytest.raises(ConfigError, match=r"sources must be a tuple of names, such as \('a\.txt',\), got 'a\.txt'"):
+        DataConfig.__post_init__(given)  # as users have it, without the tests' hook
+
+
+def test_folders_may_be_named_by_strings(tmp_path):
+    data = prepare_tokens(source(tmp_path, TEXT), str(tmp_path / "cache"))
+    assert TokenData.open(str(data.folder)).folder == data.folder
+    assert isinstance(load_tokenizer(str(data.folder)), ByteTokenizer)
 
 
 @pytest.mark.parametrize("compress", [lambda data: data, gzip.compress, lzma.compress])

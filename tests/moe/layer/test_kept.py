@@ -1,3 +1,5 @@
+import inspect
+
 import pytest
 
 from pauca.errors import ConfigError
@@ -43,3 +45,8 @@ def test_what_no_layer_could_keep_is_refused():
 def test_the_fp4_recipe_keeps_the_input_once_per_token():
     assert not kept_formats(Recipe.fp4(), "none").gathered
     assert kept_formats(Recipe.fp4(), "none").input == "mxfp4"
+
+
+def test_a_recipe_s_name_is_no_recipe():
+    with pytest.raises(ConfigError, match=r"recipe must be a Recipe, such as Recipe\.fp4\(\), got 'fp4'"):
+        inspect.unwrap(kept_bytes)("fp4", "none", tokens=1, top_k=1, experts=1, hidden=32, width=32)

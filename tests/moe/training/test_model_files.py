@@ -21,8 +21,8 @@ def test_a_model_comes_back_from_safetensors(tmp_path, tied):
     config = replace(LM_SIZES["toy"], tied=tied, recipe=Recipe.fp4(), router=RouterConfig(scoring="sigmoid"))
     torch.manual_seed(0)
     model = MoELM(config)
-    save_model(tmp_path / "model.safetensors", model.state_dict(), config)
-    loaded = load_model(tmp_path / "model.safetensors")
+    save_model(str(tmp_path / "model.safetensors"), model.state_dict(), config)
+    loaded = load_model(str(tmp_path / "model.safetensors"))
     assert loaded.config == config
     for name, value in model.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name]), name

@@ -33,13 +33,16 @@ class DataConfig:
     """Different tokens: 256 are the bytes, more are byte pairs learned from the training text."""
 
     def __post_init__(self) -> None:
+        for name in ("sources", "validation"):
+            if isinstance(value := getattr(self, name), str):  # whose letters would be taken for names
+                raise ConfigError(f"{name} must be a tuple of names, such as ({value!r},), got {value!r}")
         if not 0 <= self.validation_share <= 0.5:
             raise ConfigError(f"validation_share {self.validation_share}: give a share from 0 to 0.5")
         if self.vocabulary < 256:
             raise ConfigError(f"vocabulary {self.vocabulary}: 256 (bytes) is the smallest")
 
 
-def prepare_tokens(config: DataConfig, cache: Path) -> TokenData:
+def prepare_tokens(config: DataConfig, cache: str | Path) -> TokenData:
     """Tokenize text into a folder below `cache`, named after what is in the text, or open the one that is there.
 
     Where the only source is itself a folder of tokens, that one is opened and nothing is written.
@@ -63,7 +66,7 @@ def prepare_tokens(config: DataConfig, cache: Path) -> TokenData:
         files["validation"] = text_files(config.validation)
     checksums = {part: [checksum_of(path) for _, path in named] for part, named in files.items()}
     content = json.dumps([checksums, config.validation_share, config.vocabulary])
-    folder = cache / hashlib.sha256(content.encode()).hexdigest()[:16]
+    folder = Path(cache) / hashlib.sha256(content.encode()).hexdigest()[:16]
     _refuse_texts(config, files, folder)
     if not folder.exists():
         _make_folder(config, files, folder)

@@ -103,12 +103,13 @@ class TokenData:
     """The text files and their checksums."""
 
     @classmethod
-    def open(cls, folder: Path) -> "TokenData":
+    def open(cls, folder: str | Path) -> "TokenData":
         """Open a folder that `prepare_tokens` made.
 
         Raises:
             InputError: a file is missing, or differs from what was written.
         """
+        folder = Path(folder)
         facts = _read_facts(folder)
         parts = {name: _open_part(folder, name, part) for name, part in facts["files"].items()}
         measured = facts["files"].get("validation", facts["files"]["train"])

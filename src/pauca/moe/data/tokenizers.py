@@ -88,9 +88,9 @@ class BpeTokenizer:
         return self._tokenizer.decode(list(tokens), skip_special_tokens=False)
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a run or of a folder of tokens: byte pairs if it holds a tokenizer.json, else bytes."""
-    path = folder / "tokenizer.json"
+    path = Path(folder) / "tokenizer.json"
     if not path.exists():
         return ByteTokenizer()
     try:

@@ -50,8 +50,10 @@ def kept_bytes(
     per token, that input, which is the layer's own.
 
     Raises:
-        ConfigError: sizes that the recipe cannot hold, or counts below one.
+        ConfigError: no recipe, sizes that it cannot hold, or counts below one.
     """
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"recipe must be a Recipe, such as Recipe.fp4(), got {recipe!r}")
     recipe.check_sizes(hidden, width)
     if min(tokens, top_k, experts) < 1:
         raise ConfigError(f"tokens {tokens}, top_k {top_k} and experts {experts} must be at least one")

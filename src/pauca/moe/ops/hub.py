@@ -36,7 +36,7 @@ class _Shaped:
 '''
 
 
-def lay_out_kernel(folder: Path, force: bool = False) -> None:
+def lay_out_kernel(folder: str | Path, force: bool = False) -> None:
     """Write the operations into a folder as Hugging Face's library `kernels` loads them.
 
     Args:
@@ -51,7 +51,7 @@ def lay_out_kernel(folder: Path, force: bool = False) -> None:
     Examples:
         >>> lay_out_kernel(Path("pauca-moe"))  # then kernels.get_local_kernel(Path("pauca-moe"))
     """
-    folder = folder.resolve()
+    folder = Path(folder).resolve()
     if folder.exists() and not _is_ours(folder):
         raise InputError(f"{folder}: exists already, and is no kernel that was written here; choose another folder")
     if folder.exists() and not force:

@@ -13,13 +13,13 @@ from pauca.runs import from_dict
 from pauca.runs.tensors import save_tensors
 
 
-def save_model(path: Path, weights: dict[str, Tensor], config: LMConfig) -> None:
+def save_model(path: str | Path, weights: dict[str, Tensor], config: LMConfig) -> None:
     """Write a language model's weights and configuration as one safetensors file, atomically."""
     own = {name: value for name, value in weights.items() if not (config.tied and name == "head.weight")}
-    save_tensors(path, own, {"pauca.moe.lm": json.dumps(asdict(config))})
+    save_tensors(Path(path), own, {"pauca.moe.lm": json.dumps(asdict(config))})
 
 
-def load_model(path: Path) -> MoELM:
+def load_model(path: str | Path) -> MoELM:
     """The language model that `save_model` or a training wrote.
 
     Raises:
