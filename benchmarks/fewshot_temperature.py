@@ -16,7 +16,7 @@ import torch
 
 import fewshot_features
 from pauca.fewshot.answers.held_out import hold_out
-from pauca.fewshot.answers.temperature import fit_temperature
+from pauca.fewshot.answers.temperature import class_spread, fit_temperature
 from pauca.fewshot.pretrained import Features
 
 LEARNERS = ("ridge", "logistic", "cosine", "prototypes", "svm")
@@ -34,7 +34,9 @@ def one_task(
     targets = torch.arange(way).repeat_interleave(shots)
     labels = torch.arange(way).repeat_interleave(len(asked) // way)
     logits = model.fitted(examples[None], targets[None], way)(asked[None])[0]
-    temperature = fit_temperature(model, hold_out(model, examples, targets, way), shots)
+    held_out = hold_out(model, examples, targets, way)
+    spread = float(class_spread(examples[None], torch.nn.functional.one_hot(targets)[None]))
+    temperature = fit_temperature(model, held_out, shots, spread)
     nats = [
         float(torch.nn.functional.cross_entropy(logits / factor, labels)) for factor in (temperature, 1.0, *FACTORS)
     ]

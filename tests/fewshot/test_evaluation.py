@@ -11,7 +11,7 @@ from torch import nn
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.answers.held_out import hold_out
 from pauca.fewshot.answers.in_episodes import episode_temperatures
-from pauca.fewshot.answers.temperature import fit_temperature
+from pauca.fewshot.answers.temperature import class_spread, fit_temperature
 from pauca.fewshot.embedding import embed_images, images_per_pass
 from pauca.fewshot.episodes import sample_episodes
 from pauca.fewshot.evaluation import (
@@ -103,7 +103,7 @@ def test_calibration_with_temperature_is_that_of_the_classifier(toy_images):
     """Each episode's temperature is the one that a classifier finds which is fitted to its support."""
     shapes = EpisodeConfig(way=(2, 4), shot=(1, 6), query=3, unbalanced=True)
     tasks = sample_episodes(toy_images, shapes, 12, 3)
-    for model in (Features("ridge"), flat_model("ridge")):
+    for model in (Features("ridge"), Features("cosine"), flat_model("ridge")):
         features = torch.randn(len(toy_images), 6, generator=torch.Generator().manual_seed(1)).double()
         features += toy_images.labels[:, None] * 0.1
         support = features[tasks.support]
@@ -112,7 +112,8 @@ def test_calibration_with_temperature_is_that_of_the_classifier(toy_images):
             used = labels >= 0
             way = int(labels.max()) + 1
             held_out = hold_out(model, rows[used], labels[used], way)
-            expected = fit_temperature(model, held_out, int(used.sum()) / way)
+            spread = float(class_spread(rows[used][None], torch.nn.functional.one_hot(labels[used])[None]))
+            expected = fit_temperature(model, held_out, int(used.sum()) / way, spread)
             assert float(found[episode]) == pytest.approx(expected, rel=1e-6)
         assert len(found.unique()) > 1
         result = evaluate(model, toy_images, tasks, features=features, temperature=True)

@@ -1,16 +1,18 @@
 """Answers one can trust: temperature, distance and threshold, expected accuracy, on simulated tasks."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot import FewShotClassifier
 from pauca.fewshot.answers.held_out import HeldOut, hold_out
 from pauca.fewshot.answers.outlook import expected_accuracy
-from pauca.fewshot.answers.temperature import fit_temperature
+from pauca.fewshot.answers.temperature import class_spread, fit_temperature, usual_temperature
 from pauca.fewshot.answers.threshold import conformal_threshold, examples_needed
 from pauca.fewshot.answers.unknown import ClassMeans
 from pauca.fewshot.pretrained import Features, Preprocessing, Pretrained
@@ -93,12 +95,52 @@ def test_few_examples_do_not_move_a_temperature_far():
     assert fit_temperature(Features(), None, 5.0) == 1
 
 
+LEARNERS = ("cosine", "prototypes", "ridge", "logistic", "svm")  # recognition brings another one
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_one_example_of_weak_features_is_believed_less(learner):
+    """Eight numbers that say little of the class: cosine was 6 nats off where 2.3 say nothing."""
+    generator = np.random.default_rng(0)
+    nats, without = [], []
+    for _ in range(20):
+        centers = generator.normal(size=(10, 1, 8))
+        rows = centers + 1.5 * generator.normal(size=(10, 21, 8))
+        classifier = FewShotClassifier(backbone="features", base_learner=learner, device="cpu")
+        classifier.fit(rows[:, 0], np.arange(10))
+        asked, labels = rows[:, 1:].reshape(-1, 8), np.arange(10).repeat(20)
+        nats.append(log_loss(labels, classifier.predict_proba(asked)))
+        spread = classifier.temperature_
+        classifier.set_params(temperature=usual_temperature(classifier.model_, 1.0, 0.0))
+        assert spread > classifier.temperature_ * 0.999
+        without.append(log_loss(labels, classifier.predict_proba(asked)))
+    assert np.mean(nats) < np.mean(without) - 0.05
+
+
+def test_the_spread_is_that_of_the_means_of_classes_that_are_there():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(2, 9, 5, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([[0, 0, 1, 2, 3, 3, 3, 4, 4], [0, 0, 2, 2, 2, 3, 3, 3, 3]])
+    found = class_spread(rows, torch.nn.functional.one_hot(labels, 5))
+    for some, own, spread in zip(rows, labels, found, strict=True):
+        unit = torch.nn.functional.normalize(some, dim=1)
+        means = [unit[own == label].mean(0) for label in own.unique()]
+        cosines = [float(a @ b / a.norm() / b.norm()) for a, b in itertools.combinations(means, 2)]
+        assert float(spread) == pytest.approx(np.var(cosines) * len(cosines) / (len(cosines) + 2))
+    assert class_spread(rows[:, :2], torch.eye(2, dtype=torch.int64).expand(2, -1, -1)).tolist() == [0, 0]
+
+
 def test_one_example_of_features_that_nobody_knows_is_not_believed_more():
     known, unknown = Features(), Features()
     known.is_known = True
     assert fit_temperature(known, None, 1.0) < 0.7
     assert fit_temperature(unknown, None, 1.0) == 1
     assert fit_temperature(Features("cosine"), None, 1.0) > 1
+    for learner in LEARNERS:
+        weak, strong = (fit_temperature(Features(learner), None, 1.0, spread) for spread in (0.15, 0.001))
+        assert weak > strong >= 1
+        known.config = Features(learner).config
+        assert fit_temperature(known, None, 1.0, 0.15) == fit_temperature(known, None, 1.0)
     assert Pretrained(torch.nn.Flatten(), Preprocessing(8, (0.5,), (0.5,))).is_known is False  # a module of one's own
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from pauca.fewshot.answers.held_out import most_parts
-from pauca.fewshot.answers.temperature import ENOUGH_SHOTS, best_factor, usual_temperature
+from pauca.fewshot.answers.temperature import ENOUGH_SHOTS, best_factor, class_spread, usual_temperature
 from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.types import PADDING
 
@@ -35,7 +35,7 @@ def episode_temperatures(
     can_be_left_out = several.sum(1) >= 2
     if model.trained_on is not None:
         can_be_left_out &= harmonic >= ENOUGH_SHOTS
-    alone = _usual(model, shots, True)
+    alone = _alone(model, shots, class_spread(support.double(), of_class))
     if not can_be_left_out.any():
         return alone
     logits, left_out = _held_out(model, support, labels, of_class, way)
@@ -68,6 +68,12 @@ def _held_out(
     return logits, found
 
 
-def _usual(model: FewShotModel, shots: Float[Tensor, "e"], alone: bool = False) -> Float[Tensor, "e"]:
+def _usual(model: FewShotModel, shots: Float[Tensor, "e"]) -> Float[Tensor, "e"]:
     kinds, place = shots.unique(return_inverse=True)
-    return shots.new_tensor([usual_temperature(model, float(kind), alone) for kind in kinds])[place]
+    return shots.new_tensor([usual_temperature(model, float(kind)) for kind in kinds])[place]
+
+
+def _alone(model: FewShotModel, shots: Float[Tensor, "e"], spread: Float[Tensor, "e"]) -> Float[Tensor, "e"]:
+    """Where no example can be left out."""
+    told = zip(shots.tolist(), spread.tolist(), strict=True)
+    return shots.new_tensor([usual_temperature(model, *each) for each in told])

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from pauca.fewshot.answers.copies import copies, describe_copies, groups_with_copies, no_coincidences
 from pauca.fewshot.answers.examples import ExampleError, Examples, Words
 from pauca.fewshot.answers.groups import shares, voted
 from pauca.fewshot.answers.held_out import hold_out
 from pauca.fewshot.answers.outlook import Outlook, expected_accuracy
-from pauca.fewshot.answers.temperature import fit_temperature
+from pauca.fewshot.answers.temperature import class_spread, fit_temperature
 from pauca.fewshot.answers.unknown import ClassMeans, stranger_auroc
 from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.pretrained import Features
@@ -68,7 +69,8 @@ class Learned:
         self.copies = describe_copies(examples, first, self.words, of_images)
         self.groups = groups_with_copies(examples, first)
         self.held_out = hold_out(model, *known, self.groups, votes)
-        self.temperature = fit_temperature(model, self.held_out, len(examples.labels) / self.way)
+        spread = float(class_spread(examples.features[None], one_hot(examples.targets, self.way)[None]))
+        self.temperature = fit_temperature(model, self.held_out, len(examples.labels) / self.way, spread)
         self.head(examples.features[None, :1])  # fitted now, so that what is wrong is said by `fit`
 
     @cached_property
