@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from functools import cache
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 from pauca import events
 from pauca.events import Aligner, GroundTruth, Inertial, Recording, Trajectory, fit_gyro
+from pauca.events.live.loop import LiveConfig
+from pauca.events.video import VideoConfig
 
 from .scenes import CAMERA, rotating_events
 
@@ -21,8 +24,6 @@ MISTAKES = {
     "write(path, packets)": "got a list",
     "write(path, None)": "got None",
     "read(recording)": "expected a path",
-    "read(path, time_unit=recording)": "choose one of s, ms, us, ns",
-    "read(path, size=7)": "(width, height)",
     "open_events(seen)": "write(path, events)",
     "open_events(path, {'sort': True})": "ReadConfig(**values)",
     "convert(recording, path)": "write(path, recording)",
@@ -92,6 +93,8 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from pauca.events import *
+from pauca.events.live.loop import LiveConfig
+from pauca.events.video import VideoConfig
 path = Path(sys.argv[1])
 recording, stream = read(path), open_events(path)
 seen, camera = recording.events, recording.camera
@@ -113,10 +116,10 @@ print(json.dumps(found))
 
 
 @cache
-def _said(path: str) -> dict[str, str]:
+def _said(path: str, mistakes: tuple[str, ...]) -> dict[str, str]:
     """What each mistake says, where types are not checked as they are in tests."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, path, json.dumps(list(MISTAKES))], capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT, path, json.dumps(mistakes)], capture_output=True, text=True, check=True
     )
     return json.loads(done.stdout)
 
@@ -129,7 +132,7 @@ def path(tmp_path_factory):
 
 
 def test_a_mistake_is_one_line_with_the_remedy(path):
-    said = _said(str(path))
+    said = _said(str(path), tuple(MISTAKES))
     wrong = {
         mistake: said[mistake]
         for mistake, remedy in MISTAKES.items()
@@ -185,3 +188,72 @@ def test_an_inertial_sensor_is_a_gyroscope():
     trajectory = Trajectory.from_alignments(rows)
     assert fit_gyro(trajectory, inertial).as_dict() == fit_gyro(trajectory, gyro).as_dict()
     assert np.array_equal(events.GyroPrior.of_camera(inertial).t_us, events.GyroPrior.of_camera(gyro).t_us)
+
+
+CONFIGS = {
+    "AlignConfig": events.AlignConfig,
+    "TrajectoryConfig": events.TrajectoryConfig,
+    "SimulateConfig": events.SimulateConfig,
+    "ReadConfig": events.ReadConfig,
+    "WriteConfig": events.WriteConfig,
+    "PanoramaConfig": events.PanoramaConfig,
+    "ViewConfig": events.ViewConfig,
+    "Protocol": events.Protocol,
+    "VideoConfig": VideoConfig,
+    "LiveConfig": LiveConfig,
+}
+# What is of another kind than a setting or a number, and what the message must hold.
+OTHER_KINDS = {
+    **{
+        f"{name}({field.name}={wrong})": f"{name}: {field.name} must be "
+        for name, kind in CONFIGS.items()
+        for field in fields(kind)
+        for wrong in ("[1]", "{}", "array", "camera")
+    },
+    "AlignConfig(packet_events='30000')": "packet_events must be a whole number, got the text '30000'",
+    "AlignConfig(packet_events=0.5)": "packet_events must be a whole number, got 0.5",
+    "AlignConfig(packet_s=None)": "packet_s must be a number, got None",
+    "AlignConfig(exact='yes')": "exact must be True or False, got the text 'yes'",
+    "AlignConfig(border=True)": "border must be a whole number, got True",
+    "read(path, time_unit=recording)": "time_unit must be 's' or 'ms' or 'us' or 'ns', got a Recording",
+    "read(path, size=7)": "size must be (width, height), got 7",
+    "Camera.pinhole(240)": "size 240 is no (width, height) in pixels",
+    "Camera.pinhole('240x180')": "size '240x180' is no (width, height)",
+    "Camera((240, 180), 200, 200, 120, 90, lens='fisheye')": "choose 'radtan' or 'equidistant'",
+    "Aligner(camera, prior=truth)": "GyroPrior.of_camera(readings)",
+    "Follower(camera, delay_s='1')": "delay_s must be a number, got the text '1'",
+    "Aligner(camera).push(seen, '1')": "deadline_s must be a number",
+    "Events.from_arrays([1], [1], [1], [1], 240)": "size 240 is no (width, height)",
+    "Events.from_arrays(['1'], [1], [1], [1], (9, 9))": "t_us must be an array of numbers",
+    "Events.from_arrays([1], None, [1], [1], (9, 9))": "x must be an array of numbers, got None",
+    "Events(seen.t_us, seen.x, seen.y, seen.p, ('9', '9'))": "is no (width, height)",
+    "GyroPrior('a', 'b', 0.1)": "times of readings must be numbers",
+    "GyroPrior(np.arange(3) * 1e3, np.zeros((2, 3)), 0.1)": "velocities of shapes",
+    "GyroPrior(np.array([0, 2e3, 1e3]), np.zeros((3, 3)), 0.1)": "sort by time before",
+    "GyroPrior(np.arange(3) * 1e3, np.zeros((3, 3)), '0.1')": "sd_rad_s must be a number",
+    "GyroPrior.of_camera(GroundTruth('a', 'b'))": "velocities must be numbers",
+    "NegativeBinomial('0.1')": "r must be a number",
+    "Trajectory('spin', *[np.zeros(1)] * 8, status=('rest',))": "there are rotation and translation",
+}
+
+
+def test_another_kind_than_a_setting_s_is_one_line(path):
+    """`AlignConfig(packet_events="30000")` was a TypeError about `<`, and `Protocol(spline="no")` was taken."""
+    said = _said(str(path), tuple(OTHER_KINDS))
+    wrong = {
+        mistake: said[mistake]
+        for mistake, told in OTHER_KINDS.items()
+        if said[mistake].split(": ")[0] not in ("InputError", "ConfigError") or told not in said[mistake]
+    }
+    assert not wrong
+
+
+def test_numbers_of_numpy_and_lists_are_taken(path):
+    taken = (
+        "AlignConfig(packet_events=np.int64(9_000), packet_s=np.float32(0.01), exact=np.bool_(True), border=9.0)",
+        "ReadConfig(size=np.array([240, 180]))",
+        "SimulateConfig(axis=[0, 1, 0], image='panorama.png')",
+        "GyroPrior.of_camera(GroundTruth([0.0, 0.001, 0.002], [[1, 2, 3]] * 3))",
+        "Camera.pinhole(np.array([240, 180]))",
+    )
+    assert _said(str(path), taken) == dict.fromkeys(taken, "no error")

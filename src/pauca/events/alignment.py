@@ -13,7 +13,7 @@ from jaxtyping import Float
 from pauca.errors import ConfigError, InputError
 from pauca.events.adapters import EventsLike, as_events
 from pauca.events.camera import Camera
-from pauca.events.given import expect
+from pauca.events.given import expect, number_of
 from pauca.events.gyro_prior import Expected, GyroPrior, combined
 from pauca.events.halves import Halves
 from pauca.events.history import History
@@ -91,6 +91,8 @@ class Aligner:
     def __post_init__(self) -> None:
         expect(self.camera, Camera)
         expect(self.config, AlignConfig)
+        if self.prior is not None:
+            expect(self.prior, GyroPrior)
         if self.prior is not None and self.config.motion != "rotation":
             raise ConfigError("a gyroscope tells of rotations; it is no prior of a translation")
         self._estimator = PacketEstimator(self.camera, self.config)
@@ -232,7 +234,7 @@ class Aligner:
             InputError: as of `align`, and if the events are older than those before.
         """
         events = self._checked(events)
-        if not deadline_s > 0:
+        if not number_of("deadline_s", deadline_s) > 0:
             raise InputError(f"deadline_s {deadline_s} must be positive")
         self._check_prior(events)
         with self._alone(pushing=True):

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from pauca.choices import check_choices
 from pauca.errors import InputError
 from pauca.events.calibration import Calibration, read_calibration
-from pauca.events.given import path_of
+from pauca.events.given import path_of, size_of
 from pauca.events.lens import LensModel, distort, undistort
 
 _SHORTEST = 0.1  # of the sensor's side: a focal length of less sees more than all around, as no lens does
@@ -38,12 +39,10 @@ class Camera:
 
     def __post_init__(self) -> None:
         try:
-            size = tuple(int(side) for side in self.size)
-        except (TypeError, ValueError):
-            size = ()
-        if len(size) != 2 or min(size) < 1 or tuple(self.size) != size:
-            raise InputError(f"camera: size {self.size!r:.60} is no (width, height) in pixels")
-        object.__setattr__(self, "size", size)
+            object.__setattr__(self, "size", size_of(self.size))
+        except InputError as error:
+            raise InputError(f"camera: {error}") from None
+        check_choices(self)
         for name in ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2", "k3"):
             value = getattr(self, name)
             try:
@@ -101,7 +100,7 @@ class Camera:
             size: width and height in pixels.
             focal: focal length in pixels; None for 0.83 of the width, as a DAVIS 240C has (62 degrees across).
         """
-        width, height = size
+        width, height = size_of(size)
         f = 0.83 * width if focal is None else focal
         return cls(size, f, f, (width - 1) / 2, (height - 1) / 2)
 

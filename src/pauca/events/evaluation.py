@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from pauca.choices import check_choices
 from pauca.errors import ConfigError, InputError
-from pauca.events.given import expect
+from pauca.events.given import check_kinds, expect
 from pauca.events.rate_units import doubt_of_unit
 from pauca.events.recording import GroundTruth, velocities_of
 from pauca.events.trajectory import Trajectory
@@ -35,6 +35,7 @@ class Protocol:
     relative_to: Literal["range", "peak"] = "range"  # percent of max - min of all components, or of the largest
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_choices(self)
 
 

@@ -15,7 +15,7 @@ from pauca.events.continuous.estimator import KnottedEvents, is_lost, is_shaken,
 from pauca.events.continuous.fit import KnotEstimator
 from pauca.events.continuous.knots import SMOOTH_JERK, knot_density
 from pauca.events.continuous.prior import jerk_strength
-from pauca.events.given import expect
+from pauca.events.given import expect, number_of
 from pauca.events.types import Alignment, Events, Status
 from pauca.events.whole import window_scorer
 from pauca.events.windows import joined
@@ -61,7 +61,7 @@ class Follower:
         replace(
             expect(self.config, AlignConfig), estimator="trajectory"
         )  # says what is wrong with a translation or the contrast
-        if not self.delay_s > 0:
+        if not number_of("delay_s", self.delay_s) > 0:
             raise ConfigError(f"delay_s {self.delay_s} must be positive")
         self._aligner = Aligner(self.camera, self.config)
         self._estimator = KnotEstimator(window_scorer(self.camera, self.config), self.config.trajectory)

@@ -1,13 +1,17 @@
 """What is given in the place of something else is refused in one line, with the remedy."""
 
 from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from functools import cache
+from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
-from typing import TypeVar
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from pauca.errors import InputError
+from pauca.errors import ConfigError, InputError
 
 T = TypeVar("T")
 
@@ -29,6 +33,9 @@ _REMEDIES = {
     ("GroundTruth", "Trajectory"): "GroundTruth(trajectory.t_s, trajectory.velocity) is one",
     ("GroundTruth", "Inertial"): "GroundTruth(inertial.t_us * 1e-6, inertial.angular_velocity_rad_s) is one, if its "
     "axes are the camera's; fit_gyro finds them",
+    ("GyroPrior", "GroundTruth"): "GyroPrior.of_camera(readings) is one, on the camera's clock and axes",
+    ("GyroPrior", "Inertial"): "GyroPrior.from_fit(fit_gyro(trajectory, readings), readings) is one",
+    ("GyroPrior", "path"): "GyroPrior.of_camera(read_ground_truth(path)) is one, on the camera's clock and axes",
     ("Camera", "path"): "read it first: Camera.from_file(path)",
     ("Camera", "Recording"): "that of a recording, where its file has it, is recording.camera",
     ("Camera", "Iterable"): "Camera.pinhole(size) is one without distortion",
@@ -51,6 +58,82 @@ def expect(given: object, kind: type[T]) -> T:
     if isinstance(given, kind):
         return given
     raise refusal(given, kind.__name__)
+
+
+def check_kinds(config: Any) -> None:
+    """Refuse what is of another kind than the annotations of a dataclass name, for its `__post_init__`.
+
+    Raises:
+        ConfigError: the message names the field, and what it may be.
+    """
+    for name, parts in _kinds(type(config)).items():
+        given = getattr(config, name)
+        if not any(_is_of(given, part) for part in parts):
+            wanted = " or ".join(_in_words(part) for part in parts if part is not NoneType)
+            raise ConfigError(f"{type(config).__name__}: {name} must be {wanted}, got {_named(given)}")
+
+
+@cache
+def _kinds(config: type) -> dict[str, tuple[Any, ...]]:
+    """What each field that is given may be."""
+    hints, given = get_type_hints(config), [each.name for each in fields(config) if each.init]
+    unions = (Union, UnionType)
+    return {name: get_args(hints[name]) if get_origin(hints[name]) in unions else (hints[name],) for name in given}
+
+
+def _is_of(given: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return isinstance(given, str)  # which of the words, `check_choices` tells
+    if get_origin(kind) is tuple:
+        parts = get_args(kind)
+        listed = isinstance(given, tuple | list) or (isinstance(given, np.ndarray) and given.ndim == 1)
+        return listed and len(given) == len(parts) and all(map(_is_of, given, parts))
+    if kind in (int, float):
+        number = isinstance(given, Real) and not isinstance(given, bool)
+        return number and (kind is float or isinstance(given, Integral) or float(given).is_integer())
+    if kind is bool:
+        return isinstance(given, bool | np.bool_)
+    if kind is Path:
+        return isinstance(given, str | PathLike)
+    known = kind in (str, NoneType) or is_dataclass(kind)
+    return not (known and isinstance(kind, type)) or isinstance(given, kind)
+
+
+def _in_words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    if kind == tuple[int, int]:
+        return "(width, height)"
+    if get_origin(kind) is tuple:
+        return f"({', '.join(_in_words(part) for part in get_args(kind))})"
+    plain = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}
+    return plain[kind] if kind in plain else _with_article(kind.__name__)
+
+
+def number_of(name: str, given: Any) -> Any:
+    """A number.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not _is_of(given, float):
+        raise InputError(f"{name} must be a number, got {_named(given)}")
+    return given
+
+
+def size_of(given: Any) -> tuple[int, int]:
+    """Width and height of a sensor.
+
+    Raises:
+        InputError: it is something else.
+    """
+    try:
+        size = tuple(int(side) for side in given)
+    except (TypeError, ValueError):
+        size = ()
+    if len(size) != 2 or min(size) < 1 or tuple(given) != size:
+        raise InputError(f"size {given!r:.60} is no (width, height) in pixels")
+    return size
 
 
 def path_of(given: str | PathLike[str]) -> Path:
@@ -88,6 +171,8 @@ def _named(given: object) -> str:
         return f"the path {given}" if isinstance(given, PathLike) else f"the text {given!r}"
     if isinstance(given, np.ndarray):
         return f"an array of {given.dtype} of shape {given.shape}"
+    if isinstance(given, bool | Real):
+        return str(given)
     name = type(given).__name__
     return _NAMES.get(name, _with_article(name))
 

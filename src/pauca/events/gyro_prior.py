@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Float
 
 from pauca.errors import ConfigError, InputError
-from pauca.events.given import expect
+from pauca.events.given import check_kinds, expect, number_of
 from pauca.events.gyroscope import GyroFit
 from pauca.events.packets import Estimate
-from pauca.events.recording import GroundTruth, Inertial, gyro_of
+from pauca.events.recording import GroundTruth, Inertial, gyro_of, velocities_of
 from pauca.events.score import REST_CHI2
 from pauca.events.types import Events, Packet, Status
 
@@ -64,6 +64,14 @@ class GyroPrior:
     bias_sd_rad_s: float = 0.0
 
     def __post_init__(self) -> None:
+        try:
+            seconds = np.asarray(self.t_us, float) * 1e-6
+        except (TypeError, ValueError) as error:
+            raise InputError(f"times of readings must be numbers ({error})") from None
+        known = velocities_of(GroundTruth(seconds, self.omega_rad_s))
+        object.__setattr__(self, "t_us", np.asarray(self.t_us, float))
+        object.__setattr__(self, "omega_rad_s", known.omega_rad_s)
+        check_kinds(self)
         if len(self.t_us) < 2:
             raise InputError(f"a prior needs two or more readings of a gyroscope, got {len(self.t_us)}")
         apart_us = np.diff(self.t_us)
@@ -88,7 +96,7 @@ class GyroPrior:
         return cls(
             seen.t_s * 1e6,
             seen.omega_rad_s,
-            float(np.radians(sd_deg_s)),
+            float(np.radians(number_of("sd_deg_s", sd_deg_s))),
             fit.offset_sd_s,
             float(np.radians(fit.axes_sd_deg.max())),
             float(fit.bias_sd_rad_s.max()),
@@ -98,7 +106,7 @@ class GyroPrior:
     def of_camera(cls, gyro: GroundTruth | Inertial, sd_deg_s: float = 1.0) -> "GyroPrior":
         """Readings that are on the camera's clock and about its axes already, without bias."""
         gyro = gyro_of(gyro)
-        return cls(gyro.t_s * 1e6, gyro.omega_rad_s, float(np.radians(sd_deg_s)))
+        return cls(gyro.t_s * 1e6, gyro.omega_rad_s, float(np.radians(number_of("sd_deg_s", sd_deg_s))))
 
     def expected(self, packet: Packet, accelerates: bool = True) -> Expected | None:
         """What the readings say of a packet; None where the gyroscope was not read.

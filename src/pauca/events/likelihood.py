@@ -13,6 +13,7 @@ from jaxtyping import Float
 from scipy.special import digamma, gammaln
 
 from pauca.errors import ConfigError
+from pauca.events.given import check_kinds
 
 
 @runtime_checkable
@@ -49,6 +50,7 @@ class NegativeBinomial:
     beta: float = 1.59
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if not 0 < self.r < 1:
             raise ConfigError(
                 f"r = {self.r}: must lie between 0 and 1 (0.1 in the paper, 0.3 at most is advisable), because from "

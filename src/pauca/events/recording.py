@@ -160,7 +160,10 @@ def velocities_of(given: GroundTruth) -> GroundTruth:
     Raises:
         InputError: they are not.
     """
-    t_s, omega = expect(given, GroundTruth).t_s, given.omega_rad_s
+    try:
+        t_s, omega = (np.asarray(each, float) for each in (expect(given, GroundTruth).t_s, given.omega_rad_s))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"velocities must be numbers ({error})") from None
     if np.ndim(t_s) != 1 or np.shape(omega) != (len(t_s), 3):
         raise InputError(
             f"velocities of shapes t_s {np.shape(t_s)}, omega_rad_s {np.shape(omega)}; expected (n,), (n, 3)"
@@ -172,7 +175,7 @@ def velocities_of(given: GroundTruth) -> GroundTruth:
     if backwards.any():
         i = int(np.argmax(backwards)) + 1
         raise InputError(f"velocity {i}: time {t_s[i]} s follows {t_s[i - 1]} s; sort by time before")
-    return given
+    return replace(given, t_s=t_s, omega_rad_s=omega)
 
 
 def leave_out(recording: Recording, dropped: Bool[np.ndarray, "n"], reason: str) -> Recording:

@@ -8,6 +8,7 @@ import numpy as np
 from pauca.choices import check_choices
 from pauca.errors import ConfigError
 from pauca.events.continuous import TrajectoryConfig
+from pauca.events.given import check_kinds
 from pauca.events.likelihood import NegativeBinomial
 from pauca.events.types import Device, Estimator, Motion, Objective, VoteKernel
 from pauca.events.windows import Cut
@@ -61,6 +62,7 @@ class AlignConfig:
     `align_in_pieces`. An `Aligner` itself, and the trajectory between packets, work on the CPU."""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_choices(self)
         most = np.inf if self.packet_events is None else self.packet_events
         if most < 1:

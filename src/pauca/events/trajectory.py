@@ -52,6 +52,8 @@ class Trajectory:
     acceleration: Float[np.ndarray, "n k"] | None = None  # change of the velocity per second; None: not estimated
 
     def __post_init__(self) -> None:
+        if self.motion not in _AXES:
+            raise InputError(f"trajectory: motion {self.motion!r} is none; there are {' and '.join(_AXES)}")
         columns = [getattr(self, column.name) for column in fields(self) if column.name != "motion"]
         lengths = {len(column) for column in columns if column is not None}
         if lengths == {0} or len(lengths) != 1:

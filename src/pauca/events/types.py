@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64, Num, Shaped, UInt8
 
 from pauca.errors import InputError
+from pauca.events.given import size_of
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +64,9 @@ class Events:
         Raises:
             InputError: where a value would change, such as a time with a fraction of a microsecond.
         """
+        for name, column in (("t_us", t_us), ("x", x), ("y", y), ("p", p)):
+            if np.asarray(column).dtype.kind not in "iufb" or np.ndim(column) != 1:
+                raise InputError(f"events: {name} must be an array of numbers, got {column!r:.60}")
         floating = np.issubdtype(np.asarray(x).dtype, np.floating) or np.issubdtype(np.asarray(y).dtype, np.floating)
         pixel = np.float32 if floating else np.uint16
         polarity = np.asarray(p)
@@ -82,7 +86,7 @@ class Events:
             np.asarray(x, np.float32) if floating else _exactly(x, pixel, "x"),
             np.asarray(y, np.float32) if floating else _exactly(y, pixel, "y"),
             _exactly(polarity, np.uint8, "polarity"),
-            (int(size[0]), int(size[1])),
+            size_of(size),
         )
 
     @classmethod
@@ -216,8 +220,7 @@ def _check_layout(events: Events) -> None:
                 f"events: {name} is {array.dtype} of shape {array.shape}, expected {dtype} of shape ({n},); "
                 "Events.from_arrays converts"
             )
-    if len(events.size) != 2 or min(events.size) < 1:
-        raise InputError(f"events: size {events.size} is no (width, height) in pixels")
+    size_of(events.size)
 
 
 def _check_values(events: Events) -> None:

@@ -14,6 +14,7 @@ from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
 from pauca.events.coverage import with_events
+from pauca.events.given import check_kinds
 from pauca.events.mosaic import Attitude
 from pauca.events.mosaic.projection import count_pixels
 from pauca.events.passes import Chunks, parts_of, pieces_between
@@ -40,6 +41,7 @@ class VideoConfig:
     """Pixels around the stabilized side: what the camera sees moves in it."""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         for name in ("fps", "slower"):
             if not 0 < getattr(self, name) < 100_000:
                 raise ConfigError(f"{name} {getattr(self, name)} must be positive")

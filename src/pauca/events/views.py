@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from pauca.errors import ConfigError
 from pauca.events.adapters import EventsLike, as_events
 from pauca.events.alignment import Aligner
-from pauca.events.given import expect
+from pauca.events.given import check_kinds, expect
 from pauca.events.types import Alignment, Events, Status
 from pauca.events.warp import Frame
 
@@ -37,6 +37,7 @@ class ViewConfig:
     """Correct the place of a window by the image of those before it; without it errors of the motion add up."""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if not self.longest_s > 0 or not self.farthest > 0:
             raise ConfigError(f"longest_s {self.longest_s} and farthest {self.farthest} of a view must be positive")
 

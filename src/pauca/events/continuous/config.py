@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from pauca.errors import ConfigError
+from pauca.events.given import check_kinds
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class TrajectoryConfig:
     """Strength of the jerk that the prior expects, rad/s^2 per root of a second; None: what packets show."""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if not (self.knot_pixels > 0 and 0 < self.knot_s <= 0.1):
             raise ConfigError(
                 f"knot_pixels {self.knot_pixels} must be positive, and knot_s {self.knot_s} lie in 0..0.1 seconds"

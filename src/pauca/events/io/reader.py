@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pauca.choices import check_choices
 from pauca.errors import InputError
-from pauca.events.given import expect, path_of, refusal
+from pauca.events.given import check_kinds, expect, path_of, refusal
 from pauca.events.io import aedat, aedat4, event_stream, npy, rosbag
 from pauca.events.io.hdf5 import open_hdf5
 from pauca.events.io.nmnist import open_nmnist
@@ -44,6 +44,7 @@ class ReadConfig:
     """Refuse a recording that needs repair."""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_choices(self)
 
 

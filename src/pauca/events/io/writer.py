@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pauca.choices import check_choices
 from pauca.errors import ConfigError, InputError
-from pauca.events.given import expect, path_of
+from pauca.events.given import check_kinds, expect, path_of
 from pauca.events.io.encoders import DatEncoder, Hdf5Encoder, NpzEncoder, RawEncoder, TextEncoder
 from pauca.events.io.encoders.base import About, Encoder
 from pauca.events.io.encoders.hdf5 import Compression
@@ -29,6 +29,7 @@ class WriteConfig:
     """Compression of HDF5 files: gzip, which everybody reads; blosc, which is faster and needs hdf5plugin; or none."""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_choices(self)
 
 

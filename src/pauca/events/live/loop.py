@@ -12,6 +12,7 @@ import numpy as np
 
 from pauca.errors import ConfigError
 from pauca.events.alignment import Aligner
+from pauca.events.given import check_kinds
 from pauca.events.types import Alignment, Events, Status
 
 
@@ -24,6 +25,7 @@ class LiveConfig:
     in any case; a camera at rest gives an answer this often."""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if not self.deadline_s > 0:
             raise ConfigError(f"deadline_s {self.deadline_s} must be positive")
 

@@ -11,7 +11,7 @@ from pauca.errors import ConfigError, InputError
 from pauca.events.alignment import Aligner
 from pauca.events.camera import Camera
 from pauca.events.coverage import nothing_there
-from pauca.events.given import expect
+from pauca.events.given import check_kinds, expect
 from pauca.events.mosaic.attitude import Attitude
 from pauca.events.mosaic.closures import SEGMENT_EVENTS, Closure, Segment, balance, find_closures
 from pauca.events.mosaic.shelf import Shelf
@@ -43,6 +43,7 @@ class PanoramaConfig:
     """Longest duration of a segment, in seconds."""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if self.pixels_per_degree is not None and not 0 < self.pixels_per_degree <= 60:
             raise ConfigError(f"pixels_per_degree {self.pixels_per_degree} must lie above 0 and be at most 60")
         for name in ("reach_deg", "segment_deg", "segment_s"):

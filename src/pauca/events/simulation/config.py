@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pauca.choices import check_choices
 from pauca.errors import ConfigError
+from pauca.events.given import check_kinds
 from pauca.events.simulation.motion import Movement
 from pauca.events.simulation.panorama import Scene
 
@@ -66,6 +67,7 @@ class SimulateConfig:
     """Seed of scene, movement and noise: the same seed gives the same recording, bit for bit."""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_choices(self)
         for name in _POSITIVE:
             if not 0 < getattr(self, name) < math.inf:
