@@ -35,7 +35,9 @@ class LatentConfig:
 
     mode: LatentMode = "auto"
     """`none`: no latent space; `deterministic`: z = mu; `released`: sampled; `variational`: sampled, both losses.
-    `auto` is `variational`; on a CPU `pauca fewshot train` takes `none` where steps were more than twice as dear."""
+    `auto` is `deterministic`, than which neither of the sampled ones was better where it was measured, or `variational`
+    where a weight of its losses is given; on a CPU `pauca fewshot train` takes `none` where steps were more than twice
+    as dear."""
     kl_weight: float = 0.01
     """Weight of the Kullback-Leibler divergence to N(0, I), in nats per latent value (`variational` only)."""
     reconstruction_weight: float = 0.0
@@ -69,7 +71,11 @@ class LatentConfig:
 
     def settled(self) -> "LatentConfig":
         """With `auto` called what it is."""
-        return replace(self, mode="variational") if self.mode == "auto" else self
+        if self.mode != "auto":
+            return self
+        weights = self.kl_weight, self.reconstruction_weight
+        usual = LatentConfig.kl_weight, LatentConfig.reconstruction_weight
+        return replace(self, mode="deterministic" if weights == usual else "variational")
 
 
 def draws_at_test(test: str) -> int:

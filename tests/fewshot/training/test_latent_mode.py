@@ -15,18 +15,24 @@ CONV4, RESNET = (ModelConfig(backbone, image_size=16) for backbone in ("conv4-32
 
 @pytest.mark.parametrize(
     ("model", "device", "mode"),
-    [(CONV4, "cpu", "none"), (RESNET, "cpu", "variational"), (CONV4, "cuda", "variational")],
+    [(CONV4, "cpu", "none"), (RESNET, "cpu", "deterministic"), (CONV4, "cuda", "deterministic")],
 )
 def test_on_a_cpu_it_is_none_where_the_latent_space_is_most_of_the_work(model, device, mode, toy_images, monkeypatch):
     monkeypatch.setattr("pauca.fewshot.training.settings.resolve_device", torch.device)
     settings = TrainSettings("toy", model, TrainConfig(device=device)).fitted_to(toy_images)
     assert settings.model.latent.mode == mode
-    told = replace(model, latent=LatentConfig(mode="deterministic"))
+    told = replace(model, latent=LatentConfig(mode="variational"))
     assert TrainSettings("toy", told, TrainConfig(device=device)).fitted_to(toy_images).model.latent == told.latent
 
 
-def test_a_model_that_was_told_none_is_variational():
-    assert MCRNet(CONV4).config.latent == LatentConfig(mode="variational")
+def test_a_model_that_was_told_none_is_deterministic():
+    assert MCRNet(CONV4).config.latent == LatentConfig(mode="deterministic")
+
+
+@pytest.mark.parametrize("weight", ["kl_weight", "reconstruction_weight"])
+def test_a_weight_of_the_variational_losses_is_not_passed_over(weight):
+    latent = LatentConfig(**{weight: 0.5})
+    assert MCRNet(replace(CONV4, latent=latent)).config.latent.mode == "variational"
 
 
 def test_the_command_says_so_and_keeps_it(tmp_path, capsys):
