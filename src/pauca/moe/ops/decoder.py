@@ -56,13 +56,17 @@ def rotate_heads(
         turn: 1; or -1 to turn back, as the gradient is; or 0 for a copy.
         out: where the result belongs, of any strides.
     """
+    backend = _backend(source)
+    if backend is reference or source.stride(-1) != 1 or (out is not None and out.stride(-1) != 1):
+        turned = reference.rotate_heads(source, cosine, sine, turn)
+        if out is not None:
+            return out.copy_(turned)
+        # Not by writing into a new tensor: what has no gradient of its own loses that of `source` where torch 2.11
+        # traces the forward of an autograd.Function.
+        return turned if turn else turned.clone(memory_format=torch.contiguous_format)
     if out is None:
         out = torch.empty(source.shape, dtype=source.dtype, device=source.device)
-    backend = _backend(source)
-    if backend is reference or source.stride(-1) != 1 or out.stride(-1) != 1:
-        out.copy_(reference.rotate_heads(source, cosine, sine, turn))
-    else:
-        backend.rotate_heads(source, out, cosine.contiguous(), sine.contiguous(), turn)
+    backend.rotate_heads(source, out, cosine.contiguous(), sine.contiguous(), turn)
     return out
 
 
