@@ -163,13 +163,7 @@ class Training:
         self.options, self.tokens = options, tokens
         self.device = device = tokens["train"].device
         torch.manual_seed(seed)
-        config = replace(
-            LM_SIZES[options.size],
-            vocabulary=VOCABULARY,
-            context=options.context,
-            recipe=recipe,
-            scaled_embedding=options.scaled_embedding,
-        )
+        config = replace(LM_SIZES[options.size], vocabulary=VOCABULARY, context=options.context, recipe=recipe)
         with device:  # 218 million random numbers take seconds on a CPU
             self.model = MoELM(config)
         self.layers = [module for module in self.model.modules() if isinstance(module, MoE)]
@@ -482,7 +476,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--minutes", type=float, default=9.0, help="begin no run that would not end in this time")
     parser.add_argument("--size", default="base", choices=list(LM_SIZES))
-    parser.add_argument("--scaled-embedding", action=argparse.BooleanOptionalAction, help="default: the size's")
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--batch", type=int, default=32, help="windows a step")
     parser.add_argument("--context", type=int, default=1024)
@@ -496,14 +489,12 @@ def arguments() -> argparse.Namespace:
     unknown = set(options.recipes.split(",")) - RECIPES.keys()
     if unknown:
         parser.error(f"no recipe is called {', '.join(sorted(unknown))}; there are {', '.join(RECIPES)}")
-    if options.scaled_embedding is None:
-        options.scaled_embedding = LM_SIZES[options.size].scaled_embedding
     return options
 
 
 def open_results(options: argparse.Namespace, tokens: int) -> dict:
     """What --out holds; the machine, settings and text of this call must be those of the earlier ones."""
-    names = ("size", "scaled_embedding", "steps", "batch", "context", "learning_rate", "validation_windows")
+    names = ("size", "steps", "batch", "context", "learning_rate", "validation_windows")
     settings = {name: getattr(options, name) for name in names} | {"text": tokens}
     on_gpu = torch.cuda.is_available()
     name = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()

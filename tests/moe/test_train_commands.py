@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 import yaml
 
 from pauca.cli import main
-from pauca.moe import LM_SIZES, MoELM
+from pauca.moe import MoELM
 from pauca.moe.training.trainer import Trainer, TrainStep
 from pauca.runs import lock_folder
 
@@ -114,18 +113,6 @@ def test_a_size_and_a_recipe_are_compared_with_a_run_even_where_they_are_the_def
     config.write_text(config.read_text().replace("  experts: 8\n", "  experts: 4\n"))
     assert pauca(f"{again} --size toy") == 2
     assert "started with experts 4, not 8" in said(capsys)
-
-
-def test_a_run_goes_on_with_its_embedding_as_it_began_though_the_size_scales_it_now(text, monkeypatch):
-    assert pauca(f"train --data {text} {SMALL} --quiet") == 0
-    config, field = Path("runs/moe/toy-bf16/config.yaml"), "  scaled_embedding: false\n"
-    written = config.read_text()
-    assert field in written
-    config.write_text(written.replace(field, ""))  # a run from before there was this setting
-    monkeypatch.setitem(LM_SIZES, "toy", replace(LM_SIZES["toy"], scaled_embedding=True))
-    assert pauca(f"train --data {text} {SMALL} --size toy --resume --quiet") == 0
-    assert pauca(f"train --data {text} {SMALL} --out anew --quiet") == 0
-    assert "scaled_embedding: true" in Path("anew/config.yaml").read_text()
 
 
 def test_a_vocabulary_that_was_learned_may_be_asked_for_again(text, capsys):

@@ -91,15 +91,6 @@ def test_a_fresh_model_knows_nothing():
     assert model.loss(tokens[:, :-1], tokens[:, 1:]).cross_entropy.item() == pytest.approx(math.log(256) + 0.5, abs=0.2)
 
 
-@pytest.mark.parametrize(("scaled", "least", "most"), [(False, 0.2, 0.6), (True, 0.0, 0.05)])
-def test_a_scaled_embedding_keeps_tokens_of_a_deep_model_apart(scaled, least, most):
-    model, tokens = _model(layers=16, scaled_embedding=scaled).eval(), _tokens(1, 64)
-    with torch.no_grad():
-        states = F.normalize(model.hidden_states(tokens)[0].float(), dim=1)
-    likeness = (states @ states.T).triu(1).sum() / (64 * 63 / 2)  # mean cosine of two tokens
-    assert least < likeness < most
-
-
 def test_the_loss_in_chunks_is_the_loss_at_once(monkeypatch):
     torch.manual_seed(0)
     hidden, weight = torch.randn(50, 16, requires_grad=True), torch.randn(40, 16, requires_grad=True)
@@ -208,9 +199,8 @@ def test_recomputing_never_routes_again(monkeypatch):
     loss.backward()
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-def test_generation_continues_as_the_whole_sequence_says(scaled):
-    model, prompt = _model(scaled_embedding=scaled).eval(), _tokens(2, 5)
+def test_generation_continues_as_the_whole_sequence_says():
+    model, prompt = _model().eval(), _tokens(2, 5)
     tokens = model.generate(prompt, 20, temperature=0.0)
     assert torch.equal(tokens[:, :5], prompt)
     logits = model(tokens[:, :-1])[:, 4:]
@@ -275,7 +265,6 @@ def test_parameters_may_be_bf16():
         ({"layers": 0}, "layers"),
         ({"dense_layers": 3}, r"dense_layers must lie in 0\.\.layers"),
         ({"dense_layers": 1}, "dense_width"),
-        ({"scaled_embedding": True, "tied": False}, "scaled_embedding is of a tied embedding"),
         ({"expert_width": 40, "recipe": Recipe.fp4()}, "multiple of 32"),
     ],
 )
@@ -327,24 +316,29 @@ def test_choices_outside_their_range_are_refused(wrong, words):
 
 
 @pytest.mark.slow
-def test_the_model_compiles_without_graph_breaks():
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_compiled_model_has_no_graph_breaks_and_the_gradients_of_an_eager_one(device):
     """In a process of its own: the compiler cannot trace the type checks of the test suite."""
-    subprocess.run([sys.executable, __file__], check=True, timeout=300)
+    subprocess.run([sys.executable, __file__, device], check=True, timeout=300)
 
 
-def main() -> None:
+def main(device: str) -> None:
     for recompute, projections in (
         (Recomputation(), "fp4"),
         (Recomputation(norms=True, attention=True, experts="activation"), "bf16"),
     ):
-        model = _model(recipe=Recipe.fp4(), recompute=recompute, projections=projections)
-        eager = _loss_and_gradients(model, _tokens())
+        model = _model(recipe=Recipe.fp4(), recompute=recompute, projections=projections).to(device)
+        tokens = _tokens().to(device)
+        eager = _loss_and_gradients(model, tokens)
         model.zero_grad()
         model.compile(fullgraph=True, backend="aot_eager")
         model.loss = torch.compile(model.loss, fullgraph=True, backend="aot_eager")
-        for actual, expected in zip(_loss_and_gradients(model, _tokens()), eager, strict=True):
-            assert torch.equal(actual, expected)
+        for actual, expected in zip(_loss_and_gradients(model, tokens), eager, strict=True):
+            if device == "cpu":
+                assert torch.equal(actual, expected)
+            else:  # a compiled model rounds its norms elsewhere, which tips codes of four bits over
+                assert (actual - expected).norm() < 0.2 * expected.norm()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

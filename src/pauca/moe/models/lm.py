@@ -8,7 +8,6 @@ Precision: parameters are FP32 (or BF16) master weights; the residual stream and
 rotation, softmax, routing and cross entropy in FP32; the experts as their `Recipe` says.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -33,16 +32,10 @@ class LMConfig(LayersConfig):
     """Longest sequence."""
     tied: bool = True
     """Use the embedding as the head, too."""
-    scaled_embedding: bool = False
-    """Multiply a tied embedding, whose rows are as small as a head's must be, by the square root of `hidden`: it then
-    enters the residual stream with a variance of one, as one of its own does. Else what the layers add soon hides which
-    token it was: after the 16 of `large` tokens are half alike, visit the same experts, and little is learned."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_positive("vocabulary", "context")
-        if self.scaled_embedding and not self.tied:
-            raise ConfigError("scaled_embedding is of a tied embedding; one of its own has a variance of one anyway")
 
     @property
     def shape(self) -> ModelShape:
@@ -114,7 +107,6 @@ LM_SIZES: dict[str, LMConfig] = {
         expert_width=320,
         shared_experts=2,
         context=2048,
-        scaled_embedding=True,
     ),
     # 3.5 B, 1.0 B active
     "xl": LMConfig(
@@ -199,10 +191,7 @@ class MoELM(nn.Module):
         rotation = rotary_table(positions, self.config.head_dim, self.config.rope_base)
         visible = visible_keys(stop, stop - start, mask, documents, tokens.device)
         own_mask = None if mask is None else mask[:, start:]
-        x = self.embedding(tokens)
-        if self.config.scaled_embedding:
-            x = x * math.sqrt(self.config.hidden)
-        x = x.bfloat16()
+        x = self.embedding(tokens).bfloat16()
         for layer, block in enumerate(self.blocks):
             x = block(x, rotation, caches[layer] if caches else None, own_mask, visible)
         return self.norm(x)

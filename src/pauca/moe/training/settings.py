@@ -58,14 +58,13 @@ class TrainSettings:
         """Refuse options beside this file that say otherwise.
 
         A size and a recipe are no fields here: where the command line has them, what they decide is compared. How many
-        tokens the vocabulary has come to is the text's to say, and what was asked for stands in `data`; whether a size
-        scales its embedding has changed since some runs began.
+        tokens the vocabulary has come to is the text's to say, and what was asked for stands in `data`.
 
         Raises:
             ConfigError: the first such option, with both values.
         """
         ours = to_dict(self.model)
-        theirs = to_dict(given.model) | {"scaled_embedding": ours["scaled_embedding"]}
+        theirs = to_dict(given.model)
         told = to_dict(given) | {"model": theirs | {"vocabulary": ours["vocabulary"]}}
         check_obeyed(to_dict(self), told, to_dict(usual), where)
         if is_typed("size"):
