@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from pauca.fewshot.training.compiled import compiled
 
@@ -60,11 +61,16 @@ print(moved[1], moved[3])
 """
 
 
+# What a CPU's compiler moves: that of torch 2.11 otherwise, though a GPU gains by it as well.
+COUNTS = pytest.mark.skipif(torch.__version__ < (2, 13), reason="counts are those of torch 2.13")
+
+
 def test_nothing_is_compiled_where_nothing_should_be():
     assert compiled(len, "off", on_gpu=True) is len
     assert compiled(len, "auto", on_gpu=False) is len
 
 
+@COUNTS
 @pytest.mark.slow
 def test_a_residual_block_moves_fewer_bytes_in_both_directions():
     forward, backward, our_forward, our_backward = _bytes_moved(MOVED)
@@ -72,6 +78,7 @@ def test_a_residual_block_moves_fewer_bytes_in_both_directions():
     assert our_backward < 0.8 * backward
 
 
+@COUNTS
 @pytest.mark.slow
 def test_the_gradient_of_the_heads_is_not_copied_into_another_layout():
     by_autograd, ours = _bytes_moved(OF_HEADS)
