@@ -296,6 +296,16 @@ def test_json_lines_are_not_learned_as_text(tmp_path):
         assert [path for _, path in text_files.text_files([str(tmp_path / name)])] == [tmp_path / name]
 
 
+def test_json_lines_are_known_however_they_are_named(tmp_path, monkeypatch):
+    """Names were compared as they are typed, and `./a.jsonl` was learned as text."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text('{"text": "hello"}\n' * 100)
+    Path("a.txt").write_text(TEXT)
+    for parts in ({"sources": ("./a.jsonl",)}, {"sources": ("a.txt",), "validation": ("./a.jsonl",)}):
+        with pytest.raises(InputError, match="holds JSON lines, and not text"):
+            prepare_tokens(DataConfig(**parts), Path("cache"))
+
+
 def test_nothing_is_left_of_tokens_that_could_not_be_written(tmp_path, monkeypatch):
     config = source(tmp_path, TEXT)
 

@@ -77,10 +77,10 @@ def prepare_tokens(config: DataConfig, cache: str | Path) -> TokenData:
 
 def _refuse_texts(config: DataConfig, files: dict[str, list[tuple[str, Path]]], folder: Path) -> None:
     """Refuse texts that are none, or one twice; with a way on where their tokens were made before that was refused."""
-    named = {*config.sources, *config.validation}
+    named = set(map(Path, (*config.sources, *config.validation)))
     try:
-        for name, path in (one for part in files.values() for one in part):
-            if name in named:
+        for _, path in (one for part in files.values() for one in part):
+            if path in named:
                 refuse_records(path)
         if config.sources:  # the standard library may hold links
             refuse_repeated(*([path for _, path in files.get(part, [])] for part in ("train", "validation")))
