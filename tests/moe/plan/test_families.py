@@ -23,6 +23,9 @@ INCOMPLETE = {
     "deepseek_v2": {"num_experts_per_tok": 6},
     "dots1": {"n_routed_experts": 128, "num_experts_per_tok": 6, "n_shared_experts": 2, "first_k_dense_replace": 1},
 }
+# Their default number of heads is that of keys and values, too, which would hide whether that is read.
+INCOMPLETE["dots1"] |= {"num_attention_heads": 64}
+INCOMPLETE["qwen2_moe"] = {"num_attention_heads": 32}
 INCOMPLETE |= {"hunyuan_v1_moe": {"head_dim": 128, "num_experts": 64, "moe_topk": 8}}
 
 

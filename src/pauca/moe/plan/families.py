@@ -45,7 +45,7 @@ FAMILIES: dict[str, Family] = {
         note="its compressed attention is counted as attention with one shared key and value head",
         needs=(*_GROUPED, "head_dim", "n_shared_experts"),
     ),
-    "dots1": Family("head", router_bias=True),
+    "dots1": Family("head", router_bias=True, needs=_GROUPED),
     "ernie4_5_moe": Family(
         router_bias=True, needs=(*_GROUPED, "moe_num_shared_experts", "moe_layer_start_index"), tied=True
     ),
@@ -74,7 +74,7 @@ FAMILIES: dict[str, Family] = {
     "minimax_m2": Family("all", router_bias=True, width=_ALL_ALIKE, needs=(*_GROUPED, "head_dim")),
     "mixtral": Family(width=_ALL_ALIKE, needs=_GROUPED),
     "olmoe": Family("all", width=_ALL_ALIKE),
-    "qwen2_moe": Family(needs=("shared_expert_intermediate_size",)),
+    "qwen2_moe": Family(needs=(*_GROUPED, "shared_expert_intermediate_size")),
     "qwen3_5_moe": Family("head", note=_LINEAR, needs=_SHARED),
     "qwen3_5_moe_text": Family("head", note=_LINEAR, needs=_SHARED),
     "qwen3_moe": Family("head", needs=_GROUPED),
