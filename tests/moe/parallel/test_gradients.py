@@ -201,3 +201,19 @@ def test_what_would_average_unlike_experts_is_refused(together):
         assert "DistributedDataParallel is around the model already: give parallelize the model itself" in around
         assert "layer '0.1': DistributedDataParallel gives every rank the first one's experts" in within
         assert "call average_gradients after backward, or use fully_shard" in within
+
+
+def _averaged_copies(rank: int) -> bool:
+    """Whether the gradients are those of an undivided model, where ranks hold copies of all experts."""
+    (x, *_), whole = _batches(rank, 2), DistributedDataParallel(_model("bf16"))
+    divided = DistributedDataParallel(
+        parallelize(_model("bf16"), init_device_mesh("cpu", (2, 1), mesh_dim_names=("dp", "ep")))
+    )
+    for model in (whole, divided):
+        model(x).square().mean().backward()
+    pairs = zip(whole.parameters(), divided.parameters(), strict=True)
+    return all((a.grad - b.grad).norm() <= 0.01 * a.grad.norm() for a, b in pairs)
+
+
+def test_what_averages_copies_of_experts_is_none_of_our_business(together):
+    assert together(_averaged_copies, 2) == [True, True]

@@ -19,6 +19,7 @@ from zlib import crc32
 import torch
 from jaxtyping import BFloat16, Float, Int, Int32
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -117,10 +118,14 @@ class ParallelExperts(ExpertBank):
         """Ranks hold different experts; what takes them for copies of each other would spoil them without a word.
 
         Raises:
-            ConfigError: this forward is one of `DistributedDataParallel`, and it was not told to leave them alone.
+            ConfigError: this forward is one of `DistributedDataParallel` over several of these ranks, and it was not
+                told to leave them alone.
         """
         around = DistributedDataParallel._get_active_ddp_module()
-        if around is not None and not all(getattr(weight, "_ddp_ignored", False) for weight in self.divided().values()):
+        if around is None or all(getattr(weight, "_ddp_ignored", False) for weight in self.divided().values()):
+            return
+        unlike, alike = map(dist.get_process_group_ranks, (self._ranks.group, around.process_group))
+        if len(set(unlike) & set(alike)) > 1:  # else it averages what ranks hold copies of
             raise ConfigError(
                 f"layer {self._name!r}: DistributedDataParallel gives every rank the first one's experts and averages "
                 "what belongs to different ones; leave it out and call average_gradients after backward, or use "

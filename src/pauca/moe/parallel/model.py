@@ -29,7 +29,7 @@ def parallelize(
     Before `fully_shard` and an optimizer's first step. Modules and parameters stay the objects that they are, with this
     rank's experts alone in them. Every rank must hold the same model: build it from the same seed or load the same
     checkpoint. The ranks compare their code, layers and routers, so that a difference is an error here rather than a
-    hang later. `DistributedDataParallel`, for which all ranks hold the same, is refused.
+    hang later. `DistributedDataParallel` over these ranks, for which all hold the same, is refused.
 
     Args:
         model: a model, or one layer.
