@@ -62,6 +62,21 @@ def test_what_a_fit_leaves_open_widens_the_prior():
     np.testing.assert_allclose(np.sqrt(np.diag(told.covariance)), sd, rtol=1e-6)
 
 
+def test_a_mounting_that_a_fit_leaves_open_is_a_number():
+    """Its infinite standard deviation times a velocity of zero was NaN, and so was what events were combined with."""
+    fit = GyroFit(0.0, 0.0, np.eye(3), np.array([np.inf, 1, 1]), np.zeros(3), np.zeros(3), 1.0, 50, False)
+    for omega in (np.zeros(3), OMEGA):
+        told = GyroPrior.from_fit(fit, _readings(omega)).expected(_packet(5_000_000, 5_020_000))
+        assert told is not None
+        sd = np.hypot(np.radians(1), 2 * np.linalg.norm(omega))
+        np.testing.assert_allclose(told.covariance, sd**2 * np.eye(3), rtol=1e-6, atol=1e-12)
+    for name in ("offset_sd_s", "bias_sd_rad_s"):
+        for wrong in (np.inf, -1.0):
+            open_ = replace(fit, **{name: np.full(3, wrong) if name == "bias_sd_rad_s" else wrong})
+            with pytest.raises(ConfigError, match=f"{name} must be a number from 0 on, got .*fit another motion"):
+                GyroPrior.from_fit(open_, _readings(OMEGA))
+
+
 def _estimate(velocity, sd: float, status: Status = Status.CONVERGED) -> Estimate:
     return Estimate(np.concatenate([velocity, np.zeros(3)]), 0.0, sd**2 * np.eye(3), status, None, 5)
 

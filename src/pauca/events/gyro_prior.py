@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 _FEWEST = 4  # readings from which on a line is fitted to them
 _NEAR_US = 2_500  # from a time, of the readings that tell the velocity then
 _SHORTEST_STEP_US = 10  # between readings, in the median: gyroscopes are read up to 32,000 times a second
+_MOST_TURNED_RAD = 2.0  # however a gyroscope is mounted, what it shows is off by twice its size at most
 _LONGEST_GAP_US = 50_000  # between readings: beyond, nothing is known of a packet that lies there
 
 
@@ -53,7 +54,7 @@ class GyroPrior:
 
     Raises:
         InputError: fewer than two readings, or none that follow each other as those of a gyroscope do.
-        ConfigError: a standard deviation that is not positive.
+        ConfigError: a standard deviation that is not positive, or of the others one that is negative or not finite.
     """
 
     t_us: Float[np.ndarray, "n"]  # on the camera's clock
@@ -80,8 +81,14 @@ class GyroPrior:
                 f"the readings of a gyroscope are {np.median(apart_us):g} us apart, and {_SHORTEST_STEP_US} to "
                 f"{_LONGEST_GAP_US:,} us are expected of a prior: are its times (t_us) microseconds?"
             )
-        if not self.sd_rad_s > 0:
+        if not 0 < self.sd_rad_s < np.inf:
             raise ConfigError(f"the standard deviation of a gyroscope must be positive, got {self.sd_rad_s} rad/s")
+        for name in ("offset_sd_s", "axes_sd_rad", "bias_sd_rad_s"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ConfigError(
+                    f"GyroPrior: {name} must be a number from 0 on, got {getattr(self, name)}; of a fit that leaves it "
+                    "open, fit another motion, with turns about all axes"
+                )
 
     @classmethod
     def from_fit(cls, fit: GyroFit, gyro: GroundTruth | Inertial, sd_deg_s: float = 1.0) -> "GyroPrior":
@@ -98,7 +105,7 @@ class GyroPrior:
             seen.omega_rad_s,
             float(np.radians(number_of("sd_deg_s", sd_deg_s))),
             fit.offset_sd_s,
-            float(np.radians(fit.axes_sd_deg.max())),
+            min(float(np.radians(fit.axes_sd_deg.max())), _MOST_TURNED_RAD),
             float(fit.bias_sd_rad_s.max()),
         )
 
