@@ -121,6 +121,20 @@ def test_eval_on_training_classes_says_so(folder, model, tmp_path, capsys):
     assert "warning" not in capsys.readouterr().err
 
 
+def test_one_episode_has_no_interval(folder, model, tmp_path, capsys):
+    """Its half width was Infinity, which is no JSON."""
+    words = [str(folder), "--way", "3", "--episodes", "1", "--shots", "1"]
+    assert main(["fewshot", "eval", str(model), *words, "--out", str(tmp_path / "out"), "--json"]) == 0
+    assert main(["fewshot", "compare", str(model), str(model), *words, "--json"]) == 0
+    found = [
+        capsys.readouterr().out,
+        *((tmp_path / "out" / f).read_text() for f in ("evaluation.json", "metrics.jsonl")),
+    ]
+    for text in found:
+        assert '"half_width": null' in text
+        assert "Infinity" not in text
+
+
 def test_eval_writes_results_episodes_and_report(folder, model, tmp_path, capsys):
     out = tmp_path / "eval"
     words = ["fewshot", "eval", str(model), str(folder), "--out", str(out), "--way", "3", "--episodes", "10"]

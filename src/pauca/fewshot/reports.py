@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pauca.fewshot.backbones import parameter_count
 from pauca.fewshot.evaluation import Comparison, Evaluation
+from pauca.fewshot.intervals import Interval
 from pauca.fewshot.model import MCRNet
 from pauca.fewshot.named import MapMethod
 from pauca.fewshot.network import FewShotModel
@@ -24,8 +25,8 @@ def evaluation_numbers(result: Evaluation) -> dict[str, Any]:
     by_class = zip(result.class_names, result.class_accuracy.tolist(), strict=True)
     return {
         "accuracy": result.accuracy.mean,
-        "half_width": result.accuracy.half_width,
-        "half_width_over_classes": result.accuracy_over_classes.half_width,
+        "half_width": _half_width(result.accuracy),
+        "half_width_over_classes": _half_width(result.accuracy_over_classes),
         "episodes": len(result.episodes),
         "classes": result.class_count,
         "classes_seen_in_training": list(result.seen_classes),
@@ -33,6 +34,11 @@ def evaluation_numbers(result: Evaluation) -> dict[str, Any]:
         "class_accuracy": {name: value for name, value in by_class if not np.isnan(value)},
         "confused_pairs": result.confused_pairs(),
     }
+
+
+def _half_width(interval: Interval) -> float | None:
+    """None where it is infinite, of a single episode or class: JSON has no infinity."""
+    return interval.half_width if np.isfinite(interval.half_width) else None
 
 
 def _calibration_numbers(result: Evaluation) -> dict[str, float]:
@@ -52,9 +58,9 @@ def comparison_numbers(first: Evaluation, second: Evaluation, found: Comparison)
         "first": first.accuracy.mean,
         "second": second.accuracy.mean,
         "difference": found.difference.mean,
-        "half_width": found.difference.half_width,
+        "half_width": _half_width(found.difference),
         "p_value": found.p_value,
-        "half_width_over_classes": found.over_classes.half_width,
+        "half_width_over_classes": _half_width(found.over_classes),
         "p_value_over_classes": found.p_value_over_classes,
         "significant": found.significant,
         "wins": found.wins,
