@@ -69,7 +69,9 @@ class Learned:
         self.copies = describe_copies(examples, first, self.words, of_images)
         self.groups = groups_with_copies(examples, first)
         self.held_out = hold_out(model, *known, self.groups, votes)
-        spread = float(class_spread(examples.features[None], one_hot(examples.targets, self.way)[None]))
+        spread = 0.0
+        if self.held_out is None:
+            spread = float(class_spread(examples.features[None], one_hot(examples.targets, self.way)[None]))
         self.temperature = fit_temperature(model, self.held_out, len(examples.labels) / self.way, spread)
         self.head(examples.features[None, :1])  # fitted now, so that what is wrong is said by `fit`
 
