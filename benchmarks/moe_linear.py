@@ -87,7 +87,7 @@ def pass_of(layer: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], None]:
     return forward_and_backward
 
 
-def kept_bytes(layer: nn.Module, x: Tensor, dy: Tensor) -> int:
+def kept_bytes(layer: nn.Module, x: Tensor) -> int:
     """What a forward leaves for backward beside its output; x counts where it is needed again."""
     before = torch.cuda.memory_allocated()
     y = layer(x)
@@ -115,7 +115,7 @@ def measure(of: Projection, tokens: int, weights: str) -> list[dict]:
         row["ms"] = milliseconds(pass_of(layer, x, dy))
         row["recorded"] = milliseconds(captured(pass_of(layer, x, dy)))
         row["times torch's"] = row["recorded"] / rows[0]["recorded"] if rows else 1.0
-        row["kept bytes a channel"] = kept_bytes(layer, x, dy) / x.numel()
+        row["kept bytes a channel"] = kept_bytes(layer, x) / x.numel()
         rows.append(row | errors(layer, x, dy))
         del layer, x, dy
         torch.cuda.empty_cache()
