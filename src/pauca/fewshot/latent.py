@@ -36,8 +36,8 @@ class LatentConfig:
     mode: LatentMode = "auto"
     """`none`: no latent space; `deterministic`: z = mu; `released`: sampled; `variational`: sampled, both losses.
     `auto` is `deterministic`, than which neither of the sampled ones was better where it was measured, or `variational`
-    where a weight of its losses is not the usual one; on a CPU `pauca fewshot train` takes `none` where steps were more
-    than twice as dear."""
+    where a weight of its losses is not the usual one, or codes are to be drawn at test time; on a CPU `pauca fewshot
+    train` takes `none` where steps were more than twice as dear."""
     kl_weight: float = 0.01
     """Weight of the Kullback-Leibler divergence to N(0, I), in nats per latent value (`variational` only)."""
     reconstruction_weight: float = 0.0
@@ -73,9 +73,9 @@ class LatentConfig:
         """With `auto` called what it is."""
         if self.mode != "auto":
             return self
-        weights = self.kl_weight, self.reconstruction_weight
-        usual = LatentConfig.kl_weight, LatentConfig.reconstruction_weight
-        return replace(self, mode="deterministic" if weights == usual else "variational")
+        asked = self.kl_weight, self.reconstruction_weight, self.test_code
+        usual = LatentConfig.kl_weight, LatentConfig.reconstruction_weight, LatentConfig.test_code
+        return replace(self, mode="deterministic" if asked == usual else "variational")
 
 
 def draws_at_test(test: str) -> int:

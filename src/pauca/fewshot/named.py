@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 
 from pauca.errors import ConfigError, InputError
 from pauca.fewshot.data.features import load_features
+from pauca.fewshot.latent import draws_at_test
 from pauca.fewshot.model import MCRNet
 from pauca.fewshot.network import FewShotModel
 from pauca.fewshot.pretrained import Features, open_backbone
@@ -49,7 +50,8 @@ def open_tested(
 
     Raises:
         InputError: there is no such model or file.
-        ConfigError: test code for a model without a latent space, or the word `features`, which says not which.
+        ConfigError: a test code for a model without a latent space, one that draws for a model that does not, or the
+            word `features`, which says not which.
     """
     if name == "features":
         raise ConfigError("features: give the .npy file that holds them, a row for each of the data's images")
@@ -60,6 +62,10 @@ def open_tested(
     if test_code is not None:
         if not isinstance(model, MCRNet):
             raise ConfigError(f"--test-code {test_code}: {name} has no latent space to read; leave it out")
+        if model.config.latent.mode == "deterministic" and draws_at_test(test_code):
+            raise ConfigError(
+                f"--test-code {test_code}: {name} draws no codes (latent mode deterministic); leave it out"
+            )
         model.config = replace(model.config, latent=replace(model.config.latent, test_code=test_code))
     return model, None
 

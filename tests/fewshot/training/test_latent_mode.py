@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from pauca.cli import main
+from pauca.errors import ConfigError
 from pauca.fewshot import LatentConfig, MCRNet, ModelConfig, TrainConfig
+from pauca.fewshot.named import open_tested
 from pauca.fewshot.training.settings import TrainSettings
 from pauca.runs import from_yaml
 
@@ -29,9 +31,9 @@ def test_a_model_that_was_told_none_is_deterministic():
     assert MCRNet(CONV4).config.latent == LatentConfig(mode="deterministic")
 
 
-@pytest.mark.parametrize("weight", ["kl_weight", "reconstruction_weight"])
-def test_a_weight_of_the_variational_losses_is_not_passed_over(weight):
-    latent = LatentConfig(**{weight: 0.5})
+@pytest.mark.parametrize("asked", [{"kl_weight": 0.5}, {"reconstruction_weight": 0.5}, {"test_code": "mc:8"}])
+def test_what_only_a_sampled_code_has_is_not_passed_over(asked):
+    latent = LatentConfig(**asked)
     assert MCRNet(replace(CONV4, latent=latent)).config.latent.mode == "variational"
 
 
@@ -43,3 +45,11 @@ def test_the_command_says_so_and_keeps_it(tmp_path, capsys):
     assert "without a latent space, which would make a step 7 times as dear on this CPU; --mode variational" in said
     assert from_yaml(TrainSettings, tmp_path / "run" / "config.yaml").model.latent.mode == "none"
     assert main(["fewshot", "train", "--out", str(tmp_path / "run"), "--resume", "--quiet"]) == 0
+
+
+def test_a_model_that_draws_no_codes_is_asked_for_none(tmp_path):
+    MCRNet(replace(CONV4, latent=LatentConfig(mode="deterministic"))).save(tmp_path / "model.safetensors")
+    for code in ("mc:8", "sample"):
+        with pytest.raises(ConfigError, match=r"draws no codes \(latent mode deterministic\); leave it out"):
+            open_tested(str(tmp_path / "model.safetensors"), None, code)
+    assert open_tested(str(tmp_path / "model.safetensors"), None, "mean")[1] is None
