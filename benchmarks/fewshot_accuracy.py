@@ -20,9 +20,9 @@ each with any of `+phases`, `+svm`, `+turned:SHARE` (classes turned by quarter t
     variational:KL:0+code:WEIGHT                    the code read from the features
     plain-wide+within:KL                            features with a spread, about their class's mean
 
-Nothing is chosen on the test classes: the last step is tested,
-on 10,000 fixed episodes, 5-way, 15 queries, 1 and 5 shots, with the features of the image, with the mean over the image
-and its mirror image (`mirror`), and, for sampled variants, over 8 codes (`mc:8`).
+Nothing is chosen on the test classes: the last step is tested, on 10,000 fixed episodes, 5-way, 15 queries, 1 and 5
+shots, with the features of the image, with the mean over the image and its mirror image (`mirror`), and, for sampled
+variants, over 8 codes (`mc:8`).
 
 The table names three intervals of 95 %: over episodes (how well the accuracy of these networks on these classes is
 known), over classes (on other classes of the same kind), over seeds (of other networks trained alike). Differences are

@@ -35,7 +35,8 @@ def episode_temperatures(
     can_be_left_out = several.sum(1) >= 2
     if model.trained_on is not None:
         can_be_left_out &= harmonic >= ENOUGH_SHOTS
-    alone = _alone(model, shots, class_spread(support.double(), of_class))
+    alone, told = torch.ones_like(shots), ~can_be_left_out
+    alone[told] = _alone(model, shots[told], class_spread(support[told].double(), of_class[told]))
     if not can_be_left_out.any():
         return alone
     logits, left_out = _held_out(model, support, labels, of_class, way)

@@ -42,8 +42,7 @@ class Promise:
         few, further = words.counted(grouped), words.further(grouped)
         return (
             f"nothing is rejected: to call no more than {self.share:g} of known {words.images} unknown{so_often} takes "
-            f"{needed} {few} in classes of two or more, or {needed} {further} for calibrate (in Python), and "
-            f"there are "
+            f"{needed} {few} in classes of two or more, or {needed} {further} for calibrate (in Python), and there are "
             f"{found}; give more, or set reject to {least_share(found, self.confidence):.2g} or more"
         )
 

@@ -63,10 +63,9 @@ class TrainSettings:
         Raises:
             ConfigError: the first such option, with both values.
         """
-        ours = to_dict(self.model)
-        theirs = to_dict(given.model)
-        told = to_dict(given) | {"model": theirs | {"vocabulary": ours["vocabulary"]}}
-        check_obeyed(to_dict(self), told, to_dict(usual), where)
+        told = replace(given, model=replace(given.model, vocabulary=self.model.vocabulary))
+        check_obeyed(to_dict(self), to_dict(told), to_dict(usual), where)
+        ours, theirs = to_dict(self.model), to_dict(given.model)
         if is_typed("size"):
             asked = {name: value for name, value in theirs.items() if name not in _BESIDE_THE_SIZE}
             check_obeyed(ours, asked, None, where)
