@@ -41,7 +41,9 @@ def _converted(family: str, precision: str) -> nn.Module:
     for weight in model.parameters():  # transformers' own are so small that experts add next to nothing
         if weight.ndim > 1:
             nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
-    return convert(model, getattr(Recipe, precision)())
+    # A shared expert is a bank of one, which stays whole on all ranks.
+    shared = "fp8" if (family, precision) == ("Qwen2Moe", "fp8") else "bf16"
+    return convert(model, getattr(Recipe, precision)(), feed_forwards=shared)
 
 
 class OtherLayer(nn.Module):

@@ -5,6 +5,7 @@ gates makes of them, with the limits and factors that the module itself holds.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, get_args
@@ -77,17 +78,29 @@ def _not_computed(function: object) -> str:
 
 def _gate_of(experts: Any, gated: bool, interleaved: bool) -> Gate | None:
     """The gate that computes what the module's own function does, or None."""
-    limits = [limit for limit in _numbers(experts, "limit", "swiglu_limit", default=math.inf) if limit > 0]
-    alphas = _numbers(experts, "alpha", "swiglu_alpha", default=1.0)
+    return find_gate(experts, experts._apply_gate if gated else experts.act_fn, gated, interleaved)
+
+
+def find_gate(module: Any, function: Callable[[Tensor], Any], gated: bool, interleaved: bool) -> Gate | None:
+    """The gate that computes what `function` does of FC1's output, or None.
+
+    Args:
+        module: holds the limit and the factor of its gate, if it has any.
+        function: of pairs of gate and up [n, 2], or of [n, 1] where experts are not `gated`.
+        gated: see `Gate`.
+        interleaved: see `Gate`.
+    """
+    limits = [limit for limit in _numbers(module, "limit", "swiglu_limit", default=math.inf) if limit > 0]
+    alphas = _numbers(module, "alpha", "swiglu_alpha", default=1.0)
     probe = _probe(min(limits), gated)
     with torch.no_grad():
-        expected = experts._apply_gate(probe) if gated else experts.act_fn(probe)
-    if expected.shape != (len(probe), 1):
+        expected = function(probe)
+    if not isinstance(expected, Tensor) or expected.shape != (len(probe), 1):
         return None
-    for function, limit, alpha, offset, after in product(get_args(Function), limits, alphas, (0.0, 1.0), (False, True)):
-        if (alpha != 1 and function != "silu") or (not gated and (offset or limit < math.inf)):
+    for name, limit, alpha, offset, after in product(get_args(Function), limits, alphas, (0.0, 1.0), (False, True)):
+        if (alpha != 1 and name != "silu") or (not gated and (offset or limit < math.inf)):
             continue
-        gate = Gate(function, gated, interleaved, alpha, limit, after and limit < math.inf, offset)
+        gate = Gate(name, gated, interleaved, alpha, limit, after and limit < math.inf, offset)
         if torch.allclose(activate(probe, gate), expected.float(), rtol=1e-4, atol=1e-5):
             return gate
     return None

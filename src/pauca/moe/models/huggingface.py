@@ -5,9 +5,11 @@ and `down_proj` [experts, hidden, width]: pauca's own layout. So a conversion mo
 another class (as `fully_shard` does), and all else stays with the model: its router, its shared experts, the names of
 its weights, optimizers and hooks that hold them.
 
-Attention's projections are converted on request (`projections`). Not converted: shared experts and dense layers.
+Attention's projections are converted on request (`projections`), and so are dense and shared feed-forwards
+(`feed_forwards`).
 """
 
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, TypeVar
 
@@ -19,6 +21,11 @@ from pauca.moe.layer.experts import ExpertBank, checked_recipe
 from pauca.moe.layer.kept import kept_formats
 from pauca.moe.layer.recipe import RECIPES, Precision, Recipe, Recompute
 from pauca.moe.models.expert_kinds import ExpertKind
+from pauca.moe.models.feed_forwards import (
+    ConvertedFeedForward,
+    check_feed_forwards,
+    convert_feed_forwards,
+)
 from pauca.moe.models.other_experts import ConvertedExperts, conversion_of
 from pauca.moe.models.projections import convert_projections, restore_projections
 
@@ -28,7 +35,11 @@ SUPPORTED_MAJOR = "5"
 
 
 def convert(
-    model: AnyModule, recipe: Recipe, recompute: Recompute = "none", projections: Precision = "bf16"
+    model: AnyModule,
+    recipe: Recipe,
+    recompute: Recompute = "none",
+    projections: Precision = "bf16",
+    feed_forwards: Precision = "bf16",
 ) -> AnyModule:
     """Let pauca compute the routed experts of a transformers model, in place.
 
@@ -44,6 +55,10 @@ def convert(
         projections: numerics of attention's linear layers (those within modules whose class ends in Attention, with
             sizes that are multiples of 32): as they are; or products in FP8 whose input is kept in FP8 (fp8) or MXFP4
             (fp4). Not measured on a GPU.
+        feed_forwards: numerics of dense and shared feed-forwards (two or three linear layers and an activation that
+            pauca computes, with sizes that are multiples of 32): as they are; or each computed and kept as one expert
+            that every token visits, by the recipe fp8 or fp4. Models without experts can be converted so, too. Not
+            measured on a GPU.
 
     Returns:
         The model.
@@ -58,22 +73,29 @@ def convert(
         >>> convert(model, Recipe.fp4())
     """
     require_transformers()
-    if projections not in RECIPES:
-        raise ConfigError(f"projections must be bf16, fp8 or fp4, got {projections!r}")
+    for option, value in (("projections", projections), ("feed_forwards", feed_forwards)):
+        if value not in RECIPES:
+            raise ConfigError(f"{option} must be bf16, fp8 or fp4, got {value!r}")
     for name, module in model.named_modules():
         if isinstance(module, ExpertBank) and module._ranks is not None:
             raise InputError(f"{name} is divided over ranks: convert before parallelize; its `recipe` may be set later")
     modules = {name: (module, conversion_of(module)) for name, module in model.named_modules()}
     found = {name: (module, target) for name, (module, target) in modules.items() if target is not None}
-    if not found:
+    if not found and feed_forwards == "bf16" and not any(isinstance(m, ConvertedFeedForward) for m in model.modules()):
         raise InputError(
             f"no experts found in {type(model).__name__}: none of its modules holds them as transformers' "
-            "mixture-of-experts models do, in gate_up_proj and down_proj"
+            "mixture-of-experts models do, in gate_up_proj and down_proj; without experts give feed_forwards"
         )
     for name, (module, target) in found.items():
         _check(name or type(module).__name__, module, target, recipe)
     kept_formats(recipe, recompute)  # refuses an unknown mode
+    dense = check_feed_forwards(model, feed_forwards)
+    own = {name: m for name, m in model.named_modules() if isinstance(m, ConvertedFeedForward) and name not in dense}
+    _check_restorable(own)
     convert_projections(model, projections, recipe)
+    convert_feed_forwards(model, dense, feed_forwards, recipe, recompute)
+    for module in own.values():
+        _restore(module)
     for module, target in found.values():
         assert not isinstance(target, str)
         _convert_module(module, target, recipe, recompute)
@@ -84,24 +106,33 @@ def unconvert(model: AnyModule) -> AnyModule:
     """Undo `convert`, in place: the model's own experts compute again, with the weights as they are now.
 
     Raises:
-        InputError: converted experts that are in use by `frozen_weights`, or were wrapped since.
+        InputError: converted modules that are in use by `frozen_weights`, or were wrapped since.
     """
     for name, module in model.named_modules():
         if isinstance(module, ExpertBank) and module._ranks is not None:
             raise InputError(f"{name} is divided over ranks: gather its weights and load them into the original model")
-    converted = {name: module for name, module in model.named_modules() if isinstance(module, ConvertedExperts)}
+    kinds = ConvertedExperts, ConvertedFeedForward
+    converted = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    _check_restorable(converted)
+    restore_projections(model)
+    for module in converted.values():
+        _restore(module)
+    return model
+
+
+def _check_restorable(converted: Mapping[str, ConvertedExperts | ConvertedFeedForward]) -> None:
     for name, module in converted.items():
-        if type(module).__module__ != ConvertedExperts.__module__:
+        if type(module).__module__ not in (ConvertedExperts.__module__, ConvertedFeedForward.__module__):
             raise InputError(f"{name} has been wrapped since its conversion ({type(module).__name__}): unwrap it first")
         if module._frozen:
             raise InputError(f"{name} is in use by frozen_weights: leave it first")
-    restore_projections(model)
-    for module in converted.values():
-        original_class, settings = module._original
-        for setting in settings:
-            delattr(module, setting)
-        module.__class__ = original_class  # pyright: ignore[reportAttributeAccessIssue]
-    return model
+
+
+def _restore(module: Any) -> None:
+    original_class, settings = module._original
+    for setting in settings:
+        delattr(module, setting)
+    module.__class__ = original_class
 
 
 def _convert_module(module: nn.Module, target: type[ConvertedExperts], recipe: Recipe, recompute: Recompute) -> None:

@@ -95,7 +95,7 @@ def _prepared(
 
 def _is_single(bank: ExpertBank) -> bool:
     """Whether it is a shared expert or a dense feed-forward."""
-    return len(bank.masters()[0]) == 1
+    return len(bank.down) == 1
 
 
 def _description(holder: nn.Module, bank: ExpertBank, dispatch: Format | None) -> dict[str, object]:

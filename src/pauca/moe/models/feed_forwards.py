@@ -1,0 +1,213 @@
+"""Dense and shared feed-forwards of a transformers model in few bits: a bank of one expert that every token visits.
+
+Where each of its three linear layers would keep an input, and the gate what it multiplies, a bank keeps its input and
+FC1's output in the recipe's format, and nothing else. The layers stay where they are, with their names and weights.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pauca.errors import InputError
+from pauca.moe.layer.experts import ExpertBank
+from pauca.moe.layer.feed_forward import apply_feed_forward
+from pauca.moe.layer.recipe import RECIPES, Precision, Recipe, Recompute
+from pauca.moe.models.expert_kinds import find_gate
+from pauca.moe.ops.gates import Gate
+
+_MULTIPLE = 32
+
+
+@dataclass(frozen=True)
+class FeedForwardKind:
+    """A feed-forward's linear layers by name, and its gate."""
+
+    fc1: tuple[str, ...]  # gate and up, or one layer that gives both
+    down: str
+    gate: Gate
+
+
+class ConvertedFeedForward(ExpertBank):
+    """A feed-forward of a transformers model: pauca's computation on linear layers that keep their names."""
+
+    _kind: FeedForwardKind
+    _original: tuple[type[nn.Module], tuple[str, ...]]  # its class, and the attributes that conversion added
+
+    def _layers(self) -> list[Any]:
+        """Those of FC1, and FC2's."""
+        return [self.get_submodule(name) for name in (*self._kind.fc1, self._kind.down)]
+
+    @property
+    def gate_up(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return torch.cat([layer.weight for layer in self._layers()[:-1]])[None]
+
+    @property
+    def down(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._layers()[-1].weight[None]
+
+    def masters(self) -> tuple[Tensor, ...]:
+        return tuple(layer.weight for layer in self._layers())
+
+    def forward(self, *tokens: Any, **named: Any) -> Any:
+        layers, given = self._layers(), (*tokens, *named.values())
+        # An adapter's layer, or one with a hook, does more than a product with its weight.
+        if len(given) != 1 or not all(map(_is_plain, layers)):
+            return self._original[0].forward(self, *tokens, **named)
+        x: Tensor = given[0]
+        self.check_tokens(x)
+        *fc1, fc2 = layers
+        with torch.autocast(x.device.type, enabled=False):
+            rows = x.reshape(-1, x.shape[-1]).bfloat16().contiguous()
+            bias = None if fc1[0].bias is None else torch.cat([layer.bias for layer in fc1])
+            y = apply_feed_forward(
+                rows, [layer.weight for layer in fc1], fc2.weight, self._recipe_text, self.recompute,
+                self._prepared_weights(), self._gate_text, bias,
+            )  # fmt: skip
+            if fc2.bias is not None:
+                y = y + fc2.bias.to(y.dtype)
+        return y.view(x.shape).to(x.dtype)
+
+
+def find_feed_forwards(model: nn.Module) -> tuple[dict[str, FeedForwardKind], dict[str, str]]:
+    """The feed-forwards that pauca computes, by name; and why it does not compute others.
+
+    They are found by what they do: two or three linear layers and an activation, which read and give the same channels.
+    """
+    found: dict[str, FeedForwardKind] = {}
+    refused: dict[str, str] = {}
+    for name, module in model.named_modules():
+        kind = module._kind if isinstance(module, ConvertedFeedForward) else _kind_of(module)
+        if isinstance(kind, str):
+            refused[name or type(module).__name__] = kind
+        elif kind is not None:
+            found[name] = kind
+    return found, refused
+
+
+def check_feed_forwards(model: nn.Module, precision: Precision) -> dict[str, FeedForwardKind]:
+    """Those that `convert_feed_forwards` is to convert; none for bf16.
+
+    Raises:
+        InputError: there are none, or their weights are neither BF16 nor FP32.
+    """
+    if precision == "bf16":
+        return {}
+    found, refused = find_feed_forwards(model)
+    if not found:
+        reasons = [f"{name} ({type(model.get_submodule(name)).__name__}): {why}" for name, why in refused.items()]
+        raise InputError(
+            f"no feed-forwards found in {type(model).__name__}: "
+            + (reasons[0] if reasons else "none of its modules is two or three linear layers and an activation")
+            + f", with sizes that are multiples of {_MULTIPLE}; leave feed_forwards at bf16"
+        )
+    for name, kind in found.items():
+        for layer in (*kind.fc1, kind.down):
+            inner = f"{name}.{layer}" if name else layer
+            weight = model.get_submodule(inner).weight
+            if type(weight) is not nn.Parameter or weight.dtype not in (torch.bfloat16, torch.float32):
+                what = getattr(weight, "dtype", type(weight).__name__)
+                raise InputError(f"{inner}: its weights are {what}: load the model in bfloat16 or float32")
+    return found
+
+
+def convert_feed_forwards(
+    model: nn.Module, found: dict[str, FeedForwardKind], precision: Precision, experts: Recipe, recompute: Recompute
+) -> None:
+    """Let pauca compute them, in place: by the experts' recipe where that is of the same precision."""
+    recipe = experts
+    if experts.precision != precision:
+        recipe = replace(RECIPES[precision], scale_rule=experts.scale_rule, fast_accumulate=experts.fast_accumulate)
+    for name, kind in found.items():
+        module = model.get_submodule(name)
+        if isinstance(module, ConvertedFeedForward):
+            module.recipe, module.recompute = recipe, recompute
+            continue
+        original_class, before = type(module), set(vars(module))
+        module.__class__ = ConvertedFeedForward
+        assert isinstance(module, ConvertedFeedForward)
+        module._kind, module._gate_text = kind, "" if kind.gate == Gate() else kind.gate.to_json()
+        module._configure(recipe, recompute)
+        module._original = original_class, (*(vars(module).keys() - before), "_original")
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a linear layer is one, and nothing besides."""
+    return type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
+
+
+def _kind_of(module: nn.Module) -> FeedForwardKind | str | None:
+    """Of a module that consists of linear layers; None if it is none."""
+    layers = {name: child for name, child in module.named_children() if type(child) is nn.Linear}
+    if len(layers) not in (2, 3) or "forward" in vars(module):
+        return None
+    owned = {f"{name}.{kind}" for name in layers for kind in ("weight", "bias")}
+    if {name for name, _ in module.named_parameters()} - owned or any(True for _ in module.buffers()):
+        return None
+    if any(hasattr(ConvertedFeedForward, name) for name in (*module._modules, *vars(module)) if name not in _OF_ANY):
+        return None
+    reason = None
+    for *fc1, down in permutations(layers):
+        if not _fit([layers[name] for name in fc1], layers[down]):
+            continue
+        gate = _gate_of(module, fc1, down, layers)
+        if gate is not None:
+            biased = layers[fc1[0]].bias is not None
+            return FeedForwardKind((*fc1,), down, Gate(**{**vars(gate), "biased": biased}))
+        reason = "what stands between its linear layers is none of the gates that pauca computes"
+    return reason
+
+
+_OF_ANY = {*vars(nn.Module()), *dir(nn.Module)}
+
+
+def _fit(fc1: Sequence[nn.Linear], down: nn.Linear) -> bool:
+    """Whether their sizes are those of FC1 and FC2."""
+    hidden, width = down.weight.shape
+    sizes = {tuple(layer.weight.shape) for layer in fc1}
+    wanted = {(width, hidden)} if len(fc1) == 2 else {(width, hidden), (2 * width, hidden)}
+    one_bias = len({layer.bias is None for layer in fc1}) == 1
+    return len(sizes) == 1 and sizes <= wanted and one_bias and not hidden % _MULTIPLE and not width % _MULTIPLE
+
+
+def _gate_of(module: nn.Module, fc1: Sequence[str], down: str, layers: dict[str, nn.Linear]) -> Gate | None:
+    """The gate of which FC2 reads the result, if these layers are FC1 and FC2: the module is asked, with others."""
+    if any(isinstance(child, nn.Dropout) and child.p for child in module.modules()):
+        return None
+    apart = len(fc1) == 2
+    gated = apart or layers[fc1[0]].weight.shape[0] > layers[down].weight.shape[1]
+    parts = [slice(0, 2), slice(2, 4)] if apart else [slice(None)]
+    asked = nn.Module()
+    vars(asked).update(vars(module) | {"training": True})  # dropout without a module of its own shows
+    stand_ins = {name: _Channels(part) for name, part in zip(fc1, parts, strict=True)}
+    asked._modules = module._modules | stand_ins | {down: _Channels(slice(None))}
+
+    def between(probe: Tensor) -> Any:
+        """Of FC1's channels two are gate and two are up, as one could not tell how they are ordered."""
+        channels = torch.cat([probe, probe], 1) if interleaved else probe.repeat_interleave(2, 1)
+        try:
+            result = type(module).forward(asked, channels[None])  # pyright: ignore[reportCallIssue]
+        except Exception:  # it asks for other arguments or shapes, or for what else its class has
+            return None
+        is_pair = isinstance(result, Tensor) and result.shape == (1, len(probe), 2)
+        return result[0, :, :1] if is_pair and torch.equal(result[..., 0], result[..., 1]) else None
+
+    for interleaved in (False, True) if gated and not apart else (False,):
+        gate = find_gate(module, between, gated, interleaved)
+        if gate is not None:
+            return gate
+    return None
+
+
+class _Channels(nn.Module):
+    """Stands for a linear layer: gives some of its input's channels."""
+
+    def __init__(self, part: slice) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., self.part]
