@@ -283,8 +283,12 @@ def test_models_without_experts_can_be_converted_so():
     expected = model(TOKENS).logits
     convert(model, Recipe.fp4(), projections="fp8", feed_forwards="fp4")
     assert 0 < difference(expected, model(TOKENS).logits) < 0.1
-    with pytest.raises(InputError, match=r"no experts found in LlamaForCausalLM.*feed_forwards"):
-        convert(unconvert(model), Recipe.fp4())
+    convert(model, Recipe.fp4(), projections="fp4")
+    assert not any(isinstance(module, ConvertedFeedForward) for module in model.modules())
+    convert(model, Recipe.fp4())
+    assert torch.equal(expected, model(TOKENS).logits)
+    with pytest.raises(InputError, match=r"no experts found in LlamaForCausalLM.*give projections, feed_forwards or n"):
+        convert(model, Recipe.fp4())
 
 
 def test_checkpoints_copies_and_frozen_weights_change_no_bit():

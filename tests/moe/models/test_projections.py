@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pauca.errors import ConfigError, InputError
 from pauca.moe import Recipe, convert, unconvert
 from pauca.moe.layer.linear import _STORED, apply_linear, quantize_input
+from pauca.moe.ops.formats import mxfp4_row_bytes
 
 transformers = pytest.importorskip("transformers")
 
@@ -103,6 +104,27 @@ def test_a_block_keeps_less():
 
     bf16, fp8, fp4 = map(kept, ("bf16", "fp8", "fp4"))
     assert fp4 < fp8 < bf16
+
+
+@pytest.mark.parametrize(
+    ("order", "kept"),
+    [("as attention reads it", "bf16"), ("copied", "mxfp4"), ("gated", "mxfp4"), ("fp32", "mxfp4"), ("none", "mxfp4")],
+)
+def test_attentions_output_is_kept_once_in_bf16_and_a_copy_of_it_in_few_bits(order, kept):
+    """Heads that lie one after the other (DeepSeek's) are put in order, token by token: a copy that nothing keeps."""
+    torch.manual_seed(0)
+    shape = (2, 4, 24, 16) if order == "copied" else (2, 24, 4, 16)
+    q, k, v = (torch.randn(shape, requires_grad=order != "none").bfloat16() for _ in range(3))
+    if order != "copied":
+        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
+    x = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(2, 24, 64).contiguous()
+    x = x * 2 if order == "gated" else x.float() if order == "fp32" else x
+    layer = convert(qwen().bfloat16(), Recipe.fp4(), projections="fp4").model.layers[0].self_attn.o_proj
+    seen = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t) or t, lambda t: t):
+        layer(x)
+    kinds = {(tensor.dtype, tensor.shape[-1]) for tensor in seen if tensor.ndim == 2 and tensor.shape[0] == 48}
+    assert kinds == ({(torch.bfloat16, 64)} if kept == "bf16" else {(torch.uint8, mxfp4_row_bytes(64))})
 
 
 def test_it_is_undone_and_chosen_anew():

@@ -6,12 +6,12 @@ another class (as `fully_shard` does), and all else stays with the model: its ro
 its weights, optimizers and hooks that hold them.
 
 Attention's projections are converted on request (`projections`), and so are dense and shared feed-forwards
-(`feed_forwards`).
+(`feed_forwards`) and what RMS norms keep (`norms`).
 """
 
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,19 +19,21 @@ from torch import Tensor, nn
 from pauca.errors import ConfigError, InputError, PaucaError
 from pauca.moe.layer.experts import ExpertBank, checked_recipe
 from pauca.moe.layer.kept import kept_formats
-from pauca.moe.layer.recipe import RECIPES, Precision, Recipe, Recompute
+from pauca.moe.layer.recipe import RECIPES, Format, Precision, Recipe, Recompute
 from pauca.moe.models.expert_kinds import ExpertKind
 from pauca.moe.models.feed_forwards import (
     ConvertedFeedForward,
     check_feed_forwards,
     convert_feed_forwards,
 )
+from pauca.moe.models.norms import ConvertedRMSNorm, check_norms, convert_norms
 from pauca.moe.models.other_experts import ConvertedExperts, conversion_of
-from pauca.moe.models.projections import convert_projections, restore_projections
+from pauca.moe.models.projections import ConvertedLinear, convert_projections, restore_projections
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 SUPPORTED_MAJOR = "5"
 """The major version of transformers that is supported: since 5.0 experts are stored fused."""
+_BY_OPTION = ConvertedFeedForward, ConvertedRMSNorm
 
 
 def convert(
@@ -40,8 +42,9 @@ def convert(
     recompute: Recompute = "none",
     projections: Precision = "bf16",
     feed_forwards: Precision = "bf16",
+    norms: Format | None = None,
 ) -> AnyModule:
-    """Let pauca compute the routed experts of a transformers model, in place.
+    """Let pauca compute the routed experts of a transformers model, in place, and by option more of it.
 
     No weight is copied or renamed, and routers stay the model's own: checkpoints, `generate`, auxiliary losses and
     optimizers do not notice. Convert before wrapping (DDP, FSDP, PEFT).
@@ -57,14 +60,16 @@ def convert(
             (fp4). Not measured on a GPU.
         feed_forwards: numerics of dense and shared feed-forwards (two or three linear layers and an activation that
             pauca computes, with sizes that are multiples of 32): as they are; or each computed and kept as one expert
-            that every token visits, by the recipe fp8 or fp4. Models without experts can be converted so, too. Not
-            measured on a GPU.
+            that every token visits, by the recipe fp8 or fp4. Not measured on a GPU.
+        norms: format in which RMS norms keep their input for backward: as it is (bf16), in FP8 (fp8) or in MXFP4
+            (mxfp4); None leaves them as they are, with an FP32 copy of it and more. Not measured on a GPU.
 
     Returns:
         The model.
 
     Raises:
-        InputError: no experts in there, or of a kind that pauca does not compute; nothing is changed then.
+        InputError: experts of a kind that pauca does not compute, or nothing of what is to be converted; nothing is
+            changed then.
         ConfigError: a recipe that cannot hold the sizes of the experts; numerics that there are not.
         PaucaError: transformers is missing, or not of a supported version.
 
@@ -76,26 +81,34 @@ def convert(
     for option, value in (("projections", projections), ("feed_forwards", feed_forwards)):
         if value not in RECIPES:
             raise ConfigError(f"{option} must be bf16, fp8 or fp4, got {value!r}")
+    if norms is not None and norms not in get_args(Format):
+        raise ConfigError(f"norms must be None, bf16, fp8 or mxfp4, got {norms!r}")
     for name, module in model.named_modules():
         if isinstance(module, ExpertBank) and module._ranks is not None:
             raise InputError(f"{name} is divided over ranks: convert before parallelize; its `recipe` may be set later")
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"recipe must be a Recipe, such as Recipe.fp4(), got {recipe!r}")
     modules = {name: (module, conversion_of(module)) for name, module in model.named_modules()}
     found = {name: (module, target) for name, (module, target) in modules.items() if target is not None}
-    if not found and feed_forwards == "bf16" and not any(isinstance(m, ConvertedFeedForward) for m in model.modules()):
+    converted = {name: module for name, module in model.named_modules() if isinstance(module, _BY_OPTION)}
+    optional = any(isinstance(module, (ConvertedLinear, *_BY_OPTION)) for module in model.modules())
+    if not (found or optional or norms is not None or {projections, feed_forwards} != {"bf16"}):
         raise InputError(
             f"no experts found in {type(model).__name__}: none of its modules holds them as transformers' "
-            "mixture-of-experts models do, in gate_up_proj and down_proj; without experts give feed_forwards"
+            "mixture-of-experts models do, in gate_up_proj and down_proj; without experts give projections, "
+            "feed_forwards or norms"
         )
     for name, (module, target) in found.items():
         _check(name or type(module).__name__, module, target, recipe)
     kept_formats(recipe, recompute)  # refuses an unknown mode
-    dense = check_feed_forwards(model, feed_forwards)
-    own = {name: m for name, m in model.named_modules() if isinstance(m, ConvertedFeedForward) and name not in dense}
-    _check_restorable(own)
+    dense, normed = check_feed_forwards(model, feed_forwards), check_norms(model, norms)
+    others = {name: module for name, module in converted.items() if name not in dense and name not in normed}
+    _check_restorable(others)
     convert_projections(model, projections, recipe)
-    convert_feed_forwards(model, dense, feed_forwards, recipe, recompute)
-    for module in own.values():
+    for module in others.values():
         _restore(module)
+    convert_feed_forwards(model, dense, feed_forwards, recipe, recompute)
+    convert_norms(model, normed, norms, recipe)
     for module, target in found.values():
         assert not isinstance(target, str)
         _convert_module(module, target, recipe, recompute)
@@ -111,7 +124,7 @@ def unconvert(model: AnyModule) -> AnyModule:
     for name, module in model.named_modules():
         if isinstance(module, ExpertBank) and module._ranks is not None:
             raise InputError(f"{name} is divided over ranks: gather its weights and load them into the original model")
-    kinds = ConvertedExperts, ConvertedFeedForward
+    kinds = ConvertedExperts, *_BY_OPTION
     converted = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
     _check_restorable(converted)
     restore_projections(model)
@@ -120,11 +133,11 @@ def unconvert(model: AnyModule) -> AnyModule:
     return model
 
 
-def _check_restorable(converted: Mapping[str, ConvertedExperts | ConvertedFeedForward]) -> None:
+def _check_restorable(converted: Mapping[str, nn.Module]) -> None:
     for name, module in converted.items():
-        if type(module).__module__ not in (ConvertedExperts.__module__, ConvertedFeedForward.__module__):
+        if type(module).__module__ not in {kind.__module__ for kind in (ConvertedExperts, *_BY_OPTION)}:
             raise InputError(f"{name} has been wrapped since its conversion ({type(module).__name__}): unwrap it first")
-        if module._frozen:
+        if isinstance(module, ExpertBank) and module._frozen:
             raise InputError(f"{name} is in use by frozen_weights: leave it first")
 
 

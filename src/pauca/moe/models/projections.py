@@ -17,8 +17,9 @@ from pauca.moe.ops import products
 
 _MULTIPLE = 32
 _LAST = ("o_proj", "out_proj", "dense", "wo", "out")
-"""What reads attention's output is called: attention keeps that in BF16 for its own backward, and a second copy in few
-bits would only add to it."""
+"""What reads attention's output is called: where attention keeps that in BF16 for its own backward, a second copy in
+few bits would only add to it."""
+_VIEWS = ("View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "Alias")
 
 
 class ConvertedLinear(nn.Linear):
@@ -26,20 +27,33 @@ class ConvertedLinear(nn.Linear):
 
     _recipe_text: str
     _kept: Format
+    _is_last: bool
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         products.require_fp8(x.device)
         with torch.autocast(x.device.type, enabled=False):
-            stored = None
+            stored, kept = None, self._kept
             if not torch.compiler.is_compiling():
-                stored = quantize_input(x, self._recipe_text, self._kept)
-            y = apply_linear(x.bfloat16(), self.weight, self._recipe_text, self._kept, stored=stored)
+                if self._is_last and _is_kept_by_attention(x):
+                    kept = "bf16"
+                stored = quantize_input(x, self._recipe_text, kept)
+            elif self._is_last:  # where x comes from is not to be seen
+                kept = "bf16"
+            y = apply_linear(x.bfloat16(), self.weight, self._recipe_text, kept, stored=stored)
             if self.bias is not None:
                 y = y + self.bias.to(y.dtype)
         return y.to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, keeps {self._kept}"
+
+
+def _is_kept_by_attention(x: Tensor) -> bool:
+    """Whether x is attention's own output, seen otherwise: not a copy in another order or type, nor gated."""
+    node = x.grad_fn
+    while node is not None and node.name().removesuffix("Backward0") in _VIEWS:
+        node = node.next_functions[0][0]
+    return x.dtype == torch.bfloat16 and node is not None and ("Attention" in node.name() or "Attn" in node.name())
 
 
 def find_projections(model: nn.Module) -> dict[str, nn.Linear]:
@@ -79,7 +93,7 @@ def convert_projections(model: nn.Module, precision: Precision, experts: Recipe)
         layer.__class__ = ConvertedLinear
         assert isinstance(layer, ConvertedLinear)
         own: Format = "mxfp4" if precision == "fp4" else "fp8"
-        layer._recipe_text, layer._kept = recipe.to_json(), "bf16" if name.endswith(_LAST) else own
+        layer._recipe_text, layer._kept, layer._is_last = recipe.to_json(), own, name.endswith(_LAST)
 
 
 def restore_projections(model: nn.Module) -> None:
@@ -87,5 +101,5 @@ def restore_projections(model: nn.Module) -> None:
     for layer in model.modules():
         if type(layer) is ConvertedLinear:
             settings: Any = vars(layer)
-            del settings["_recipe_text"], settings["_kept"]
+            del settings["_recipe_text"], settings["_kept"], settings["_is_last"]
             layer.__class__ = nn.Linear  # pyright: ignore[reportAttributeAccessIssue]
