@@ -69,3 +69,22 @@ def test_blocks_begin_as_the_site_reads_them(page):
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         if line.lstrip().startswith("```"):
             assert re.fullmatch(r" *```(\w*|\{( \.\w+)+ \})", line), f"{page}:{number}: {line}"
+
+
+def test_the_readme_shows_what_the_benchmark_of_peers_printed():
+    measured = (DOCS / "moe" / "measured.md").read_text(encoding="utf-8")
+    section = measured.partition("## Beside other people's experts")[2].partition("\n## ")[0]
+    times, kept = (_rows(section.partition(title)[2]) for title in ("| balanced: forward", "| kept, KiB"))
+    shown = _rows(
+        (DOCS.parent / "README.md").read_text(encoding="utf-8").partition("| forward + backward, ms / kept")[2]
+    )
+    assert len(shown) == len(times) == len(kept) == 6
+    for row, ms, memory in zip(shown, times, kept, strict=True):
+        expected = [f"{a} / {b.split()[0]}" for a, b in zip(ms[2:6], memory[2:6], strict=True)]
+        assert row == [ms[0], *expected]
+
+
+def _rows(text: str) -> list[list[str]]:
+    """The cells of a table whose title line `text` begins in."""
+    lines = text.partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
