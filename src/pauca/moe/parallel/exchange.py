@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int, Int32
+from jaxtyping import Float, Int, Int32, Int64
 from torch import Tensor
 from torch import distributed as dist
 
@@ -99,34 +99,71 @@ def arrange_exchange(
         expert_ids: the experts of this rank's tokens, counted over all ranks.
         experts_per_rank: rank r holds experts r * experts_per_rank and following.
         group: ranks that divide the experts.
-        fingerprint: of all that must be the same on every rank; travels with the counts.
+        fingerprint: 31 bits of all that must be the same on every rank; travels with the counts.
     """
-    world, (tokens, top_k) = dist.get_world_size(group), expert_ids.shape
-    ranks = expert_ids.long() // experts_per_rank
-    visits = torch.zeros(tokens, world, dtype=torch.bool, device=ranks.device).scatter_(1, ranks, True)
-    copies = torch.zeros(world, dtype=torch.int64, device=ranks.device)
-    copies.scatter_add_(0, ranks.reshape(-1), torch.ones_like(ranks).reshape(-1))
-    ours = torch.stack([visits.sum(0), copies, torch.full_like(copies, fingerprint)], 1)
-    theirs = torch.empty_like(ours)
+    world = dist.get_world_size(group)
+    counts = torch.empty(
+        2, world, 3, dtype=torch.int64, device=expert_ids.device
+    )  # ours and theirs: one copy to wait for
+    row_to_token, row_to_rank, token_to_rows = rank_visits(expert_ids, experts_per_rank, world, fingerprint, counts[0])
     with peers_answer("exchanging counts"):
-        dist.all_to_all_single(theirs, ours, group=group)
-        leaving, arriving = torch.stack([ours, theirs]).tolist()
+        dist.all_to_all_single(counts[1], counts[0], group=group)
+        leaving, arriving = counts.tolist()
     _check_fingerprints([peer for _, _, peer in arriving], fingerprint, group)
-
-    by_rank = visits.t().contiguous()
-    row = (by_rank.view(-1).cumsum(0) - 1).view_as(by_rank)
-    token_to_rows = row.masked_fill(~by_rank, PADDING).t().sort(1, descending=True).values
     rows = sum(count for count, _, _ in leaving)
-    row_to_rank, row_to_token = torch.nonzero_static(by_rank, size=rows).int().t().contiguous()
     return Exchange(
         group,
-        row_to_token,
-        row_to_rank,
-        token_to_rows[:, : min(top_k, world)].int().contiguous(),
+        row_to_token[:rows],
+        row_to_rank[:rows],
+        token_to_rows,
         [count for count, _, _ in leaving],
         [count for count, _, _ in arriving],
         sum(count for _, count, _ in arriving),
     )
+
+
+def rank_visits(
+    expert_ids: Int[Tensor, "tokens top_k"],
+    experts_per_rank: int,
+    ranks: int,
+    fingerprint: int,
+    counts: Int64[Tensor, "ranks 3"],
+) -> tuple[Int32[Tensor, " most"], Int32[Tensor, " most"], Int32[Tensor, "tokens visits"]]:
+    """`row_to_token`, `row_to_rank` and `token_to_rows` of an `Exchange`, before the host knows how many rows it has.
+
+    On a GPU the first two are as long as they can get, and hold anything behind the rows. `counts` becomes, for each
+    rank, the rows and the copies of tokens that leave for it, and the fingerprint.
+    """
+    if expert_ids.is_cuda:
+        from pauca.moe.ops.kernels.rank_visits import rank_visits as visits_on_gpu  # imports Triton
+
+        return visits_on_gpu(expert_ids, experts_per_rank, ranks, fingerprint, counts)
+    (tokens, top_k), device = expert_ids.shape, expert_ids.device
+    rank = expert_ids.long() // experts_per_rank
+    visits = torch.zeros(ranks, tokens, dtype=torch.bool, device=device).scatter_(0, rank.t(), True)
+    copies = torch.bincount(rank.view(-1), minlength=ranks)
+    torch.stack([visits.sum(1), copies, torch.full_like(copies, fingerprint)], 1, out=counts)
+    row = (visits.view(-1).cumsum(0) - 1).view_as(visits).masked_fill(~visits, PADDING)
+    token_to_rows = row.t().sort(1, descending=True).values[:, : min(top_k, ranks)].int().contiguous()
+    row_to_rank, row_to_token = visits.nonzero().int().t().contiguous()
+    return row_to_token, row_to_rank, token_to_rows
+
+
+def routing_rows(
+    expert_ids: Int[Tensor, "tokens top_k"],
+    probabilities: Float[Tensor, "tokens top_k"],
+    row_to_token: Int32[Tensor, " rows"],
+    row_to_rank: Int32[Tensor, " rows"],
+    experts_per_rank: int,
+) -> Int32[Tensor, "rows twice_top_k"]:
+    """For each row the choices of its token: experts of its rank, or PADDING, and the bits of their weights."""
+    if expert_ids.is_cuda:
+        from pauca.moe.ops.kernels.rank_visits import routing_rows as routing_on_gpu  # imports Triton
+
+        return routing_on_gpu(expert_ids, probabilities, row_to_token, row_to_rank, experts_per_rank)
+    ids = expert_ids[row_to_token].int() - row_to_rank[:, None] * experts_per_rank
+    ids = ids.masked_fill((ids < 0) | (ids >= experts_per_rank), PADDING)
+    return torch.cat([ids, probabilities[row_to_token].contiguous().view(torch.int32)], 1)
 
 
 def bounded_exchange(

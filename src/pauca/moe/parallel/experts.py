@@ -32,11 +32,18 @@ from pauca.moe.layer.derivatives import first_derivative_only
 from pauca.moe.layer.experts import ExpertBank, add_down_bias
 from pauca.moe.layer.kept import from_bytes, to_bytes
 from pauca.moe.layer.passes import Gradients, Wanted, quantize
-from pauca.moe.layer.permutation import PADDING, Permutation, sort_by_expert
+from pauca.moe.layer.permutation import Permutation, sort_by_expert
 from pauca.moe.layer.recipe import Format, Recompute
 from pauca.moe.layer.rotation import rotate_input, rotate_weights
 from pauca.moe.ops.formats import Fp8Tensor, Stored
-from pauca.moe.parallel.exchange import Exchange, Journey, arrange_exchange, bounded_exchange, require_equal_tokens
+from pauca.moe.parallel.exchange import (
+    Exchange,
+    Journey,
+    arrange_exchange,
+    bounded_exchange,
+    require_equal_tokens,
+    routing_rows,
+)
 from pauca.moe.parallel.ranks import Ranks
 from pauca.moe.parallel.wire import gradient_format, wire_format
 
@@ -141,24 +148,21 @@ class ParallelExperts(ExpertBank):
             exchange = bounded_exchange(expert_ids, each, self._ranks.group)
         else:
             exchange = arrange_exchange(expert_ids, each, self._ranks.group, fingerprint)
-        token, first = exchange.row_to_token, exchange.row_to_rank[:, None] * each
-        ids = expert_ids[token].int() - first
-        ids = ids.masked_fill((ids < 0) | (ids >= each), PADDING)
         # First, so that rows are put in order while tokens travel.
-        routing = exchange.send([torch.cat([ids, probabilities[token].contiguous().view(torch.int32)], 1)])
+        rows = exchange.row_to_token, exchange.row_to_rank
+        routing = exchange.send([routing_rows(expert_ids, probabilities, *rows, each)])
         tokens = exchange.send(to_bytes(exchange.rows(quantize(x, format_, self.recipe))))
         return _Dispatched(exchange, routing, tokens, format_, x.shape[1])
 
     def _fingerprint(self, x: Tensor, gate_up: Tensor, probabilities: Tensor) -> int:
-        """A digest of what must be the same on every rank for one forward and backward to fit together."""
+        """A digest of what must be the same on every rank for one forward and backward to fit together, of 31 bits."""
         differentiable = (x, probabilities, gate_up, self.down, self.biases[0])
         wanted = [torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in differentiable]
         sizes = [probabilities.shape[1], *self.down.shape]
-        return crc32(
-            json.dumps(
-                [self._name, sizes, self._recipe_text, self.recompute, self.dispatch, self._gate_text, wanted]
-            ).encode()
+        text = json.dumps(
+            [self._name, sizes, self._recipe_text, self.recompute, self.dispatch, self._gate_text, wanted]
         )
+        return crc32(text.encode()) >> 1
 
     def as_shard(self, own: Tensor) -> DTensor:
         """This rank's experts, or what `fully_shard` has left it of them, as a part of all experts; nothing travels."""

@@ -11,10 +11,12 @@ import torch
 from pauca.moe.layer.permutation import PADDING, row_bound, sort_by_expert
 from pauca.moe.ops import reference
 from pauca.moe.ops.formats import BLOCK, Fp8Tensor, Granularity, MxFp4Tensor, ScaleRule
+from pauca.moe.parallel.exchange import rank_visits, routing_rows
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 kernels = pytest.importorskip("pauca.moe.ops.kernels", reason="needs Triton")
+rank_visits_kernels = pytest.importorskip("pauca.moe.ops.kernels.rank_visits")
 sort_by_expert_kernel = pytest.importorskip("pauca.moe.ops.kernels.sort_by_expert").sort_by_expert
 pytestmark = [pytest.mark.usefixtures("poisoned_memory"), *([] if INTERPRETED else [pytest.mark.gpu])]
 compiled_only = pytest.mark.skipif(INTERPRETED, reason="the interpreter rounds FP8 and BF16 wrongly")
@@ -355,3 +357,24 @@ def test_sort_by_expert(tokens, top_k, experts, here, dtype, generator):
     actual = sort_by_expert_kernel(ids.to(DEVICE), experts, row_bound(copies, experts))
     for name, tensor in zip(("row_to_copy", "row_to_token", "copy_to_row", "offsets"), actual, strict=True):
         assert torch.equal(tensor.cpu(), getattr(expected, name)), name
+
+
+@pytest.mark.parametrize(("tokens", "top_k", "ranks"), [(0, 2, 2), (1, 1, 1), (2100, 3, 2), (300, 8, 4), (90, 2, 3)])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_rank_visits_and_their_routing(tokens, top_k, ranks, dtype, generator):
+    each = 4
+    ids = torch.rand(tokens, each * ranks, generator=generator).topk(min(top_k, each * ranks), 1).indices.to(dtype)
+    ids[: tokens // 3] %= each  # these visit the first rank alone
+    weights = torch.rand(ids.shape, generator=generator)
+    expected_counts, counts = torch.empty(ranks, 3, dtype=torch.int64), torch.empty(ranks, 3, dtype=torch.int64)
+    expected = rank_visits(ids, each, ranks, 7, expected_counts)
+    counts = counts.to(DEVICE)
+    actual = rank_visits_kernels.rank_visits(ids.to(DEVICE), each, ranks, 7, counts)
+    assert torch.equal(counts.cpu(), expected_counts)
+    assert torch.equal(actual[2].cpu(), expected[2])
+    rows = len(expected[0])
+    row_to_token, row_to_rank = actual[0][:rows], actual[1][:rows]
+    assert torch.equal(row_to_token.cpu(), expected[0])
+    assert torch.equal(row_to_rank.cpu(), expected[1])
+    routing = rank_visits_kernels.routing_rows(ids.to(DEVICE), weights.to(DEVICE), row_to_token, row_to_rank, each)
+    assert torch.equal(routing.cpu(), routing_rows(ids, weights, *expected[:2], each))

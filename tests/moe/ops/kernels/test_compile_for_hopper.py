@@ -199,6 +199,25 @@ KERNELS = [
             **{"EXPERTS": 128, "COPIES": 4096, "GROUP_ROWS": 16},
         },
     ),
+    *(
+        (
+            "rank_visits.rank_visits_kernel",
+            {
+                **{"expert_ids": "*i64", "row_to_token": INT32, "row_to_rank": INT32, "token_to_rows": INT32},
+                **{"counts": "*i64", "tokens": "i32", "visits": "i32", "experts_per_rank": "i32", "fingerprint": "i32"},
+                **{"TOKENS": min(2048, 8192 // ranks), "RANKS": ranks, "TOP_K": 8},
+            },
+        )
+        for ranks in (2, 8, 64)
+    ),
+    (
+        "rank_visits.routing_rows_kernel",
+        {
+            **{"expert_ids": "*i64", "probabilities": INT32, "row_to_token": INT32, "row_to_rank": INT32},
+            **{"routing": INT32, "rows": "i32", "top_k": "i32", "experts_per_rank": "i32"},
+            **{"ROWS": 256, "CHOICES": 8},
+        },
+    ),
 ]
 
 
@@ -235,6 +254,6 @@ def test_compiles(path, arguments):
     ptx = compiled.asm["ptx"]
     assert ".target sm_90" in ptx
     assert ".local" not in ptx, "an array went to local memory"
-    if file not in ("group_maximum", "sort_by_expert"):  # they move bytes and indices here and there
+    if file not in ("group_maximum", "sort_by_expert", "rank_visits"):  # they move bytes and indices here and there
         assert re.search(r"ld\.global\S*\.v(4\.b32|2\.b32|2\.b64)", ptx), "no wide load"
         assert re.search(r"st\.global\S*\.v(4\.b32|2\.b32|2\.b64)", ptx), "no wide store"
