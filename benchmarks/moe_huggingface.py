@@ -18,9 +18,10 @@ sizes (`MoELM`'s), by `pauca moe plan`'s count, which is autograd's to within 1 
 import argparse
 import json
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,15 +112,27 @@ def measure(block: nn.Module, channels: int) -> dict[str, float]:
     return {name: count / TOKENS / 1024 for name, count in kept.items()}
 
 
-WHOLE_BLOCKS = ("Qwen3-30B-A3B", "DeepSeek-V3", "DeepSeek-V3, dense")
+WHOLE_BLOCKS = {"Qwen3-30B-A3B": 16, "DeepSeek-V3": 8, "DeepSeek-V3, dense": 8}
+"""Experts that are built of each; their number changes padding only."""
 
 
-def build_model(name: str, smaller: int = 1) -> PreTrainedModel:
+OPTIONS: dict[str, dict[str, Any]] = {  # of `convert`, one after the other
+    "experts": {},
+    "+ projections": {"projections": "fp4"},
+    "+ feed-forwards": {"feed_forwards": "fp4"},
+    "+ norms, bf16": {"norms": "bf16"},
+    "+ norms, fp8": {"norms": "fp8"},
+    "+ norms, mxfp4": {"norms": "mxfp4"},
+}
+
+
+def build_model(name: str, smaller: int = 1, experts: int | None = None) -> PreTrainedModel:
     """A model of one layer, its widths, heads and ranks divided by `smaller`."""
+    experts = WHOLE_BLOCKS[name] if experts is None else experts
     common = {"num_hidden_layers": 1, "num_experts_per_tok": 8, "vocab_size": 64, "pad_token_id": 0}
     if name == "Qwen3-30B-A3B":
         sizes = {"hidden_size": 2048, "moe_intermediate_size": 768, "num_attention_heads": 32, "num_key_value_heads": 4}
-        config = Qwen3MoeConfig(**common, **_divided(sizes, smaller), num_experts=16, head_dim=128)
+        config = Qwen3MoeConfig(**common, **_divided(sizes, smaller), num_experts=experts, head_dim=128)
         model: PreTrainedModel = Qwen3MoeModel(config)
     else:
         sizes = {
@@ -127,7 +140,7 @@ def build_model(name: str, smaller: int = 1) -> PreTrainedModel:
             **{"num_attention_heads": 128, "num_key_value_heads": 128, "q_lora_rank": 1536, "kv_lora_rank": 512},
         }
         config = DeepseekV3Config(
-            **common, **_divided(sizes, smaller), n_routed_experts=8, n_shared_experts=1, n_group=1, topk_group=1,
+            **common, **_divided(sizes, smaller), n_routed_experts=experts, n_shared_experts=1, n_group=1, topk_group=1,
             qk_nope_head_dim=64, qk_rope_head_dim=64, v_head_dim=128, first_k_dense_replace=int("dense" in name),
         )  # fmt: skip
         model = DeepseekV3Model(config)
@@ -138,37 +151,34 @@ def _divided(sizes: dict[str, int], by: int) -> dict[str, int]:
     return {name: size // by for name, size in sizes.items()}
 
 
-def measure_whole(model: PreTrainedModel, tokens: int = TOKENS) -> dict[str, float]:
-    """KiB per token of a model's first layer, with one option of `convert` after the other."""
-    (layer,) = model.layers
-    is_dense = not any(name.endswith("experts.down_proj") for name, _ in layer.named_parameters())
-    has_feed_forwards = any(name.endswith("up_proj.weight") for name, _ in layer.named_parameters())
-    x = torch.randn(1, tokens, model.config.hidden_size, dtype=torch.bfloat16, requires_grad=True)
-    places = torch.arange(tokens)[None]
-    rotation = model.rotary_emb(x, places)
-    ignored = (*rotation, *model.parameters(), *model.buffers())
-
-    def kept() -> float:
-        def forward() -> Tensor:
-            return layer(x, position_embeddings=rotation, attention_mask=None, position_ids=places)
-
-        return kept_bytes(forward, ignored) / tokens / 1024
-
-    found = {"transformers": kept()}
-    options: dict[str, str] = {}
-    for added, more in (
-        ("experts", {}),
-        ("+ projections", {"projections": "fp4"}),
-        ("+ feed-forwards", {"feed_forwards": "fp4"} if has_feed_forwards else {}),
-        ("+ norms, bf16", {"norms": "bf16"}),
-        ("+ norms, fp8", {"norms": "fp8"}),
-        ("+ norms, mxfp4", {"norms": "mxfp4"}),
-    ):
-        options |= more
-        if not (is_dense and added == "experts"):  # of which there are none
+def stages(model: PreTrainedModel) -> Iterator[str]:
+    """Convert with one option after the other, and say each time which was added last; first as transformers has it."""
+    named = [name for name, _ in model.layers.named_parameters()]
+    has_experts = any(name.endswith("experts.down_proj") for name in named)
+    has_feed_forwards = any(name.endswith("up_proj.weight") for name in named)
+    yield "transformers"
+    options: dict[str, Any] = {}
+    for added, more in OPTIONS.items():
+        options |= more if has_feed_forwards else {name: more[name] for name in more if name != "feed_forwards"}
+        if has_experts or options:
             convert(model, Recipe.fp4(), **options)
-        found[added] = kept()
-    return found
+        yield added
+
+
+def forward_of(model: PreTrainedModel, x: Tensor) -> tuple[Callable[[], Tensor], list[Tensor]]:
+    """A forward of a model's one layer, and the tensors that it keeps for itself or for all layers."""
+    (layer,) = model.layers
+    places = torch.arange(x.shape[1], device=x.device)[None]
+    rotation = model.rotary_emb(x, places)
+    own = [*rotation, *model.parameters(), *model.buffers()]
+    return lambda: layer(x, position_embeddings=rotation, attention_mask=None, position_ids=places), own
+
+
+def measure_whole(model: PreTrainedModel, tokens: int = TOKENS) -> dict[str, float]:
+    """KiB per token of a model's one layer, with one option of `convert` after the other."""
+    x = torch.randn(1, tokens, model.config.hidden_size, dtype=torch.bfloat16, requires_grad=True)
+    forward, own = forward_of(model, x)
+    return {added: kept_bytes(forward, own) / tokens / 1024 for added in stages(model)}
 
 
 def plan_own() -> dict[str, float]:
@@ -206,7 +216,7 @@ def main() -> None:
     show("KiB kept per token", columns, rows)
     whole = {name: measure_whole(build_model(name)) for name in WHOLE_BLOCKS}
     last = "+ norms, mxfp4"
-    columns = ["whole block", *whole[WHOLE_BLOCKS[0]], "experts alone over all"]
+    columns = ["whole block", "transformers", *OPTIONS, "experts alone over all"]
     rows = [[name, *row.values(), row["experts"] / row[last]] for name, row in whole.items()]
     show("KiB kept per token, whole block", columns, rows)
     own = plan_own()

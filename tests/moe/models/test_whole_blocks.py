@@ -9,7 +9,9 @@ from types import ModuleType
 import pytest
 import torch
 
-pytest.importorskip("transformers")
+from pauca.moe import Recipe, convert
+
+transformers = pytest.importorskip("transformers")
 
 TOKENS = 96
 
@@ -40,3 +42,28 @@ def test_a_block_keeps_half_of_what_it_keeps_with_experts_alone(name, smaller, l
     kept = benchmark.measure_whole(benchmark.build_model(name, smaller), TOKENS)
     assert list(kept.values()) == sorted(kept.values(), reverse=True)
     assert kept["experts"] >= least * kept["+ norms, mxfp4"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("norms", ["bf16", "mxfp4"])
+def test_a_gpu_computes_what_a_cpu_does(norms):
+    torch.manual_seed(0)
+    model = transformers.Qwen2MoeForCausalLM(
+        transformers.Qwen2MoeConfig(
+            vocab_size=64, hidden_size=128, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+            num_experts=1, num_experts_per_tok=1, moe_intermediate_size=64, shared_expert_intermediate_size=96,
+        )
+    ).bfloat16()  # fmt: skip
+    convert(model, Recipe.fp4(), projections="fp4", feed_forwards="fp4", norms=norms)
+    tokens = torch.arange(2 * 40).reshape(2, 40) * 31 % 61 + 3
+    found = []
+    for device in ("cpu", "cuda"):
+        model.to(device).zero_grad()
+        result = model(tokens.to(device), labels=tokens.to(device))
+        result.loss.backward()
+        gradients = {name: weight.grad.float().cpu() for name, weight in model.named_parameters() if weight.grad.any()}
+        found.append((result.logits.detach().float().cpu(), gradients))
+    (logits, expected), (ours, gradients) = found
+    assert (logits - ours).norm() < 0.02 * logits.norm()
+    for name, gradient in expected.items():  # one rounding the other way tips codes of four bits over
+        assert (gradient - gradients[name]).norm() < 0.2 * gradient.norm(), name
