@@ -10,8 +10,9 @@ rest again, as SonicMoE does: the leanest without fewer bits. Counting needs no 
 emulated.
 
 Then whole blocks, attention and norms and the block's input with them: by transformers, with `convert`'s experts alone,
-and with one option after the other. DeepSeek-V3's queries and keys have 128 channels a head here, like its values,
-rather than 192: torch's attention on a CPU would keep probabilities otherwise. And pauca's own block of Qwen3-30B-A3B's
+and with one option after the other. Of DeepSeek-V3's widths, heads and ranks it is a quarter, so that a CPU can hold
+them; and its queries and keys have 128 channels a head, like its values, rather than 192, as torch's attention on a CPU
+would keep probabilities otherwise. And pauca's own block of Qwen3-30B-A3B's
 sizes (`MoELM`'s), by `pauca moe plan`'s count, which is autograd's to within 1 % (tests/moe/plan/test_memory.py).
 """
 
@@ -214,7 +215,7 @@ def main() -> None:
         for name, row in results.items()
     ]
     show("KiB kept per token", columns, rows)
-    whole = {name: measure_whole(build_model(name)) for name in WHOLE_BLOCKS}
+    whole = {name: measure_whole(build_model(name, 4 if "DeepSeek" in name else 1)) for name in WHOLE_BLOCKS}
     last = "+ norms, mxfp4"
     columns = ["whole block", "transformers", *OPTIONS, "experts alone over all"]
     rows = [[name, *row.values(), row["experts"] / row[last]] for name, row in whole.items()]

@@ -7,6 +7,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+
+from pauca.moe import Recipe, convert
 
 pytest.importorskip("transformers")
 
@@ -69,6 +72,18 @@ def _require_within_rounding(row) -> None:
 def test_others_are_refused_with_the_reason(family):
     row = benchmark.measure(family)
     assert re.search(REFUSED[family], row.refused), row
+
+
+def test_dbrx_keeps_no_joined_copy_of_its_weights():
+    """Gate and up of all experts, which lie apart: for backward they are joined anew."""
+    experts = convert(benchmark.build("dbrx"), Recipe.fp4()).blocks[0].ffn.experts
+    x, ids = torch.randn(1, 16, 64, requires_grad=True), torch.arange(32).reshape(16, 2) % 8
+    weights = {weight.untyped_storage().data_ptr() for weight in experts.parameters()}
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        experts(x, ids, torch.full((16, 2), 0.5))
+    others = [tensor for tensor in kept if tensor.untyped_storage().data_ptr() not in weights]
+    assert max(tensor.untyped_storage().nbytes() for tensor in others) < 8 * 2 * 64 * 64
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ time that a compiled graph hides.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -57,7 +58,7 @@ def apply_experts(
 
 def compute_experts(
     x: BFloat16[Tensor, "tokens hidden"],
-    gate_up: Float[Tensor, "experts twice_width hidden"],
+    gate_up: Tensor | Sequence[Tensor],
     down: Float[Tensor, "experts hidden width"],
     expert_ids: Int[Tensor, "tokens top_k"],
     probabilities: Float[Tensor, "tokens top_k"],
@@ -67,21 +68,27 @@ def compute_experts(
     gate: str = "",
     gate_up_bias: Tensor | None = None,
 ) -> BFloat16[Tensor, "tokens hidden"]:
-    """`apply_experts` of tensors that were checked on their way in, and of a gate as text."""
+    """`apply_experts` of tensors that were checked on their way in, and of a gate as text.
+
+    `gate_up` may be several matrices of each expert that stand one below the other, as gate and up do where they lie
+    apart: each pass joins them, and the joined copy is not kept between the passes.
+    """
+    fc1 = [gate_up] if isinstance(gate_up, Tensor) else [*gate_up]
     if len(x) == 0:  # nothing to compute, but every parameter still gets a gradient, of zeros
-        nothing = gate_up[:0].sum() + down[:0].sum() + probabilities.sum()
+        nothing = sum(weight[:0].sum() for weight in (*fc1, down)) + probabilities.sum()
         return x + (nothing if gate_up_bias is None else nothing + gate_up_bias[:0].sum()).to(x.dtype)
     if ROTATES in recipe:
-        x, gate_up = rotate_input(x), rotate_weights(gate_up)
-    permutation = sort_by_expert(expert_ids, gate_up.shape[0])
+        x, fc1 = rotate_input(x), [rotate_weights(weight) for weight in fc1]
+    permutation = sort_by_expert(expert_ids, down.shape[0])
+    joined = torch.cat(fc1, 1) if torch.compiler.is_compiling() and len(fc1) > 1 else fc1[0]
     call = ExpertCall(
-        gate_up, down, probabilities, permutation, list(prepared_weights), recipe, recompute, gate, gate_up_bias
+        joined, down, probabilities, permutation, list(prepared_weights), recipe, recompute, gate, gate_up_bias
     )
-    differentiable = (x, gate_up, down, probabilities, *([] if gate_up_bias is None else [gate_up_bias]))
+    differentiable = (x, *fc1, down, probabilities, *([] if gate_up_bias is None else [gate_up_bias]))
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
     if torch.compiler.is_compiling():
         return _experts_forward(x, call.tensors(), recipe, recompute, keep, gate)[0]
-    return _Experts.apply(x, recipe, recompute, keep, gate, *call.tensors())
+    return _Experts.apply(x, recipe, recompute, keep, gate, len(fc1), *fc1, *call.tensors()[1:])
 
 
 def _check_arguments(
@@ -136,23 +143,36 @@ def check_routing(x: Tensor, expert_ids: Tensor, probabilities: Tensor) -> None:
 
 
 class _Experts(torch.autograd.Function):
-    """Forward and backward of a call in eager code; the call travels as `ExpertCall.tensors`."""
+    """Forward and backward of a call in eager code; it travels as `ExpertCall.tensors`, of FC1's weights all parts."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, recipe: str, recompute: Recompute, keep: bool, gate: str, *tensors: Tensor) -> Tensor:
-        call = ExpertCall.of(tensors, recipe, recompute, gate)
-        y, kept = passes.forward(call, x)
+    def forward(
+        ctx, x: Tensor, recipe: str, recompute: Recompute, keep: bool, gate: str, parts: int, *tensors: Tensor
+    ) -> Tensor:
+        first, *others = tensors[:parts]
+        call = ExpertCall.of((first, *tensors[parts:]), recipe, recompute, gate)
+        y, kept = passes.forward(_joined(call, others), x)
         if keep:
-            remember(ctx, call, x, kept)
+            ctx.others = len(others)
+            remember(ctx, call, x, [*others, *kept])
         return y
 
     @staticmethod
     @first_derivative_only
     def backward(ctx, *gradients: Tensor) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
         needs, (call, x, kept) = ctx.needs_input_grad, recall(ctx)
-        wanted = Wanted(needs[0], needs[5], needs[6], call.gate_up_bias is not None and needs[8])
-        dx, *found = _gradients(gradients[0], call, x, kept, wanted)
-        return dx, None, None, None, None, *found, *(None,) * (len(needs) - 5 - len(found))
+        others, kept = kept[: ctx.others], kept[ctx.others :]
+        down = 7 + ctx.others
+        wanted = Wanted(needs[0], any(needs[6:down]), needs[down], call.gate_up_bias is not None and needs[down + 2])
+        dx, gate_up, *found = _gradients(gradients[0], _joined(call, others), x, kept, wanted)
+        parts = [part.shape[1] for part in (call.gate_up, *others)]
+        fc1 = [None] * len(parts) if gate_up is None else gate_up.split(parts, 1)
+        return dx, None, None, None, None, None, *fc1, *found, *(None,) * (len(needs) - down - len(found))
+
+
+def _joined(call: ExpertCall, others: list[Tensor]) -> ExpertCall:
+    """The call with all parts of FC1's weights, where it has the first alone; copies of them need no joining."""
+    return replace(call, gate_up=torch.cat([call.gate_up, *others], 1)) if others and not call.prepared else call
 
 
 # The same for a compiled graph, which sees two opaque operations of tensors and constants.

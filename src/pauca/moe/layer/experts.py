@@ -55,6 +55,10 @@ class ExpertBank(nn.Module):
         """The weights as they are stored: the parameters of which `gate_up` and `down` are views."""
         return self.gate_up, self.down
 
+    def gate_up_parts(self) -> tuple[Tensor, ...]:
+        """`gate_up`, or the parts that stand one below the other in it: what a pass joins, and does not keep."""
+        return (self.gate_up,)
+
     def operands(self) -> tuple[Tensor, Tensor]:
         """`gate_up` and `down` as the products take them, without gradients: what copies are made of."""
         gate_up = self.gate_up.detach()
@@ -85,7 +89,7 @@ class ExpertBank(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             y = compute_experts(
                 x.bfloat16().contiguous(),
-                self.gate_up,
+                self.gate_up_parts(),
                 self.down,
                 expert_ids,
                 probabilities.float(),

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from pauca.errors import InputError
 from pauca.moe.layer.experts import ExpertBank
-from pauca.moe.layer.feed_forward import apply_feed_forward
 from pauca.moe.layer.recipe import RECIPES, Precision, Recipe, Recompute
 from pauca.moe.models.expert_kinds import find_gate
 from pauca.moe.ops.gates import Gate
@@ -43,33 +42,32 @@ class ConvertedFeedForward(ExpertBank):
 
     @property
     def gate_up(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return torch.cat([layer.weight for layer in self._layers()[:-1]])[None]
+        return torch.cat(self.gate_up_parts(), 1)
 
     @property
     def down(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._layers()[-1].weight[None]
 
+    @property
+    def biases(self) -> tuple[Tensor | None, Tensor | None]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        *fc1, last = (layer.bias for layer in self._layers())
+        return None if fc1[0] is None else torch.cat(fc1)[None], None if last is None else last[None]
+
+    def gate_up_parts(self) -> tuple[Tensor, ...]:
+        return tuple(layer.weight[None] for layer in self._layers()[:-1])
+
     def masters(self) -> tuple[Tensor, ...]:
         return tuple(layer.weight for layer in self._layers())
 
     def forward(self, *tokens: Any, **named: Any) -> Any:
-        layers, given = self._layers(), (*tokens, *named.values())
+        given = (*tokens, *named.values())
         # An adapter's layer, or one with a hook, does more than a product with its weight.
-        if len(given) != 1 or not all(map(_is_plain, layers)):
+        if len(given) != 1 or not all(map(_is_plain, self._layers())):
             return self._original[0].forward(self, *tokens, **named)
         x: Tensor = given[0]
-        self.check_tokens(x)
-        *fc1, fc2 = layers
-        with torch.autocast(x.device.type, enabled=False):
-            rows = x.reshape(-1, x.shape[-1]).bfloat16().contiguous()
-            bias = None if fc1[0].bias is None else torch.cat([layer.bias for layer in fc1])
-            y = apply_feed_forward(
-                rows, [layer.weight for layer in fc1], fc2.weight, self._recipe_text, self.recompute,
-                self._prepared_weights(), self._gate_text, bias,
-            )  # fmt: skip
-            if fc2.bias is not None:
-                y = y + fc2.bias.to(y.dtype)
-        return y.view(x.shape).to(x.dtype)
+        rows = x.reshape(-1, x.shape[-1])
+        everyone = torch.zeros(len(rows), 1, dtype=torch.int64, device=x.device)
+        return super().forward(rows, everyone, torch.ones_like(everyone, dtype=torch.float32)).view(x.shape)
 
 
 def find_feed_forwards(model: nn.Module) -> tuple[dict[str, FeedForwardKind], dict[str, str]]:

@@ -90,7 +90,7 @@ class ConvertedLongcatExperts(ConvertedExperts):
 
 
 class ConvertedDbrxExperts(ConvertedExperts):
-    """DBRX: gate and up are matrices apart, which each pass copies into one."""
+    """DBRX: gate and up are matrices apart, which each pass copies into one and does not keep so."""
 
     is_whole_layer = True
 
@@ -104,9 +104,14 @@ class ConvertedDbrxExperts(ConvertedExperts):
 
     @staticmethod
     def views(module: Any, kind: ExpertKind) -> tuple[Tensor, Tensor]:
-        each = -1, module.ffn_hidden_size
-        w1, v1 = (weight.unflatten(0, each) for weight in (module.mlp.w1, module.mlp.v1))
-        return torch.cat([w1, v1], 1), ConvertedDbrxExperts._down(module)
+        return torch.cat(ConvertedDbrxExperts._gate_and_up(module), 1), ConvertedDbrxExperts._down(module)
+
+    @staticmethod
+    def _gate_and_up(module: Any) -> tuple[Tensor, ...]:
+        return tuple(weight.unflatten(0, (-1, module.ffn_hidden_size)) for weight in (module.mlp.w1, module.mlp.v1))
+
+    def gate_up_parts(self) -> tuple[Tensor, ...]:
+        return self._gate_and_up(self)
 
     @staticmethod
     def _down(module: Any) -> Tensor:
