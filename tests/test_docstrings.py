@@ -74,12 +74,14 @@ def _at_hand(name: str) -> dict[str, object]:
         aligner = events.Aligner(recording.camera)
         at_hand = {"camera": recording.camera, "recording": recording, "window": window, "aligner": aligner}
         return at_hand | {"live": [window], "read": events.read, "count": 0}
-    if name.endswith(("frozen_weights", "quantize_once")):
+    if name.endswith(("frozen_weights", "quantize_once", "sum_gradients_in_fp32")):
         import torch
 
         from pauca.moe import MoE, Recipe
 
         model = MoE(hidden=32, width=32, experts=2, top_k=1, recipe=Recipe.bf16())
+        if name.endswith("sum_gradients_in_fp32"):
+            model.bfloat16()
         x = torch.randn(4, 32)
         batches = [x, x]
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

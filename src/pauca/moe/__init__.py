@@ -22,6 +22,7 @@ from pauca.moe.layer import (
     frozen_weights,
     kept_bytes,
     quantize_once,
+    sum_gradients_in_fp32,
     update_biases,
 )
 from pauca.moe.models import LM_SIZES, LMConfig, MoELM, MoEViT, Recomputation, ViTConfig, convert, unconvert
@@ -60,6 +61,7 @@ __all__ = [
     "prepare_tokens",
     "quantize_once",
     "save_model",
+    "sum_gradients_in_fp32",
     "train",
     "unconvert",
     "update_biases",

@@ -54,6 +54,22 @@ def _change_within(model: torch.nn.Module, compiled, x: torch.Tensor) -> None:
         compiled(x)
 
 
+def _bf16_weights_add_up_in_fp32() -> None:
+    from pauca.moe import MoE, Recipe, sum_gradients_in_fp32
+
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = MoE(64, 32, 8, 2, shared_experts=1, recipe=Recipe.fp4()).bfloat16()
+        sum_gradients_in_fp32(model)
+        function = torch.compile(model, fullgraph=True, backend="aot_eager") if compiled else model
+        for _ in range(3):
+            function(torch.randn(32, 64).bfloat16()).float().square().sum().backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    assert all(gradient.dtype == torch.float32 for gradient in found[1])
+    assert all(map(torch.equal, *found))
+
+
 def main() -> None:
     from pauca.moe import MoE, Recipe
     from pauca.moe.layer import apply_experts
@@ -70,6 +86,7 @@ def main() -> None:
             assert (actual - expected).norm() < 0.02 * expected.norm()
 
     _frozen_weights_do_not_break_the_graph()
+    _bf16_weights_add_up_in_fp32()
     gate, recipe = (
         Gate(limit=2.0, alpha=1.7, offset=1.0, interleaved=True, biased=True).to_json(),
         Recipe.fp4().to_json(),

@@ -2,6 +2,7 @@
 
 from pauca.moe.layer.autograd import apply_experts
 from pauca.moe.layer.experts import ExpertBank, Experts
+from pauca.moe.layer.gradient_sums import SummedInFp32, sum_gradients_in_fp32
 from pauca.moe.layer.kept import KeptFormats, kept_bytes, kept_formats
 from pauca.moe.layer.linear import QuantizedLinear, apply_linear
 from pauca.moe.layer.moe import MoE, auxiliary_loss, frozen_weights, moe_layers, update_biases
@@ -27,6 +28,7 @@ __all__ = [
     "Router",
     "RouterConfig",
     "Routing",
+    "SummedInFp32",
     "apply_experts",
     "apply_linear",
     "auxiliary_loss",
@@ -37,5 +39,6 @@ __all__ = [
     "prepare_weights",
     "quantize_once",
     "sort_by_expert",
+    "sum_gradients_in_fp32",
     "update_biases",
 ]

@@ -20,7 +20,7 @@ from pauca.moe.ops.formats import GROUP_ROWS, Fp8Tensor, MxFp4Tensor, Quantized,
 
 
 class Gradients(NamedTuple):
-    """The weights' in their dtype, the probabilities' in FP32 and per row. None: not asked for."""
+    """The weights' in the type they add up, the probabilities' in FP32 and per row. None: not asked for."""
 
     x: Tensor | None
     gate_up: Tensor | None
@@ -73,7 +73,9 @@ def backward(
 
 
 def _typed_like(gradient: Tensor | None, weight: Tensor | None) -> Tensor | None:
-    return None if gradient is None or weight is None else gradient.to(weight.dtype)
+    if gradient is None or weight is None:
+        return None
+    return gradient.to((weight.is_leaf and weight.grad_dtype) or weight.dtype)
 
 
 class _KeptMatrices(NamedTuple):

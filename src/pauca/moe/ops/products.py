@@ -39,7 +39,10 @@ def rows_by_weights(
 def columns_by_columns(
     a: Float[Tensor, "m rows"], b: Float[Tensor, "n rows"], offsets: Int32[Tensor, " experts"]
 ) -> Float[Tensor, "experts m n"]:
-    """For each expert A B^T over its rows, in BF16 with FP32 sums (gradient of the weights). Zero where it has none."""
+    """For each expert A B^T over its rows, in BF16 with FP32 sums (gradient of the weights). Zero where it has none.
+
+    BF16 out, as torch's grouped products give nothing else; the sum of a lone expert's pieces stays in FP32.
+    """
     if a.device.type == "cuda":
         if pieces := _pieces_of_one(len(a), len(b), b.shape[1], len(offsets)):
             return _sum(columns_by_columns(a, b, _split(offsets, pieces)))
@@ -83,7 +86,10 @@ def fp8_columns_by_columns(
     offsets: Int32[Tensor, " experts"],
     fast_accumulate: bool,
 ) -> Float[Tensor, "experts m n"]:
-    """For each expert A B^T over its rows, both contiguous along the rows. BF16 out, zero where it has no rows."""
+    """For each expert A B^T over its rows, both contiguous along the rows. Zero where it has no rows.
+
+    BF16 out, as torch's grouped products give nothing else; the sum of a lone expert's pieces stays in FP32.
+    """
     if _is_hopper(a.device):
         if pieces := _pieces_of_one(len(a), len(b), b.shape[1], len(offsets)):
             scales = [scale.expand(pieces, -1) for scale in (a_scales, b_scales)]
@@ -143,7 +149,7 @@ def _split(offsets: Int32[Tensor, " one"], pieces: int) -> Int32[Tensor, " piece
 
 
 def _sum(parts: Float[Tensor, "pieces m n"]) -> Float[Tensor, "1 m n"]:
-    return parts.sum(0, keepdim=True, dtype=torch.float32).to(parts.dtype)
+    return parts.sum(0, keepdim=True, dtype=torch.float32)
 
 
 def _rows_by_weights(rows: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:

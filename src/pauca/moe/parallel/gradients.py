@@ -23,7 +23,7 @@ def _gradients(model: nn.Module) -> Iterator[tuple[Tensor, bool]]:
     for parameter in model.parameters():
         if parameter.requires_grad:
             if parameter.grad is None:  # the ranks must agree on how many there are
-                parameter.grad = torch.zeros_like(parameter)
+                parameter.grad = torch.zeros_like(parameter, dtype=parameter.grad_dtype)
             yield parameter.grad, id(parameter) in experts
 
 
