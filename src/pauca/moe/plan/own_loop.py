@@ -15,7 +15,7 @@ from pauca.moe.plan.speed import Rates, Seconds
 
 Loop = Literal["fused", "compiled", "recorded", "eager"]
 
-SMALL_BYTES = {"compiled": 365.0, "recorded": 560.0, "eager": 560.0}
+SMALL_BYTES = {"compiled": 470.0, "recorded": 560.0, "eager": 560.0}
 """Moved by casts, residual sums, routing and their like, for each token and channel of a layer."""
 ROWS_BESIDE_PRODUCTS = 0.8
 """Share of a product's reading and writing of rows that its operations do not hide: fitted to the experts of six

@@ -5,7 +5,9 @@ the numbers, as it does without graphs. Warm-up and capture share one stream, si
 gradient the stream that it was first made on.
 """
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +114,7 @@ class GraphedStep:
                 "--resume takes, too"
             ) from error
         del error  # which holds on to what was recorded
+        gc.collect()
         self.forget()
         self.refused = refused
 
@@ -120,16 +123,31 @@ class GraphedStep:
         first, second = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         drawn = [(generator, generator.clone_state()) for generator in torch.cuda.default_generators]
         try:
-            with torch.cuda.graph(first, stream=self._stream, capture_error_mode=MODE):
-                self._numbers = self._compute(self._batches)
-            with torch.cuda.graph(second, pool=first.pool(), stream=self._stream, capture_error_mode=MODE):
-                self._update()
+            with _no_garbage_collection():
+                with torch.cuda.graph(first, stream=self._stream, capture_error_mode=MODE):
+                    self._numbers = self._compute(self._batches)
+                with torch.cuda.graph(second, pool=first.pool(), stream=self._stream, capture_error_mode=MODE):
+                    self._update()
         except RuntimeError as error:
             for generator, state in drawn:  # torch leaves them within the capture, and could draw from them no more
                 generator.graphsafe_set_state(state)
             return error
         self._graphs = [first, second]
         return None
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """What another training left in cycles dies before or after, not within: a graph of CUDA's that dies in a capture
+    ends it."""
+    is_usual = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_usual:
+            gc.enable()
 
 
 def _reason(error: RuntimeError | None) -> str:
