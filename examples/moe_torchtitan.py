@@ -1,7 +1,7 @@
 """Train torchtitan's small DeepSeek-V3 with its own experts, then with pauca's converters in BF16 and FP4.
 
-Needs torchtitan 0.3. Reads a file of the Python standard library byte by byte. On a CPU FP4 is emulated, with the same
-quantization decisions.
+Needs torchtitan 0.3 and torch 2.13. Reads a file of the Python standard library byte by byte. On a CPU FP4 is emulated,
+with the same quantization decisions.
 
 Run: python examples/moe_torchtitan.py [STEPS]
 """
@@ -23,7 +23,7 @@ try:
     from pauca.moe.models.titan import PaucaGroupedExpertsConverter, PaucaLinearConverter
 except ImportError as error:
     needed = "pip install --no-deps torchtitan==0.3.0 spmd_types==0.2.3 einops torchdata"
-    sys.exit(f"this example needs torchtitan 0.3 ({error}); {needed}")
+    sys.exit(f"this example needs torchtitan 0.3 and torch 2.13 ({error}); {needed}")
 
 STEPS, BATCH, CONTEXT = int(sys.argv[1]) if len(sys.argv) > 1 else 15, 4, 64
 SOURCE = torch.frombuffer(bytearray(Path(os.__file__).read_bytes()), dtype=torch.uint8).long()

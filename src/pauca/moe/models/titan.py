@@ -1,7 +1,8 @@
 """Converters for torchtitan: pauca's experts and linear layers in the places where it puts its MXFP8 and NVFP4 ones.
 
 They change a model's config before it is built, as `MXFP8GroupedExpertsConverter` and `NVFP4LinearConverter` do. Needs
-torchtitan 0.3, whose other requirements are its own affair; nothing else imports this module.
+torchtitan 0.3, which torch 2.11 is too old for and whose other requirements are its own affair; nothing else imports
+this module.
 """
 
 # torchtitan is no requirement of pauca's, so that type checkers do not find it.
