@@ -142,6 +142,7 @@ class ParallelExperts(ExpertBank):
     @torch.no_grad()
     def _send(self, x: Tensor, expert_ids: Tensor, probabilities: Tensor, fingerprint: int) -> "_Dispatched":
         format_, each = wire_format(self.recipe, self.dispatch), len(self.down)
+        quantized = quantize(x, format_, self.recipe)  # before the host waits, so that the GPU has something to do
         if self.bounded:
             if not (x.is_cuda and torch.cuda.is_current_stream_capturing()):  # recorded as the steps before it
                 require_equal_tokens(len(x), fingerprint, self._ranks.group, self._ranks.group_of_cpus)
@@ -151,7 +152,7 @@ class ParallelExperts(ExpertBank):
         # First, so that rows are put in order while tokens travel.
         rows = exchange.row_to_token, exchange.row_to_rank
         routing = exchange.send([routing_rows(expert_ids, probabilities, *rows, each)])
-        tokens = exchange.send(to_bytes(exchange.rows(quantize(x, format_, self.recipe))))
+        tokens = exchange.send(to_bytes(exchange.rows(quantized)))
         return _Dispatched(exchange, routing, tokens, format_, x.shape[1])
 
     def _fingerprint(self, x: Tensor, gate_up: Tensor, probabilities: Tensor) -> int:
