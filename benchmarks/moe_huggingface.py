@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -179,7 +180,23 @@ def measure_whole(model: PreTrainedModel, tokens: int = TOKENS) -> dict[str, flo
     """KiB per token of a model's one layer, with one option of `convert` after the other."""
     x = torch.randn(1, tokens, model.config.hidden_size, dtype=torch.bfloat16, requires_grad=True)
     forward, own = forward_of(model, x)
-    return {added: kept_bytes(forward, own) / tokens / 1024 for added in stages(model)}
+    found = {added: kept_bytes(forward, own) / tokens / 1024 for added in stages(model)}
+    return found | {"of it attention": bytes_of_attention(forward) / tokens / 1024}
+
+
+def bytes_of_attention(forward: Callable[[], Tensor]) -> int:
+    """Of what attention itself reads and gives, each storage once: it keeps all of that."""
+    function, storages = nn.functional.scaled_dot_product_attention, {}
+
+    def watched(*given: Any, **options: Any) -> Tensor:
+        y = function(*given, **options)
+        storages.update((t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()) for t in (*given[:3], y))
+        return y
+
+    with patch.object(nn.functional, "scaled_dot_product_attention", watched):
+        y = forward()
+    assert y.requires_grad
+    return sum(storages.values())
 
 
 def plan_own() -> dict[str, float]:
@@ -217,7 +234,7 @@ def main() -> None:
     show("KiB kept per token", columns, rows)
     whole = {name: measure_whole(build_model(name, 4 if "DeepSeek" in name else 1)) for name in WHOLE_BLOCKS}
     last = "+ norms, mxfp4"
-    columns = ["whole block", "transformers", *OPTIONS, "experts alone over all"]
+    columns = ["whole block", "transformers", *OPTIONS, "of it attention", "experts alone over all"]
     rows = [[name, *row.values(), row["experts"] / row[last]] for name, row in whole.items()]
     show("KiB kept per token, whole block", columns, rows)
     own = plan_own()

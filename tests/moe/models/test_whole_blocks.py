@@ -41,6 +41,7 @@ def test_a_block_keeps_half_of_what_it_keeps_with_experts_alone(name, smaller, l
     torch.manual_seed(0)
     kept = benchmark.measure_whole(benchmark.build_model(name, smaller), TOKENS)
     assert list(kept.values()) == sorted(kept.values(), reverse=True)
+    assert 0.4 * kept["+ norms, mxfp4"] < kept["of it attention"] < 0.8 * kept["+ norms, mxfp4"]
     assert kept["experts"] >= least * kept["+ norms, mxfp4"]
 
 
