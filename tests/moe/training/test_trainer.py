@@ -1,5 +1,6 @@
 """A step: it learns, it adds up over passes and processes, and it says what is wrong."""
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from pauca.errors import ConfigError, InputError
 from pauca.moe import LM_SIZES, MoELM, Recipe, RouterConfig, TokenData
 from pauca.moe.training.config import TrainConfig
+from pauca.moe.training.fp8_gather import SentInFp8
 from pauca.moe.training.trainer import Trainer, TrainStep, check_fit
 from pauca.runs.divergence import Diverged
 
@@ -284,6 +286,54 @@ def test_experts_weights_that_travel_in_bf16_change_no_bit(data, together, proce
     for name, weight in usual[0]["weights"].items():
         assert weight.dtype == torch.float32
         assert torch.equal(weight, halved[0]["weights"][name]), name
+
+
+def _with_what_travels(rank: int, data: TokenData, config: TrainConfig, recipe: Recipe) -> dict[str, Any]:
+    """Three steps, the bytes that a rank's first all-gather of experts sends, and the third step after a resumption."""
+    sent: dict[str, int] = {}
+    tell = SentInFp8.fsdp_pre_all_gather
+
+    def count(shard: SentInFp8, mesh, outer_size, outer_stride, module, mp_policy):
+        inputs, nothing = tell(shard, mesh, outer_size, outer_stride, module, mp_policy)
+        sent[str(tuple(outer_size))] = sum(tensor.nbytes for tensor in inputs)
+        return inputs, nothing
+
+    SentInFp8.fsdp_pre_all_gather = count
+    found = _steps(rank, data, config, recipe)
+    first, second = (Trainer(fresh(replace(MODEL, recipe=recipe)), data, config) for _ in range(2))
+    for _ in range(2):
+        first.step()
+    second.load_state(copy.deepcopy(first.state()))
+    return found | {"sent": sent, "resumed": second.step()}
+
+
+@pytest.mark.parametrize(("processes", "ep"), [(2, 1), (4, 2)])
+@pytest.mark.parametrize("recipe", [Recipe.fp8(), Recipe.fp4()], ids=["fp8", "fp4"])
+def test_experts_weights_that_travel_in_fp8_change_no_bit_of_forward(data, together, processes, ep, recipe):
+    config = replace(CONFIG, ep=ep)
+    usual = together(_steps, processes, data, config, recipe)
+    ranks = together(_with_what_travels, processes, data, replace(config, gather="fp8"), recipe)
+    experts, width, hidden = 4 // ep, MODEL.expert_width, MODEL.hidden
+    for one, other in zip(usual, ranks, strict=True):
+        assert one["steps"][0].cross_entropy == other["steps"][0].cross_entropy
+        for found, expected in zip(other["steps"], one["steps"], strict=True):
+            # Backward rounds what is nearly zero beside an expert's largest weight once more.
+            assert found.cross_entropy == pytest.approx(expected.cross_entropy, rel=1e-4)
+            assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-3)
+        assert other["validation"] == pytest.approx(one["validation"], rel=1e-4)
+        assert other["resumed"] == other["steps"][2]
+        for shape in ((experts, 2 * width, hidden), (experts, hidden, width)):
+            assert other["sent"][str(shape)] == math.prod(shape[:2]) * (shape[2] + 1) // 2  # codes, and a scale a row
+    for name, weight in usual[0]["weights"].items():
+        assert ranks[0]["weights"][name].dtype == torch.float32
+        assert type(ranks[0]["weights"][name]) is type(weight)
+        assert (ranks[0]["weights"][name] - weight).norm() <= 1e-3 * weight.norm(), name
+
+
+@pytest.mark.parametrize("recipe", [Recipe.bf16(), replace(Recipe.fp4(), rotate=True)], ids=["bf16", "rotate"])
+def test_only_weights_that_products_take_in_fp8_travel_in_it(data, recipe):
+    with pytest.raises(ConfigError, match=r"--gather fp8 sends weights as products in FP8 take them.*--gather bf16"):
+        Trainer(fresh(replace(MODEL, recipe=recipe)), data, replace(CONFIG, gather="fp8"))
 
 
 def _spoilt(rank: int, data: TokenData, ep: int) -> str:

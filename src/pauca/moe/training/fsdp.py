@@ -7,14 +7,14 @@ first. Without expert parallelism everything is sharded over all ranks.
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import _coalescing_manager
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from pauca.moe.layer.experts import ExpertBank
@@ -23,23 +23,27 @@ from pauca.moe.models.lm import MoELM
 from pauca.moe.parallel.experts import ParallelExperts
 from pauca.moe.parallel.gradients import average_gradients, clip_gradients
 from pauca.moe.parallel.model import parallelize
+from pauca.moe.training.fp8_gather import send_in_fp8
 
 IN_BF16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
 """Of experts, which round their weights to BF16 and give gradients in BF16 whatever they are given; sums in FP32."""
 
 
-def divide(model: MoELM, device: torch.device, ep: int, gather: Literal["fp32", "bf16"] = "fp32") -> None:
+Gather = Literal["fp32", "bf16", "fp8"]
+"""Numbers in which the weights of experts travel where FSDP2 divides them."""
+
+
+def divide(model: MoELM, device: torch.device, ep: int, gather: Gather = "fp32") -> None:
     """Divide a model, in place, over the ranks of the default group, a multiple of `ep`.
 
-    All must call it, and then the model, its `loss` and its `generate` together. `gather`: numbers in which the weights
-    of experts travel where FSDP2 divides them.
+    All must call it, and then the model, its `loss` and its `generate` together.
     """
-    ranks, policy = dist.get_world_size(), IN_BF16 if gather == "bf16" else MixedPrecisionPolicy()
+    ranks = dist.get_world_size()
     if ep == 1:
         mesh, whole = init_device_mesh(device.type, (ranks,)), set()
-        for bank in model.modules() if gather == "bf16" else ():
+        for bank in () if gather == "fp32" else model.modules():
             if isinstance(bank, ExpertBank):
-                fully_shard(bank, mesh=mesh, mp_policy=policy)
+                _divide_bank(bank, mesh, gather)
     elif ep == ranks:
         mesh = init_device_mesh(device.type, (ep,), mesh_dim_names=("ep",))
         parallelize(model, mesh)
@@ -48,12 +52,18 @@ def divide(model: MoELM, device: torch.device, ep: int, gather: Literal["fp32", 
         mesh, whole = init_device_mesh(device.type, (ranks // ep, ep), mesh_dim_names=("dp", "ep")), set()
         parallelize(model, mesh)
         for layer in moe_layers(model).values():
-            fully_shard(layer.experts, mesh=mesh["dp"], mp_policy=policy)
+            _divide_bank(layer.experts, mesh["dp"], gather)
     for block in model.blocks:
         fully_shard(block, mesh=mesh, ignored_params=whole)
     fully_shard(model, mesh=mesh, ignored_params=whole)
     for method in ("loss", "generate"):
         register_fsdp_forward_method(model, method)
+
+
+def _divide_bank(bank: ExpertBank, mesh: DeviceMesh, gather: Gather) -> None:
+    fully_shard(bank, mesh=mesh, mp_policy=MixedPrecisionPolicy() if gather == "fp32" else IN_BF16)
+    if gather == "fp8":
+        send_in_fp8(cast(FSDPModule, bank))
 
 
 @torch.no_grad()

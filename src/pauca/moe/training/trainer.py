@@ -354,10 +354,15 @@ def check_fit(model: LMConfig, data: TokenData, config: TrainConfig, ranks: int 
     """Raise before anything is written what a `Trainer` would raise for text that does not fit the model.
 
     Raises:
-        ConfigError: the text has more different tokens than the model, or the work cannot be shared evenly.
+        ConfigError: the text has more different tokens than the model, or the work cannot be shared evenly, or
+            weights are to travel in FP8 that products do not take so.
         InputError: the text is too short for one context.
         DeviceError: a GPU is asked for and there is none.
     """
+    recipe = model.recipe
+    if config.gather == "fp8" and (recipe.precision == "bf16" or recipe.rotate):
+        name = "a recipe that rotates them" if recipe.rotate else "the bf16 recipe"
+        raise ConfigError(f"--gather fp8 sends weights as products in FP8 take them, unlike {name}: use --gather bf16")
     if data.tokenizer.vocabulary > model.vocabulary:
         raise ConfigError(
             f"{data.folder}: the text has {data.tokenizer.vocabulary} different tokens, the model only "
