@@ -7,7 +7,8 @@
 
 A case is SIZE:RECIPE, and behind it `:eager` for steps that are not recorded as CUDA graphs, `:compile` for
 torch.compile, `:passesN` for N times the tokens in as many passes, `:batchN` for N sequences a pass, or several of
-these. Under torchrun also `:whole` for weights that no rank shares, and `:gather16` for experts gathered in BF16.
+these. Under torchrun also `:whole` for weights that no rank shares, and `:gather16` or `:gather8` for experts gathered
+in BF16 or FP8.
 Everything of a step is in the time: data, forward, backward, clipping, AdamW on FP32 weights. The text is random bytes:
 untrained routers spread those evenly, so that experts are as busy as in a training that goes well. Peak is the
 allocator's, in all steps; "reserved" is what it took from the GPU.
@@ -90,7 +91,7 @@ def trainer_of(case: str, ep: int = 1) -> Trainer:
     passes = number_in(how, "passes", 1)
     batch = number_in(how, "batch", SEQUENCES[size]) * passes * RANKS
     flags = {"graph": "eager" not in how, "compile": "compile" in how, "shard": "whole" not in how}
-    flags["gather"] = "bf16" if "gather16" in how else "fp32"
+    flags["gather"] = {16: "bf16", 8: "fp8"}.get(number_in(how, "gather", 32), "fp32")
     return Trainer(model, data(), TrainConfig(steps=1000, batch_size=batch, passes=passes, ep=ep, **flags))
 
 
