@@ -19,7 +19,7 @@ def _choices(rank: int) -> torch.Tensor:
 
 
 def _exchange(rank: int) -> dict[str, torch.Tensor | int]:
-    ids = _choices(rank)
+    ids = _choices(rank).t().contiguous().t()  # whatever their order in memory
     exchange = arrange_exchange(ids, EACH, dist.group.WORLD, fingerprint=7)
     names = torch.stack([torch.full((COUNTS[rank],), rank), torch.arange(COUNTS[rank])], 1)  # of the tokens
     (arrived,) = exchange.send([names[exchange.row_to_token]]).arrive()

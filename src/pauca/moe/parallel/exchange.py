@@ -141,7 +141,7 @@ def rank_visits(
     (tokens, top_k), device = expert_ids.shape, expert_ids.device
     rank = expert_ids.long() // experts_per_rank
     visits = torch.zeros(ranks, tokens, dtype=torch.bool, device=device).scatter_(0, rank.t(), True)
-    copies = torch.bincount(rank.view(-1), minlength=ranks)
+    copies = torch.bincount(rank.reshape(-1), minlength=ranks)
     torch.stack([visits.sum(1), copies, torch.full_like(copies, fingerprint)], 1, out=counts)
     row = (visits.view(-1).cumsum(0) - 1).view_as(visits).masked_fill(~visits, PADDING)
     token_to_rows = row.t().sort(1, descending=True).values[:, : min(top_k, ranks)].int().contiguous()
