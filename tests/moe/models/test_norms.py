@@ -176,6 +176,61 @@ def test_a_model_with_everything_in_few_bits_learns_as_fast(kept):
     assert loss < 0.05 * torch.tensor(64.0).log()
 
 
+@pytest.mark.filterwarnings("ignore:Mismatch dtype")
+def test_fp32_of_a_feed_forward_becomes_the_weights_type_where_it_did():
+    """T5 loads its last weights in FP32, so that a BF16 model's norms read FP32: its linear layers take BF16 alone."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "d_model": 64, "d_kv": 32, "d_ff": 64, "num_heads": 2, "num_layers": 1}
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes, decoder_start_token_id=0)).eval()
+    model.bfloat16()
+    for name, module in model.named_modules():
+        if name.endswith(".wo"):
+            module.float()
+    expected = step(model)[0]
+    convert(model, Recipe.bf16(), norms="bf16")
+    assert difference(expected, step(model)[0]) < 0.02
+    for x, weight in [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)]:
+        own = unconvert(model).encoder.final_layer_norm
+        for norm in (build().model.norm, build("Qwen3Next", **NEXT).model.norm, nn.RMSNorm(64, 1e-6), own):
+            given, original = torch.ones(3, 64, dtype=x), nn.Sequential(copy.deepcopy(norm)).to(weight)
+            converted = convert(copy.deepcopy(original), Recipe.bf16(), norms="bf16")
+            assert converted(given).dtype == original(given).dtype
+
+
+@pytest.mark.parametrize("kept", ["bf16", "fp8", "mxfp4"])
+def test_a_single_row_has_gradients(kept):
+    norm = build().model.norm
+    x = torch.randn(64, generator=torch.Generator().manual_seed(4))
+    expected = passes(norm, x)
+    found = passes(convert(nn.Sequential(norm), Recipe.bf16(), norms=kept)[0], x)
+    assert all(difference(a, b) < 0.25 for a, b in zip(expected, found, strict=True))
+
+
+def test_hooks_are_not_called_by_conversion_and_do_not_hinder_it():
+    model, seen = build(), []
+    for norm in (model.model.norm, model.model.layers[0].input_layernorm):
+        norm.register_forward_hook(lambda _, read, gave: seen.append(1) or 2 * gave)
+    expected = step(model)[0]
+    seen.clear()
+    convert(model, Recipe.bf16(), norms="bf16")
+    assert not seen
+    assert {"model.norm", "model.layers.0.input_layernorm"} <= norms_of(model).keys()
+    assert difference(expected, step(model)[0]) < 2e-3
+    assert len(seen) == 2
+
+
+class OverChannels(nn.Module):
+    """Normalizes the second dimension, as of images [batch, channels, height, width]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(64)), 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + self.eps)
+        return y * self.weight.view(1, -1, *[1] * (x.ndim - 2))
+
+
 class Gated(nn.Module):
     """A norm that may be given more than its input."""
 
@@ -190,7 +245,7 @@ class Gated(nn.Module):
 
 def test_others_stay_as_they_are_and_none_is_refused():
     with pytest.raises(InputError, match="no RMS norms found in Sequential: leave out norms"):
-        convert(nn.Sequential(Gated(), nn.LayerNorm(64), nn.Linear(64, 64)), Recipe.fp4(), norms="bf16")
+        convert(nn.Sequential(Gated(), OverChannels(), nn.LayerNorm(64), nn.Linear(64, 64)), Recipe.fp4(), norms="bf16")
     with pytest.raises(ConfigError, match="norms must be None, bf16, fp8 or mxfp4, got 'fp4'"):
         inspect.unwrap(convert)(build(), Recipe.fp4(), norms="fp4")  # as users have it, without the tests' hook
 

@@ -6,8 +6,9 @@ gradient its component along the input, so that the input's rounding changes lit
 """
 
 import inspect
+import warnings
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -32,7 +33,7 @@ class NormKind:
 
     epsilon: float
     offset: float  # added to the weight
-    promotes: bool  # of a BF16 input and an FP32 weight it gives FP32
+    result: Literal["input", "weight", "wider"]  # whose type it gives, of an input and a weight of two types
 
 
 class ConvertedRMSNorm(nn.Module):
@@ -50,7 +51,8 @@ class ConvertedRMSNorm(nn.Module):
             y = reference.rms_norm(x, weight, self._kind.epsilon)[0]
         else:
             y = _RMSNorm.apply(x, weight, self._kind.epsilon, self._kept, self._recipe, torch.is_grad_enabled())
-        return y.to(torch.promote_types(x.dtype, self.weight.dtype)) if self._kind.promotes else y
+        wider = torch.promote_types(x.dtype, self.weight.dtype)
+        return y.to({"input": x.dtype, "weight": self.weight.dtype, "wider": wider}[self._kind.result])
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, eps={self._kind.epsilon}, keeps {self._kept}"
@@ -136,16 +138,25 @@ def _kind_of(module: nn.Module) -> NormKind | None:
     generator = torch.Generator().manual_seed(0)
     probe, other = (torch.randn(n, len(weight), generator=generator) for n in (_PROBED_ROWS, 1))
     probe *= torch.tensor([0.0, 1e-3, 1.0, 1e3])[:, None]  # of the small ones the epsilon decides
-    asked = object.__new__(type(module))
-    vars(asked).update(vars(module) | {"_parameters": {"weight": nn.Parameter(other[0])}})
+    probe = probe.view(2, -1, len(weight))  # channels are the last of three dimensions, not the second
+
+    def ask(dtype: torch.dtype, of_weight: torch.dtype) -> Any:
+        """Its forward alone: hooks are others' business. torch's own norm warns of two types."""
+        asked = object.__new__(type(module))
+        vars(asked).update(vars(module) | {"_parameters": {"weight": nn.Parameter(other[0].to(of_weight))}})
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+            return asked.forward(probe.to(dtype))
+
+    try:
+        y = ask(torch.float32, torch.float32)
+        of_bf16, of_bf16_weight = ask(torch.bfloat16, torch.float32), ask(torch.float32, torch.bfloat16)
+    except Exception:  # it asks for other arguments, or for a module's other parts
+        return None
     for epsilon in epsilons:
         for offset in (0.0, 1.0):
-            try:
-                with torch.no_grad():
-                    y, of_bf16 = asked(probe), asked(probe.bfloat16())
-            except Exception:  # it asks for other arguments, or for a module's other parts
-                return None
             expected = reference.rms_norm(probe, other[0] + offset, epsilon)[0]
             if isinstance(y, Tensor) and y.shape == expected.shape and torch.allclose(y, expected, rtol=1e-4):
-                return NormKind(epsilon, offset, of_bf16.dtype != torch.bfloat16)
+                if of_bf16.dtype == torch.bfloat16:
+                    return NormKind(epsilon, offset, "input")
+                return NormKind(epsilon, offset, "weight" if of_bf16_weight.dtype == torch.bfloat16 else "wider")
     return None

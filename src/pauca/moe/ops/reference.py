@@ -396,7 +396,7 @@ def rms_norm_backward(
     gradient, normal = grad.float(), x.float() * inverse
     scaled = gradient * weight.float()
     d_x = inverse * (scaled - normal * (scaled * normal).mean(-1, keepdim=True))
-    return d_x.to(x.dtype), (gradient * normal).flatten(0, -2).sum(0).to(weight.dtype)
+    return d_x.to(x.dtype), (gradient * normal).reshape(-1, x.shape[-1]).sum(0).to(weight.dtype)
 
 
 def rotate_heads(
