@@ -333,13 +333,24 @@ def test_adapters_of_peft_are_not_passed_over():
     assert torch.equal(adapted.unload()(TOKENS).logits, plain)
 
 
-def test_hooks_on_its_layers_are_called():
+@pytest.mark.parametrize("layer", ["gate_proj", "act_fn"])
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
+def test_hooks_on_its_layers_are_called(layer, kind):
     model = convert(build(), Recipe.fp4(), feed_forwards="fp4")
     seen = []
-    hook = model.get_submodule(DENSE).gate_proj.register_forward_hook(lambda *_: seen.append(1))
-    model(TOKENS)
+    hook = getattr(model.get_submodule(f"{DENSE}.{layer}"), f"register_{kind}")(lambda *_: seen.append(1))
+    model(TOKENS).logits.sum().backward()
     assert seen
     hook.remove()
+
+
+def test_another_forward_of_its_layers_is_called():
+    """As accelerate gives one to layers whose weights it loads when they are needed."""
+    model = convert(build(), Recipe.fp4(), feed_forwards="fp4")
+    seen, layer = [], model.get_submodule(DENSE).up_proj
+    layer.forward = lambda x: seen.append(1) or nn.functional.linear(x, layer.weight)
+    model(TOKENS)
+    assert seen
 
 
 class TestRefusals:

@@ -61,8 +61,9 @@ class ConvertedFeedForward(ExpertBank):
 
     def forward(self, *tokens: Any, **named: Any) -> Any:
         given = (*tokens, *named.values())
-        # An adapter's layer, or one with a hook, does more than a product with its weight.
-        if len(given) != 1 or not all(map(_is_plain, self._layers())):
+        # An adapter's layer, or one with a hook, does more than a product with its weight. So may an activation.
+        are_linear = all(type(layer) is nn.Linear for layer in self._layers())
+        if len(given) != 1 or not are_linear or any(map(_is_watched, [*self.modules()][1:])):
             return self._original[0].forward(self, *tokens, **named)
         x: Tensor = given[0]
         rows = x.reshape(-1, x.shape[-1])
@@ -132,9 +133,10 @@ def convert_feed_forwards(
         module._original = original_class, (*(vars(module).keys() - before), "_original")
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    """Whether a linear layer is one, and nothing besides."""
-    return type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
+def _is_watched(module: nn.Module) -> bool:
+    """Whether a hook sees or changes what it computes, or another forward stands in its own's place (accelerate's)."""
+    forward = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
 
 
 def _kind_of(module: nn.Module) -> FeedForwardKind | str | None:
