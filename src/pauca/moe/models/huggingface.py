@@ -57,12 +57,12 @@ def convert(
         recompute: what backward computes again rather than keep. Never the routing.
         projections: numerics of attention's linear layers (those within modules whose class ends in Attention, with
             sizes that are multiples of 32): as they are; or products in FP8 whose input is kept in FP8 (fp8) or MXFP4
-            (fp4). Not measured on a GPU.
+            (fp4).
         feed_forwards: numerics of dense and shared feed-forwards (two or three linear layers and an activation that
             pauca computes, with sizes that are multiples of 32): as they are; or each computed and kept as one expert
-            that every token visits, by the recipe fp8 or fp4. Not measured on a GPU.
+            that every token visits, by the recipe fp8 or fp4.
         norms: format in which RMS norms keep their input for backward: as it is (bf16), in FP8 (fp8) or in MXFP4
-            (mxfp4); None leaves them as they are, with an FP32 copy of it and more. Not measured on a GPU.
+            (mxfp4); None leaves them as they are, with an FP32 copy of it and more.
 
     Returns:
         The model.
