@@ -118,6 +118,18 @@ def test_adamw_gets_the_sum_rounded_once(options):
         optimizer.zero_grad()
 
 
+def test_a_closure_is_refused_and_none_is_not():
+    model = _model(Recipe.bf16())
+    optimizer = torch.optim.AdamW(model.parameters())
+    sum_gradients_in_fp32(model, optimizer)
+    for step in (lambda: optimizer.step(lambda: 0.0), lambda: optimizer.step(closure=lambda: 0.0)):
+        with pytest.raises(InputError, match="a closure makes them within: call it yourself"):
+            step()
+    _backward(model, _batches()[:1])
+    optimizer.step(None)  # as accelerate does
+    assert all(gradient.dtype == torch.float32 for gradient in _gradients(model))
+
+
 def test_a_step_that_fails_leaves_no_rounded_sum_behind():
     model = _model(Recipe.bf16())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -5,6 +5,7 @@ in another type than the weight's where `Tensor.grad_dtype` says so, but its Ada
 gives optimizers the finished sum, rounded once.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ class SummedInFp32:
         ours = set(self._weights)
         for one in optimizers:
             stepped = [weight for group in one.param_groups for weight in group["params"] if weight in ours]
-            self._hooks.append(one.register_step_pre_hook(lambda *_, weights=stepped: self._round(weights)))
+            self._hooks.append(one.register_step_pre_hook(partial(self._before, stepped)))
             self._hooks.append(one.register_step_post_hook(lambda *_: self._restore()))
         for weight in self._weights:
             _give(weight, torch.float32, weight.grad)
@@ -40,6 +41,15 @@ class SummedInFp32:
         for weight in self._weights:
             _give(weight, weight.dtype, weight.grad)
         self._hooks, self._weights = [], []
+
+    def _before(self, weights: list[Tensor], _: object, given: tuple, named: dict) -> None:
+        closure = [*given[1:], named.get("closure")][0]
+        if closure is not None:
+            raise InputError(
+                "sum_gradients_in_fp32 rounds gradients before a step, and a closure makes them within: call it "
+                "yourself, and then step() alone"
+            )
+        self._round(weights)
 
     def _round(self, weights: list[Tensor]) -> None:
         """Before a step: gradients in the weights' type, which AdamW asks for."""
