@@ -353,6 +353,33 @@ def test_another_forward_of_its_layers_is_called():
     assert seen
 
 
+class Kind(nn.Module):
+    """A feed-forward that does one thing more than pauca computes."""
+
+    def __init__(self, more: str) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = nn.Linear(64, 96), nn.Linear(64, 96)
+        self.down_proj, self.act_fn, self.more = nn.Linear(96, 64), nn.SiLU(), more
+        self.dropout = nn.AlphaDropout(0.5 if more == "drop" else 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        other = x.roll(1, 0) if self.more == "mix sequences" else x
+        z = self.dropout(self.act_fn(self.gate_proj(x)) * self.up_proj(other))
+        return self.down_proj(z.flip(-1) if self.more == "reorder channels" else z)
+
+
+@pytest.mark.parametrize("more", ["nothing", "drop", "mix sequences", "reorder channels"])
+def test_what_only_shows_when_channels_sequences_or_training_differ_is_refused(more):
+    """In evaluation, where dropout does nothing yet."""
+    module = Kind(more).eval()
+    if more == "nothing":
+        assert isinstance(convert(module, Recipe.bf16(), feed_forwards="fp8"), ConvertedFeedForward)
+        return
+    with pytest.raises(InputError, match=r"no feed-forwards found in Kind: the module \(Kind\): what stands between"):
+        convert(module, Recipe.bf16(), feed_forwards="fp8")
+    assert type(module) is Kind
+
+
 class TestRefusals:
     """In one line, with nothing changed."""
 

@@ -4,6 +4,7 @@ Where each of its three linear layers would keep an input, and the gate what it 
 FC1's output in the recipe's format, and nothing else. The layers stay where they are, with their names and weights.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -81,7 +82,7 @@ def find_feed_forwards(model: nn.Module) -> tuple[dict[str, FeedForwardKind], di
     for name, module in model.named_modules():
         kind = module._kind if isinstance(module, ConvertedFeedForward) else _kind_of(module)
         if isinstance(kind, str):
-            refused[name or type(module).__name__] = kind
+            refused[name] = kind
         elif kind is not None:
             found[name] = kind
     return found, refused
@@ -97,7 +98,10 @@ def check_feed_forwards(model: nn.Module, precision: Precision) -> dict[str, Fee
         return {}
     found, refused = find_feed_forwards(model)
     if not found:
-        reasons = [f"{name} ({type(model.get_submodule(name)).__name__}): {why}" for name, why in refused.items()]
+        reasons = [
+            f"{name or 'the module'} ({type(model.get_submodule(name)).__name__}): {why}"
+            for name, why in refused.items()
+        ]
         raise InputError(
             f"no feed-forwards found in {type(model).__name__}: "
             + (reasons[0] if reasons else "none of its modules is two or three linear layers and an activation")
@@ -183,17 +187,22 @@ def _gate_of(module: nn.Module, fc1: Sequence[str], down: str, layers: dict[str,
     asked = nn.Module()
     vars(asked).update(vars(module) | {"training": True})  # dropout without a module of its own shows
     stand_ins = {name: _Channels(part) for name, part in zip(fc1, parts, strict=True)}
-    asked._modules = module._modules | stand_ins | {down: _Channels(slice(None))}
+    others = {name: child for name, child in module.named_children() if name not in layers}
+    others = nn.ModuleDict(copy.deepcopy(others)).train()._modules  # whose dropout shows, too
+    asked._modules = module._modules | others | stand_ins | {down: _Channels(slice(None))}
 
     def between(probe: Tensor) -> Any:
-        """Of FC1's channels two are gate and two are up, as one could not tell how they are ordered."""
-        channels = torch.cat([probe, probe], 1) if interleaved else probe.repeat_interleave(2, 1)
+        """Two sequences, and two channels each of gate and up: what mixes or reorders any of them shows."""
+        pairs = torch.stack([probe, probe.flip(0)], 1 if interleaved else 2).flatten(1)
         try:
-            result = type(module).forward(asked, channels[None])  # pyright: ignore[reportCallIssue]
+            result = type(module).forward(asked, torch.stack([pairs, pairs.roll(1, 0)]))  # pyright: ignore[reportCallIssue]
         except Exception:  # it asks for other arguments or shapes, or for what else its class has
             return None
-        is_pair = isinstance(result, Tensor) and result.shape == (1, len(probe), 2)
-        return result[0, :, :1] if is_pair and torch.equal(result[..., 0], result[..., 1]) else None
+        if not isinstance(result, Tensor) or result.shape != (2, len(probe), 2):
+            return None
+        own = result[0, :, :1]
+        both = torch.cat([own, own.flip(0)], 1)
+        return own if torch.allclose(result, torch.stack([both, both.roll(1, 0)]), rtol=1e-4, atol=1e-5) else None
 
     for interleaved in (False, True) if gated and not apart else (False,):
         gate = find_gate(module, between, gated, interleaved)
