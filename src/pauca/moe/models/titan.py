@@ -8,10 +8,9 @@ this module.
 # torchtitan is no requirement of pauca's, so that type checkers do not find it.
 # pyright: reportMissingImports=false, reportGeneralTypeIssues=false
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torchtitan.components.quantization import QuantizationConverter
@@ -19,14 +18,9 @@ from torchtitan.models.common.linear import Linear
 from torchtitan.models.common.moe import GroupedExperts
 
 from pauca.errors import ConfigError
-from pauca.moe.layer import passes
-from pauca.moe.layer.autograd import apply_experts
-from pauca.moe.layer.call import ExpertCall, recall, remember
-from pauca.moe.layer.derivatives import first_derivative_only
+from pauca.moe.layer.autograd import compute_experts
 from pauca.moe.layer.experts import checked_recipe
 from pauca.moe.layer.linear import apply_linear
-from pauca.moe.layer.passes import Wanted
-from pauca.moe.layer.permutation import Permutation, sort_by_expert
 from pauca.moe.layer.recipe import RECIPES, Format
 from pauca.moe.ops.formats import row_groups
 
@@ -58,34 +52,8 @@ class PaucaGroupedExperts(GroupedExperts):
         expert = row_groups(ends, len(x_RD))
         inside = (expert < len(ends)).float()  # rows past the last expert's hold nothing
         x, ids, weights = x_RD.bfloat16().contiguous(), expert.clamp(max=len(ends) - 1)[:, None], inside[:, None]
-        if len(x) and not torch.compiler.is_compiling():
-            y = _Experts.apply(x, w1, w3, w2, weights, sort_by_expert(ids, len(ends)), self._recipe_text)
-        else:
-            y = apply_experts(x, torch.cat([w1, w3], 1), w2, ids, weights, self._recipe_text)
+        y = compute_experts(x, (w1, w3), w2, ids, weights, self._recipe_text)
         return y.type_as(x_RD)
-
-
-class _Experts(torch.autograd.Function):
-    """`apply_experts` that keeps the gate and up weights themselves for backward, not the copy of both."""
-
-    @staticmethod
-    def forward(
-        ctx, x: Tensor, gate: Tensor, up: Tensor, down: Tensor, weights: Tensor, permutation: Permutation, recipe: str
-    ) -> Tensor:
-        call = ExpertCall(torch.cat([gate, up], 1), down, weights, permutation, [], recipe, "none")
-        y, kept = passes.forward(call, x)
-        remember(ctx, replace(call, gate_up=gate), x, [up, *kept])
-        return y
-
-    @staticmethod
-    @first_derivative_only
-    def backward(ctx, dy: Tensor) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
-        call, x, (up, *kept) = recall(ctx)
-        needs, call = ctx.needs_input_grad, replace(call, gate_up=torch.cat([call.gate_up, up], 1))
-        wanted = Wanted(needs[0], needs[1] or needs[2], needs[3])
-        found = passes.backward(call, dy.contiguous(), kept, x, wanted)
-        gate_up = (None, None) if found.gate_up is None else found.gate_up.chunk(2, 1)
-        return found.x, *gate_up, found.down, None, None, None
 
 
 class PaucaLinear(Linear):
