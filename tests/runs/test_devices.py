@@ -1,8 +1,11 @@
+import gc
+
 import pytest
 import torch
 
 from pauca.errors import ConfigError, DeviceError
 from pauca.runs import resolve_device
+from pauca.runs.devices import garbage_waits
 
 
 def test_auto_is_what_the_machine_has():
@@ -41,3 +44,24 @@ def test_each_rank_of_a_machine_takes_the_gpu_of_its_number(monkeypatch):
 def test_an_unknown_device_is_answered_with_the_known_ones():
     with pytest.raises(ConfigError, match="'gpu' is not known; use auto, cpu, cuda or cuda:N"):
         resolve_device("gpu")
+
+
+def test_garbage_is_collected_before_a_recording_and_not_within():
+    died = []
+
+    class Cycle:
+        def __init__(self, name: str) -> None:
+            self.name, self.itself = name, self
+
+        def __del__(self) -> None:
+            died.append(self.name)
+
+    Cycle("before")
+    with garbage_waits():
+        assert died == ["before"]
+        Cycle("within")
+        [[] for _ in range(100_000)]  # enough to have it collected by itself
+        assert died == ["before"]
+    assert gc.isenabled()
+    gc.collect()
+    assert died == ["before", "within"]

@@ -1,8 +1,11 @@
-"""Which device a name means."""
+"""Which device a name means, and what recording on one asks for."""
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pauca.errors import ConfigError, DeviceError
@@ -50,3 +53,16 @@ def _gpu(name: str, index: int | None, count: int) -> torch.device:
     if index >= count:
         raise DeviceError(f"device {name}: this machine has {count} GPUs, counted from 0")
     return torch.device("cuda", index)
+
+
+@contextmanager
+def garbage_waits() -> Iterator[None]:
+    """Collect garbage before, and none within: a CUDA graph that dies while another is recorded ends the recording."""
+    is_usual = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_usual:
+            gc.enable()

@@ -10,6 +10,7 @@ from torch import nn
 
 from pauca.fewshot.model import Losses, MCRNet
 from pauca.fewshot.types import Episodes
+from pauca.runs.devices import garbage_waits
 
 _WARM_UP_PASSES = 3  # compile, search for the fastest kernels, and allocate what stays
 
@@ -35,7 +36,7 @@ class CapturedPass:
         self._episodes = Episodes(*(tensor.clone() for tensor in _tensors(episodes)))
         self._warm_up(run, model)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with garbage_waits(), torch.cuda.graph(self._graph):
             self._losses = run(self._episodes)
 
     def _warm_up(self, run: Callable[[Episodes], Losses], model: MCRNet) -> None:

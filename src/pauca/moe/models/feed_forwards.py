@@ -17,9 +17,9 @@ from pauca.errors import InputError
 from pauca.moe.layer.experts import ExpertBank
 from pauca.moe.layer.recipe import RECIPES, Precision, Recipe, Recompute
 from pauca.moe.models.expert_kinds import find_gate
+from pauca.moe.models.restorable import becoming
+from pauca.moe.ops.formats import BLOCK
 from pauca.moe.ops.gates import Gate
-
-_MULTIPLE = 32
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def check_feed_forwards(model: nn.Module, precision: Precision) -> dict[str, Fee
         raise InputError(
             f"no feed-forwards found in {type(model).__name__}: "
             + (reasons[0] if reasons else "none of its modules is two or three linear layers and an activation")
-            + f", with sizes that are multiples of {_MULTIPLE}; leave feed_forwards at bf16"
+            + f", with sizes that are multiples of {BLOCK}; leave feed_forwards at bf16"
         )
     for name, kind in found.items():
         for layer in (*kind.fc1, kind.down):
@@ -129,12 +129,9 @@ def convert_feed_forwards(
         if isinstance(module, ConvertedFeedForward):
             module.recipe, module.recompute = recipe, recompute
             continue
-        original_class, before = type(module), set(vars(module))
-        module.__class__ = ConvertedFeedForward
-        assert isinstance(module, ConvertedFeedForward)
-        module._kind, module._gate_text = kind, "" if kind.gate == Gate() else kind.gate.to_json()
-        module._configure(recipe, recompute)
-        module._original = original_class, (*(vars(module).keys() - before), "_original")
+        with becoming(module, ConvertedFeedForward) as bank:
+            bank._kind, bank._gate_text = kind, "" if kind.gate == Gate() else kind.gate.to_json()
+            bank._configure(recipe, recompute)
 
 
 def _is_watched(module: nn.Module) -> bool:
@@ -174,7 +171,7 @@ def _fit(fc1: Sequence[nn.Linear], down: nn.Linear) -> bool:
     sizes = {tuple(layer.weight.shape) for layer in fc1}
     wanted = {(width, hidden)} if len(fc1) == 2 else {(width, hidden), (2 * width, hidden)}
     one_bias = len({layer.bias is None for layer in fc1}) == 1
-    return len(sizes) == 1 and sizes <= wanted and one_bias and not hidden % _MULTIPLE and not width % _MULTIPLE
+    return len(sizes) == 1 and sizes <= wanted and one_bias and not hidden % BLOCK and not width % BLOCK
 
 
 def _gate_of(module: nn.Module, fc1: Sequence[str], down: str, layers: dict[str, nn.Linear]) -> Gate | None:

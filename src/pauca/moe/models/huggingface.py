@@ -21,14 +21,11 @@ from pauca.moe.layer.experts import ExpertBank, checked_recipe
 from pauca.moe.layer.kept import kept_formats
 from pauca.moe.layer.recipe import RECIPES, Format, Precision, Recipe, Recompute
 from pauca.moe.models.expert_kinds import ExpertKind
-from pauca.moe.models.feed_forwards import (
-    ConvertedFeedForward,
-    check_feed_forwards,
-    convert_feed_forwards,
-)
+from pauca.moe.models.feed_forwards import ConvertedFeedForward, check_feed_forwards, convert_feed_forwards
 from pauca.moe.models.norms import ConvertedRMSNorm, check_norms, convert_norms
 from pauca.moe.models.other_experts import ConvertedExperts, conversion_of
 from pauca.moe.models.projections import ConvertedLinear, convert_projections, restore_projections
+from pauca.moe.models.restorable import becoming, restore
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 SUPPORTED_MAJOR = "5"
@@ -106,7 +103,7 @@ def convert(
     _check_restorable(others)
     convert_projections(model, projections, recipe)
     for module in others.values():
-        _restore(module)
+        restore(module)
     convert_feed_forwards(model, dense, feed_forwards, recipe, recompute)
     convert_norms(model, normed, norms, recipe)
     for module, target in found.values():
@@ -129,7 +126,7 @@ def unconvert(model: AnyModule) -> AnyModule:
     _check_restorable(converted)
     restore_projections(model)
     for module in converted.values():
-        _restore(module)
+        restore(module)
     return model
 
 
@@ -141,24 +138,15 @@ def _check_restorable(converted: Mapping[str, nn.Module]) -> None:
             raise InputError(f"{name} is in use by frozen_weights: leave it first")
 
 
-def _restore(module: Any) -> None:
-    original_class, settings = module._original
-    for setting in settings:
-        delattr(module, setting)
-    module.__class__ = original_class
-
-
 def _convert_module(module: nn.Module, target: type[ConvertedExperts], recipe: Recipe, recompute: Recompute) -> None:
     if isinstance(module, ConvertedExperts):
         module.recipe, module.recompute = recipe, recompute
         return
-    original_class, before, kind = type(module), set(vars(module)), target.kind(module)
+    kind = target.kind(module)
     assert isinstance(kind, ExpertKind)
-    module.__class__ = target
-    assert isinstance(module, ConvertedExperts)
-    module._kind, module._gate_text = kind, kind.gate_text
-    module._configure(recipe, recompute)
-    module._original = original_class, (*(vars(module).keys() - before), "_original")
+    with becoming(module, target) as bank:
+        bank._kind, bank._gate_text = kind, kind.gate_text
+        bank._configure(recipe, recompute)
 
 
 def require_transformers() -> None:

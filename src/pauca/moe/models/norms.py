@@ -20,10 +20,10 @@ from pauca.moe.layer.derivatives import first_derivative_only
 from pauca.moe.layer.kept import from_bytes, to_bytes
 from pauca.moe.layer.passes import quantize
 from pauca.moe.layer.recipe import Format, Recipe
+from pauca.moe.models.restorable import becoming
 from pauca.moe.ops import reference
-from pauca.moe.ops.formats import Fp8Tensor, MxFp4Tensor
+from pauca.moe.ops.formats import BLOCK, Fp8Tensor, MxFp4Tensor
 
-_MULTIPLE = 32
 _PROBED_ROWS = 4
 
 
@@ -116,12 +116,10 @@ def convert_norms(model: nn.Module, found: dict[str, NormKind], kept: Format | N
         return
     for name, kind in found.items():
         module: Any = model.get_submodule(name)
-        fits = not len(module.weight) % _MULTIPLE
+        fits = not len(module.weight) % BLOCK
         if not isinstance(module, ConvertedRMSNorm):
-            original_class, before = type(module), set(vars(module))
-            module.__class__ = ConvertedRMSNorm
-            module._kind, module._kept, module._recipe = kind, "bf16", experts
-            module._original = original_class, (*(vars(module).keys() - before), "_original")
+            with becoming(module, ConvertedRMSNorm) as norm:
+                norm._kind, norm._kept, norm._recipe = kind, "bf16", experts
         module._kept, module._recipe = kept if fits else "bf16", experts
 
 

@@ -14,8 +14,8 @@ from pauca.errors import InputError
 from pauca.moe.layer.linear import apply_linear, quantize_input
 from pauca.moe.layer.recipe import RECIPES, Format, Precision, Recipe
 from pauca.moe.ops import products
+from pauca.moe.ops.formats import BLOCK
 
-_MULTIPLE = 32
 _LAST = ("o_proj", "out_proj", "dense", "wo", "out")
 """What reads attention's output is called: where attention keeps that in BF16 for its own backward, a second copy in
 few bits would only add to it."""
@@ -65,7 +65,7 @@ def find_projections(model: nn.Module) -> dict[str, nn.Linear]:
         for inner, layer in module.named_modules():
             if not isinstance(layer, nn.Linear) or type(layer) not in (nn.Linear, ConvertedLinear):
                 continue
-            if not any(size % _MULTIPLE for size in layer.weight.shape):
+            if not any(size % BLOCK for size in layer.weight.shape):
                 found[f"{name}.{inner}" if name else inner] = layer
     return found
 
@@ -83,7 +83,7 @@ def convert_projections(model: nn.Module, precision: Precision, experts: Recipe)
     if not found:
         raise InputError(
             f"no projections found in {type(model).__name__}: no module whose class ends in Attention has linear "
-            f"layers with sizes that are multiples of {_MULTIPLE}; leave projections at bf16"
+            f"layers with sizes that are multiples of {BLOCK}; leave projections at bf16"
         )
     for name, layer in found.items():
         if type(layer.weight) is not nn.Parameter or layer.weight.dtype not in (torch.bfloat16, torch.float32):

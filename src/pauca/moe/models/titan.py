@@ -22,9 +22,7 @@ from pauca.moe.layer.autograd import compute_experts
 from pauca.moe.layer.experts import checked_recipe
 from pauca.moe.layer.linear import apply_linear
 from pauca.moe.layer.recipe import RECIPES, Format
-from pauca.moe.ops.formats import row_groups
-
-_MULTIPLE = 32
+from pauca.moe.ops.formats import BLOCK, row_groups
 
 
 class PaucaGroupedExperts(GroupedExperts):
@@ -124,8 +122,8 @@ class PaucaLinearConverter(QuantizationConverter):
             if type(config) is not Linear.Config or not any(part in name for part in self.config.fqns):
                 continue
             sizes = config.in_features, config.out_features
-            if any(size % _MULTIPLE for size in sizes):
-                raise ConfigError(f"{name}: sizes must be multiples of {_MULTIPLE}, got {sizes}; leave it out of fqns")
+            if any(size % BLOCK for size in sizes):
+                raise ConfigError(f"{name}: sizes must be multiples of {BLOCK}, got {sizes}; leave it out of fqns")
             new = PaucaLinear.Config(**_values(config), precision=self.config.precision)
             found.append((parent, attribute, new))
         return _replaced(model_config, found)

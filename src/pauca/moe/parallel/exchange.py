@@ -102,9 +102,8 @@ def arrange_exchange(
         fingerprint: 31 bits of all that must be the same on every rank; travels with the counts.
     """
     world = dist.get_world_size(group)
-    counts = torch.empty(
-        2, world, 3, dtype=torch.int64, device=expert_ids.device
-    )  # ours and theirs: one copy to wait for
+    # Ours and theirs in one tensor: one copy to wait for.
+    counts = torch.empty(2, world, 3, dtype=torch.int64, device=expert_ids.device)
     row_to_token, row_to_rank, token_to_rows = rank_visits(expert_ids, experts_per_rank, world, fingerprint, counts[0])
     with peers_answer("exchanging counts"):
         dist.all_to_all_single(counts[1], counts[0], group=group)

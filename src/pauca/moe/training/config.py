@@ -68,9 +68,9 @@ class TrainConfig:
     gather: Literal["fp32", "bf16", "fp8"] = "fp32"
     """Numbers in which FSDP2 sends the weights of experts. bf16 sends half as much and changes no bit, as experts round
     their weights to BF16 for each use. On two H200, `large` trains 2 % and `xl` 5 % faster so, and they take 40 and
-    23 % more memory. fp8 sends a quarter and changes no bit of forward,
-    where products are in FP8; the bf16 recipe and --rotate refuse it. Over NVLink it is slower (by 4 to 8 % than
-    fp32), so it is for slower links, which have not been measured."""
+    23 % more memory. fp8 sends a quarter and changes no bit of forward, where products are in FP8; the bf16 recipe and
+    --rotate refuse it. Over NVLink it is slower (by 4 to 8 % than fp32), so it is for slower links, which have not been
+    measured."""
     seed: int = 0
     """Seed of the first weights, the order of the batches and stochastic rounding."""
     device: str = "auto"

@@ -6,8 +6,7 @@ gradient the stream that it was first made on.
 """
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from pauca.errors import ConfigError
 from pauca.moe.layer.moe import moe_layers
+from pauca.runs.devices import garbage_waits
 from pauca.runs.processes import first_line, gather
 
 STEPS_BEFORE_CAPTURE = 3
@@ -123,7 +123,7 @@ class GraphedStep:
         first, second = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         drawn = [(generator, generator.clone_state()) for generator in torch.cuda.default_generators]
         try:
-            with _no_garbage_collection():
+            with garbage_waits():
                 with torch.cuda.graph(first, stream=self._stream, capture_error_mode=MODE):
                     self._numbers = self._compute(self._batches)
                 with torch.cuda.graph(second, pool=first.pool(), stream=self._stream, capture_error_mode=MODE):
@@ -134,20 +134,6 @@ class GraphedStep:
             return error
         self._graphs = [first, second]
         return None
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """What another training left in cycles dies before or after, not within: a graph of CUDA's that dies in a capture
-    ends it."""
-    is_usual = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if is_usual:
-            gc.enable()
 
 
 def _reason(error: RuntimeError | None) -> str:
